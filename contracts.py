@@ -1,0 +1,258 @@
+"""What the rooms of this house say to each other: options, plans, reports, the host's face, and the errors.
+
+Frozen dataclasses and protocols only; nothing here computes on pixels and nothing of ours is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp16", "bf16", "fp32"]
+PrecisionChoice = Literal["auto", "fp16", "fp32", "bf16"]
+Level = Literal["balanced", "speed", "memory"]
+
+PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
+LEVELS: tuple[str, ...] = get_args(Level)
+MAX_TILE = 2048  # pixels; the limit the original pack's widget had
+MAX_OVERLAP = 128
+MAX_BATCH = 16
+
+DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class CudaspeedError(Exception):
+    """Base of every error this pack raises on purpose. Its message names the value, the limit and what to change."""
+
+
+class BadOptionError(CudaspeedError, ValueError):
+    """An option or widget has a value that cannot be honoured."""
+
+
+class BadImageError(CudaspeedError, ValueError):
+    """The picture handed in cannot be upscaled: wrong shape, no pixels, non-finite values, an unreadable file."""
+
+
+class BadModelError(CudaspeedError, ValueError):
+    """The model file or object is not one that can upscale a single image, or is unsafe to load."""
+
+
+class OutOfMemoryError(CudaspeedError, RuntimeError):
+    """Even the smallest tile does not fit the device, or the result does not fit the memory it must be returned in."""
+
+
+@dataclass(frozen=True)
+class UpscaleOptions:
+    """What the user asks for. 0 means automatic for `tile`, `overlap`; sizes are pixels of the input picture.
+
+    `tile` is an upper bound for a tile's side, `overlap` a lower bound for what two neighbours share.
+    `batch_size` is the most frames in flight. Raises `BadOptionError` on a value out of range.
+    """
+
+    precision: PrecisionChoice = "auto"
+    autocast: bool = True
+    tile: int = 0
+    overlap: int = 0
+    compile: bool = True
+    level: Level = "balanced"
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISION_CHOICES:
+            raise BadOptionError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISION_CHOICES)}")
+        if self.level not in LEVELS:
+            raise BadOptionError(f"optimization level is {self.level!r}; choose one of {', '.join(LEVELS)}")
+        for name, value, low, high in (
+            ("tile size", self.tile, 0, MAX_TILE),
+            ("overlap", self.overlap, 0, MAX_OVERLAP),
+            ("batch size", self.batch_size, 1, MAX_BATCH),
+        ):
+            if not low <= value <= high:
+                automatic = " (0 = automatic)" if low == 0 else ""
+                raise BadOptionError(f"{name} is {value}; choose a whole number from {low} to {high}{automatic}")
+
+    @staticmethod
+    def from_widgets(
+        use_autocast: str,
+        precision: str,
+        tile_size: int,
+        overlap: int,
+        enable_compile: str,
+        optimization_level: str,
+        batch_size: int = 1,
+    ) -> UpscaleOptions:
+        """The node's widgets as options: "enable"/"disable" become booleans, the rest is checked as it is."""
+        return UpscaleOptions(
+            precision=precision,  # type: ignore[arg-type]  # __post_init__ checks it
+            autocast=use_autocast == "enable",
+            tile=int(tile_size),
+            overlap=int(overlap),
+            compile=enable_compile == "enable",
+            level=optimization_level,  # type: ignore[arg-type]
+            batch_size=int(batch_size),
+        )
+
+
+@dataclass(frozen=True)
+class ModelTraits:
+    """What the engine must know of a model to tile for it. Sizes are pixels of the model's input.
+
+    `multiple_of`, `minimum` and `square` are spandrel's size requirements. `grid` is what every tile's origin must be
+    a multiple of: `multiple_of` and the attention window, so that a tile's windows are the whole picture's windows.
+    `small_convolutional` models see little beyond a pixel's neighbourhood; `sees_whole` ones look at everything.
+    """
+
+    name: str
+    scale: int
+    in_channels: int
+    out_channels: int
+    multiple_of: int = 1
+    minimum: int = 1
+    square: bool = False
+    grid: int = 1
+    small_convolutional: bool = False
+    sees_whole: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a tile plan, in input pixels.
+
+    The picture's `size` lies at the start of a canvas of `canvas` >= size pixels (more only where the model's own
+    size requirements or window grid ask for it). Tiles of `tile` pixels start at `origins`; neighbours i and i+1 are
+    blended over `seams[i]` = (start, stop), outside of which exactly one tile fills the output.
+    """
+
+    size: int
+    canvas: int
+    tile: int
+    origins: tuple[int, ...]
+    seams: tuple[tuple[int, int], ...]
+
+    @property
+    def overlap(self) -> int:
+        """The least that two neighbouring tiles share, 0 with one tile."""
+        steps = [b - a for a, b in zip(self.origins, self.origins[1:], strict=False)]
+        return self.tile - max(steps) if steps else 0
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Equal tiles over a picture: the product of a vertical and a horizontal axis."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def count(self) -> int:
+        """Tiles per frame."""
+        return len(self.rows.origins) * len(self.columns.origins)
+
+    @property
+    def tile_pixels(self) -> int:
+        return self.rows.tile * self.columns.tile
+
+    @property
+    def recomputed(self) -> float:
+        """Pixels computed beyond the picture's own, as a share of them."""
+        return self.count * self.tile_pixels / (self.rows.size * self.columns.size) - 1.0
+
+
+@dataclass(frozen=True)
+class MemoryCost:
+    """Bytes one forward of n input pixels needs: `weights` + `per_pixel` * n + `per_pixel_squared` * n^2.
+
+    The square term is zero for all but globally attending models.
+    """
+
+    weights: int
+    per_pixel: float
+    per_pixel_squared: float = 0.0
+
+    def at(self, pixels: int) -> int:
+        """Bytes for one tile of `pixels` input pixels, weights included."""
+        return int(self.weights + self.per_pixel * pixels + self.per_pixel_squared * pixels * pixels)
+
+
+@dataclass(frozen=True)
+class ImageHealth:
+    """What the postprocessor saw and did, over all frames.
+
+    `non_finite` values (pixel x channel) were NaN or infinite and are repaired. The frames named had a broken range:
+    corrected by quantiles where the output still resembles the input, else clamped as they are.
+    """
+
+    non_finite: int = 0
+    broken_frames: tuple[int, ...] = ()
+    corrected_frames: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class UpscaleReport:
+    """How a picture was upscaled. Sizes are (height, width) in pixels; `peak_bytes` is the device's measured peak where
+    the context measures it (CUDA, command line), else the estimate that sized the tiles."""
+
+    model: str
+    scale: int
+    frames: int
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    precision: Precision
+    autocast: bool
+    tile: tuple[int, int]
+    overlap: tuple[int, int]
+    tiles: int
+    batch: int
+    compiled: bool
+    seconds: float
+    peak_bytes: int
+    health: ImageHealth
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UpscaleResult:
+    """`image` is [B, H*scale, W*scale, C], 0..1, on the context's output device and in its output type."""
+
+    image: Tensor
+    report: UpscaleReport
+
+
+class RunContext(Protocol):
+    """The host's face to the engine: ComfyUI's, or the standalone twin's. One per run."""
+
+    device: torch.device
+    """Where the model computes."""
+    output_device: torch.device
+    """Where the result must lie."""
+    output_dtype: torch.dtype
+    """The result's type."""
+
+    def make_resident(self, module: nn.Module, bytes_wanted: int) -> None:
+        """Bring `module` (ours, never the caller's) to `device`, making room for `bytes_wanted` beside it if it can."""
+
+    def free_bytes(self) -> int:
+        """Bytes the device can still give this run."""
+
+    def peak_bytes(self) -> int | None:
+        """The most bytes this run held on the device at once, or None where that is not measured."""
+
+    def release_cached(self) -> None:
+        """Give cached but unused device memory back, after an out-of-memory error."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether `error` means that the device's memory ran out."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell the user that `done` of `total` tiles are finished."""
+
+    def raise_if_interrupted(self) -> None:
+        """Raise the host's own exception if the user asked to stop."""
+
+
+Forward = Callable[[Tensor], Tensor]
+"""A model's forward: [N, C, h, w] 0..1 -> [N, C', h*scale, w*scale], not clamped."""

@@ -1,0 +1,137 @@
+"""The only file that knows ComfyUI: which device, what memory, progress, interrupts, model folders.
+
+Outside ComfyUI, where `comfy` cannot be imported, `run_context` gives the standalone twin, so that the nodes can be
+called from a script or a test.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from spandrel import ImageModelDescriptor
+from torch import nn
+
+from .contracts import RunContext
+from .standalone import StandaloneContext
+from .weights import bundled_folder, check_model, find_models, load_model
+
+logger = logging.getLogger("cudaspeed")
+
+_FOLDER = "upscale_models"
+# What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.
+_PATCHER_NOTES = (
+    "device",
+    "model_loaded_weight_memory",
+    "lowvram_patch_counter",
+    "model_lowvram",
+    "current_weight_patches_uuid",
+    "model_offload_buffer_memory",
+)
+
+
+def inside_comfyui() -> bool:
+    """Whether ComfyUI's modules can be imported."""
+    return importlib.util.find_spec("comfy") is not None and importlib.util.find_spec("folder_paths") is not None
+
+
+@contextmanager
+def run_context(model: object) -> Iterator[RunContext]:
+    """The host's context for one run of `model`. Raises `BadModelError` if that is no single-image model."""
+    descriptor = check_model(model)
+    yield ComfyContext(descriptor) if inside_comfyui() else StandaloneContext()
+
+
+class ComfyContext:
+    """ComfyUI's face: a `contracts.RunContext` for the execution of one node."""
+
+    def __init__(self, descriptor: ImageModelDescriptor) -> None:
+        from comfy import model_management, utils
+
+        self._management = model_management
+        self._utils = utils
+        patcher = getattr(descriptor, "patcher", None)  # ComfyUI 0.33 hangs one on the model, older ones do not
+        self.device: torch.device = patcher.load_device if patcher else model_management.get_torch_device()
+        self.output_device: torch.device = model_management.intermediate_device()
+        old = not hasattr(model_management, "intermediate_dtype")
+        self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
+        self._bar: Any = None
+
+    def make_resident(self, module: nn.Module, bytes_wanted: int) -> None:
+        from comfy.model_patcher import ModelPatcher
+
+        # A plain ModelPatcher, not the host's dynamic one, which swaps parameters under compiled code. Kept on the
+        # module, so that "Unload models" finds it and both go together.
+        patcher = vars(module).get("cudaspeed_patcher")
+        if patcher is None or patcher.load_device != self.device:
+            for note in _PATCHER_NOTES:
+                vars(module).pop(note, None)
+            module.to("cpu")
+            patcher = ModelPatcher(module, load_device=self.device, offload_device=torch.device("cpu"))
+            module.cudaspeed_patcher = patcher
+        total = self._management.get_total_memory(self.device)
+        self._management.load_models_gpu([patcher], memory_required=min(bytes_wanted, total), force_full_load=True)
+
+    def free_bytes(self) -> int:
+        return int(self._management.get_free_memory(self.device))
+
+    def peak_bytes(self) -> int | None:
+        return None  # the process-wide statistics belong to everyone in it
+
+    def release_cached(self) -> None:
+        self._management.soft_empty_cache()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        test = getattr(self._management, "is_oom", None)  # since 0.33; it also knows asynchronous CUDA errors
+        known = test(error) if test else isinstance(error, torch.OutOfMemoryError)
+        return known or "DefaultCPUAllocator" in str(error)
+
+    def progress(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = self._utils.ProgressBar(total)
+        self._bar.update_absolute(done, total)
+
+    def raise_if_interrupted(self) -> None:
+        self._management.throw_exception_if_processing_interrupted()
+
+
+def offer_bundled_models() -> None:
+    """Put the bundled models into the host's list of upscale models, core's loader included."""
+    if inside_comfyui():
+        import folder_paths
+
+        folder_paths.add_model_folder_path(_FOLDER, str(bundled_folder()))
+
+
+def upscale_model_names() -> list[str]:
+    """The names that an upscale model loader offers."""
+    if inside_comfyui():
+        import folder_paths
+
+        return folder_paths.get_filename_list(_FOLDER)
+    return sorted(find_models())
+
+
+def load_upscale_model(name: str) -> ImageModelDescriptor:
+    """Load a model by one of `upscale_model_names`; in ComfyUI with the `.patcher` that core's own node needs.
+
+    Raises `BadModelError` for a name that is gone and for a file that is no single-image model.
+    """
+    if not inside_comfyui():
+        return load_model(find_models().get(name, Path(name)))
+    import folder_paths
+    from comfy import model_management
+    from comfy.model_patcher import ModelPatcher
+
+    descriptor = load_model(Path(folder_paths.get_full_path(_FOLDER, name) or name))
+    descriptor.patcher = ModelPatcher(  # type: ignore[attr-defined]  # core adds it, spandrel does not know it
+        descriptor.model,
+        load_device=model_management.get_torch_device(),
+        offload_device=model_management.unet_offload_device(),
+    )
+    return descriptor

@@ -1,0 +1,128 @@
+"""What the device has, what a tile costs, and how many pixels a tile may therefore have."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .contracts import Level, MemoryCost, ModelTraits
+
+logger = logging.getLogger("cudaspeed")
+
+# What a forward really takes, over the tensors it makes: convolution workspaces, layout changes, fragmentation.
+# 1.5 was measured for convolutional models on a CPU; 1.25 on CUDA is a margin and waits for its measurement.
+_OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
+_SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
+# Two sizes give the slope. Multiples of 64 suit every window and U-shaped model but the 128-pixel square ones.
+_PROBE_SIDES = (64, 128)
+_SQUARE_GROWTH = 1.25
+# Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
+_RULE_OF_THUMB = 3 * 4 * 384
+
+
+def measure_cost(
+    module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], traits: ModelTraits, dtype: torch.dtype
+) -> MemoryCost:
+    """The peak memory of a forward, by running it on the meta device, where tensors have sizes and no content.
+
+    `call(module, x)` is the architecture's forward for x [1, C, h, w]. Costs 0.1 to some seconds, computes no pixel and
+    leaves `module` as it is. A model that cannot run without content gets a rule of thumb and a log line.
+    """
+    weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    try:
+        shadow = copy.deepcopy(module).to(device="meta", dtype=dtype)
+        points = []
+        for side in _PROBE_SIDES:
+            side = max(side, -(-traits.minimum // 64) * 64) if traits.multiple_of <= 64 else 2 * side
+            x = torch.empty(1, traits.in_channels, side, side, device="meta", dtype=dtype)
+            with torch.no_grad(), _PeakBytes() as peak:
+                call(shadow, x)
+            points.append((side * side, peak.most + x.nbytes))
+    except Exception as error:  # any architecture may do anything here; the estimate is never worth a picture
+        logger.info(
+            "memory of %s estimated by rule of thumb: it cannot be traced (%s)", traits.name, _first_line(error)
+        )
+        return MemoryCost(weights, float(_RULE_OF_THUMB * traits.scale * dtype.itemsize / 4))
+    return _fit(weights, *points[:2])
+
+
+def _fit(weights: int, small: tuple[int, int], large: tuple[int, int]) -> MemoryCost:
+    """A line, or a line and a square, through the origin and two (pixels, bytes) points."""
+    (n1, b1), (n2, b2) = small, large
+    if n1 == n2 or b2 / n2 <= _SQUARE_GROWTH * b1 / n1:
+        return MemoryCost(weights, max(b1 / n1, b2 / n2))
+    square = (b2 / n2 - b1 / n1) / (n2 - n1)
+    return MemoryCost(weights, max(0.0, b1 / n1 - square * n1), square)
+
+
+class _PeakBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made while it is active, and the most of them alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, size)
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
+    """Bytes that a forward over `pixels` input pixels takes on `device`, overhead included, weights not."""
+    return int((cost.at(pixels) - cost.weights) * _OVERHEAD.get(device.type, 1.5))
+
+
+def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: torch.device) -> int:
+    """The most input pixels one forward may have within `level`'s share of `free_bytes` (weights already resident)."""
+    budget = free_bytes * _SHARE_OF_FREE[level] / _OVERHEAD.get(device.type, 1.5)
+    linear, square = max(cost.per_pixel, 1.0), cost.per_pixel_squared
+    if square == 0.0:
+        return max(1, int(budget / linear))
+    return max(1, int(((linear * linear + 4 * square * budget) ** 0.5 - linear) / (2 * square)))
+
+
+def free_host_bytes() -> int:
+    """Bytes of main memory this process can still take: what the system has, or what its container leaves."""
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no limit
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Bytes `device` can still give, those torch holds unused included; main memory if it has no own."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free_host_bytes()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

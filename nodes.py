@@ -1,0 +1,126 @@
+"""The node classes: widgets in, one call, a tuple out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spandrel import ImageModelDescriptor
+from torch import Tensor
+
+from . import host
+from .contracts import MAX_BATCH, MAX_OVERLAP, MAX_TILE, UpscaleOptions
+from .upscale_engine import upscale
+
+host.offer_bundled_models()
+
+
+class UpscaleImageCUDAspeed:
+    """Upscale images with a model: tiled, in half precision and compiled where that is safe and pays."""
+
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = (
+        "Upscales images with an upscale model, fast and without running out of memory. "
+        "Every setting can stay as it is: tile, overlap, precision and compiling are chosen automatically."
+    )
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "upscale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        # Names, order, types and defaults are the original pack's: saved workflows hold values by position.
+        return {
+            "required": {
+                "upscale_model": ("UPSCALE_MODEL", {"tooltip": "From Load Upscale Model."}),
+                "image": ("IMAGE", {"tooltip": "One or more frames, with or without alpha."}),
+                "use_autocast": (
+                    ["enable", "disable"],
+                    {
+                        "default": "enable",
+                        "tooltip": "In half precision, keep delicate operations in fp32. Disable: everything in half.",
+                    },
+                ),
+                "precision": (
+                    ["auto", "fp16", "fp32", "bf16"],
+                    {"default": "auto", "tooltip": "auto: the fastest that this model and device do well."},
+                ),
+                "tile_size": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": MAX_TILE,
+                        "step": 64,
+                        "tooltip": "Largest side of a tile in input pixels; 0: as large as memory allows.",
+                    },
+                ),
+                "overlap": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": MAX_OVERLAP,
+                        "step": 8,
+                        "tooltip": "Least overlap of neighbouring tiles in input pixels; 0: what suits the model.",
+                    },
+                ),
+                "enable_compile": (
+                    ["enable", "disable"],
+                    {"default": "enable", "tooltip": "Compile the model where the work ahead repays the wait."},
+                ),
+                "optimization_level": (
+                    ["balanced", "speed", "memory"],
+                    {
+                        "default": "balanced",
+                        "tooltip": "How much of the free memory to use: half (balanced), nearly all (speed), "
+                        "as little as is sensible (memory).",
+                    },
+                ),
+            },
+            "optional": {
+                "batch_size": (
+                    "INT",
+                    {"default": 1, "min": 1, "max": MAX_BATCH, "step": 1, "tooltip": "Most frames computed at once."},
+                ),
+            },
+        }
+
+    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: str | int) -> tuple[Tensor]:
+        """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), in ComfyUI's output type and device."""
+        options = UpscaleOptions.from_widgets(**widgets)
+        with host.run_context(upscale_model) as context:
+            return (upscale(image, upscale_model, options, context).image,)
+
+
+class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
+    """The same node under the original pack's id, so that workflows saved with that run."""
+
+    DEPRECATED = True
+
+
+class UpscaleModelLoader:
+    """Load an upscale model. ComfyUI has a node of this name and keeps its own; this one serves hosts without it."""
+
+    CATEGORY = "loaders"
+    DESCRIPTION = "Loads a single-image upscale model through spandrel."
+    RETURN_TYPES = ("UPSCALE_MODEL",)
+    FUNCTION = "load_model"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model_name": (host.upscale_model_names(),)}}
+
+    def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
+        """The model of that name, on the CPU, in the precision of its file."""
+        return (host.load_upscale_model(model_name),)
+
+
+NODE_CLASS_MAPPINGS = {
+    "UpscaleImageCUDAspeed": UpscaleImageCUDAspeed,
+    "ImageUpscaleWithModelCUDAspeedFixed": ImageUpscaleWithModelCUDAspeedFixed,
+    "UpscaleModelLoader": UpscaleModelLoader,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "UpscaleImageCUDAspeed": "🚀 Upscale Image CUDAspeed",
+    "ImageUpscaleWithModelCUDAspeedFixed": "🚀 Upscale Image CUDAspeed (old workflows)",
+    "UpscaleModelLoader": "Load Upscale Model",
+}

@@ -1,0 +1,69 @@
+"""The host's face without a host: for the command line, the tests and anyone's own script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from .contracts import BadOptionError
+from .memory import free_device_bytes
+
+
+class StandaloneContext:
+    """A `contracts.RunContext` on one torch device; results come back to main memory as float32.
+
+    `device` is "auto" (the first CUDA, XPU or MPS device, else the CPU) or a torch device's name. `on_progress(done,
+    total)` is called after every tile batch. Raises `BadOptionError` for a device that this machine does not have.
+    """
+
+    output_device = torch.device("cpu")
+    output_dtype = torch.float32
+
+    def __init__(self, device: str = "auto", on_progress: Callable[[int, int], None] | None = None) -> None:
+        self.device = _find_device(device)
+        self._on_progress = on_progress
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def make_resident(self, module: nn.Module, bytes_wanted: int) -> None:
+        module.to(self.device)
+
+    def free_bytes(self) -> int:
+        return free_device_bytes(self.device)
+
+    def peak_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+    def release_cached(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        # the CPU's allocator raises a plain RuntimeError
+        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+    def progress(self, done: int, total: int) -> None:
+        if self._on_progress:
+            self._on_progress(done, total)
+
+    def raise_if_interrupted(self) -> None:
+        """Ctrl-C raises by itself."""
+
+
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
+        if found is None and torch.cuda.is_available():
+            found = torch.device("cuda")
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise BadOptionError(
+            f"device is {name!r}, which this machine does not offer ({reason}); try auto or cpu"
+        ) from error
+    return device

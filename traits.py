@@ -1,0 +1,64 @@
+"""Read off a spandrel descriptor what tiling and precision need to know of the model behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from spandrel import ImageModelDescriptor, ModelTiling
+from torch import nn
+
+from .contracts import ModelTraits
+
+# The names under which spandrel's architectures keep their attention windows, as a number or a pair.
+_WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size")
+# A window beyond this is a picture-sized stripe (GRL's training size), of no use as a grid.
+_LARGEST_WINDOW = 64
+# U-shaped attention models, by spandrel's id: the window at their coarsest level, in the picture's pixels.
+_GRIDS = {"SCUNet": 64}
+_SMALL_PARAMETERS = 2_500_000
+
+
+def traits_of(descriptor: ImageModelDescriptor) -> ModelTraits:
+    """The traits of a loaded model. `name` is its architecture's and tags', such as "RealESRGAN Compact 64nf 16nc"."""
+    model, size = descriptor.model, descriptor.size_requirements
+    parameters = sum(p.numel() for p in model.parameters())
+    return ModelTraits(
+        name=" ".join([descriptor.architecture.name, *descriptor.tags]),
+        scale=descriptor.scale,
+        in_channels=descriptor.input_channels,
+        out_channels=descriptor.output_channels,
+        multiple_of=size.multiple_of,
+        minimum=size.minimum,
+        square=size.square,
+        grid=math.lcm(size.multiple_of, _GRIDS.get(descriptor.architecture.id, 1), *_steps(model)),
+        small_convolutional=parameters <= _SMALL_PARAMETERS and is_convolutional(model),
+        sees_whole=descriptor.tiling is not ModelTiling.SUPPORTED,
+    )
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether a model is convolutions and pointwise maths only: no linear layers, no attention windows."""
+    return not _attention_windows(model) and not any(isinstance(m, nn.Linear) for m in model.modules())
+
+
+def _steps(model: nn.Module) -> set[int]:
+    """What tiles' origins must be multiples of, to be cut into windows and strides as the picture would be."""
+    if not is_convolutional(model):
+        return _attention_windows(model)
+    strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d))
+    levels = sum(1 for stride in strided if max(stride if isinstance(stride, tuple) else (stride,)) > 1)
+    return {2 ** min(levels, 3)}
+
+
+def _attention_windows(model: nn.Module) -> set[int]:
+    """Window sides, from the model's own attributes; the first of the names that it has decides."""
+    for name in _WINDOW_ATTRIBUTES:
+        value = getattr(model, name, None) or next(
+            (getattr(m, name) for m in model.modules() if isinstance(getattr(m, name, None), int | list | tuple)), None
+        )
+        sides = value if isinstance(value, Iterable) else [value]
+        windows = {side for side in sides if isinstance(side, int) and 1 < side <= _LARGEST_WINDOW}
+        if windows:
+            return windows
+    return set()

@@ -1,0 +1,98 @@
+"""Our own copy of a caller's model, in the type and layout we compute with.
+
+The caller's model is shared with other nodes (core's loader caches it, core's upscale node runs it in fp32), so it is
+only ever read. The copy lives as long as the caller's module does, and no longer.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from spandrel import ImageModelDescriptor
+from torch import Tensor, nn
+
+from .compile_cache import CompileCache, CompileKey
+from .contracts import DTYPES, Precision
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a copy computes. With `autocast` its weights stay fp32 and torch picks the type of every operation."""
+
+    precision: Precision
+    autocast: bool
+    channels_last: bool
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return torch.float32 if self.autocast else DTYPES[self.precision]
+
+    @property
+    def memory_dtype(self) -> torch.dtype:
+        """The type most of a forward's tensors have."""
+        return DTYPES[self.precision]
+
+
+class WorkingModel:
+    """A private copy of a descriptor's module, callable without spandrel's final clamp."""
+
+    def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
+        self.variant = variant
+        self.scale = descriptor.scale
+        # Outside inference mode: ComfyUI loads models under it, and compiled code cannot track inference tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            module = copy.deepcopy(descriptor.model)
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.data = tensor.data.clone()
+            module = module.eval().requires_grad_(False)
+            module = module.to(dtype=variant.weight_dtype)
+            if variant.channels_last:
+                module = module.to(memory_format=torch.channels_last)
+        self.module: nn.Module = module
+        # spandrel keeps the architecture's own call (some return tuples, some want other ranges) here; its public
+        # __call__ also clamps, which would hide broken values from the health check, and pads, which the tile plan did.
+        self._call = descriptor._call_fn
+        self.compiled = CompileCache(self.forward)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N, C, h, w] float32 0..1 on the model's device -> [N, C', h*scale, w*scale], not clamped.
+
+        The result's type is the variant's. Sizes must satisfy the model's requirements.
+        """
+        variant = self.variant
+        x = x.to(
+            dtype=variant.weight_dtype,
+            memory_format=torch.channels_last if variant.channels_last else torch.contiguous_format,
+        )
+        with torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext():
+            return self._call(self.module, x)
+
+    def compile_key(self, x: Tensor) -> CompileKey:
+        """Under which a compiled forward for `x` is kept."""
+        variant = self.variant
+        return CompileKey(
+            shape=tuple(x.shape),
+            weight_dtype=variant.weight_dtype,
+            autocast=variant.precision if variant.autocast else "",
+            channels_last=variant.channels_last,
+            device=str(x.device),
+        )
+
+
+class WorkingModels:
+    """One working copy per caller's module, replaced when another variant is asked for, gone when the module is."""
+
+    def __init__(self) -> None:
+        self._by_module: weakref.WeakKeyDictionary[nn.Module, WorkingModel] = weakref.WeakKeyDictionary()
+
+    def get(self, descriptor: ImageModelDescriptor, variant: Variant) -> WorkingModel:
+        """The copy of `descriptor`'s module in `variant`, made now if it is not there."""
+        working = self._by_module.get(descriptor.model)
+        if working is None or working.variant != variant:
+            working = WorkingModel(descriptor, variant)
+            self._by_module[descriptor.model] = working
+        return working
