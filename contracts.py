@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -39,6 +40,10 @@ class BadImageError(CudaspeedError, ValueError):
 
 class BadModelError(CudaspeedError, ValueError):
     """The model file or object is not one that can upscale a single image, or is unsafe to load."""
+
+
+class OutputError(CudaspeedError, OSError):
+    """The result cannot be written: no room, no permission, no such folder. Nothing half-written is left behind."""
 
 
 class OutOfMemoryError(CudaspeedError, RuntimeError):
@@ -136,7 +141,7 @@ class Axis:
     @property
     def overlap(self) -> int:
         """The least that two neighbouring tiles share, 0 with one tile."""
-        steps = [b - a for a, b in zip(self.origins, self.origins[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(self.origins)]
         return self.tile - max(steps) if steps else 0
 
 

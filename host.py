@@ -19,7 +19,7 @@ from torch import nn
 
 from .contracts import RunContext
 from .standalone import StandaloneContext
-from .weights import bundled_folder, check_model, find_models, load_model
+from .weights import bundled_folder, find_models, load_model
 
 logger = logging.getLogger("cudaspeed")
 
@@ -42,20 +42,19 @@ def inside_comfyui() -> bool:
 
 @contextmanager
 def run_context(model: object) -> Iterator[RunContext]:
-    """The host's context for one run of `model`. Raises `BadModelError` if that is no single-image model."""
-    descriptor = check_model(model)
-    yield ComfyContext(descriptor) if inside_comfyui() else StandaloneContext()
+    """The host's context for one run of `model`, an UPSCALE_MODEL off the wire."""
+    yield ComfyContext(model) if inside_comfyui() else StandaloneContext()
 
 
 class ComfyContext:
     """ComfyUI's face: a `contracts.RunContext` for the execution of one node."""
 
-    def __init__(self, descriptor: ImageModelDescriptor) -> None:
+    def __init__(self, model: object) -> None:
         from comfy import model_management, utils
 
         self._management = model_management
         self._utils = utils
-        patcher = getattr(descriptor, "patcher", None)  # ComfyUI 0.33 hangs one on the model, older ones do not
+        patcher = getattr(model, "patcher", None)  # ComfyUI 0.33 hangs one on the model, older ones do not
         self.device: torch.device = patcher.load_device if patcher else model_management.get_torch_device()
         self.output_device: torch.device = model_management.intermediate_device()
         old = not hasattr(model_management, "intermediate_dtype")

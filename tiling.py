@@ -8,6 +8,7 @@ it would on the whole picture: 45 dB instead of 60 for a trained DCTLSA x4 at ti
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from .contracts import Axis, BadOptionError, ModelTraits, TilePlan
 
@@ -145,7 +146,7 @@ def _axis(size: int, traits: ModelTraits, count: int | None, tile: int, overlap:
         count = 1 + _ceil_div(spare, max(1, tile // g - _ceil_div(overlap, g)))
     origins = tuple(g * (i * spare // (count - 1)) for i in range(count))
     seams: list[tuple[int, int]] = []
-    for before, after in zip(origins, origins[1:], strict=False):
+    for before, after in pairwise(origins):
         shared = before + tile - after
         width = min(max(1, shared // _SEAM_SHARE), shared, after - before)
         start = max(after + (shared - width) // 2, seams[-1][1] if seams else 0)  # seams never cross

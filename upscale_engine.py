@@ -24,7 +24,6 @@ from .assembly import FrameAssembler
 from .channels import ChannelPlan, plan_channels
 from .contracts import (
     BadImageError,
-    BadModelError,
     ImageHealth,
     MemoryCost,
     ModelTraits,
@@ -41,6 +40,7 @@ from .precision import PrecisionChooser
 from .tiling import automatic_overlap, memory_saving_side, plan_tiles
 from .traits import traits_of
 from .transfer import RowWriter
+from .weights import check_model
 from .working import WorkingModel, WorkingModels
 
 logger = logging.getLogger("cudaspeed")
@@ -78,10 +78,7 @@ def upscale(
     and whatever the context raises for an interrupt.
     """
     started = time.perf_counter()
-    if not isinstance(model, ImageModelDescriptor):
-        raise BadModelError(
-            f"the upscale model is a {type(model).__name__}; wire in a single-image model from an upscale model loader"
-        )
+    check_model(model)
     check_image(image)
     traits = traits_of(model)
     channels = plan_channels(image.shape[-1], traits)

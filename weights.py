@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import tarfile
 import zipfile
@@ -22,6 +21,7 @@ from spandrel import (
     ModelLoader,
     UnsupportedModelError,
 )
+from spandrel.__helpers.unpickler import RestrictedUnpickle
 
 from .contracts import BadModelError
 
@@ -95,9 +95,10 @@ def resolve_model(name_or_path: str) -> Path:
 def load_model(path: Path) -> ImageModelDescriptor:
     """Load an upscaling model (.safetensors, or a .pth, .pt, .ckpt of weights alone) to the CPU, in evaluation mode.
 
-    Pickles are read by torch's weights-only unpickler, which builds tensors and plain containers and runs nothing else;
-    TorchScript archives, which are programs, are refused unopened. Raises `BadModelError` for a file that is missing,
-    damaged, of an unknown ending or architecture, holds code, or is a model that does not turn one picture into one.
+    Pickles are read by spandrel's restricted unpickler, which builds tensors and plain containers and runs nothing
+    else; TorchScript archives, which are programs, are refused unopened. Raises `BadModelError` for a file that is
+    missing, damaged, of an unknown ending or architecture, holds code, or is a model that does not turn one picture
+    into one.
     """
     weights = _read_weights(path)
     try:
@@ -151,13 +152,18 @@ def _read_weights(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        weights = load_file(path) if ending == ".safetensors" else _unpickle(path)
+        if ending != ".safetensors":
+            _refuse_programs(path)
+            # spandrel's restricted unpickler, not its loader, which would try torch.jit.load on any .pt
+            weights = torch.load(path, map_location="cpu", pickle_module=RestrictedUnpickle)
+        else:
+            weights = load_file(path)
     except (BadModelError, MemoryError):
         raise
     except SafetensorError as error:
         raise BadModelError(f"{path}: is damaged or no safetensors file; download it again ({error})") from error
     except Exception as error:  # on broken or hostile bytes the unpickler raises all sorts
-        forbidden = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        forbidden = re.search(r"Global '(\S+)' is forbidden", str(error))
         if forbidden:
             raise BadModelError(
                 f"{path}: holds more than weights: loading it would run {forbidden[1]}. It was refused and nothing was "
@@ -170,11 +176,11 @@ def _read_weights(path: Path) -> dict[str, Any]:
     return weights
 
 
-def _unpickle(path: Path) -> Any:
+def _refuse_programs(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-        # Looked for here, because versions of torch before 2.6 hand such archives to torch.jit.load even so.
+        # Looked for here, because torch would hand such archives to torch.jit.load.
         if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
             raise BadModelError(
                 f"{path}: is a TorchScript archive: a program, not just weights. It was refused and nothing was "
@@ -182,7 +188,6 @@ def _unpickle(path: Path) -> Any:
             )
     elif tarfile.is_tarfile(path):  # torch's format of 2016; it unpacks files on the way
         raise BadModelError(f"{path}: is a tar archive, too old a format; use a .safetensors file of this model")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _leaves(weights: dict[Any, Any]) -> Iterable[Any]:

@@ -1,0 +1,366 @@
+"""The command line: what is written where, what is said on which stream, and with which exit code it ends."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from safetensors.torch import save_file
+from spandrel.architectures.Compact import Compact
+
+from cudaspeed import cli, weights
+from cudaspeed.cli import Job, main, plan_jobs
+from cudaspeed.contracts import BadOptionError
+from cudaspeed.pictures import Picture, read_picture, write_picture
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_file(Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def upscale(run: Run, model: Path) -> Run:
+    """`cudaspeed upscale` with the tiny model, small work and nothing compiled."""
+    return lambda *arguments: run("upscale", *arguments, "--model", model, "--device", "cpu", "--no-compile")
+
+
+def picture(path: Path, channels: int = 3, bits: int = 8, icc: bytes | None = None) -> Path:
+    """A picture of 16 x 12 pixels."""
+    y, x = np.mgrid[0:12, 0:16] / 16
+    pixels = np.stack([x, y, 0.2 + 0.5 * x, 0.9 - 0.5 * y][:channels], axis=2).astype(np.float32)
+    if path.suffix == ".bmp":
+        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
+    else:
+        write_picture(path, Picture(pixels, bits, icc))
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_installed_command_is_main() -> None:
+    (command,) = entry_points(group="console_scripts", name="cudaspeed")
+    assert command.load() is main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--version"], version("cudaspeed")),
+        (["--help"], "upscale"),
+        (["upscale", "--help"], "--no-autocast"),
+        (["models", "--help"], "--json"),
+    ],
+)
+def test_help_and_version(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    assert told in capsys.readouterr().out
+
+
+def test_one_picture_to_one_file(upscale: Run, tmp_path: Path) -> None:
+    code, out, err = upscale(picture(tmp_path / "in.png"), "-o", tmp_path / "new" / "out.webp")
+    assert (code, err) == (0, "")
+    assert "in.png: 16x12 -> 32x24" in out
+    assert "megapixels/s" in out
+    assert str(tmp_path / "new" / "out.webp") in out
+    with Image.open(tmp_path / "new" / "out.webp") as image:
+        assert (image.format, image.size) == ("WEBP", (32, 24))
+
+
+def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
+    source, target = picture(tmp_path / "in.png"), tmp_path / "out.png"
+    code, out, _ = upscale(source, "-o", target, "--json", "--precision", "fp32", "--no-autocast")
+    (record,) = map(json.loads, out.splitlines())
+    assert code == 0
+    seconds, peak = record.pop("seconds"), record.pop("peak_bytes")
+    assert seconds > 0
+    assert peak >= 0
+    assert record.pop("model")
+    assert record.pop("architecture") == "RealESRGAN Compact 8nf 2nc"
+    assert record == {
+        "input": str(source),
+        "output": str(target),
+        "input_size": [16, 12],
+        "output_size": [32, 24],
+        "scale": 2,
+        "precision": "fp32",
+        "autocast": False,
+        "tile": [16, 12],
+        "overlap": [0, 0],
+        "tiles": 1,
+        "compiled": False,
+        "warnings": [],
+    }
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_depth_channels_and_colour_profile_survive(upscale: Run, tmp_path: Path, ending: str, channels: int) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = picture(tmp_path / f"in{ending}", channels, bits=16, icc=icc)
+    assert upscale(source, "-o", tmp_path / f"out{ending}")[0] == 0
+    result = read_picture(tmp_path / f"out{ending}")
+    assert (result.pixels.shape, result.bits, result.icc) == ((24, 32, channels), 16, icc)
+    assert len(np.unique(np.rint(result.pixels * 65535) % 257)) > 1, "only 8 of the 16 bits are used"
+
+
+def test_a_folder_keeps_names_and_endings(upscale: Run, tmp_path: Path) -> None:
+    (tmp_path / "in" / "folder.png").mkdir(parents=True)
+    for name in ("b.png", "a.jpg", "c.bmp", "D.TIF"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("not a picture")
+    (tmp_path / "in" / ".b.png").write_text("what some systems leave beside a picture")
+
+    code, out, _ = upscale(tmp_path / "in", "-o", tmp_path / "out", "--json")
+
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [Path(record["input"]).name for record in records] == ["D.TIF", "a.jpg", "b.png", "c.bmp"]
+    assert files(tmp_path / "out") == ["D.TIF", "a.jpg", "b.png", "c.png"]
+
+
+def test_one_bad_picture_does_not_stop_the_others(upscale: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    inputs = [tmp_path / "bad.png", tmp_path / "absent.png", picture(tmp_path / "good.png")]
+
+    code, out, err = upscale(*inputs, "-o", tmp_path / "out", "--json")
+
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert [record["input"] for record in records] == [str(path) for path in inputs]
+    assert ["error" in record for record in records] == [True, True, False]
+    assert "is not a PNG" in records[0]["error"]
+    assert "No such file" in records[1]["error"]
+    assert files(tmp_path / "out") == ["good.png"]
+    assert len(err.splitlines()) == 2
+
+
+def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really_upscale, calls = cli.upscale, []
+
+    def fails_at_first(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) % 2:
+            raise RuntimeError("cuDNN is unwell\nwith details")
+        return really_upscale(*arguments)
+
+    monkeypatch.setattr(cli, "upscale", fails_at_first)
+    inputs = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+
+    code, _, err = upscale(*inputs, "-o", tmp_path / "out")
+    assert code == 1
+    assert files(tmp_path / "out") == ["b.png"]
+    (line,) = err.splitlines()
+    assert "a.png: unexpected RuntimeError: cuDNN is unwell" in line
+
+    _, _, err = upscale(*inputs, "-o", tmp_path / "out", "--verbose")
+    assert "Traceback" in err
+
+
+def test_ctrl_c_ends_with_130_and_leaves_what_is_finished(
+    upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_upscale, calls = cli.upscale, []
+
+    def stopped_at_second(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return really_upscale(*arguments)
+
+    monkeypatch.setattr(cli, "upscale", stopped_at_second)
+    inputs = [picture(tmp_path / f"{name}.png") for name in "abc"]
+    code, _, err = upscale(*inputs, "-o", tmp_path / "out")
+    assert (code, err) == (130, "cudaspeed: stopped\n")
+    assert files(tmp_path / "out") == ["a.png"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    source = picture(tmp_path / "in.png")
+    monkeypatch.setattr(Path, "replace", full)
+    code, out, err = upscale(source, "-o", tmp_path / "out.png")
+    assert (code, out) == (1, "")
+    assert f"{tmp_path / 'out.png'}: cannot be written: No space left on device" in err
+    assert files(tmp_path) == ["in.png"]
+
+
+def test_the_model_is_loaded_once(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really_load, loaded = cli.load_model, []
+
+    def load(path: Path) -> object:
+        loaded.append(path)
+        return really_load(path)
+
+    monkeypatch.setattr(cli, "load_model", load)
+    inputs = [picture(tmp_path / f"{name}.png") for name in "abc"]
+    assert upscale(*inputs, "-o", tmp_path / "out")[0] == 0
+    assert len(loaded) == 1
+
+
+def test_warnings_go_to_standard_error_once_and_into_the_record(upscale: Run, tmp_path: Path) -> None:
+    logger = logging.getLogger("cudaspeed")
+    before = (logger.level, list(logger.handlers))
+    source = picture(tmp_path / "in.png", bits=16)
+    for _ in range(2):
+        code, out, err = upscale(source, "-o", tmp_path / "out.jpg", "--json")
+        assert code == 0
+        assert "8 bits" in json.loads(out)["warnings"][0]
+        assert len([line for line in err.splitlines() if "8 bits" in line]) == 1
+    assert (logger.level, logger.handlers) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "COMMAND"),
+        (["enlarge"], "enlarge"),
+        (["upscale"], "INPUT"),
+        (["upscale", "in.png"], "--output"),
+        (["upscale", "in.png", "-o", "out.png", "--precision", "fp8"], "fp8"),
+        (["upscale", "in.png", "-o", "out.png", "--tile", "many"], "many"),
+        (["upscale", "in.png", "-o", "out.png", "--tile", "5000"], "5000"),
+        (["upscale", "in.png", "-o", "out.png", "--batch-size", "0"], "batch size"),
+        (["upscale", "in.png", "-o", "out.png", "--device", "abacus:3"], "abacus"),
+        (["upscale", "in.png", "-o", "out.png", "--model", "absent-model"], "absent-model"),
+        (["upscale", "in.png", "-o", "out.png", "--model", "broken.pth"], "broken.pth"),
+        (["upscale", "in.png", "-o", "out.bmp"], "out.bmp"),
+        (["upscale", "in.png", "-o", "out.gif"], "out.gif"),
+        (["upscale", "in.png", "-o", "in.png"], "never overwritten"),
+        (["upscale", "in.png", "-o", "link.png"], "never overwritten"),
+        (["upscale", "in.png", "-o", "."], "never overwritten"),
+        (["upscale", "in.png", "other/in.png", "-o", "out"], "both"),
+        (["upscale", "in.png", "in.bmp", "-o", "out"], "both"),
+        (["upscale", "empty", "-o", "out"], "holds no pictures"),
+        (["upscale", "in.png", "other/in.png", "-o", "notes.txt"], "notes.txt"),
+        (["upscale", "in.png", "-o", "notes.txt/out.png"], "cannot write into notes.txt"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path, arguments: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("other", "empty"):
+        (tmp_path / folder).mkdir()
+    for name in ("in.png", "in.bmp", "other/in.png"):
+        picture(tmp_path / name)
+    (tmp_path / "link.png").symlink_to("in.png")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "broken.pth").write_text("not a model")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    if arguments[:1] == ["upscale"] and "--model" not in arguments:
+        arguments = [*arguments, "--model", str(model)]
+
+    code, out, err = run(*arguments)
+
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("cudaspeed: error: ")
+    assert told in line
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_is_told_by_its_separator_its_name_or_the_number_of_inputs(tmp_path: Path) -> None:
+    one, two = str(picture(tmp_path / "1.png")), str(picture(tmp_path / "2.png"))
+
+    def targets(inputs: list[str], output: str) -> list[Path]:
+        return [job.target for job in plan_jobs(inputs, str(tmp_path / output) + output[len(output.rstrip(os.sep)) :])]
+
+    assert targets([one], "out.png") == [tmp_path / "out.png"]
+    assert targets([one], "out.PNG") == [tmp_path / "out.PNG"]
+    assert targets([one], "out") == [tmp_path / "out" / "1.png"]
+    assert targets([one], "results.v2") == [tmp_path / "results.v2" / "1.png"]
+    assert targets([one], f"out.png{os.sep}") == [tmp_path / "out.png" / "1.png"]
+    assert targets([one, two], "out.png") == [tmp_path / "out.png" / "1.png", tmp_path / "out.png" / "2.png"]
+    (tmp_path / "there.png").mkdir()
+    assert targets([one], "there.png") == [tmp_path / "there.png" / "1.png"]
+
+
+def test_planning_keeps_missing_inputs_and_makes_no_folder(tmp_path: Path) -> None:
+    absent = tmp_path / "absent.png"
+    assert plan_jobs([str(absent)], str(tmp_path / "out")) == [Job(absent, tmp_path / "out" / "absent.png")]
+    assert files(tmp_path) == []
+    with pytest.raises(BadOptionError, match="both"):
+        plan_jobs([str(absent), str(absent)], str(tmp_path / "out"))
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Path:
+    """The only folder of models there is, with a good one and a broken one."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "good.safetensors").write_bytes(model.read_bytes())
+    (folder / "broken.pth").write_text("not a model")
+    monkeypatch.setattr(weights, "bundled_folder", lambda: folder)
+    monkeypatch.delenv("CUDASPEED_MODELS", raising=False)
+    return folder
+
+
+def test_models_are_listed_and_a_broken_one_with_its_error(run: Run, shelf: Path) -> None:
+    code, out, _ = run("models", "--json")
+    broken, good = map(json.loads, out.splitlines())
+    assert code == 0
+    assert good == {
+        "name": "good.safetensors",
+        "path": str(shelf / "good.safetensors"),
+        "bytes": (shelf / "good.safetensors").stat().st_size,
+        "scale": 2,
+        "architecture": "RealESRGAN Compact",
+        "input_channels": 3,
+        "output_channels": 3,
+        "precisions": ["fp32", "fp16", "bf16"],
+    }
+    assert (broken["name"], "damaged" in broken["error"]) == ("broken.pth", True)
+
+    code, out, _ = run("models")
+    lines = out.splitlines()
+    assert code == 0
+    assert "broken.pth" in lines[0]
+    for told in ("good.safetensors", "x2", "RealESRGAN Compact", "3->3", "fp32 fp16 bf16", str(shelf)):
+        assert told in lines[1]
+
+
+def test_a_model_can_be_meant_by_its_name(run: Run, shelf: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in.png")
+    assert run("upscale", source, "-o", tmp_path / "out.png", "--model", "good", "--no-compile")[0] == 0
+    code, _, err = run("upscale", source, "-o", tmp_path / "out2.png")
+    assert code == 2
+    assert "broken.pth, good.safetensors" in err
+
+
+def test_a_progress_bar_only_on_a_terminal_and_without_json(
+    upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (picture(tmp_path / "in.png"), "-o", tmp_path / "out.png")
+    assert upscale(*arguments)[2] == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "in.png: 100%" in upscale(*arguments)[2]
+    assert upscale(*arguments, "--json")[2] == ""
