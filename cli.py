@@ -336,3 +336,7 @@ def _model_line(record: dict[str, Any]) -> str:
         f"{record['name']:<36} x{record['scale']}  {record['architecture']:<20} channels {channels}  "
         f"{' '.join(record['precisions']):<14}  {record['bytes'] / 1e6:.1f} MB  {record['path']}"
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

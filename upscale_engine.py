@@ -82,13 +82,19 @@ def upscale(
     check_image(image)
     traits = traits_of(model)
     channels = plan_channels(image.shape[-1], traits)
-    choice = caches.chooser.choose(model, options.precision, options.autocast, context)
+    output = _new_output(image, traits, context)
+    check_finite(image)
+    try:
+        choice = caches.chooser.choose(model, options.precision, options.autocast, context)
+    except Exception as error:
+        if context.is_out_of_memory(error):
+            raise _no_room("a tiny test picture", traits, context) from error
+        raise
     working = caches.working.get(model, choice.variant)
     costs = caches.costs.setdefault(model.model, {})
     dtype = choice.variant.memory_dtype
     if dtype not in costs:
         costs[dtype] = measure_cost(model.model, model._call_fn, traits, dtype)
-    output = _new_output(image, traits, context)
     with torch.inference_mode():
         run = _Run(image, output, working, traits, channels, costs[dtype], options, context)
         verdicts = run.all_frames()
@@ -149,7 +155,7 @@ def _health_warnings(health: ImageHealth) -> list[str]:
 
 
 def check_image(image: Tensor) -> None:
-    """Raise `BadImageError` unless `image` is [B, H, W, C] with pixels, 1 to 4 channels, float and finite."""
+    """Raise `BadImageError` unless `image` is [B, H, W, C] with pixels, 1 to 4 channels, and of a float type."""
     if image.ndim != 4:
         raise BadImageError(f"the image has shape {tuple(image.shape)}; [batch, height, width, channels] is needed")
     if image.numel() == 0:
@@ -162,6 +168,10 @@ def check_image(image: Tensor) -> None:
         raise BadImageError(
             f"the image is of type {image.dtype}; floats from 0 to 1 are needed, divide integers by their maximum"
         )
+
+
+def check_finite(image: Tensor) -> None:
+    """Raise `BadImageError` for a NaN or an infinity in `image` [B, H, W, C], naming the frame."""
     for index, frame in enumerate(image):
         low, high = torch.aminmax(frame)  # passes NaN on
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
@@ -185,6 +195,13 @@ def _new_output(image: Tensor, traits: ModelTraits, context: RunContext) -> Tens
         )
     with torch.inference_mode(False):  # an ordinary tensor, which later nodes may change in place
         return torch.empty(shape, dtype=context.output_dtype, device=context.output_device)
+
+
+def _no_room(what: str, traits: ModelTraits, context: RunContext) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"{context.device} has too little memory even for {what} with {traits.name}; free memory (unload other "
+        "models), use a smaller model, or lower the overlap if you set one"
+    )
 
 
 class _Job(NamedTuple):
@@ -349,11 +366,8 @@ class _Run:
         if before == 1:
             plan = self._make_plan(self._affordable)
             if plan.tile_pixels >= tile:
-                raise OutOfMemoryError(
-                    f"{self._context.device} has too little memory even for one tile of "
-                    f"{self.plan.columns.tile}x{self.plan.rows.tile} with {self._traits.name}; free memory (unload "
-                    "other models), use a smaller model, or lower the overlap if you set one"
-                ) from error
+                size = f"one tile of {self.plan.columns.tile}x{self.plan.rows.tile}"
+                raise _no_room(size, self._traits, self._context) from error
             self.plan = plan
         self.batch = min(self._batch_size(), max(1, before // 2)) if before > 1 else 1
         logger.info(

@@ -1,0 +1,34 @@
+# Two commands for a machine with git, make and Python >= 3.10: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python
+
+.PHONY: demo test lint model clean
+
+demo: .venv/ready  ## upscale examples/chelsea.png with the bundled model into out/
+	@$(RUN) examples/demo.py
+
+test: .venv/ready  ## run the test-suite
+	$(RUN) -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+model: .venv/ready  ## train the bundled model anew (an hour on two CPU cores, minutes on a GPU)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(RUN) train/train.py
+
+# uv installs torch several times faster than pip; where it cannot be had, pip does the same.
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	@echo "Installing torch, spandrel and the rest into .venv; this takes a few minutes the first time."
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv \
+	  && $(BIN)/uv pip install --quiet --python $(RUN) -e '.[dev]' \
+	  || $(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv out build *.egg-info
