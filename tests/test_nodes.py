@@ -1,0 +1,90 @@
+"""The nodes as a host sees them, outside ComfyUI: widgets, results, errors. Inside it: test_comfyui.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+
+import cudaspeed
+from cudaspeed import host, nodes
+from cudaspeed.contracts import BadModelError, BadOptionError
+
+DEFAULTS = {
+    "use_autocast": "enable",
+    "precision": "auto",
+    "tile_size": 0,
+    "overlap": 0,
+    "enable_compile": "enable",
+    "optimization_level": "balanced",
+    "batch_size": 1,
+}
+
+
+def test_the_package_hands_over_what_comfyui_looks_for() -> None:
+    assert set(cudaspeed.NODE_CLASS_MAPPINGS) == {
+        "UpscaleImageCUDAspeed",
+        "ImageUpscaleWithModelCUDAspeedFixed",
+        "UpscaleModelLoader",
+    }
+    assert set(cudaspeed.NODE_DISPLAY_NAME_MAPPINGS) == set(cudaspeed.NODE_CLASS_MAPPINGS)
+    assert (Path(cudaspeed.__file__).parent / cudaspeed.WEB_DIRECTORY).is_dir()
+
+
+def test_widgets_are_the_original_packs() -> None:
+    inputs = nodes.UpscaleImageCUDAspeed.INPUT_TYPES()
+    widgets = {**inputs["required"], **inputs["optional"]}
+    assert list(widgets) == ["upscale_model", "image", *DEFAULTS]
+    for name, default in DEFAULTS.items():
+        assert widgets[name][1]["default"] == default
+    assert [widgets["tile_size"][1][k] for k in ("min", "max", "step")] == [0, 2048, 64]
+    assert [widgets["overlap"][1][k] for k in ("min", "max", "step")] == [0, 128, 8]
+    assert [widgets["batch_size"][1][k] for k in ("min", "max", "step")] == [1, 16, 1]
+    assert widgets["precision"][0] == ["auto", "fp16", "fp32", "bf16"]
+    assert widgets["optimization_level"][0] == ["balanced", "speed", "memory"]
+    json.dumps(inputs)  # the host sends them to the browser
+
+
+@pytest.mark.parametrize("changes", [{}, {"tile_size": 1280, "overlap": 8}, {"tile_size": 37, "batch_size": 3}])
+@pytest.mark.parametrize("kind", ["UpscaleImageCUDAspeed", "ImageUpscaleWithModelCUDAspeedFixed"])
+def test_the_node_upscales(kind: str, changes: dict[str, int]) -> None:
+    node = nodes.NODE_CLASS_MAPPINGS[kind]()
+    image = zoo.photograph(50, 60, frames=2)
+    (result,) = getattr(node, node.FUNCTION)(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, **changes})
+    assert result.shape == (2, 100, 120, 3)
+    assert result.dtype == torch.float32
+    assert 0 <= float(result.min()) <= float(result.max()) <= 1
+
+
+def test_workflows_without_the_optional_widget_run() -> None:
+    widgets = {name: value for name, value in DEFAULTS.items() if name != "batch_size"}
+    node = nodes.UpscaleImageCUDAspeed()
+    (result,) = node.upscale(upscale_model=zoo.compact(), image=zoo.photograph(8, 8), **widgets)
+    assert result.shape == (1, 16, 16, 3)
+
+
+def test_wrong_wires_and_values_are_one_clear_error() -> None:
+    node, image = nodes.UpscaleImageCUDAspeed(), zoo.photograph(8, 8)
+    with pytest.raises(BadModelError, match="connect the output of an UpscaleModelLoader"):
+        node.upscale(upscale_model="4x.pth", image=image, **DEFAULTS)
+    with pytest.raises(BadOptionError, match="batch size is 40; choose a whole number from 1 to 16"):
+        node.upscale(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, "batch_size": 40})
+
+
+def test_the_loader_gives_the_bundled_model_by_its_name() -> None:
+    loader = nodes.UpscaleModelLoader()
+    names = loader.INPUT_TYPES()["required"]["model_name"][0]
+    assert "cudaspeed-compact-x2.safetensors" in names
+    (model,) = loader.load_model("cudaspeed-compact-x2.safetensors")
+    assert model.scale == 2
+    with pytest.raises(BadModelError, match="does not exist"):
+        loader.load_model("gone.pth")
+
+
+def test_outside_comfyui_the_standalone_twin_runs() -> None:
+    assert not host.inside_comfyui()
+    with host.run_context(zoo.compact()) as context:
+        assert context.output_dtype == torch.float32
