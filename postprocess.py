@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Healthy networks were seen to reach -0.10 .. 1.11. Broken means that 1 % of the values lie beyond these.
-_LOWEST_HEALTHY, _HIGHEST_HEALTHY = -0.25, 1.25
+# Healthy networks were seen to reach -0.10 .. 1.11 on photographs, and 1 % of the values beyond 1.25 on pure noise.
+# Broken means that 1 % of the values lie beyond these.
+_LOWEST_HEALTHY, _HIGHEST_HEALTHY = -0.5, 1.5
 # Mapping quantiles mends a picture that is scaled or shifted. One that does not correlate with its input is no such
 # picture (untrained weights, say), and stretching it would only disguise that.
 _RECOGNISABLE = 0.8
 _QUANTILES = (0.01, 0.99)
-# torch.quantile sorts, and refuses more than 2^24 values before torch 2.15; a strided million is exact enough here.
-_SAMPLE = 1 << 20
+# torch.quantile sorts, and refuses more than 2^24 values before torch 2.15; of this many strided ones the 1 % quantile
+# is off by less than 0.1 % of the values.
+_SAMPLE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,12 @@ def heal(output: Tensor, source: Tensor) -> FrameVerdict:
         bad = ~torch.isfinite(output)
         non_finite = int(bad.sum())
         _replace(output, bad, source)
-    low_out, high_out = quantiles(output)
-    broken = low_out < _LOWEST_HEALTHY or high_out > _HIGHEST_HEALTHY
-    correct = broken and _likeness(output, source) >= _RECOGNISABLE
+        low, high = (float(v) for v in torch.aminmax(output))
+    broken = correct = False
+    if not (_healthy(low) and _healthy(high)):  # else no quantile can be worse
+        low_out, high_out = quantiles(output)
+        broken = not (_healthy(low_out) and _healthy(high_out))
+        correct = broken and _likeness(output, source) >= _RECOGNISABLE
     if correct:
         low_in, high_in = quantiles(source)
         output.sub_(low_out).mul_((high_in - low_in) / (high_out - low_out)).add_(low_in)
@@ -61,8 +66,12 @@ def heal(output: Tensor, source: Tensor) -> FrameVerdict:
     return FrameVerdict(non_finite, True, broken, correct)
 
 
+def _healthy(value: float) -> bool:
+    return _LOWEST_HEALTHY <= value <= _HIGHEST_HEALTHY
+
+
 def quantiles(values: Tensor) -> tuple[float, float]:
-    """The 1 % and 99 % quantiles of the finite `values`, from an evenly strided sample of 2^20 to 2^21."""
+    """The 1 % and 99 % quantiles of the finite `values`, from an evenly strided sample of 2^18 to 2^19."""
     flat = values.reshape(-1)
     step = max(1, flat.numel() // _SAMPLE)
     if step % values.shape[-1] == 0:

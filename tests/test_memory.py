@@ -1,0 +1,211 @@
+"""What a tile costs and what may be spent: the estimate against hand counts, and the pixels that a budget buys."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cudaspeed.contracts import LEVELS, MemoryCost, ModelTraits
+from cudaspeed.memory import affordable_pixels, free_device_bytes, free_host_bytes, measure_cost, working_bytes
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+LINEAR = MemoryCost(weights=10**6, per_pixel=700.0)
+SQUARE = MemoryCost(weights=10**6, per_pixel=700.0, per_pixel_squared=8.0)
+MIB = 2**20
+
+
+def cost_of(module: nn.Module, dtype: torch.dtype = torch.float32, **demands: int) -> MemoryCost:
+    traits = ModelTraits("toy", scale=2, in_channels=3, out_channels=3, **demands)
+    return measure_cost(module, lambda model, x: model(x), traits, dtype)
+
+
+def convolutions(*channels: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(channels, channels[1:], strict=False)))
+
+
+class Attention(nn.Module):
+    """Every pixel looks at every other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)
+        return (pixels @ (pixels.transpose(1, 2) @ pixels).softmax(-1)).reshape(x.shape)
+
+
+class Undecided(nn.Module):
+    """Cannot run without the content of its tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.mean().item() > 0 else x
+
+
+class ByItsMean(nn.Module):
+    """Linear layers, wide in weights, on the picture's mean: next to no memory for the pixels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, width), nn.Linear(width, width), nn.Linear(width, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.layers(x.mean((2, 3)))[:, :, None, None]
+
+
+@pytest.mark.parametrize(
+    ("channels", "held"),
+    [
+        ((3, 16), 3 + 16),
+        ((3, 16, 16), 3 + 16 + 16),  # the picture, which the caller holds, and the widest step's input and output
+        ((3, 16, 16, 16, 16), 3 + 16 + 16),  # depth costs nothing: what is used up is freed
+        ((3, 16, 48, 8, 3), 3 + 16 + 48),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.float16, 2), (torch.bfloat16, 2)])
+def test_the_estimate_is_the_hand_count(channels: tuple[int, ...], held: int, dtype: torch.dtype, size: int) -> None:
+    cost = cost_of(convolutions(*channels), dtype)
+    assert cost.per_pixel == pytest.approx(held * size, rel=0.05)
+    assert cost.per_pixel_squared == 0
+
+
+def test_the_output_of_an_upscaler_counts_at_its_size() -> None:
+    cost = cost_of(nn.Sequential(*convolutions(3, 48), nn.PixelShuffle(4)))
+    assert cost.per_pixel == pytest.approx((3 + 48 + 48) * 4, rel=0.05)
+
+
+def test_weights_are_counted_apart() -> None:
+    model = nn.Sequential(convolutions(3, 8), nn.BatchNorm2d(8))
+    bytes_ = 4 * (3 * 8 * 9 + 8) + 4 * (8 + 8) + 4 * (8 + 8) + 8  # convolution, scale and shift, statistics, a counter
+    assert cost_of(model).weights == bytes_
+    assert cost_of(model).at(0) == bytes_
+
+
+# BUG: a view of a weight counts as memory made by the forward, and so does a view of the input. Linear layers take
+# views of their weights: a SwinIR with 12 million parameters is estimated at 24 kB a pixel instead of 10.5.
+@pytest.mark.parametrize("width", [4, 500])
+def test_the_weights_of_linear_layers_are_not_counted_with_the_pixels(width: int) -> None:
+    assert cost_of(ByItsMean(width)).per_pixel == pytest.approx((3 + 3) * 4, rel=0.1)
+
+
+def test_attention_over_all_pixels_grows_with_their_square() -> None:
+    cost = cost_of(Attention())
+    assert cost.per_pixel_squared == pytest.approx(2 * 4, rel=0.05)  # the products and their softmax, all pairs each
+    assert cost.at(10_000) == pytest.approx(2 * 4 * 10_000**2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "demands",
+    [
+        {},
+        {"minimum": 100},
+        {"minimum": 300},
+        {"multiple_of": 128},
+        # BUG: the trial sizes are 64 and 128, or 128 and 256, which these models do not take: a rule of thumb is used.
+        {"multiple_of": 9, "minimum": 18},  # SwinIR that first folds 3 x 3 pixels into one
+        {"multiple_of": 128, "minimum": 256},
+    ],
+)
+def test_a_models_demands_on_sizes_do_not_change_the_estimate(demands: dict[str, int]) -> None:
+
+    class Picky(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            for side in x.shape[2:]:
+                assert side >= demands.get("minimum", 1)
+                assert side % demands.get("multiple_of", 1) == 0
+            return super().forward(x)
+
+    assert cost_of(Picky(3, 16, 1), **demands).per_pixel == pytest.approx((3 + 16) * 4, rel=0.05)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_measuring_leaves_the_model_as_it_is(mode: bool) -> None:
+    model = nn.Sequential(convolutions(3, 8, 3), nn.BatchNorm2d(3)).train(mode)
+    attributes = set(vars(model))
+    before, storages = copy.deepcopy(model.state_dict()), [p.data_ptr() for p in model.parameters()]
+    cost_of(model, torch.float16)
+    assert [p.data_ptr() for p in model.parameters()] == storages
+    assert (model.training, set(vars(model))) == (mode, attributes)
+    for name, tensor in model.state_dict().items():
+        assert (tensor.device, tensor.dtype) == (CPU, before[name].dtype)
+        assert torch.equal(tensor, before[name])
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1), (torch.float16, 2)])
+def test_a_model_that_cannot_be_traced_gets_a_rule_of_thumb_and_a_line_in_the_log(
+    dtype: torch.dtype, share: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "cudaspeed"):
+        cost = cost_of(Undecided(), dtype)
+    assert cost == MemoryCost(weights=0, per_pixel=3 * 4 * 384 * 2 / share)  # as ComfyUI's own node, at scale 2
+    (record,) = caplog.records
+    assert "memory of toy estimated by rule of thumb" in record.getMessage()
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("cost", [LINEAR, SQUARE], ids=["linear", "square"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_is_affordable_fits_and_one_percent_more_does_not(
+    level: str, cost: MemoryCost, device: torch.device
+) -> None:
+    share = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}[level]
+    for free in (10 * MIB, 3000 * MIB, 80_000 * MIB):
+        pixels = affordable_pixels(cost, free, level, device)
+        assert working_bytes(cost, pixels, device) <= free * share
+        assert working_bytes(cost, pixels * 1.01 + 1, device) > free * share
+
+
+@pytest.mark.parametrize("cost", [LINEAR, SQUARE], ids=["linear", "square"])
+def test_more_memory_and_a_bolder_level_never_buy_fewer_pixels(cost: MemoryCost) -> None:
+    frees = [0, 1, 1000, *(2**power for power in range(10, 40))]
+    for level in LEVELS:
+        bought = [affordable_pixels(cost, free, level, CPU) for free in frees]
+        assert bought == sorted(bought)
+        assert bought[0] == 1, "with no memory at all there is still something to try"
+        assert bought[-1] > 10_000
+    for free in frees[5:]:
+        speed, balanced, memory = (affordable_pixels(cost, free, lv, CPU) for lv in ("speed", "balanced", "memory"))
+        assert speed > balanced >= memory or free < 1e5
+
+
+def test_a_free_model_does_not_divide_by_zero() -> None:
+    assert affordable_pixels(MemoryCost(0, 0.0), 1000, "speed", CPU) > 0
+
+
+def test_weights_are_already_there_and_do_not_count_as_work() -> None:
+    assert working_bytes(LINEAR, 1000, CPU) == working_bytes(MemoryCost(0, 700.0), 1000, CPU)
+    assert 700_000 < working_bytes(LINEAR, 1000, CUDA) < working_bytes(LINEAR, 1000, CPU) < 1_400_000
+
+
+def container(monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str = "0") -> None:
+    """A machine with 8000 MiB free and a container's memory files with this content, or without them."""
+    files = {"memory.max": limit, "memory.current": used}
+
+    def read_text(self: Path) -> str:
+        if limit is None:
+            raise FileNotFoundError(self)
+        return files[self.name]
+
+    memory = type("Memory", (), {"available": 8000 * MIB})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(Path, "read_text", read_text)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "free"),
+    [
+        (None, "0", 8000),  # no container
+        ("max\n", f"{500 * MIB}\n", 8000),  # a container without a limit
+        (f"{3000 * MIB}\n", f"{1000 * MIB}\n", 2000),
+        (f"{64000 * MIB}\n", f"{1000 * MIB}\n", 8000),  # the container may take more than there is
+        (f"{3000 * MIB}\n", f"{3100 * MIB}\n", 0),
+    ],
+)
+def test_free_memory_is_what_the_container_leaves(
+    monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, free: int
+) -> None:
+    container(monkeypatch, limit, used)
+    assert free_host_bytes() == free_device_bytes(CPU) == free * MIB
