@@ -227,6 +227,13 @@ class UpscaleResult:
     report: UpscaleReport
 
 
+class Resident(Protocol):
+    """A model of ours that a host brings to its device. `residence` is the host's: its handle on it, kept with it."""
+
+    module: nn.Module
+    residence: object
+
+
 class RunContext(Protocol):
     """The host's face to the engine: ComfyUI's, or the standalone twin's. One per run."""
 
@@ -237,8 +244,8 @@ class RunContext(Protocol):
     output_dtype: torch.dtype
     """The result's type."""
 
-    def make_resident(self, module: nn.Module, bytes_wanted: int) -> None:
-        """Bring `module` (ours, never the caller's) to `device`, making room for `bytes_wanted` beside it if it can."""
+    def make_resident(self, model: Resident, bytes_wanted: int) -> None:
+        """Bring `model` to `device`, making room for `bytes_wanted` beside it if the host can."""
 
     def free_bytes(self) -> int:
         """Bytes the device can still give this run."""

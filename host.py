@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from spandrel import ImageModelDescriptor
-from torch import nn
 
-from .contracts import RunContext
+from .contracts import Resident, RunContext
+from .memory import is_out_of_memory
 from .standalone import StandaloneContext
 from .weights import bundled_folder, find_models, load_model
 
@@ -26,7 +26,6 @@ logger = logging.getLogger("cudaspeed")
 _FOLDER = "upscale_models"
 # What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.
 _PATCHER_NOTES = (
-    "device",
     "model_loaded_weight_memory",
     "lowvram_patch_counter",
     "model_lowvram",
@@ -61,18 +60,19 @@ class ComfyContext:
         self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
         self._bar: Any = None
 
-    def make_resident(self, module: nn.Module, bytes_wanted: int) -> None:
+    def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         from comfy.model_patcher import ModelPatcher
 
-        # A plain ModelPatcher, not the host's dynamic one, which swaps parameters under compiled code. Kept on the
-        # module, so that "Unload models" finds it and both go together.
-        patcher = vars(module).get("cudaspeed_patcher")
-        if patcher is None or patcher.load_device != self.device:
-            for note in _PATCHER_NOTES:
-                vars(module).pop(note, None)
-            module.to("cpu")
-            patcher = ModelPatcher(module, load_device=self.device, offload_device=torch.device("cpu"))
-            module.cudaspeed_patcher = patcher
+        patcher = model.residence
+        if not isinstance(patcher, ModelPatcher) or patcher.load_device != self.device:
+            notes = vars(model.module)
+            for name in _PATCHER_NOTES:
+                notes.pop(name, None)
+            if "device" in notes:  # the patcher's, or the architecture's own
+                model.module.device = torch.device("cpu")
+            # A plain ModelPatcher, not the host's dynamic one, which swaps parameters under compiled code.
+            patcher = ModelPatcher(model.module, load_device=self.device, offload_device=torch.device("cpu"))
+            model.residence = patcher
         total = self._management.get_total_memory(self.device)
         self._management.load_models_gpu([patcher], memory_required=min(bytes_wanted, total), force_full_load=True)
 
@@ -87,8 +87,7 @@ class ComfyContext:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         test = getattr(self._management, "is_oom", None)  # since 0.33; it also knows asynchronous CUDA errors
-        known = test(error) if test else isinstance(error, torch.OutOfMemoryError)
-        return known or "DefaultCPUAllocator" in str(error)
+        return is_out_of_memory(error) or (test is not None and test(error))
 
     def progress(self, done: int, total: int) -> None:
         if self._bar is None:

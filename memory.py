@@ -6,7 +6,8 @@ import contextlib
 import copy
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,8 +24,7 @@ logger = logging.getLogger("cudaspeed")
 # 1.5 was measured for convolutional models on a CPU; 1.25 on CUDA is a margin and waits for its measurement.
 _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
-# Two sizes give the slope. Multiples of 64 suit every window and U-shaped model but the 128-pixel square ones.
-_PROBE_SIDES = (64, 128)
+_PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
 # Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
 _RULE_OF_THUMB = 3 * 4 * 384
@@ -42,10 +42,10 @@ def measure_cost(
     try:
         shadow = copy.deepcopy(module).to(device="meta", dtype=dtype)
         points = []
-        for side in _PROBE_SIDES:
-            side = max(side, -(-traits.minimum // 64) * 64) if traits.multiple_of <= 64 else 2 * side
+        small = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid
+        for side in (small, 2 * small):
             x = torch.empty(1, traits.in_channels, side, side, device="meta", dtype=dtype)
-            with torch.no_grad(), _PeakBytes() as peak:
+            with torch.no_grad(), _PeakBytes(known=(x, *shadow.parameters(), *shadow.buffers())) as peak:
                 call(shadow, x)
             points.append((side * side, peak.most + x.nbytes))
     except Exception as error:  # any architecture may do anything here; the estimate is never worth a picture
@@ -53,7 +53,9 @@ def measure_cost(
             "memory of %s estimated by rule of thumb: it cannot be traced (%s)", traits.name, _first_line(error)
         )
         return MemoryCost(weights, float(_RULE_OF_THUMB * traits.scale * dtype.itemsize / 4))
-    return _fit(weights, *points[:2])
+    cost = _fit(weights, *points)
+    # Beside the forward, its result once more in float32: the strip it is pasted into.
+    return replace(cost, per_pixel=cost.per_pixel + 4 * traits.out_channels * traits.scale**2)
 
 
 def _fit(weights: int, small: tuple[int, int], large: tuple[int, int]) -> MemoryCost:
@@ -66,12 +68,15 @@ def _fit(weights: int, small: tuple[int, int], large: tuple[int, int]) -> Memory
 
 
 class _PeakBytes(TorchDispatchMode):
-    """Counts the bytes of tensors made while it is active, and the most of them alive at once."""
+    """Counts the bytes of tensors made while it is active, and the most of them alive at once.
 
-    def __init__(self) -> None:
+    Views of `known` tensors take nothing.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self.now = self.most = 0
-        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self._seen = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -122,6 +127,14 @@ def free_device_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free_host_bytes()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out: torch's own type, or, on the CPU and on MPS, only its words."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
 
 
 def _first_line(error: Exception) -> str:

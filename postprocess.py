@@ -20,6 +20,7 @@ _LOWEST_HEALTHY, _HIGHEST_HEALTHY = -0.5, 1.5
 # Mapping quantiles mends a picture that is scaled or shifted. One that does not correlate with its input is no such
 # picture (untrained weights, say), and stretching it would only disguise that.
 _RECOGNISABLE = 0.8
+_FLAT = 1e-6  # a range this narrow has no scale
 _QUANTILES = (0.01, 0.99)
 # torch.quantile sorts, and refuses more than 2^24 values before torch 2.15; of this many strided ones the 1 % quantile
 # is off by less than 0.1 % of the values.
@@ -30,12 +31,11 @@ _SAMPLE = 1 << 18
 class FrameVerdict:
     """What was found in a frame and done to it.
 
-    `non_finite` counts values that were NaN or infinite and are repaired. `strayed`: some left 0..1 and are clamped.
-    `broken`: so many and so far that the range is wrong; `corrected`: it was mapped onto the input's.
+    `non_finite` counts values that were NaN or infinite and are repaired. `broken`: so many lie so far outside 0..1
+    that the range is wrong; `corrected`: it was mapped onto the input's.
     """
 
     non_finite: int = 0
-    strayed: bool = False
     broken: bool = False
     corrected: bool = False
 
@@ -48,22 +48,31 @@ def heal(output: Tensor, source: Tensor) -> FrameVerdict:
     low, high = (float(v) for v in torch.aminmax(output))
     if low >= 0.0 and high <= 1.0:  # False when there is a NaN anywhere
         return FrameVerdict()
-    non_finite = 0
+    bad = None
     if not (math.isfinite(low) and math.isfinite(high)):  # aminmax passes NaN on
         bad = ~torch.isfinite(output)
-        non_finite = int(bad.sum())
-        _replace(output, bad, source)
+        _fill(output, bad, source)
         low, high = (float(v) for v in torch.aminmax(output))
-    broken = correct = False
+    broken = corrected = False
     if not (_healthy(low) and _healthy(high)):  # else no quantile can be worse
-        low_out, high_out = quantiles(output)
-        broken = not (_healthy(low_out) and _healthy(high_out))
-        correct = broken and _likeness(output, source) >= _RECOGNISABLE
-    if correct:
-        low_in, high_in = quantiles(source)
-        output.sub_(low_out).mul_((high_in - low_in) / (high_out - low_out)).add_(low_in)
+        broken, corrected = _correct(output, source)
+        if bad is not None and corrected:
+            _fill(output, bad, source)  # what was filled in was in range and has been mapped with the rest
     output.clamp_(0.0, 1.0)
-    return FrameVerdict(non_finite, True, broken, correct)
+    return FrameVerdict(0 if bad is None else int(bad.sum()), broken, corrected)
+
+
+def _correct(output: Tensor, source: Tensor) -> tuple[bool, bool]:
+    """Map a broken range onto the source's in place, if that can mend it: (was it broken, was it corrected)."""
+    low_out, high_out = quantiles(output)
+    if _healthy(low_out) and _healthy(high_out):
+        return False, False
+    without_outliers = output.clamp(low_out, high_out)
+    if high_out - low_out < _FLAT or _likeness(without_outliers, source) < _RECOGNISABLE:
+        return True, False
+    low_in, high_in = quantiles(source)
+    output.sub_(low_out).mul_((high_in - low_in) / (high_out - low_out)).add_(low_in)
+    return True, True
 
 
 def _healthy(value: float) -> bool:
@@ -74,8 +83,8 @@ def quantiles(values: Tensor) -> tuple[float, float]:
     """The 1 % and 99 % quantiles of the finite `values`, from an evenly strided sample of 2^18 to 2^19."""
     flat = values.reshape(-1)
     step = max(1, flat.numel() // _SAMPLE)
-    if step % values.shape[-1] == 0:
-        step += 1  # or every sample would be of the same channel
+    while math.gcd(step, values.shape[-2] * values.shape[-1]) > 1:
+        step += 1  # or the samples would stand in few columns, or be of one channel
     sample = flat[::step].float()
     sample = sample[torch.isfinite(sample)]
     if sample.numel() == 0:
@@ -86,12 +95,14 @@ def quantiles(values: Tensor) -> tuple[float, float]:
 
 def _likeness(output: Tensor, source: Tensor) -> float:
     """The correlation of the output, averaged down to the input's size, with the input: 1 when a line maps them."""
+    if source.numel() < 2:
+        return 0.0
     small = F.adaptive_avg_pool2d(output.float().permute(2, 0, 1), source.shape[:2]).permute(1, 2, 0)
     pair = torch.stack([small.flatten(), source.to(small).flatten()])
     return float(torch.nan_to_num(torch.corrcoef(pair)[0, 1]))
 
 
-def _replace(output: Tensor, bad: Tensor, source: Tensor) -> None:
+def _fill(output: Tensor, bad: Tensor, source: Tensor) -> None:
     """Fill the `bad` places of `output` from `source`, bilinearly upscaled; it has as many channels."""
     planes = source.to(output.device, torch.float32).permute(2, 0, 1)[None]
     fill = F.interpolate(planes, size=output.shape[:2], mode="bilinear")[0].permute(1, 2, 0)

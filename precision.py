@@ -129,7 +129,7 @@ def _fault(
 
 def _run(descriptor: ImageModelDescriptor, variant: Variant, x: Tensor, context: RunContext) -> Tensor:
     working = WorkingModel(descriptor, variant)
-    context.make_resident(working.module, 0)
+    context.make_resident(working, 0)
     with torch.inference_mode():
         return working.forward(x.to(context.device)).float().cpu()
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
-from .contracts import BadOptionError
-from .memory import free_device_bytes
+from .contracts import BadOptionError, Resident
+from .memory import free_device_bytes, is_out_of_memory
 
 
 class StandaloneContext:
@@ -27,8 +26,8 @@ class StandaloneContext:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def make_resident(self, module: nn.Module, bytes_wanted: int) -> None:
-        module.to(self.device)
+    def make_resident(self, model: Resident, bytes_wanted: int) -> None:
+        model.module.to(self.device)
 
     def free_bytes(self) -> int:
         return free_device_bytes(self.device)
@@ -41,8 +40,7 @@ class StandaloneContext:
             torch.cuda.empty_cache()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        # the CPU's allocator raises a plain RuntimeError
-        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+        return is_out_of_memory(error)
 
     def progress(self, done: int, total: int) -> None:
         if self._on_progress:

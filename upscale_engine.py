@@ -229,7 +229,7 @@ class _Run:
         self._image, self._output, self._working = image, output, working
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
         _, height, width, _ = image.shape
-        context.make_resident(working.module, working_bytes(cost, height * width, context.device))
+        context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
         if context.output_device.type == context.device.type:
             held += output.nbytes  # allocated, but perhaps not yet touched and so not yet missing from what is free

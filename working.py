@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from .compile_cache import CompileCache, CompileKey
-from .contracts import DTYPES, Precision
+from .contracts import DTYPES, Forward, Precision
 
 
 @dataclass(frozen=True)
@@ -38,38 +39,16 @@ class Variant:
 
 
 class WorkingModel:
-    """A private copy of a descriptor's module, callable without spandrel's final clamp."""
+    """A private copy of a descriptor's module, in a variant. A `contracts.Resident`."""
 
     def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
         self.variant = variant
-        self.scale = descriptor.scale
-        # Outside inference mode: ComfyUI loads models under it, and compiled code cannot track inference tensors.
-        with torch.inference_mode(False), torch.no_grad():
-            module = copy.deepcopy(descriptor.model)
-            for tensor in (*module.parameters(), *module.buffers()):
-                tensor.data = tensor.data.clone()
-            module = module.eval().requires_grad_(False)
-            module = module.to(dtype=variant.weight_dtype)
-            if variant.channels_last:
-                module = module.to(memory_format=torch.channels_last)
-        self.module: nn.Module = module
+        self.module: nn.Module = _copy(descriptor.model, variant)
+        self.residence: object = None
         # spandrel keeps the architecture's own call (some return tuples, some want other ranges) here; its public
         # __call__ also clamps, which would hide broken values from the health check, and pads, which the tile plan did.
-        self._call = descriptor._call_fn
+        self.forward = _forward(self.module, descriptor._call_fn, variant)
         self.compiled = CompileCache(self.forward)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` [N, C, h, w] float32 0..1 on the model's device -> [N, C', h*scale, w*scale], not clamped.
-
-        The result's type is the variant's. Sizes must satisfy the model's requirements.
-        """
-        variant = self.variant
-        x = x.to(
-            dtype=variant.weight_dtype,
-            memory_format=torch.channels_last if variant.channels_last else torch.contiguous_format,
-        )
-        with torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext():
-            return self._call(self.module, x)
 
     def compile_key(self, x: Tensor) -> CompileKey:
         """Under which a compiled forward for `x` is kept."""
@@ -81,6 +60,32 @@ class WorkingModel:
             channels_last=variant.channels_last,
             device=str(x.device),
         )
+
+
+def _copy(module: nn.Module, variant: Variant) -> nn.Module:
+    """A copy on the CPU, in the variant's type and layout, for inference only."""
+    # Outside inference mode: ComfyUI loads models under it, and compiled code cannot track inference tensors.
+    with torch.inference_mode(False), torch.no_grad():
+        ours = copy.deepcopy(module).eval().requires_grad_(False)
+        for tensor in (*ours.parameters(), *ours.buffers()):
+            tensor.data = tensor.data.clone()
+        layout = torch.channels_last if variant.channels_last else torch.preserve_format
+        return ours.to(device="cpu", dtype=variant.weight_dtype, memory_format=layout)
+
+
+def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], variant: Variant) -> Forward:
+    """x [N, C, h, w] float32 0..1 on the module's device -> [N, C', h*scale, w*scale] of the variant's type, unclamped.
+
+    Sizes must satisfy the model's requirements. A closure, not a method: it must not keep its owner alive.
+    """
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+
+    def forward(x: Tensor) -> Tensor:
+        x = x.to(dtype=variant.weight_dtype, memory_format=layout)
+        with torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext():
+            return call(module, x)
+
+    return forward
 
 
 class WorkingModels:

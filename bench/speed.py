@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from cudaspeed.contracts import UpscaleOptions, UpscaleReport
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale

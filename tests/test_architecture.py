@@ -33,12 +33,12 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"nodes"},
 }
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "server"}
-MAY_PRINT = {"cli.py", "train", "bench"}
+MAY_PRINT = {"cli.py", "train", "bench", "examples"}
 RUNS_CODE = {"eval", "exec", "__import__"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
 ROOMS = sorted(ROOT.glob("*.py"))
-SOURCES = ROOMS + sorted(path for folder in ("train", "bench") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = ROOMS + sorted(path for folder in ("train", "bench", "examples") for path in (ROOT / folder).rglob("*.py"))
 each_room = pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 

@@ -22,7 +22,7 @@ def same(x: Tensor) -> Tensor:
 
 
 def upscaled(frame: Tensor, model: int, change: Callable[[Tensor], Tensor] = same) -> Tensor:
-    """`frame` [H, W, C] through a model of `model` channels that doubles pixels and then applies `change` [N, C, h, w]."""
+    """`frame` [H, W, C] through a model of `model` channels that doubles pixels, then does `change` to [N, C, h, w]."""
     plan = plan_channels(frame.shape[-1], ModelTraits("toy", 2, model, model))
     seen = plan.to_model(frame)
     assert seen.shape == (plan.pictures_per_frame, model, *frame.shape[:2])

@@ -80,7 +80,7 @@ def test_nothing_is_compiled_while_it_does_not_pay() -> None:
     assert not cache.is_compiled(KEY)
 
 
-@pytest.mark.parametrize(("device", "least", "most"), [("cpu", 60, 1200), ("cuda:0", 15, 400), ("xpu", 15, 400)])
+@pytest.mark.parametrize(("device", "least", "most"), [("cpu", 60, 7200), ("cuda:0", 15, 1800), ("xpu", 15, 1800)])
 def test_a_compile_is_repaid_by_minutes_of_work_not_by_a_picture(device: str, least: float, most: float) -> None:
     assert least < break_even(replace(KEY, device=device)) < most
 
@@ -132,7 +132,6 @@ def test_the_mode_asked_for_is_compiled() -> None:
     assert modes == ["max-autotune"]
 
 
-# BUG (for "wrapping"): `get` lets an exception of `compiler(...)` itself through, and the picture is lost.
 @pytest.mark.parametrize("fails_at", ["wrapping", 1, 3])
 @pytest.mark.parametrize(
     "error", [RuntimeError("no C++ compiler found\nand a long story"), KeyError(), OSError(28, "full")]

@@ -52,7 +52,7 @@ def test_strays_of_a_healthy_network_are_clamped_and_nothing_else_is_touched(dty
     output = (output + 0.12 * torch.randn(output.shape, generator=torch.Generator().manual_seed(0))).to(dtype)
     output[0, 0], output[0, 1] = -0.10, 1.11
     before = output.clone()
-    assert heal(output, source) == FrameVerdict(strayed=True)
+    assert heal(output, source) == FrameVerdict()
     inside = (before >= 0) & (before <= 1)
     assert 0.5 < float(inside.float().mean()) < 1.0
     assert torch.equal(output[inside], before[inside])
@@ -65,7 +65,7 @@ def test_one_wild_pixel_changes_nothing_but_itself(value: float) -> None:
     source, output = photograph()
     before = output.clone()
     output[50, 40] = value
-    assert heal(output, source) == FrameVerdict(strayed=True)
+    assert heal(output, source) == FrameVerdict()
     assert (output[50, 40] == (value > 0)).all()
     output[50, 40] = before[50, 40]
     assert torch.equal(output, before)
@@ -110,7 +110,7 @@ def test_a_frame_of_nothing_but_holes_becomes_the_source() -> None:
 def test_a_scaled_or_shifted_picture_is_brought_back(breakage: Callable[[Tensor], Tensor], channels: int) -> None:
     source, truth = photograph(channels)
     output = breakage(truth)
-    assert heal(output, source) == FrameVerdict(strayed=True, broken=True, corrected=True)
+    assert heal(output, source) == FrameVerdict(broken=True, corrected=True)
     assert psnr(output, truth) > 40
 
 
@@ -128,7 +128,7 @@ def test_what_is_not_the_picture_any_more_is_clamped_not_stretched(breakage: Cal
     source[:, :20] = truth[:, :40] = 0.1  # a picture that its mirror image is unlike
     output = breakage(truth)
     expected = output.clamp(0, 1)
-    assert heal(output, source) == FrameVerdict(strayed=True, broken=True, corrected=False)
+    assert heal(output, source) == FrameVerdict(broken=True, corrected=False)
     assert torch.equal(output, expected)
 
 
@@ -144,11 +144,10 @@ def test_a_constant_frame_in_range_is_left_alone(value: float) -> None:
 )
 def test_a_constant_frame_out_of_range_is_clamped(value: float, becomes: int, broken: bool) -> None:
     output = torch.full((16, 16, 3), float(value))
-    assert heal(output, torch.full((8, 8, 3), 0.5)) == FrameVerdict(strayed=True, broken=broken)
+    assert heal(output, torch.full((8, 8, 3), 0.5)) == FrameVerdict(broken=broken)
     assert (output == becomes).all()
 
 
-# BUG: ZeroDivisionError in heal. Where 99 % of a frame have one value both quantiles are equal, and the picture is lost.
 @pytest.mark.parametrize(
     "breakage", [lambda x: 3 * x, lambda x: 255 * x, lambda x: x + 1.5], ids=["x3", "x255", "+1.5"]
 )
@@ -160,7 +159,6 @@ def test_a_broken_page_of_nearly_one_colour_is_not_an_error(breakage: Callable[[
     assert psnr(output, truth) > 20
 
 
-# BUG: quantiles reads every other value of a one-channel frame, however small: of a fine hatch only one of its shades.
 def test_a_fine_grey_hatch_keeps_both_its_shades() -> None:
     source = torch.zeros(16, 16, 1)
     source[:, ::2] = 1.0
@@ -171,17 +169,15 @@ def test_a_fine_grey_hatch_keeps_both_its_shades() -> None:
     assert psnr(output, truth) > 30
 
 
-# BUG: holes are filled with the source's values before the frame's range is corrected, which then darkens the filling.
 def test_holes_in_a_picture_that_is_also_scaled_are_filled_as_bright_as_the_rest() -> None:
     source, truth = photograph()
     output = 3 * truth
     output[20:30, 20:40] = NAN
-    assert heal(output, source) == FrameVerdict(600, strayed=True, broken=True, corrected=True)
+    assert heal(output, source) == FrameVerdict(600, broken=True, corrected=True)
     assert float((output - truth)[20:30, 20:40].abs().mean()) < 0.05
     assert psnr(output, truth) > 30
 
 
-# BUG: the likeness is an ordinary correlation, which one wild pixel destroys: the whole picture then goes uncorrected.
 def test_one_wild_pixel_does_not_keep_a_scaled_picture_from_being_brought_back() -> None:
     source, truth = photograph()
     output = 3 * truth
@@ -190,7 +186,6 @@ def test_one_wild_pixel_does_not_keep_a_scaled_picture_from_being_brought_back()
     assert psnr(output[1:], truth[1:]) > 30
 
 
-# BUG: torch warns of "degrees of freedom" when a frame of a single value is judged (a correlation of one observation).
 @pytest.mark.filterwarnings("error")
 def test_a_broken_picture_of_one_grey_pixel_is_clamped_without_a_word() -> None:
     output = torch.full((2, 2, 1), 4.0)
@@ -203,7 +198,7 @@ def test_more_values_than_torch_quantile_takes() -> None:
     truth = source.repeat_interleave(100, 0).repeat_interleave(100, 1)
     assert truth.numel() > 1 << 24
     output = 3 * truth
-    assert heal(output, source) == FrameVerdict(strayed=True, broken=True, corrected=True)
+    assert heal(output, source) == FrameVerdict(broken=True, corrected=True)
     assert float((output[::50, ::50] - truth[::50, ::50]).abs().max()) < 0.02
 
 

@@ -24,6 +24,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
+BUNDLED = Path(__file__).absolute().parent.parent / "models" / "cudaspeed-compact-x2.safetensors"
+
 Pair = tuple[np.ndarray, np.ndarray]  # (small [h, w, 3] uint8, large [h*scale, w*scale, 3] uint8)
 
 
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models" / "cudaspeed-compact-x2.safetensors")
+    parser.add_argument("--out", type=Path, default=BUNDLED)
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

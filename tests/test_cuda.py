@@ -1,0 +1,82 @@
+"""What only a CUDA device can show. Skipped without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import zoo
+from torch import Tensor
+
+from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.memory import measure_cost, working_bytes
+from cudaspeed.standalone import StandaloneContext
+from cudaspeed.traits import traits_of
+from cudaspeed.upscale_engine import Caches, upscale
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def run(image: Tensor, model, **options):
+    return upscale(image, model, UpscaleOptions(**options), StandaloneContext("cuda"), Caches())
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return float(-10 * torch.log10((a - b).square().mean()))
+
+
+@pytest.fixture
+def truth():
+    def on_cpu(image: Tensor, model) -> Tensor:
+        return upscale(image, model, UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), Caches()).image
+
+    return on_cpu
+
+
+@pytest.mark.parametrize("model", [zoo.compact(4), zoo.esrgan(), zoo.swinir()], ids=["Compact", "ESRGAN", "SwinIR"])
+@pytest.mark.parametrize("tile", [0, 64])
+def test_fp32_equals_the_cpus(model, tile: int, truth) -> None:
+    video = zoo.photograph(150, 131, frames=3)
+    result = run(video, model, precision="fp32", tile=tile, batch_size=2).image
+    assert result.device.type == "cpu"
+    assert float((result - truth(video, model)).abs().max()) <= 2 / 255  # TF32 convolutions, where torch allows them
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp16", "bf16"])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_stays_close(precision: str, autocast: bool, truth) -> None:
+    image, model = zoo.photograph(120, 140), zoo.compact(4)
+    result = run(image, model, precision=precision, autocast=autocast, tile=64)
+    assert result.report.precision != "fp32"
+    assert psnr(result.image, truth(image, model)) >= 45
+
+
+def test_rows_that_stream_out_land_in_their_places(truth) -> None:
+    video, model = zoo.photograph(300, 200, frames=4), zoo.toy(2)
+    result = run(video, model, precision="fp32", tile=48, batch_size=4)
+    assert torch.equal(result.image, truth(video, model))
+
+
+def test_the_estimate_holds_the_real_peak() -> None:
+    for model in (zoo.compact(4, features=64, convs=8), zoo.esrgan()):
+        image = zoo.photograph(512, 512)
+        report = run(image, model, precision="fp16", autocast=False).report
+        cost = measure_cost(model.model, model._call_fn, traits_of(model), torch.float16)
+        assert report.peak_bytes - image.nbytes <= cost.weights + working_bytes(cost, 512 * 512, torch.device("cuda"))
+
+
+def test_a_device_that_runs_out_gets_smaller_tiles(truth) -> None:
+    """A second process' worth of memory is taken away, so that the plan made from the estimate does not fit."""
+    context, model, caches = StandaloneContext("cuda"), zoo.esrgan(), Caches()
+    image = zoo.photograph(600, 600)
+    upscale(zoo.photograph(32, 32), model, UpscaleOptions(precision="fp32"), context, caches)
+    cost = caches.costs[model.model][torch.float32]
+    free, total = torch.cuda.mem_get_info()
+    leave = working_bytes(cost, 600 * 600, torch.device("cuda")) // 4 + torch.cuda.memory_reserved()
+    context.free_bytes = lambda: free  # type: ignore[method-assign]  # a host that does not know of it
+    torch.cuda.set_per_process_memory_fraction(leave / total)
+    try:
+        result = upscale(image, model, UpscaleOptions(precision="fp32"), context, caches)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert result.report.tiles > 1
+    assert psnr(result.image, truth(image, model)) >= 50
