@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from .contracts import Precision, PrecisionChoice, RunContext
 from .traits import is_convolutional, traits_of
-from .working import Variant, WorkingModel
+from .working import Variant, WorkingModels
 
 logger = logging.getLogger("cudaspeed")
 
@@ -32,19 +31,23 @@ class Choice:
 
 
 class PrecisionChooser:
-    """Remembers per model what worked, so that the try is made once."""
+    """Chooses a precision per model, and remembers what worked, so that the tries are made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: WorkingModels) -> None:
+        self._copies = copies
         self._known: weakref.WeakKeyDictionary[nn.Module, dict[tuple, Choice]] = weakref.WeakKeyDictionary()
 
     def choose(
         self, descriptor: ImageModelDescriptor, asked: PrecisionChoice, autocast: bool, context: RunContext
     ) -> Choice:
-        """The first precision that runs, from what was asked for (or is fast here) up to fp32."""
+        """The first precision that runs, from what was asked for (or is fast here) up to fp32.
+
+        Raises what the model raises in plain fp32, and the context's out-of-memory error, which says nothing of types.
+        """
         known = self._known.setdefault(descriptor.model, {})
         key = (asked, autocast, str(context.device))
         if key not in known:
-            known[key] = _choose(descriptor, asked, autocast, context)
+            known[key] = _choose(_Trial(descriptor, context, self._copies), asked, autocast)
         return known[key]
 
 
@@ -68,70 +71,74 @@ def supported_precisions(descriptor: ImageModelDescriptor) -> tuple[Precision, .
     return (*half, "bf16", "fp32") if descriptor.supports_bfloat16 else (*half, "fp32")
 
 
-def _choose(descriptor: ImageModelDescriptor, asked: PrecisionChoice, autocast: bool, context: RunContext) -> Choice:
+def _choose(trial: _Trial, asked: PrecisionChoice, autocast: bool) -> Choice:
     automatic = asked == "auto"
-    if automatic:
-        steps: tuple[Precision, ...] = (*fast_precisions(context.device), "fp32")
-    else:
-        steps = _STEPS[_STEPS.index(asked) :]
-    supported = supported_precisions(descriptor)
+    steps = (*fast_precisions(trial.device), "fp32") if automatic else _STEPS[_STEPS.index(asked) :]
     reasons: list[str] = []
     for precision in steps:
-        reason = None
-        if precision not in supported:
-            reason = f"{descriptor.architecture.name} does not support it"
-        elif precision == "fp16" and context.device.type == "cpu":
-            reason = "CPUs emulate it, slowly"
-        for variant in _layouts(descriptor, precision, autocast) if reason is None else ():
-            if precision == "fp32" and not variant.channels_last:
-                reason = None  # the last resort: nothing to compare with, nowhere to fall to
-            else:
-                reason = _fault(descriptor, variant, context, _AUTOMATIC_DB if automatic else None)
-            if reason is None:
-                warning = (
-                    f"{asked} was asked for, {precision} is used: {reasons[0]}" if reasons and not automatic else None
-                )
-                return Choice(variant, warning)
-        logger.debug("%s not used for %s: %s", precision, descriptor.architecture.name, reason)
-        reasons.append(reason or "")
-    raise AssertionError("fp32 in the plain layout is never refused")
+        variant, reason = trial.judge(precision, autocast and precision != "fp32", compare=automatic)
+        if variant is not None:
+            told = f"{asked} was asked for, {precision} is used: {reasons[0]}" if reasons and not automatic else None
+            return Choice(variant, told)
+        logger.debug("%s not used for %s: %s", precision, trial.architecture, reason)
+        reasons.append(reason)
+    raise AssertionError("fp32 is never refused")
 
 
-def _layouts(descriptor: ImageModelDescriptor, precision: Precision, autocast: bool) -> Iterator[Variant]:
-    """The variants of a precision to try: channels last first where it pays (1.5 to 2 times on convolutions)."""
-    autocast = autocast and precision != "fp32"
-    if is_convolutional(descriptor.model):
-        yield Variant(precision, autocast, channels_last=True)
-    yield Variant(precision, autocast, channels_last=False)
+class _Trial:
+    """Small forwards of one model in the variants in question, each run once."""
 
+    def __init__(self, descriptor: ImageModelDescriptor, context: RunContext, copies: WorkingModels) -> None:
+        self._descriptor, self._context, self._copies = descriptor, context, copies
+        self._picture = _probe_picture(descriptor)
+        self._convolutional = is_convolutional(descriptor.model)
+        self._truth: Tensor | None = None
+        self.device, self.architecture = context.device, descriptor.architecture.name
 
-def _fault(
-    descriptor: ImageModelDescriptor, variant: Variant, context: RunContext, least_db: float | None
-) -> str | None:
-    """Why `variant` must not be used, or None: a small forward has to run, be finite and, if asked, near fp32's."""
-    probe = _probe_picture(descriptor)
-    try:
-        guess = _run(descriptor, variant, probe, context)
-    except Exception as error:  # an architecture may fail in any way in a type it does not know; fp32 is next
-        if context.is_out_of_memory(error):
-            raise  # says nothing of the precision
-        return f"it fails in it ({(str(error).splitlines() or [type(error).__name__])[0]})"
-    if not bool(torch.isfinite(guess).all()):
-        return "it gives non-finite values in it"
-    if least_db is None:
-        return None
-    truth = _run(descriptor, Variant("fp32", False, False), probe, context)
-    error = float((guess.clamp(0, 1) - truth.clamp(0, 1)).square().mean())
-    if error > 10 ** (-least_db / 10):
-        return f"it strays from fp32 (mean square error {error:.1e})"
-    return None
+    def judge(self, precision: Precision, autocast: bool, compare: bool) -> tuple[Variant, str] | tuple[None, str]:
+        """The variant to use for `precision`, or None and the reason against it. fp32 is accepted as it is.
 
+        It has to be supported, to run, to give finite values and, with `compare`, to be close to fp32.
+        """
+        if precision not in supported_precisions(self._descriptor):
+            return None, f"{self.architecture} does not support it"
+        if precision == "fp16" and self.device.type == "cpu":
+            return None, "CPUs emulate it, slowly"
+        if compare and precision != "fp32" and self._truth is None:
+            self._truth = self._run_in("fp32", False)[1]
+        try:
+            variant, output = self._run_in(precision, autocast)
+        except Exception as error:  # an architecture may fail in any way in a type it does not know
+            if precision == "fp32" or self._context.is_out_of_memory(error):
+                raise
+            return None, f"it fails in it ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        if precision == "fp32":
+            return variant, ""
+        if not bool(torch.isfinite(output).all()):
+            return None, "it gives non-finite values in it"
+        if compare and self._truth is not None:
+            error = float((output.clamp(0, 1) - self._truth.clamp(0, 1)).square().mean())
+            if error > 10 ** (-_AUTOMATIC_DB / 10):
+                return None, f"it strays from fp32 (mean square error {error:.1e})"
+        return variant, ""
 
-def _run(descriptor: ImageModelDescriptor, variant: Variant, x: Tensor, context: RunContext) -> Tensor:
-    working = WorkingModel(descriptor, variant)
-    context.make_resident(working, 0)
-    with torch.inference_mode():
-        return working.forward(x.to(context.device)).float().cpu()
+    def _run_in(self, precision: Precision, autocast: bool) -> tuple[Variant, Tensor]:
+        """The first layout that runs, and its output: channels last where that pays (1.5 to 2 times, convolutions)."""
+        plain = Variant(precision, autocast, channels_last=False)
+        if self._convolutional:
+            variant = Variant(precision, autocast, channels_last=True)
+            try:
+                return variant, self._run(variant)
+            except Exception as error:  # views that want contiguous memory, mostly; the plain layout has them
+                if self._context.is_out_of_memory(error):
+                    raise
+        return plain, self._run(plain)
+
+    def _run(self, variant: Variant) -> Tensor:
+        working = self._copies.get(self._descriptor, variant)
+        self._context.make_resident(working, 0)
+        with torch.inference_mode():
+            return working.forward(self._picture.to(self.device)).float().cpu()
 
 
 def _probe_picture(descriptor: ImageModelDescriptor) -> Tensor:

@@ -12,7 +12,6 @@ import logging
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -49,15 +48,13 @@ logger = logging.getLogger("cudaspeed")
 _BATCH_PIXELS = {"cuda": 1 << 20, "cpu": 1 << 14}
 
 
-@dataclass
 class Caches:
     """What is worth keeping between runs, all of it keyed by the caller's module and gone with it."""
 
-    working: WorkingModels = field(default_factory=WorkingModels)
-    chooser: PrecisionChooser = field(default_factory=PrecisionChooser)
-    costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = field(
-        default_factory=weakref.WeakKeyDictionary
-    )
+    def __init__(self) -> None:
+        self.working = WorkingModels()
+        self.chooser = PrecisionChooser(self.working)
+        self.costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
 
 
 _SHARED = Caches()

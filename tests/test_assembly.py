@@ -96,8 +96,9 @@ def test_one_assembler_serves_frame_after_frame() -> None:
         assert torch.equal(assemble(assembler, plan, tiles_of(picture, plan, 2)), enlarged(picture, 2))
 
 
-def test_tiles_in_half_precision_are_blended_in_single() -> None:
-    plan = plan_tiles(50, 50, PLAIN, max_side=32, overlap=12)
+@pytest.mark.parametrize("size", [(50, 50), (50, 20), (20, 50)])
+def test_tiles_in_half_precision_are_blended_in_single(size: tuple[int, int]) -> None:
+    plan = plan_tiles(*size, PLAIN, max_side=32, overlap=12)
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).half()
     result = assemble(FrameAssembler(plan, 4), plan, constant_tiles(values, plan, 4))
     assert result.dtype == torch.float32

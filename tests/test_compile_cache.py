@@ -155,11 +155,12 @@ def test_a_failing_compiler_costs_a_warning_never_a_picture(
     assert "\n" not in record.getMessage()
 
 
-def test_a_forward_taken_before_the_failure_gives_the_eager_result_after_it() -> None:
+def test_a_forward_taken_before_the_failure_gives_the_eager_result_after_it(caplog: pytest.LogCaptureFixture) -> None:
     cache = CompileCache(eager, Compiler(fails_at=1))
     first, second = cache.get(KEY, LONG), cache.get(KEY, LONG)
     assert float(first(X).mean()) == 1.0
     assert float(second(X).mean()) == 1.0
+    assert len(caplog.records) == 1, "one failure, one warning"
 
 
 def test_a_failure_of_one_key_leaves_the_others_their_chance() -> None:

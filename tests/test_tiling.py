@@ -212,8 +212,12 @@ def test_a_model_for_squares_gets_squares() -> None:
     plan = plan_tiles(600, 200, traits(multiple_of=128, grid=128, square=True), max_side=512)
     assert plan.rows.tile == plan.columns.tile
     assert plan.rows.tile % 128 == 0
-    tiny = plan_tiles(3, 7, traits(multiple_of=128, grid=128, square=True))
-    assert (tiny.rows.tile, tiny.columns.tile, tiny.count) == (128, 128, 1)
+
+
+@pytest.mark.parametrize(("size", "tile"), [((3, 7), 128), ((300, 260), 384)])
+def test_a_model_for_squares_gets_a_nearly_square_picture_whole(size: tuple[int, int], tile: int) -> None:
+    plan = plan_tiles(*size, traits(multiple_of=128, grid=128, square=True))
+    assert (plan.rows.tile, plan.columns.tile, plan.count) == (tile, tile, 1)
 
 
 def test_an_overlap_off_the_grid_is_enlarged() -> None:
