@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from .assembly import FrameAssembler
 from .channels import ChannelPlan, plan_channels
+from .compile_cache import CompileKey
 from .contracts import (
     BadImageError,
+    Forward,
     ImageHealth,
     MemoryCost,
     ModelTraits,
@@ -33,19 +35,16 @@ from .contracts import (
     UpscaleReport,
     UpscaleResult,
 )
-from .memory import affordable_pixels, free_host_bytes, measure_cost, working_bytes
+from .memory import free_host_bytes, measure_cost, working_bytes
+from .planning import Planner
 from .postprocess import FrameVerdict, heal
 from .precision import PrecisionChooser
-from .tiling import automatic_overlap, memory_saving_side, plan_tiles
 from .traits import traits_of
 from .transfer import RowWriter
 from .weights import check_model
 from .working import WorkingModel, WorkingModels
 
 logger = logging.getLogger("cudaspeed")
-
-# Beyond this many pixels a batch no longer fills the device better. A CPU is full with one small tile.
-_BATCH_PIXELS = {"cuda": 1 << 20, "cpu": 1 << 14}
 
 
 class Caches:
@@ -104,7 +103,7 @@ def upscale(
     for warning in warnings:
         logger.warning(warning)
 
-    plan, key = run.plan, run.last_key
+    plan = run.plan
     height, width = image.shape[1:3]
     peak = context.peak_bytes()
     report = UpscaleReport(
@@ -119,7 +118,7 @@ def upscale(
         overlap=(plan.rows.overlap, plan.columns.overlap),
         tiles=run.total_tiles,
         batch=run.batch,
-        compiled=working.compiled.is_compiled(key) if key else False,
+        compiled=options.compile and run.last_key is not None and working.compiled.is_compiled(run.last_key),
         seconds=time.perf_counter() - started,
         peak_bytes=peak
         if peak is not None
@@ -210,7 +209,7 @@ class _Job(NamedTuple):
 
 
 class _Run:
-    """One call's state: the plan, which memory errors may shrink, and how far the work is."""
+    """One call's state: the plan, and how far the work is."""
 
     def __init__(
         self,
@@ -225,18 +224,31 @@ class _Run:
     ) -> None:
         self._image, self._output, self._working = image, output, working
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
-        _, height, width, _ = image.shape
+        frames, height, width, _ = image.shape
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
         if context.output_device.type == context.device.type:
             held += output.nbytes  # allocated, but perhaps not yet touched and so not yet missing from what is free
-        level = "speed" if traits.sees_whole and options.level == "balanced" else options.level
-        self._affordable = affordable_pixels(cost, max(0, context.free_bytes() - held), level, context.device)
-        self.plan = self._make_plan(self._affordable)
-        self.batch = self._batch_size()
-        self.last_key = None
-        self._seconds_per_tile = 0.0
+        self._planner = Planner(
+            (height, width),
+            min(options.batch_size, frames) * channels.pictures_per_frame,
+            traits,
+            options,
+            cost,
+            max(0, context.free_bytes() - held),
+            context.device,
+        )
         self._tiles_done = 0
+        self._seconds_per_tile = 0.0
+        self.last_key: CompileKey | None = None
+
+    @property
+    def plan(self) -> TilePlan:
+        return self._planner.plan
+
+    @property
+    def batch(self) -> int:
+        return self._planner.batch
 
     @property
     def total_tiles(self) -> int:
@@ -255,7 +267,10 @@ class _Run:
             except Exception as error:
                 if not self._context.is_out_of_memory(error):
                     raise
-                self._shrink(error)
+                tile = f"one tile of {self.plan.columns.tile}x{self.plan.rows.tile}"
+                if not self._planner.shrink():
+                    raise _no_room(tile, self._traits, self._context) from error
+                logger.info("out of memory with %s, %d at a time: going on with less", tile, self.batch)
             if len(verdicts) < first + len(group):
                 self._context.release_cached()  # here, where the failed forward's tensors are no longer referenced
             self._tiles_done = len(verdicts) * self._channels.pictures_per_frame * self.plan.count
@@ -265,11 +280,11 @@ class _Run:
         """Upscale some frames through common batches, yielding each frame's verdict when it is complete."""
         context, channels, plan = self._context, self._channels, self.plan
         per_frame = channels.pictures_per_frame
-        direct = channels.picture == channels.model_in == channels.model_out
-        canvases: dict[int, Tensor] = {}
+        last_row = len(plan.rows.origins) - 1
+        canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
+        targets: dict[int, Tensor] = {}  # frame's place in the group -> where its pictures' rows go
         assembler = FrameAssembler(plan, self._traits.scale)
         writer = RowWriter(context.device, context.output_device)
-        targets: dict[int, Tensor] = {}
         jobs = [
             _Job(picture, row, column)
             for picture in range(len(frames) * per_frame)
@@ -278,99 +293,67 @@ class _Run:
         ]
         for start in range(0, len(jobs), self.batch):
             context.raise_if_interrupted()
+            began = time.perf_counter()
             now = jobs[start : start + self.batch]
-            for index in sorted({job.picture // per_frame for job in now}):
-                if index not in targets:
-                    frame = self._image[frames[index]]
-                    for k, picture in enumerate(channels.to_model(frame)):
-                        canvases[index * per_frame + k] = to_canvas(picture, plan, context.device)
-                    targets[index] = (
-                        self._output[frames[index]][None] if direct else self._scratch(per_frame, channels.model_out)
-                    )
-            batch = torch.stack([self._cut(canvases[job.picture], job) for job in now])
-            tiles = self._forward(batch, len(now))
-            for job, tile in zip(now, tiles, strict=True):
+            for index in sorted({job.picture // per_frame for job in now} - targets.keys()):
+                for k, picture in enumerate(channels.to_model(self._image[frames[index]])):
+                    canvases[index * per_frame + k] = to_canvas(picture, plan, context.device)
+                targets[index] = self._target(frames[index])
+            batch = torch.stack([_cut(canvases[job.picture], plan, job) for job in now])
+            forward, key = self._pick_forward(batch)
+            for job, tile in zip(now, forward(batch), strict=True):
                 rows = assembler.add(job.row, job.column, tile)
                 if rows is None:
                     continue
                 top, finished = rows
                 index, k = divmod(job.picture, per_frame)
                 writer.write(targets[index][k, top : top + finished.shape[0]], finished)
-                if job.row + 1 == len(plan.rows.origins):
+                if job.row == last_row:
                     del canvases[job.picture]
                     if k + 1 == per_frame:
                         writer.finish()
-                        yield self._complete(frames[index], targets.pop(index), direct)
+                        yield self._complete(frames[index], targets.pop(index))
+            self._note_time(time.perf_counter() - began, len(now), key if forward is self._working.forward else None)
             self._tiles_done += len(now)
             context.progress(self._tiles_done, self.total_tiles)
 
-    def _complete(self, frame: int, target: Tensor, direct: bool) -> FrameVerdict:
+    @property
+    def _direct(self) -> bool:
+        """The model's pictures are the output's frames: no detour over a scratch."""
+        return self._channels.picture == self._channels.model_in == self._channels.model_out
+
+    def _target(self, frame: int) -> Tensor:
+        """Where a frame's pictures go, [pictures, H*s, W*s, model's channels]: the output itself where that is it."""
+        if self._direct:
+            return self._output[frame][None]
+        _, height, width, _ = self._output.shape
+        pictures, channels = self._channels.pictures_per_frame, self._channels.model_out
+        return torch.empty(pictures, height, width, channels, device=self._output.device)
+
+    def _complete(self, frame: int, target: Tensor) -> FrameVerdict:
         output, source = self._output[frame], self._image[frame]
-        if not direct:
+        if not self._direct:
             output.copy_(self._channels.from_model(target, source))
         return heal(output, source)
 
-    def _scratch(self, pictures: int, channels: int) -> Tensor:
-        _, height, width, _ = self._output.shape
-        return torch.empty(pictures, height, width, channels, device=self._output.device)
-
-    def _cut(self, canvas: Tensor, job: _Job) -> Tensor:
-        y, x = self.plan.rows.origins[job.row], self.plan.columns.origins[job.column]
-        return canvas[:, y : y + self.plan.rows.tile, x : x + self.plan.columns.tile]
-
-    def _forward(self, batch: Tensor, tiles: int) -> Tensor:
-        """The model over a tile batch, compiled where that pays."""
-        working, start = self._working, time.perf_counter()
-        if not self._options.compile:
-            return working.forward(batch)
-        key = working.compile_key(batch)
-        seconds_ahead = self._seconds_per_tile * (self.total_tiles - self._tiles_done)
-        forward = working.compiled.get(key, seconds_ahead)
-        result = forward(batch)
-        if forward is working.compiled.eager:
-            seconds = time.perf_counter() - start
-            working.compiled.note_eager(key, seconds)
-            self._seconds_per_tile = seconds / tiles
+    def _pick_forward(self, batch: Tensor) -> tuple[Forward, CompileKey]:
+        """The compiled forward where there is one or a compile pays, else the eager one."""
+        key = self._working.compile_key(batch)
         self.last_key = key
-        return result
+        if not self._options.compile:
+            return self._working.forward, key
+        seconds_ahead = self._seconds_per_tile * (self.total_tiles - self._tiles_done)
+        return self._working.compiled.get(key, seconds_ahead), key
 
-    def _make_plan(self, max_pixels: int) -> TilePlan:
-        """Tiles within `max_pixels`, the user's tile and the level's; the whole picture in one where that fits."""
-        options, traits = self._options, self._traits
-        _, height, width, _ = self._image.shape
-        max_side = options.tile or None
-        if max_side is None and options.level == "memory":
-            max_side = memory_saving_side(traits, options.overlap or automatic_overlap(traits))
-        return plan_tiles(
-            height, width, traits, max_pixels=max_pixels, max_side=max_side, overlap=options.overlap or None
-        )
+    def _note_time(self, seconds: float, tiles: int, eager_key: CompileKey | None) -> None:
+        if eager_key is not None:
+            self._working.compiled.note_eager(eager_key, seconds)
+            self._seconds_per_tile = seconds / tiles
 
-    def _batch_size(self) -> int:
-        """Tiles per forward: what memory and the device's appetite allow, evened out over the group's tiles."""
-        tile = self.plan.tile_pixels
-        in_flight = min(self._options.batch_size, self._image.shape[0])
-        total = in_flight * self._channels.pictures_per_frame * self.plan.count
-        appetite = _BATCH_PIXELS.get(self._context.device.type, _BATCH_PIXELS["cuda"])
-        if self._options.level == "memory":
-            appetite = tile
-        most = max(1, min(total, self._affordable // tile, appetite // tile))
-        return -(-total // -(-total // most))
 
-    def _shrink(self, error: BaseException) -> None:
-        """Half the pixels per forward: fewer tiles a batch first, then smaller tiles. Raises when there is no less."""
-        before, tile = self.batch, self.plan.tile_pixels
-        self._affordable = max(1, tile * before // 2)
-        if before == 1:
-            plan = self._make_plan(self._affordable)
-            if plan.tile_pixels >= tile:
-                size = f"one tile of {self.plan.columns.tile}x{self.plan.rows.tile}"
-                raise _no_room(size, self._traits, self._context) from error
-            self.plan = plan
-        self.batch = min(self._batch_size(), max(1, before // 2)) if before > 1 else 1
-        logger.info(
-            "out of memory: going on with %d tile(s) of %dx%d at a time",
-            *(self.batch, self.plan.columns.tile, self.plan.rows.tile),
-        )
+def _cut(canvas: Tensor, plan: TilePlan, job: _Job) -> Tensor:
+    y, x = plan.rows.origins[job.row], plan.columns.origins[job.column]
+    return canvas[:, y : y + plan.rows.tile, x : x + plan.columns.tile]
 
 
 def to_canvas(picture: Tensor, plan: TilePlan, device: torch.device) -> Tensor:
