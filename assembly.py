@@ -45,7 +45,8 @@ class FrameAssembler:
         piece = tile[:, top - y0 : bottom - y0, left - x0 : right - x0].permute(1, 2, 0)
 
         if len(columns.origins) == 1:
-            return self._finish(row, top, piece.float())
+            # copied only where the seam with the strip above will be blended into it
+            return self._finish(row, top, piece.to(torch.float32, copy=self._carry is not None))
         if self._strip is None:
             self._strip = torch.empty(bottom - top, columns.size * s, piece.shape[2], device=tile.device)
         blend_to = min(columns.seams[column - 1][1], columns.size) * s if column else left

@@ -39,7 +39,7 @@ class ChannelPlan:
     @property
     def one_by_one(self) -> bool:
         """Colour channels go through a grey model as separate pictures."""
-        return self.model_in == 1 and self.colours == 3
+        return self.model_in == self.model_out == 1 and self.colours == 3
 
     @property
     def pictures_per_frame(self) -> int:
@@ -52,6 +52,8 @@ class ChannelPlan:
             return colour[:, None]
         if self.model_in >= 3 and self.colours == 1:
             colour = colour.expand(3, -1, -1)
+        elif self.model_in == 1:  # a model that makes colour of grey
+            colour = colour.mean(dim=0, keepdim=True)
         if self.model_in == 4:
             alpha = frame[None, ..., -1] if self.has_alpha else torch.ones_like(colour[:1])
             colour = torch.cat([colour, alpha])

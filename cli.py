@@ -28,7 +28,7 @@ from .upscale_engine import upscale
 from .weights import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
 
 DONE, PICTURE_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
-_log = logging.getLogger("cudaspeed")
+logger = logging.getLogger("cudaspeed")
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,15 @@ def _logging_to_stderr(verbose: bool) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("cudaspeed: %(levelname)s: %(message)s"))
     silent = logging.NullHandler()
     decoder_log = logging.getLogger("tifffile")
-    level = _log.level
-    _log.addHandler(handler)
-    _log.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
     decoder_log.addHandler(silent)  # of a damaged file it tells much that our one error says better
     try:
         yield
     finally:
-        _log.removeHandler(handler)
-        _log.setLevel(level)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
         decoder_log.removeHandler(silent)
 
 
@@ -219,7 +219,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
         record = _run(job, model, options, arguments)
         if "error" in record:
             code = PICTURE_FAILED
-            _log.error(record["error"])
+            logger.error(record["error"])
         if arguments.json:
             print(json.dumps(record), flush=True)
         elif "error" not in record:
@@ -240,7 +240,7 @@ def _run(
     except Exception as error:  # what breaks inside torch on one picture must not cost the others
         first_line = str(error).partition("\n")[0]
         reason = f"unexpected {type(error).__name__}: {first_line}"
-        _log.debug("%s", job.source, exc_info=True)
+        logger.debug("%s", job.source, exc_info=True)
     named = str(job.source) in reason or str(job.target) in reason
     return {"input": str(job.source), "error": reason if named else f"{job.source}: {reason}"}
 
@@ -250,7 +250,7 @@ def _upscale_one(
 ) -> dict[str, Any]:
     # disable=None: tqdm itself looks whether standard error is a terminal
     bar = tqdm(desc=job.source.name, unit="tile", leave=False, disable=arguments.json or None)
-    with logging_redirect_tqdm([_log]), bar:
+    with logging_redirect_tqdm([logger]), bar:
 
         def show(done: int, total: int) -> None:
             bar.total, bar.n = total, done
@@ -265,7 +265,7 @@ def _upscale_one(
     job.target.parent.mkdir(parents=True, exist_ok=True)
     lost = write_picture(job.target, replace(picture, pixels=pixels))
     for warning in (*picture.warnings, *lost):  # the engine has logged its own
-        _log.warning("%s: %s", job.source, warning)
+        logger.warning("%s: %s", job.source, warning)
     report = result.report
     return {
         "input": str(job.source),
@@ -304,7 +304,7 @@ def _printable(text: str) -> str:
 def _models(arguments: argparse.Namespace) -> int:
     found = find_models()
     if not found:
-        _log.warning("no models in %s", ", ".join(map(str, model_folders())))
+        logger.warning("no models in %s", ", ".join(map(str, model_folders())))
     for name, path in found.items():
         record = _describe(name, path)
         print(json.dumps(record) if arguments.json else _printable(_model_line(record)), flush=True)

@@ -40,7 +40,7 @@ def measure_cost(
     """
     weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     try:
-        shadow = copy.deepcopy(module).to(device="meta", dtype=dtype)
+        shadow = _shadow(module, dtype)
         points = []
         small = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid
         for side in (small, 2 * small):
@@ -56,6 +56,13 @@ def measure_cost(
     cost = _fit(weights, *points)
     # Beside the forward, its result once more in float32: the strip it is pasted into.
     return replace(cost, per_pixel=cost.per_pixel + 4 * traits.out_channels * traits.scale**2)
+
+
+def _shadow(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of `module` on the meta device; its weights are not copied on the way."""
+    memo: dict[int, object] = {id(b): b.to("meta") for b in module.buffers()}
+    memo |= {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in module.parameters()}
+    return copy.deepcopy(module, memo).to(device="meta", dtype=dtype)
 
 
 def _fit(weights: int, small: tuple[int, int], large: tuple[int, int]) -> MemoryCost:
@@ -114,10 +121,13 @@ def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: t
 
 def free_host_bytes() -> int:
     """Bytes of main memory this process can still take: what the system has, or what its container leaves."""
-    free = psutil.virtual_memory().available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no limit
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        with contextlib.suppress(OSError):  # files read lately count as used, but give way
+            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            left += int(counts.get("inactive_file", 0))
+        free = min(free, left)
     return max(0, free)
 
 

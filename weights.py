@@ -25,7 +25,7 @@ from spandrel.__helpers.unpickler import RestrictedUnpickle
 
 from .contracts import BadModelError
 
-_log = logging.getLogger("cudaspeed")
+logger = logging.getLogger("cudaspeed")
 
 DEFAULT_MODEL = "cudaspeed-compact-x2"
 MODEL_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -136,7 +136,7 @@ def _content(folder: Path) -> list[Path]:
     except FileNotFoundError:  # ComfyUI's folder or one of the user's that is not there yet
         return []
     except OSError as error:
-        _log.warning("cannot look for models in %s: %s", folder, error.strerror or error)
+        logger.warning("cannot look for models in %s: %s", folder, error.strerror or error)
         return []
 
 

@@ -1,7 +1,7 @@
 """Our path against the plain model, in one process and in turn: `python bench/speed.py [--model M] [--size 640x480]`.
 
 Rows: spandrel's own call on the whole picture in fp32 (what a script without this pack does), our path in fp32, our
-path in automatic precision, each the best of some runs after one to warm up. Only the ratios of one run mean anything.
+path in automatic precision, each the median of some runs after a first. Only the ratios of one run mean anything.
 """
 
 from __future__ import annotations

@@ -184,9 +184,9 @@ def test_weights_are_already_there_and_do_not_count_as_work() -> None:
     assert 700_000 < working_bytes(LINEAR, 1000, CUDA) < working_bytes(LINEAR, 1000, CPU) < 1_400_000
 
 
-def container(monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str = "0") -> None:
+def container(monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, cached: int) -> None:
     """A machine with 8000 MiB free and a container's memory files with this content, or without them."""
-    files = {"memory.max": limit, "memory.current": used}
+    files = {"memory.max": limit, "memory.current": used, "memory.stat": f"anon 5\ninactive_file {cached}\n"}
 
     def read_text(self: Path) -> str:
         if limit is None:
@@ -199,17 +199,18 @@ def container(monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str = "0
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "free"),
+    ("limit", "used", "cached", "free"),
     [
-        (None, "0", 8000),  # no container
-        ("max\n", f"{500 * MIB}\n", 8000),  # a container without a limit
-        (f"{3000 * MIB}\n", f"{1000 * MIB}\n", 2000),
-        (f"{64000 * MIB}\n", f"{1000 * MIB}\n", 8000),  # the container may take more than there is
-        (f"{3000 * MIB}\n", f"{3100 * MIB}\n", 0),
+        (None, "0", 0, 8000),  # no container
+        ("max\n", f"{500 * MIB}\n", 0, 8000),  # a container without a limit
+        (f"{3000 * MIB}\n", f"{1000 * MIB}\n", 0, 2000),
+        (f"{3000 * MIB}\n", f"{2900 * MIB}\n", 1500 * MIB, 1600),  # files that were read, which give way
+        (f"{64000 * MIB}\n", f"{1000 * MIB}\n", 0, 8000),  # the container may take more than there is
+        (f"{3000 * MIB}\n", f"{3100 * MIB}\n", 0, 0),
     ],
 )
 def test_free_memory_is_what_the_container_leaves(
-    monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, free: int
+    monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, cached: int, free: int
 ) -> None:
-    container(monkeypatch, limit, used)
+    container(monkeypatch, limit, used, cached)
     assert free_host_bytes() == free_device_bytes(CPU) == free * MIB
