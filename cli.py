@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .contracts import LEVELS, PRECISION_CHOICES, BadModelError, BadOptionError, CudaspeedError, UpscaleOptions
-from .pictures import READABLE_ENDINGS, WRITABLE_ENDINGS, check_fits, read_picture, write_picture
+from .pictures import ENDINGS_OF_16_BITS, READABLE_ENDINGS, WRITABLE_ENDINGS, check_fits, read_picture, write_picture
 from .standalone import StandaloneContext
 from .upscale_engine import upscale
 from .weights import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         with _logging_to_stderr(arguments.verbose):
             return _models(arguments) if arguments.command == "models" else _upscale(arguments)
-    except (BadOptionError, BadModelError) as error:
+    except (BadOptionError, BadModelError, OSError) as error:  # OSError: a path that no file system takes
         print(f"cudaspeed: error: {error}", file=sys.stderr)
         return BAD_USAGE
     except KeyboardInterrupt:
@@ -57,18 +57,20 @@ def plan_jobs(inputs: Sequence[str], output: str) -> list[Job]:
     """Which picture goes where; changes nothing on disk.
 
     A folder among `inputs` stands for its pictures, sorted, without those of its subfolders. `output` is a folder if
-    it exists as one, ends with a separator, has no picture's ending, or there are several inputs. In a folder a picture
+    it exists as one, ends with a separator, or has no picture's ending. In a folder a picture
     keeps its name, and its ending where that can be written, .png otherwise. An input that does not exist is kept: it
     fails when its turn comes. Raises `BadOptionError` for an empty folder, an output whose format cannot be written,
-    two inputs with one output, and an output that is an input.
+    several inputs for one file, two inputs with one output, and an output that is an input.
     """
     sources = [source for given in inputs for source in _pictures_in(Path(given))]
-    if _is_folder(output) or len(inputs) > 1 or Path(inputs[0]).is_dir():
+    if _is_folder(output):
         jobs = [Job(source, Path(output) / _name_for(source)) for source in sources]
-    elif Path(output).suffix.lower() in WRITABLE_ENDINGS:
-        jobs = [Job(sources[0], Path(output))]
-    else:
+    elif Path(output).suffix.lower() not in WRITABLE_ENDINGS:
         raise BadOptionError(f"cannot write {output}; its ending must be one of {', '.join(WRITABLE_ENDINGS)}")
+    elif len(inputs) > 1 or Path(inputs[0]).is_dir():
+        raise BadOptionError(f"several pictures cannot all become {output}; name a folder")
+    else:
+        jobs = [Job(sources[0], Path(output))]
     _refuse_clashes(jobs)
     return jobs
 
@@ -260,6 +262,8 @@ def _upscale_one(
         picture = read_picture(job.source)
         height, width = picture.pixels.shape[:2]
         check_fits(job.target, width * model.scale, height * model.scale)
+        if picture.bits == 16 and options.precision == "auto" and job.target.suffix.lower() in ENDINGS_OF_16_BITS:
+            options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
         result = upscale(torch.from_numpy(picture.pixels)[None], model, options, context)
     pixels = result.image[0].float().cpu().numpy()
     job.target.parent.mkdir(parents=True, exist_ok=True)

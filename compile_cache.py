@@ -104,10 +104,9 @@ class CompileCache:
             return self.eager(x)
         try:
             result = entry.compiled(x)
-        except torch.OutOfMemoryError:
-            raise  # the tile is too large, which eager would find too: the engine shrinks it
         except Exception as error:  # compilers fail in every way there is; the eager model still gives the picture
             entry.give_up(error)
-            return self.eager(x)
-        entry.works = True
-        return result
+        else:
+            entry.works = True
+            return result
+        return self.eager(x)  # out here, where the error no longer holds the failed call's tensors

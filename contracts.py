@@ -71,6 +71,11 @@ class UpscaleOptions:
             raise BadOptionError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISION_CHOICES)}")
         if self.level not in LEVELS:
             raise BadOptionError(f"optimization level is {self.level!r}; choose one of {', '.join(LEVELS)}")
+        if not all(isinstance(value, int) for value in (self.tile, self.overlap, self.batch_size)):
+            raise BadOptionError(
+                f"tile size, overlap and batch size are {self.tile!r}, {self.overlap!r} and {self.batch_size!r}; "
+                "they must be whole numbers"
+            )
         for name, value, low, high in (
             ("tile size", self.tile, 0, MAX_TILE),
             ("overlap", self.overlap, 0, MAX_OVERLAP),
@@ -91,14 +96,17 @@ class UpscaleOptions:
         batch_size: int = 1,
     ) -> UpscaleOptions:
         """The node's widgets as options: "enable"/"disable" become booleans, the rest is checked as it is."""
+        for name, value in (("use_autocast", use_autocast), ("enable_compile", enable_compile)):
+            if value not in ("enable", "disable"):
+                raise BadOptionError(f"{name} is {value!r}; choose enable or disable")
         return UpscaleOptions(
             precision=precision,  # type: ignore[arg-type]  # __post_init__ checks it
             autocast=use_autocast == "enable",
-            tile=int(tile_size),
-            overlap=int(overlap),
+            tile=tile_size,
+            overlap=overlap,
             compile=enable_compile == "enable",
             level=optimization_level,  # type: ignore[arg-type]
-            batch_size=int(batch_size),
+            batch_size=batch_size,
         )
 
 
@@ -108,7 +116,8 @@ class ModelTraits:
 
     `multiple_of`, `minimum` and `square` are spandrel's size requirements. `grid` is what every tile's origin must be
     a multiple of: `multiple_of` and the attention window, so that a tile's windows are the whole picture's windows.
-    `small_convolutional` models see little beyond a pixel's neighbourhood; `sees_whole` ones look at everything.
+    `small_convolutional` models see little beyond a pixel's neighbourhood; `sees_whole` ones should not be tiled where
+    that can be helped, spandrel says (SwinIR and SCUNet among them).
     """
 
     name: str
@@ -199,7 +208,8 @@ class ImageHealth:
 @dataclass(frozen=True)
 class UpscaleReport:
     """How a picture was upscaled. Sizes are (height, width) in pixels; `peak_bytes` is the device's measured peak where
-    the context measures it (CUDA, command line), else the estimate that sized the tiles."""
+    the context measures it (CUDA, command line), else the estimate that sized the tiles. `tile`, `overlap`, `tiles` and
+    `batch` are the plan's that the run ended with, smaller than at the start where memory ran out."""
 
     model: str
     scale: int

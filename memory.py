@@ -120,7 +120,7 @@ def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: t
 
 
 def free_host_bytes() -> int:
-    """Bytes of main memory this process can still take: what the system has, or what its container leaves."""
+    """Bytes of main memory this process can still take: what the system has, or its container (cgroup v2) leaves."""
     free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no limit
         left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())

@@ -22,6 +22,7 @@ from .contracts import BadImageError, OutputError
 
 READABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WRITABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+ENDINGS_OF_16_BITS = (".png", ".tif", ".tiff")  # the formats that keep them
 LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # pixels; limits of libjpeg and of the WebP format
 
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # nothing else is tried: fewer decoders meet unknown bytes
@@ -32,6 +33,7 @@ _PLAIN_MODE = {
 _WITH_ALPHA = {"L": "LA", "RGB": "RGBA", "LA": "LA", "RGBA": "RGBA"}
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TAIL = 1 << 16  # bytes; some programs append a little after the end
 _PNG_HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian, then BigTIFF
 _TIFF_UNASSOCIATED_ALPHA, _TIFF_ASSOCIATED_ALPHA = 2, 1
@@ -122,6 +124,8 @@ def write_picture(path: Path, picture: Picture) -> tuple[str, ...]:
 
 def _read_with_pillow(data: bytes) -> Picture:
     notes: list[str] = []
+    if data.startswith(_PNG_SIGNATURE):
+        _check_png_is_whole(data)
     # Scoped: what Pillow warns of belongs to this picture. Large pictures are our trade, so that one is not passed on.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -149,6 +153,14 @@ def _read_with_pillow(data: bytes) -> Picture:
                     notes.append("CMYK became RGB without the use of its colour profile; colours may differ")
     notes += [str(warning.message) for warning in caught]
     return _picture(samples, orientation, icc or None, exif, notes)
+
+
+def _check_png_is_whole(data: bytes) -> None:
+    """Pillow takes a file without an end for whole, and one without pixels for none of its formats."""
+    if len(data) >= _PNG_HEADER_END:
+        _check_size(*struct.unpack(">II", data[16:24]))
+    if b"IEND" not in data[-_PNG_TAIL:]:
+        raise BadImageError("the picture is cut short; copy or export it again")
 
 
 def _plain(image: Image.Image) -> Image.Image:

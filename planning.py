@@ -30,9 +30,27 @@ class Planner:
         device: torch.device,
     ) -> None:
         self._size, self._pictures, self._traits, self._options, self._device = size, pictures, traits, options, device
-        self._affordable = affordable_pixels(cost, free_bytes, self._share(), device)
+        # However little seems free: tiles that are mostly overlap are for when memory really ran out.
+        least = 4 * automatic_overlap(traits)
+        self._affordable = max(least * least, affordable_pixels(cost, free_bytes, self._share(), device))
         self.plan = self._plan()
         self.batch = self._even_batch(self._affordable // self.plan.tile_pixels)
+
+    def one_by_one(self) -> None:
+        """A tile a batch from now on, for models that do not take several pictures at once."""
+        self.batch = 1
+
+    def overlap_warning(self) -> str | None:
+        """Tells when tiles turned out too small for the overlap that suits the model."""
+        suits = automatic_overlap(self._traits)
+        cut = [axis for axis in (self.plan.rows, self.plan.columns) if len(axis.origins) > 1]
+        if self._options.overlap or all(axis.overlap >= suits for axis in cut):
+            return None
+        return (
+            f"tiles of {self.plan.columns.tile}x{self.plan.rows.tile} leave room for an overlap of only "
+            f"{min(axis.overlap for axis in cut)} pixels where {suits} suit {self._traits.name}: seams may show; "
+            "allow larger tiles"
+        )
 
     def shrink(self) -> bool:
         """Halve the pixels of a forward: fewer tiles a batch first, then smaller tiles. False: there is no less."""

@@ -20,6 +20,7 @@ _LOWEST_HEALTHY, _HIGHEST_HEALTHY = -0.5, 1.5
 # Mapping quantiles mends a picture that is scaled or shifted. One that does not correlate with its input is no such
 # picture (untrained weights, say), and stretching it would only disguise that.
 _RECOGNISABLE = 0.8
+_FEWEST = 64  # values of a source that make a distribution
 _FLAT = 1e-6  # a range this narrow has no scale
 _QUANTILES = (0.01, 0.99)
 # torch.quantile sorts, and refuses more than 2^24 values before torch 2.15; of this many strided ones the 1 % quantile
@@ -67,6 +68,8 @@ def _correct(output: Tensor, source: Tensor) -> tuple[bool, bool]:
     low_out, high_out = quantiles(output)
     if _healthy(low_out) and _healthy(high_out):
         return False, False
+    if source.numel() < _FEWEST:
+        return True, False
     without_outliers = output.clamp(low_out, high_out)
     if high_out - low_out < _FLAT or _likeness(without_outliers, source) < _RECOGNISABLE:
         return True, False
@@ -95,8 +98,6 @@ def quantiles(values: Tensor) -> tuple[float, float]:
 
 def _likeness(output: Tensor, source: Tensor) -> float:
     """The correlation of the output, averaged down to the input's size, with the input: 1 when a line maps them."""
-    if source.numel() < 2:
-        return 0.0
     small = F.adaptive_avg_pool2d(output.float().permute(2, 0, 1), source.shape[:2]).permute(1, 2, 0)
     pair = torch.stack([small.flatten(), source.to(small).flatten()])
     return float(torch.nan_to_num(torch.corrcoef(pair)[0, 1]))

@@ -50,6 +50,21 @@ class PrecisionChooser:
             known[key] = _choose(_Trial(descriptor, context, self._copies), asked, autocast)
         return known[key]
 
+    def retreat(
+        self,
+        descriptor: ImageModelDescriptor,
+        asked: PrecisionChoice,
+        autocast: bool,
+        context: RunContext,
+        error: Exception,
+    ) -> Choice:
+        """fp32, from now on, because what was chosen passed its try and then failed on a picture with `error`."""
+        choice = _choose(_Trial(descriptor, context, self._copies), "fp32", False)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        choice = Choice(choice.variant, f"half precision failed on this picture and fp32 is used: {reason}")
+        self._known.setdefault(descriptor.model, {})[asked, autocast, str(context.device)] = choice
+        return choice
+
 
 def fast_precisions(device: torch.device) -> tuple[Precision, ...]:
     """The half precisions in which `device` computes natively and fast, best first."""
@@ -144,8 +159,11 @@ class _Trial:
 def _probe_picture(descriptor: ImageModelDescriptor) -> Tensor:
     """A fixed picture with what photographs have: shades from black to white, edges and fine texture, [1, C, h, w]."""
     traits = traits_of(descriptor)
-    side = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid
-    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    height = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid
+    # Not square where that can be: window models keep masks for the square size they were trained at, ready and of a
+    # good type, and make others only for other sizes.
+    width = height if traits.square else height + traits.grid
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     shade = 0.5 + 0.5 * torch.sin(3 * x + 5 * y)
     edges = ((8 * x).floor() + (5 * y).floor()).remainder(2)
     texture = 0.5 + 0.5 * torch.sin(90 * x * y + 40 * x)

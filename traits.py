@@ -11,7 +11,7 @@ from torch import nn
 from .contracts import ModelTraits
 
 # The names under which spandrel's architectures keep their attention windows, as a number or a pair.
-_WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size")
+_WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size", "ws")
 # A window beyond this is a picture-sized stripe (GRL's training size), of no use as a grid.
 _LARGEST_WINDOW = 64
 # U-shaped attention models, by spandrel's id: the window at their coarsest level, in the picture's pixels.
@@ -44,11 +44,13 @@ def is_convolutional(model: nn.Module) -> bool:
 
 def _steps(model: nn.Module) -> set[int]:
     """What tiles' origins must be multiples of, to be cut into windows and strides as the picture would be."""
+    folded = math.prod(m.downscale_factor for m in model.modules() if isinstance(m, nn.PixelUnshuffle))
+    folded = max(folded, int(getattr(model, "start_unshuffle", 1) or 1))
     if not is_convolutional(model):
-        return _attention_windows(model)
+        return {folded * window for window in _attention_windows(model) or {1}}
     strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d))
     levels = sum(1 for stride in strided if max(stride if isinstance(stride, tuple) else (stride,)) > 1)
-    return {2 ** min(levels, 3)}
+    return {folded * 2 ** min(levels, 3)}
 
 
 def _attention_windows(model: nn.Module) -> set[int]:

@@ -24,6 +24,8 @@ from .channels import ChannelPlan, plan_channels
 from .compile_cache import CompileKey
 from .contracts import (
     BadImageError,
+    BadModelError,
+    CudaspeedError,
     Forward,
     ImageHealth,
     MemoryCost,
@@ -42,9 +44,15 @@ from .precision import PrecisionChooser
 from .traits import traits_of
 from .transfer import RowWriter
 from .weights import check_model
-from .working import WorkingModel, WorkingModels
+from .working import Variant, WorkingModel, WorkingModels
 
 logger = logging.getLogger("cudaspeed")
+
+
+# Far above what high dynamic range makes of 0..1; 0..255 looks like this.
+_BRIGHTEST = 16.0
+# Holes are repaired; a picture that is mostly hole is none.
+_MOST_REPAIRED = 0.5
 
 
 class Caches:
@@ -53,7 +61,14 @@ class Caches:
     def __init__(self) -> None:
         self.working = WorkingModels()
         self.chooser = PrecisionChooser(self.working)
-        self.costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
+        self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
+
+    def cost(self, model: ImageModelDescriptor, traits: ModelTraits, variant: Variant) -> MemoryCost:
+        """What a forward in `variant` costs, measured once."""
+        known, dtype = self._costs.setdefault(model.model, {}), variant.memory_dtype
+        if dtype not in known:
+            known[dtype] = measure_cost(model.model, model._call_fn, traits, dtype)
+        return known[dtype]
 
 
 _SHARED = Caches()
@@ -80,26 +95,35 @@ def upscale(
     channels = plan_channels(image.shape[-1], traits)
     output = _new_output(image, traits, context)
     check_finite(image)
+    asked = (model, options.precision, options.autocast, context)
+
+    def attempt(variant: Variant) -> tuple[_Run, list[FrameVerdict]]:
+        working, cost = caches.working.get(model, variant), caches.cost(model, traits, variant)
+        with torch.inference_mode():
+            run = _Run(image, output, working, traits, channels, cost, options, context)
+            return run, run.all_frames()
+
     try:
-        choice = caches.chooser.choose(model, options.precision, options.autocast, context)
+        choice = caches.chooser.choose(*asked)
+        try:
+            run, verdicts = attempt(choice.variant)
+        except Exception as error:  # a model may pass its try in half precision and fail on the picture
+            hopeless = isinstance(error, CudaspeedError) and not isinstance(error, BadModelError)
+            if choice.variant.precision == "fp32" or hopeless or context.is_out_of_memory(error):
+                raise
+            choice = caches.chooser.retreat(*asked, error)
+            run, verdicts = attempt(choice.variant)
     except Exception as error:
-        if context.is_out_of_memory(error):
-            raise _no_room("a tiny test picture", traits, context) from error
+        if context.is_out_of_memory(error) and not isinstance(error, CudaspeedError):
+            raise _no_room("the model and a tiny picture", traits, context) from error
         raise
-    working = caches.working.get(model, choice.variant)
-    costs = caches.costs.setdefault(model.model, {})
-    dtype = choice.variant.memory_dtype
-    if dtype not in costs:
-        costs[dtype] = measure_cost(model.model, model._call_fn, traits, dtype)
-    with torch.inference_mode():
-        run = _Run(image, output, working, traits, channels, costs[dtype], options, context)
-        verdicts = run.all_frames()
     health = ImageHealth(
         non_finite=sum(v.non_finite for v in verdicts),
         broken_frames=tuple(i for i, v in enumerate(verdicts) if v.broken),
         corrected_frames=tuple(i for i, v in enumerate(verdicts) if v.corrected),
     )
-    warnings = [*([choice.warning] if choice.warning else []), *_health_warnings(health)]
+    told = [warning for warning in (choice.warning, run.overlap_warning) if warning]
+    warnings = [*told, *_health_warnings(health)]
     for warning in warnings:
         logger.warning(warning)
 
@@ -118,11 +142,9 @@ def upscale(
         overlap=(plan.rows.overlap, plan.columns.overlap),
         tiles=run.total_tiles,
         batch=run.batch,
-        compiled=options.compile and run.last_key is not None and working.compiled.is_compiled(run.last_key),
+        compiled=run.compiled,
         seconds=time.perf_counter() - started,
-        peak_bytes=peak
-        if peak is not None
-        else costs[dtype].weights + working_bytes(costs[dtype], plan.tile_pixels * run.batch, context.device),
+        peak_bytes=run.estimated_bytes if peak is None else peak,
         health=health,
         warnings=tuple(warnings),
     )
@@ -152,6 +174,8 @@ def _health_warnings(health: ImageHealth) -> list[str]:
 
 def check_image(image: Tensor) -> None:
     """Raise `BadImageError` unless `image` is [B, H, W, C] with pixels, 1 to 4 channels, and of a float type."""
+    if not isinstance(image, Tensor):
+        raise BadImageError(f"the image is a {type(image).__name__}; a torch tensor of floats from 0 to 1 is needed")
     if image.ndim != 4:
         raise BadImageError(f"the image has shape {tuple(image.shape)}; [batch, height, width, channels] is needed")
     if image.numel() == 0:
@@ -167,7 +191,7 @@ def check_image(image: Tensor) -> None:
 
 
 def check_finite(image: Tensor) -> None:
-    """Raise `BadImageError` for a NaN or an infinity in `image` [B, H, W, C], naming the frame."""
+    """Raise `BadImageError` for a NaN, an infinity or a 0..255 picture in `image` [B, H, W, C], naming the frame."""
     for index, frame in enumerate(image):
         low, high = torch.aminmax(frame)  # passes NaN on
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
@@ -175,6 +199,10 @@ def check_finite(image: Tensor) -> None:
             raise BadImageError(
                 f"{bad} values of frame {index} are NaN or infinite; find the node before this one that makes them "
                 "(a VAE decode in half precision is the usual one)"
+            )
+        if float(high) > _BRIGHTEST:
+            raise BadImageError(
+                f"frame {index} has values up to {float(high):g}; the range is 0 to 1: divide 8-bit values by 255"
             )
 
 
@@ -224,6 +252,7 @@ class _Run:
     ) -> None:
         self._image, self._output, self._working = image, output, working
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
+        self._cost = cost
         frames, height, width, _ = image.shape
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
@@ -240,7 +269,7 @@ class _Run:
         )
         self._tiles_done = 0
         self._seconds_per_tile = 0.0
-        self.last_key: CompileKey | None = None
+        self._keys: set[CompileKey] = set()
 
     @property
     def plan(self) -> TilePlan:
@@ -249,6 +278,19 @@ class _Run:
     @property
     def batch(self) -> int:
         return self._planner.batch
+
+    @property
+    def overlap_warning(self) -> str | None:
+        return self._planner.overlap_warning()
+
+    @property
+    def compiled(self) -> bool:
+        return self._options.compile and any(map(self._working.compiled.is_compiled, self._keys))
+
+    @property
+    def estimated_bytes(self) -> int:
+        pixels = self.plan.tile_pixels * self.batch
+        return self._cost.weights + working_bytes(self._cost, pixels, self._context.device)
 
     @property
     def total_tiles(self) -> int:
@@ -266,7 +308,12 @@ class _Run:
                     verdicts.append(verdict)
             except Exception as error:
                 if not self._context.is_out_of_memory(error):
-                    raise
+                    if self.batch == 1 or isinstance(error, CudaspeedError):
+                        raise
+                    # some architectures route by the picture's content, and only one picture at a time
+                    logger.info("%d tiles at once failed (%s): going on one by one", self.batch, error)
+                    self._planner.one_by_one()
+                    continue
                 tile = f"one tile of {self.plan.columns.tile}x{self.plan.rows.tile}"
                 if not self._planner.shrink():
                     raise _no_room(tile, self._traits, self._context) from error
@@ -334,13 +381,21 @@ class _Run:
         output, source = self._output[frame], self._image[frame]
         if not self._direct:
             output.copy_(self._channels.from_model(target, source))
-        return heal(output, source)
+        verdict = heal(output, source)
+        if verdict.non_finite > _MOST_REPAIRED * output.numel():
+            raise BadModelError(
+                f"{verdict.non_finite} of the {output.numel()} values that {self._traits.name} gave for frame {frame} "
+                "are NaN or infinite; is the model's file intact? If only half precision does it, choose fp32"
+            )
+        return verdict
 
     def _pick_forward(self, batch: Tensor) -> tuple[Forward, CompileKey]:
         """The compiled forward where there is one or a compile pays, else the eager one."""
         key = self._working.compile_key(batch)
-        self.last_key = key
-        if not self._options.compile:
+        self._keys.add(key)
+        if (
+            not self._options.compile or len(batch) < self.batch
+        ):  # a last, smaller batch is not worth a shape of its own
             return self._working.forward, key
         seconds_ahead = self._seconds_per_tile * (self.total_tiles - self._tiles_done)
         return self._working.compiled.get(key, seconds_ahead), key

@@ -109,7 +109,8 @@ def load_model(path: Path) -> ImageModelDescriptor:
         raise
     except Exception as error:  # architectures raise all sorts on weights that do not fit together
         raise BadModelError(
-            f"{path}: its weights do not fit together; the file may be incomplete or a mixture ({error})"
+            f"{path}: its weights do not fit together; the file may be incomplete or a mixture "
+            f"({str(error).partition(chr(10))[0]})"
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise BadModelError(f"{path}: {_not_single_image(descriptor)}")

@@ -43,6 +43,7 @@ class WorkingModel:
 
     def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
         self.variant = variant
+        self.versions = _versions(descriptor.model)
         self.module: nn.Module = _copy(descriptor.model, variant)
         self.residence: object = None
         # spandrel keeps the architecture's own call (some return tuples, some want other ranges) here; its public
@@ -60,6 +61,13 @@ class WorkingModel:
             channels_last=variant.channels_last,
             device=str(x.device),
         )
+
+
+def _versions(module: nn.Module) -> tuple[int, ...]:
+    """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
+    is loaded under inference mode) do not count their changes."""
+    weights = (*module.parameters(), *module.buffers())
+    return tuple(weight._version for weight in weights if not weight.is_inference())
 
 
 def _copy(module: nn.Module, variant: Variant) -> nn.Module:
@@ -97,7 +105,7 @@ class WorkingModels:
     def get(self, descriptor: ImageModelDescriptor, variant: Variant) -> WorkingModel:
         """The copy of `descriptor`'s module in `variant`, made now if it is not there."""
         working = self._by_module.get(descriptor.model)
-        if working is None or working.variant != variant:
+        if working is None or working.variant != variant or working.versions != _versions(descriptor.model):
             working = WorkingModel(descriptor, variant)
             self._by_module[descriptor.model] = working
         return working

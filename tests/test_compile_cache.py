@@ -174,15 +174,18 @@ def test_a_failure_of_one_key_leaves_the_others_their_chance() -> None:
     assert (cache.is_compiled(KEY), cache.is_compiled(other)) == (False, True)
 
 
-def test_running_out_of_memory_is_not_a_failure_of_the_compiler(caplog: pytest.LogCaptureFixture) -> None:
-    compiler = Compiler(fails_at=2, error=torch.OutOfMemoryError("tile too large"))
-    cache = CompileCache(eager, compiler)
-    assert uses_compiled(cache, KEY, LONG)
-    with pytest.raises(torch.OutOfMemoryError):
-        cache.get(KEY, NOTHING)(X)
-    assert not caplog.records
-    compiler.fails_at = None
-    assert uses_compiled(cache, KEY, NOTHING)
+def test_compiled_code_that_needs_more_memory_than_eager_gives_way_to_it() -> None:
+    cache = CompileCache(eager, Compiler(fails_at=1, error=torch.OutOfMemoryError("for compiled code")))
+    assert not uses_compiled(cache, KEY, LONG)
+
+
+def test_eager_code_that_runs_out_of_memory_says_so() -> None:
+    def short(x: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("tile too large")
+
+    cache = CompileCache(short, Compiler(fails_at=1, error=torch.OutOfMemoryError("for compiled code")))
+    with pytest.raises(torch.OutOfMemoryError, match="tile too large"):
+        cache.get(KEY, LONG)(X)
 
 
 def test_ctrl_c_while_compiling_stops() -> None:

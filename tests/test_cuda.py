@@ -69,7 +69,8 @@ def test_a_device_that_runs_out_gets_smaller_tiles(truth) -> None:
     context, model, caches = StandaloneContext("cuda"), zoo.esrgan(), Caches()
     image = zoo.photograph(600, 600)
     upscale(zoo.photograph(32, 32), model, UpscaleOptions(precision="fp32"), context, caches)
-    cost = caches.costs[model.model][torch.float32]
+    traits = traits_of(model)
+    cost = measure_cost(model.model, model._call_fn, traits, torch.float32)
     free, total = torch.cuda.mem_get_info()
     leave = working_bytes(cost, 600 * 600, torch.device("cuda")) // 4 + torch.cuda.memory_reserved()
     context.free_bytes = lambda: free  # type: ignore[method-assign]  # a host that does not know of it

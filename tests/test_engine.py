@@ -231,7 +231,7 @@ def test_memory_too_short_for_anything_is_one_clear_error() -> None:
     caches = warm(model, context)
     context.most = 1
     for known in (caches, Caches()):
-        with pytest.raises(OutOfMemoryError, match=r"too little memory even for (one|a tiny).*smaller model"):
+        with pytest.raises(OutOfMemoryError, match=r"too little memory even for (one|the model).*smaller model"):
             upscale(zoo.photograph(64, 64), model, FP32, context, known)
 
 
@@ -313,6 +313,8 @@ def test_size_requirements_are_met_by_every_tile() -> None:
         (torch.zeros(1, 0, 8, 3), "no pixels"),
         (torch.zeros(0, 8, 8, 3), "no pixels"),
         (torch.zeros(1, 8, 8, 5), "5 channels"),
+        (torch.full((1, 8, 8, 3), 200.0), "values up to 200; the range is 0 to 1"),
+        ([[0.5]], "the image is a list"),
         (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), "torch.uint8; floats from 0 to 1"),
         (torch.full((2, 8, 8, 3), float("nan")), "192 values of frame 0 are NaN or infinite"),
     ],
@@ -349,3 +351,84 @@ def test_the_report_tells_what_was_done() -> None:
     assert report.peak_bytes > 0
     assert report.seconds > 0
     assert not report.warnings
+
+
+def test_half_precision_that_fails_on_the_picture_gives_way_to_fp32() -> None:
+    def fails_on_large(x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 and x.shape[-1] > 200:
+            raise RuntimeError("expected both to have the same dtype")
+        return x
+
+    image, model = zoo.photograph(120, 130), zoo.toy(2, fails_on_large)
+    caches = Caches()
+    options = UpscaleOptions(precision="bf16", autocast=False)
+    for _ in range(2):
+        result = upscale(image, model, options, StandaloneContext("cpu"), caches)
+        assert result.report.precision == "fp32"
+        assert "half precision failed on this picture and fp32 is used" in result.report.warnings[0]
+        assert furthest(result.image, image.repeat_interleave(2, 1).repeat_interleave(2, 2)) <= 1e-6
+
+
+def test_nothing_but_nan_in_half_precision_gives_way_to_fp32_and_in_fp32_is_an_error() -> None:
+    def overflows(x: Tensor) -> Tensor:
+        return x * float("nan") if x.dtype != torch.float32 and x.shape[-1] > 200 else x
+
+    image = zoo.photograph(120, 130)
+    result = run(image, zoo.toy(2, overflows), UpscaleOptions(precision="bf16", autocast=False))
+    assert result.report.precision == "fp32"
+    assert result.report.health.non_finite == 0
+    with pytest.raises(BadModelError, match=r"of the 187200 values .* are NaN or infinite; is the model's file intact"):
+        run(image, zoo.toy(2, lambda x: x * float("nan")))
+
+
+def test_a_model_that_takes_one_picture_at_a_time_gets_one_at_a_time() -> None:
+    def alone(x: Tensor) -> Tensor:
+        if x.shape[0] > 1:
+            raise RuntimeError("routed by the picture: the size of tensor a must match")
+        return x
+
+    video = zoo.photograph(48, 48, frames=4)
+    report = run(video, zoo.toy(2, alone), UpscaleOptions(precision="fp32", batch_size=4)).report
+    assert report.batch == 1
+    assert report.precision == "fp32"
+
+
+def test_a_window_model_at_the_size_of_the_try_and_at_others() -> None:
+    """SwinIR makes its mask in fp32 at any size but the one it was trained at, and then fails in bare bfloat16."""
+    for side in (16, 32, 40):
+        result = run(zoo.photograph(side, side), zoo.swinir(), UpscaleOptions(precision="bf16", autocast=False))
+        assert result.image.shape == (1, 2 * side, 2 * side, 3)
+
+
+def test_weights_changed_in_place_are_noticed() -> None:
+    image, model, caches = zoo.photograph(24, 24), zoo.compact(), Caches()
+    upscale(image, model, FP32, StandaloneContext("cpu"), caches)
+    with torch.no_grad():
+        for weight in model.model.parameters():
+            weight.mul_(1.5)
+    result = upscale(image, model, FP32, StandaloneContext("cpu"), caches)
+    assert furthest(result.image, whole(image, model)) <= 1e-5
+
+
+def test_tiles_too_small_for_their_overlap_are_told() -> None:
+    report = run(zoo.photograph(60, 60), zoo.compact(), UpscaleOptions(precision="fp32", tile=16)).report
+    assert "tiles of 16x16 leave room for an overlap of only 8 pixels where 16 suit" in report.warnings[0]
+    asked = run(zoo.photograph(60, 60), zoo.compact(), UpscaleOptions(precision="fp32", tile=32, overlap=8)).report
+    assert not asked.warnings
+
+
+def test_little_free_memory_does_not_make_tiles_of_nothing_but_overlap() -> None:
+    context = StandaloneContext("cpu")
+    context.free_bytes = lambda: 0  # type: ignore[method-assign]
+    image, model = zoo.photograph(150, 150), zoo.compact()
+    result = run(image, model, FP32, context)
+    assert min(result.report.tile) >= 48
+    assert furthest(result.image, whole(image, model)) <= 1 / 255
+
+
+@pytest.mark.parametrize("unshuffle", [zoo.rcan_unshuffle, zoo.fdat])
+def test_tiles_start_where_a_models_blocks_start(unshuffle) -> None:
+    image, model = zoo.photograph(121, 173), unshuffle()
+    tiled = run(image, model, UpscaleOptions(precision="fp32", tile=80, overlap=32))
+    difference = (tiled.image - whole(image, model)).abs()[:, 16:-64, 16:-64]
+    assert float((difference > 2 / 255).float().mean()) < 0.01

@@ -9,6 +9,8 @@ from spandrel import ImageModelDescriptor, SizeRequirements
 from spandrel.architectures.Compact import Compact, CompactArch
 from spandrel.architectures.DnCNN import DnCNN, DnCNNArch
 from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
+from spandrel.architectures.FDAT import FDAT, FDATArch
+from spandrel.architectures.RCAN import RCAN, RCANArch
 from spandrel.architectures.RealCUGAN import RealCUGANArch, UpCunet2x
 from spandrel.architectures.SPAN import SPAN, SPANArch
 from spandrel.architectures.SwinIR import SwinIR, SwinIRArch
@@ -37,6 +39,17 @@ def swinir() -> ImageModelDescriptor:
 def span() -> ImageModelDescriptor:
     torch.manual_seed(0)
     return SPANArch().load(SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2).state_dict()).eval()
+
+
+def rcan_unshuffle() -> ImageModelDescriptor:
+    torch.manual_seed(0)
+    network = RCAN(n_resgroups=1, n_resblocks=1, n_feats=8, reduction=4, scale=2, unshuffle_mod=True)
+    return RCANArch().load(network.state_dict()).eval()
+
+
+def fdat() -> ImageModelDescriptor:
+    torch.manual_seed(0)
+    return FDATArch().load(FDAT(embed_dim=12, scale=2, depth_per_group=1, num_groups=1).state_dict()).eval()
 
 
 def realcugan() -> ImageModelDescriptor:
