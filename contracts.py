@@ -42,6 +42,10 @@ class BadModelError(CudaspeedError, ValueError):
     """The model file or object is not one that can upscale a single image, or is unsafe to load."""
 
 
+class ModelFailedError(CudaspeedError, RuntimeError):
+    """The model loaded well, and fails on this picture: it raises, or gives no numbers."""
+
+
 class OutputError(CudaspeedError, OSError):
     """The result cannot be written: no room, no permission, no such folder. Nothing half-written is left behind."""
 

@@ -24,11 +24,11 @@ from .channels import ChannelPlan, plan_channels
 from .compile_cache import CompileKey
 from .contracts import (
     BadImageError,
-    BadModelError,
     CudaspeedError,
     Forward,
     ImageHealth,
     MemoryCost,
+    ModelFailedError,
     ModelTraits,
     OutOfMemoryError,
     RunContext,
@@ -85,8 +85,8 @@ def upscale(
 
     The result has the same C, on the context's output device and in its output type. An out-of-memory error makes the
     tiles smaller and goes on; frames already done are kept. Raises `BadImageError`, `BadModelError`, `BadOptionError`
-    (each names the value, the limit and what to change), `OutOfMemoryError` when even the smallest tile does not fit,
-    and whatever the context raises for an interrupt.
+    (each names the value, the limit and what to change), `ModelFailedError` when the model fails on the picture in fp32
+    too, `OutOfMemoryError` when even the smallest tile does not fit, and whatever the context raises for an interrupt.
     """
     started = time.perf_counter()
     check_model(model)
@@ -107,9 +107,8 @@ def upscale(
         choice = caches.chooser.choose(*asked)
         try:
             run, verdicts = attempt(choice.variant)
-        except Exception as error:  # a model may pass its try in half precision and fail on the picture
-            hopeless = isinstance(error, CudaspeedError) and not isinstance(error, BadModelError)
-            if choice.variant.precision == "fp32" or hopeless or context.is_out_of_memory(error):
+        except ModelFailedError as error:  # a model may pass its try in half precision and fail on the picture
+            if choice.variant.precision == "fp32":
                 raise
             choice = caches.chooser.retreat(*asked, error)
             run, verdicts = attempt(choice.variant)
@@ -228,6 +227,10 @@ def _no_room(what: str, traits: ModelTraits, context: RunContext) -> OutOfMemory
     )
 
 
+class _ForwardFailedError(ModelFailedError):
+    """The model raised something on a tile batch; the cause says what."""
+
+
 class _Job(NamedTuple):
     """One tile: `picture` counts through the group's pictures, `row` and `column` through the plan."""
 
@@ -306,14 +309,15 @@ class _Run:
             try:
                 for verdict in self._group(group):
                     verdicts.append(verdict)
+            except _ForwardFailedError as error:
+                if self.batch == 1:
+                    raise
+                # some architectures route by the picture's content, and only one picture at a time
+                logger.info("%s: going on one by one", error)
+                self._planner.one_by_one()
             except Exception as error:
                 if not self._context.is_out_of_memory(error):
-                    if self.batch == 1 or isinstance(error, CudaspeedError):
-                        raise
-                    # some architectures route by the picture's content, and only one picture at a time
-                    logger.info("%d tiles at once failed (%s): going on one by one", self.batch, error)
-                    self._planner.one_by_one()
-                    continue
+                    raise
                 tile = f"one tile of {self.plan.columns.tile}x{self.plan.rows.tile}"
                 if not self._planner.shrink():
                     raise _no_room(tile, self._traits, self._context) from error
@@ -348,7 +352,7 @@ class _Run:
                 targets[index] = self._target(frames[index])
             batch = torch.stack([_cut(canvases[job.picture], plan, job) for job in now])
             forward, key = self._pick_forward(batch)
-            for job, tile in zip(now, forward(batch), strict=True):
+            for job, tile in zip(now, self._run_forward(forward, batch), strict=True):
                 rows = assembler.add(job.row, job.column, tile)
                 if rows is None:
                     continue
@@ -383,7 +387,7 @@ class _Run:
             output.copy_(self._channels.from_model(target, source))
         verdict = heal(output, source)
         if verdict.non_finite > _MOST_REPAIRED * output.numel():
-            raise BadModelError(
+            raise ModelFailedError(
                 f"{verdict.non_finite} of the {output.numel()} values that {self._traits.name} gave for frame {frame} "
                 "are NaN or infinite; is the model's file intact? If only half precision does it, choose fp32"
             )
@@ -399,6 +403,19 @@ class _Run:
             return self._working.forward, key
         seconds_ahead = self._seconds_per_tile * (self.total_tiles - self._tiles_done)
         return self._working.compiled.get(key, seconds_ahead), key
+
+    def _run_forward(self, forward: Forward, batch: Tensor) -> Tensor:
+        """`forward(batch)`; its own failures, and only they, become `_ForwardFailedError`: an interrupt is none."""
+        try:
+            return forward(batch)
+        except Exception as error:  # architectures fail in all sorts of ways
+            if self._context.is_out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise _ForwardFailedError(
+                f"{self._traits.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} ({reason}); "
+                "choose another tile size, or another model"
+            ) from error
 
     def _note_time(self, seconds: float, tiles: int, eager_key: CompileKey | None) -> None:
         if eager_key is not None:

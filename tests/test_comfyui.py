@@ -206,13 +206,15 @@ def test_an_impossible_widget_is_one_clear_error(server: Server) -> None:
 
 
 def test_it_can_be_interrupted_and_unloaded_and_still_works(server: Server) -> None:
-    prompt = loaded(slow=ours(tile_size=32, enable_compile="disable"), save=save("slow"))
+    many = node("RepeatImageBatch", image=["picture", 0], amount=40)  # a minute of work
+    slow = {**ours(tile_size=32), "inputs": {**ours(tile_size=32)["inputs"], "image": ["many", 0]}}
+    prompt = loaded(many=many, slow=slow, save=save("slow"))
     number = server.post("/prompt", {"prompt": prompt})["prompt_id"]
     for _ in range(200):
         if server.get("/queue")["queue_running"]:
             break
         time.sleep(0.05)
-    time.sleep(0.5)
+    time.sleep(3)
     server.post("/interrupt", {})
     for _ in range(300):
         if history := server.get(f"/history/{number}"):

@@ -13,7 +13,14 @@ import zoo
 from spandrel import SizeRequirements
 from torch import Tensor
 
-from cudaspeed.contracts import BadImageError, BadModelError, BadOptionError, OutOfMemoryError, UpscaleOptions
+from cudaspeed.contracts import (
+    BadImageError,
+    BadModelError,
+    BadOptionError,
+    ModelFailedError,
+    OutOfMemoryError,
+    UpscaleOptions,
+)
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
@@ -250,21 +257,28 @@ class Interrupted(BaseException):
     """What ComfyUI raises is no Exception either."""
 
 
-def test_an_interrupt_is_noticed_before_every_tile_batch() -> None:
+class InterruptedOfOld(Exception):  # noqa: N818
+    """What ComfyUI 0.8 raises is one."""
+
+
+@pytest.mark.parametrize("interrupt", [Interrupted, InterruptedOfOld])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_interrupt_is_noticed_before_every_tile_batch(interrupt: type[BaseException], precision: str) -> None:
     class Impatient(StandaloneContext):
         asked = 0
 
         def raise_if_interrupted(self) -> None:
             self.asked += 1
             if self.asked == 3:
-                raise Interrupted
+                raise interrupt
 
     calls: list[int] = []
     model = zoo.toy(2, lambda x: calls.append(1) or x)
-    caches = warm(model, StandaloneContext("cpu"))
+    options, caches = UpscaleOptions(precision=precision, tile=32), Caches()
+    upscale(zoo.photograph(32, 32), model, options, StandaloneContext("cpu"), caches)
     calls.clear()
-    with pytest.raises(Interrupted):
-        upscale(zoo.photograph(100, 100), model, UpscaleOptions(precision="fp32", tile=32), Impatient("cpu"), caches)
+    with pytest.raises(interrupt):
+        upscale(zoo.photograph(100, 100), model, options, Impatient("cpu"), caches)
     assert len(calls) == 2
 
 
@@ -377,7 +391,9 @@ def test_nothing_but_nan_in_half_precision_gives_way_to_fp32_and_in_fp32_is_an_e
     result = run(image, zoo.toy(2, overflows), UpscaleOptions(precision="bf16", autocast=False))
     assert result.report.precision == "fp32"
     assert result.report.health.non_finite == 0
-    with pytest.raises(BadModelError, match=r"of the 187200 values .* are NaN or infinite; is the model's file intact"):
+    with pytest.raises(
+        ModelFailedError, match=r"of the 187200 values .* are NaN or infinite; is the model's file intact"
+    ):
         run(image, zoo.toy(2, lambda x: x * float("nan")))
 
 
@@ -432,3 +448,15 @@ def test_tiles_start_where_a_models_blocks_start(unshuffle) -> None:
     tiled = run(image, model, UpscaleOptions(precision="fp32", tile=80, overlap=32))
     difference = (tiled.image - whole(image, model)).abs()[:, 16:-64, 16:-64]
     assert float((difference > 2 / 255).float().mean()) < 0.01
+
+
+def test_a_model_that_fails_on_a_picture_says_which_tile_and_why() -> None:
+    def picky(x: Tensor) -> Tensor:
+        if x.shape[-1] > 200:
+            raise ValueError("cannot reshape")
+        return x
+
+    with pytest.raises(
+        ModelFailedError, match=r"fails on 1 tile\(s\) of 130x120 \(cannot reshape\); choose another tile"
+    ):
+        run(zoo.photograph(120, 130), zoo.toy(2, picky))
