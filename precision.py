@@ -61,7 +61,7 @@ class PrecisionChooser:
         """fp32, from now on, because what was chosen passed its try and then failed on a picture with `error`."""
         choice = _choose(_Trial(descriptor, context, self._copies), "fp32", False)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        choice = Choice(choice.variant, f"half precision failed on this picture and fp32 is used: {reason}")
+        choice = Choice(choice.variant, f"half precision failed on a picture and fp32 is used: {reason}")
         self._known.setdefault(descriptor.model, {})[asked, autocast, str(context.device)] = choice
         return choice
 

@@ -18,14 +18,27 @@ else:
 ROOT = Path(__file__).parent.parent
 
 # A room may import these rooms and no others. A new room gets its line here, in the order of reading.
-LEAVES = ("assembly", "channels", "compile_cache", "memory", "postprocess", "tiling", "traits", "transfer", "weights")
-BELOW_ENGINE = {"contracts", "planning", "precision", "working", *LEAVES}
+LEAVES = (
+    "assembly",
+    "channels",
+    "checks",
+    "compile_cache",
+    "memory",
+    "postprocess",
+    "tiling",
+    "traits",
+    "transfer",
+    "weights",
+)
+BELOW_STREAMING = {"contracts", "planning", "precision", "working", *LEAVES}
+BELOW_ENGINE = BELOW_STREAMING | {"streaming"}
 ALLOWED: dict[str, set[str]] = {
     "contracts": set(),
     **{room: {"contracts"} for room in (*LEAVES, "pictures")},
     "working": {"contracts", "compile_cache"},
     "planning": {"contracts", "memory", "tiling"},
     "precision": {"contracts", "traits", "working"},
+    "streaming": BELOW_STREAMING,
     "standalone": {"contracts", "memory"},
     "host": {"contracts", "memory", "standalone", "weights"},
     "upscale_engine": BELOW_ENGINE,

@@ -379,7 +379,7 @@ def test_half_precision_that_fails_on_the_picture_gives_way_to_fp32() -> None:
     for _ in range(2):
         result = upscale(image, model, options, StandaloneContext("cpu"), caches)
         assert result.report.precision == "fp32"
-        assert "half precision failed on this picture and fp32 is used" in result.report.warnings[0]
+        assert "half precision failed on a picture and fp32 is used" in result.report.warnings[0]
         assert furthest(result.image, image.repeat_interleave(2, 1).repeat_interleave(2, 2)) <= 1e-6
 
 
