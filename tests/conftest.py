@@ -1,0 +1,22 @@
+"""The pack's folder is a package for ComfyUI, whatever its name; pytest must not import it under that name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).absolute().parent.parent
+
+
+class PlainRoot:
+    """Collects the pack's folder as a plain directory, in spite of its `__init__.py`."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # As a plugin: a conftest's own hooks are not asked about folders above it.
+    config.pluginmanager.register(PlainRoot())
