@@ -21,7 +21,15 @@ from spandrel import ImageModelDescriptor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .contracts import LEVELS, PRECISION_CHOICES, BadModelError, BadOptionError, CudaspeedError, UpscaleOptions
+from .contracts import (
+    LEVELS,
+    PRECISION_CHOICES,
+    BadModelError,
+    BadOptionError,
+    CudaspeedError,
+    UpscaleOptions,
+    first_line,
+)
 from .pictures import ENDINGS_OF_16_BITS, READABLE_ENDINGS, WRITABLE_ENDINGS, check_fits, read_picture, write_picture
 from .standalone import StandaloneContext
 from .upscale_engine import upscale
@@ -240,8 +248,7 @@ def _run(
     except CudaspeedError as error:
         reason = str(error)
     except Exception as error:  # what breaks inside torch on one picture must not cost the others
-        first_line = str(error).partition("\n")[0]
-        reason = f"unexpected {type(error).__name__}: {first_line}"
+        reason = f"unexpected {type(error).__name__}: {first_line(error)}"
         logger.debug("%s", job.source, exc_info=True)
     named = str(job.source) in reason or str(job.target) in reason
     return {"input": str(job.source), "error": reason if named else f"{job.source}: {reason}"}

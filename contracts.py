@@ -26,6 +26,11 @@ MAX_BATCH = 16
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that compilers and loaders add; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class CudaspeedError(Exception):
     """Base of every error this pack raises on purpose. Its message names the value, the limit and what to change."""
 

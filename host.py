@@ -7,7 +7,6 @@ called from a script or a test.
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,6 @@ from .contracts import Resident, RunContext
 from .memory import is_out_of_memory
 from .standalone import StandaloneContext
 from .weights import bundled_folder, find_models, load_model
-
-logger = logging.getLogger("cudaspeed")
 
 _FOLDER = "upscale_models"
 # What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.

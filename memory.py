@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .contracts import Level, MemoryCost, ModelTraits
+from .contracts import Level, MemoryCost, ModelTraits, first_line
 
 logger = logging.getLogger("cudaspeed")
 
@@ -49,9 +49,7 @@ def measure_cost(
                 call(shadow, x)
             points.append((side * side, peak.most + x.nbytes))
     except Exception as error:  # any architecture may do anything here; the estimate is never worth a picture
-        logger.info(
-            "memory of %s estimated by rule of thumb: it cannot be traced (%s)", traits.name, _first_line(error)
-        )
+        logger.info("memory of %s estimated by rule of thumb: it cannot be traced (%s)", traits.name, first_line(error))
         return MemoryCost(weights, float(_RULE_OF_THUMB * traits.scale * dtype.itemsize / 4))
     cost = _fit(weights, *points)
     # Beside the forward, its result once more in float32: the strip it is pasted into.
@@ -145,7 +143,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     words = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

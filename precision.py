@@ -10,7 +10,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from .contracts import Precision, PrecisionChoice, RunContext
+from .contracts import Precision, PrecisionChoice, RunContext, first_line
 from .traits import is_convolutional, traits_of
 from .working import Variant, WorkingModels
 
@@ -60,8 +60,7 @@ class PrecisionChooser:
     ) -> Choice:
         """fp32, from now on, because what was chosen passed its try and then failed on a picture with `error`."""
         choice = _choose(_Trial(descriptor, context, self._copies), "fp32", False)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        choice = Choice(choice.variant, f"half precision failed on a picture and fp32 is used: {reason}")
+        choice = Choice(choice.variant, f"half precision failed on a picture and fp32 is used: {first_line(error)}")
         self._known.setdefault(descriptor.model, {})[asked, autocast, str(context.device)] = choice
         return choice
 
@@ -107,7 +106,7 @@ class _Trial:
         self._descriptor, self._context, self._copies = descriptor, context, copies
         self._picture = _probe_picture(descriptor)
         self._convolutional = is_convolutional(descriptor.model)
-        self._truth: Tensor | None = None
+        self._outputs: dict[Precision, tuple[Variant, Tensor]] = {}
         self.device, self.architecture = context.device, descriptor.architecture.name
 
     def judge(self, precision: Precision, autocast: bool, compare: bool) -> tuple[Variant, str] | tuple[None, str]:
@@ -119,26 +118,32 @@ class _Trial:
             return None, f"{self.architecture} does not support it"
         if precision == "fp16" and self.device.type == "cpu":
             return None, "CPUs emulate it, slowly"
-        if compare and precision != "fp32" and self._truth is None:
-            self._truth = self._run_in("fp32", False)[1]
+        if precision == "fp32" and not self._convolutional:
+            return Variant("fp32", autocast=False, channels_last=False), ""  # no layout to choose, nothing to try
+        truth = self._run_in("fp32", False)[1] if compare else None
         try:
             variant, output = self._run_in(precision, autocast)
         except Exception as error:  # an architecture may fail in any way in a type it does not know
             if precision == "fp32" or self._context.is_out_of_memory(error):
                 raise
-            return None, f"it fails in it ({(str(error).splitlines() or [type(error).__name__])[0]})"
+            return None, f"it fails in it ({first_line(error)})"
         if precision == "fp32":
             return variant, ""
         if not bool(torch.isfinite(output).all()):
             return None, "it gives non-finite values in it"
-        if compare and self._truth is not None:
-            error = float((output.clamp(0, 1) - self._truth.clamp(0, 1)).square().mean())
+        if truth is not None:
+            error = float((output.clamp(0, 1) - truth.clamp(0, 1)).square().mean())
             if error > 10 ** (-_AUTOMATIC_DB / 10):
                 return None, f"it strays from fp32 (mean square error {error:.1e})"
         return variant, ""
 
     def _run_in(self, precision: Precision, autocast: bool) -> tuple[Variant, Tensor]:
         """The first layout that runs, and its output: channels last where that pays (1.5 to 2 times, convolutions)."""
+        if precision not in self._outputs:
+            self._outputs[precision] = self._first_layout(precision, autocast)
+        return self._outputs[precision]
+
+    def _first_layout(self, precision: Precision, autocast: bool) -> tuple[Variant, Tensor]:
         plain = Variant(precision, autocast, channels_last=False)
         if self._convolutional:
             variant = Variant(precision, autocast, channels_last=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from .contracts import BadOptionError, Resident
+from .contracts import BadOptionError, Resident, first_line
 from .memory import free_device_bytes, is_out_of_memory
 
 
@@ -62,8 +62,7 @@ def _find_device(name: str) -> torch.device:
             raise RuntimeError("it holds no values")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise BadOptionError(
-            f"device is {name!r}, which this machine does not offer ({reason}); try auto or cpu"
+            f"device is {name!r}, which this machine does not offer ({first_line(error)}); try auto or cpu"
         ) from error
     return device

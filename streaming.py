@@ -23,6 +23,7 @@ from .contracts import (
     RunContext,
     TilePlan,
     UpscaleOptions,
+    first_line,
 )
 from .memory import working_bytes
 from .planning import Planner
@@ -78,7 +79,7 @@ class Run:
         held = image[0].numel() * 4
         if context.output_device.type == context.device.type:
             held += output.nbytes  # allocated, but perhaps not yet touched and so not yet missing from what is free
-        self._planner = Planner(
+        self.planner = Planner(
             (height, width),
             min(options.batch_size, frames) * channels.pictures_per_frame,
             traits,
@@ -92,29 +93,17 @@ class Run:
         self._keys: set[CompileKey] = set()
 
     @property
-    def plan(self) -> TilePlan:
-        return self._planner.plan
-
-    @property
-    def batch(self) -> int:
-        return self._planner.batch
-
-    @property
-    def overlap_warning(self) -> str | None:
-        return self._planner.overlap_warning()
-
-    @property
     def compiled(self) -> bool:
         return self._options.compile and any(map(self._working.compiled.is_compiled, self._keys))
 
     @property
     def estimated_bytes(self) -> int:
-        pixels = self.plan.tile_pixels * self.batch
+        pixels = self.planner.plan.tile_pixels * self.planner.batch
         return self._cost.weights + working_bytes(self._cost, pixels, self._context.device)
 
     @property
     def total_tiles(self) -> int:
-        return self._image.shape[0] * self._channels.pictures_per_frame * self.plan.count
+        return self._image.shape[0] * self._channels.pictures_per_frame * self.planner.plan.count
 
     def all_frames(self) -> list[FrameVerdict]:
         """Upscale frame group by frame group; a memory error shrinks the plan and repeats only the group's rest."""
@@ -127,26 +116,26 @@ class Run:
                 for verdict in self._group(group):
                     verdicts.append(verdict)
             except _ForwardFailedError as error:
-                if self.batch == 1:
+                if self.planner.batch == 1:
                     raise
                 # some architectures route by the picture's content, and only one picture at a time
                 logger.info("%s: going on one by one", error)
-                self._planner.one_by_one()
-            except Exception as error:
+                self.planner.one_by_one()
+            except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
                 if not self._context.is_out_of_memory(error):
                     raise
-                tile = f"one tile of {self.plan.columns.tile}x{self.plan.rows.tile}"
-                if not self._planner.shrink():
+                tile = f"one tile of {self.planner.plan.columns.tile}x{self.planner.plan.rows.tile}"
+                if not self.planner.shrink():
                     raise no_room(tile, self._traits, self._context) from error
-                logger.info("out of memory with %s, %d at a time: going on with less", tile, self.batch)
+                logger.info("out of memory with %s, %d at a time: going on with less", tile, self.planner.batch)
             if len(verdicts) < first + len(group):
                 self._context.release_cached()  # here, where the failed forward's tensors are no longer referenced
-            self._tiles_done = len(verdicts) * self._channels.pictures_per_frame * self.plan.count
+            self._tiles_done = len(verdicts) * self._channels.pictures_per_frame * self.planner.plan.count
         return verdicts
 
     def _group(self, frames: range) -> Iterator[FrameVerdict]:
         """Upscale some frames through common batches, yielding each frame's verdict when it is complete."""
-        context, channels, plan = self._context, self._channels, self.plan
+        context, channels, plan = self._context, self._channels, self.planner.plan
         per_frame = channels.pictures_per_frame
         last_row = len(plan.rows.origins) - 1
         canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
@@ -159,10 +148,10 @@ class Run:
             for row in range(len(plan.rows.origins))
             for column in range(len(plan.columns.origins))
         ]
-        for start in range(0, len(jobs), self.batch):
+        for start in range(0, len(jobs), self.planner.batch):
             context.raise_if_interrupted()
             began = time.perf_counter()
-            now = jobs[start : start + self.batch]
+            now = jobs[start : start + self.planner.batch]
             for index in sorted({job.picture // per_frame for job in now} - targets.keys()):
                 for k, picture in enumerate(channels.to_model(self._image[frames[index]])):
                     canvases[index * per_frame + k] = to_canvas(picture, plan, context.device)
@@ -214,9 +203,8 @@ class Run:
         """The compiled forward where there is one or a compile pays, else the eager one."""
         key = self._working.compile_key(batch)
         self._keys.add(key)
-        if (
-            not self._options.compile or len(batch) < self.batch
-        ):  # a last, smaller batch is not worth a shape of its own
+        last_and_smaller = len(batch) < self.planner.batch  # not worth a shape of its own
+        if last_and_smaller or not self._options.compile:
             return self._working.forward, key
         seconds_ahead = self._seconds_per_tile * (self.total_tiles - self._tiles_done)
         return self._working.compiled.get(key, seconds_ahead), key
@@ -228,10 +216,9 @@ class Run:
         except Exception as error:  # architectures fail in all sorts of ways
             if self._context.is_out_of_memory(error):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise _ForwardFailedError(
-                f"{self._traits.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} ({reason}); "
-                "choose another tile size, or another model"
+                f"{self._traits.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} "
+                f"({first_line(error)}); choose another tile size, or another model"
             ) from error
 
     def _note_time(self, seconds: float, tiles: int, eager_key: CompileKey | None) -> None:

@@ -98,7 +98,7 @@ def upscale(
                 raise
             choice = caches.chooser.retreat(*asked, error)
             run, verdicts = attempt(choice.variant)
-    except Exception as error:
+    except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
         if context.is_out_of_memory(error) and not isinstance(error, CudaspeedError):
             raise no_room("the model and a tiny picture", traits, context) from error
         raise
@@ -107,12 +107,12 @@ def upscale(
         broken_frames=tuple(i for i, v in enumerate(verdicts) if v.broken),
         corrected_frames=tuple(i for i, v in enumerate(verdicts) if v.corrected),
     )
-    told = [warning for warning in (choice.warning, run.overlap_warning) if warning]
+    told = [warning for warning in (choice.warning, run.planner.overlap_warning()) if warning]
     warnings = [*told, *_health_warnings(health)]
     for warning in warnings:
         logger.warning(warning)
 
-    plan = run.plan
+    plan = run.planner.plan
     height, width = image.shape[1:3]
     peak = context.peak_bytes()
     report = UpscaleReport(
@@ -126,7 +126,7 @@ def upscale(
         tile=(plan.rows.tile, plan.columns.tile),
         overlap=(plan.rows.overlap, plan.columns.overlap),
         tiles=run.total_tiles,
-        batch=run.batch,
+        batch=run.planner.batch,
         compiled=run.compiled,
         seconds=time.perf_counter() - started,
         peak_bytes=run.estimated_bytes if peak is None else peak,

@@ -23,7 +23,7 @@ from spandrel import (
 )
 from spandrel.__helpers.unpickler import RestrictedUnpickle
 
-from .contracts import BadModelError
+from .contracts import BadModelError, first_line
 
 logger = logging.getLogger("cudaspeed")
 
@@ -109,8 +109,7 @@ def load_model(path: Path) -> ImageModelDescriptor:
         raise
     except Exception as error:  # architectures raise all sorts on weights that do not fit together
         raise BadModelError(
-            f"{path}: its weights do not fit together; the file may be incomplete or a mixture "
-            f"({str(error).partition(chr(10))[0]})"
+            f"{path}: its weights do not fit together; the file may be incomplete or a mixture ({first_line(error)})"
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise BadModelError(f"{path}: {_not_single_image(descriptor)}")
@@ -170,8 +169,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
                 f"{path}: holds more than weights: loading it would run {forbidden[1]}. It was refused and nothing was "
                 "run; use a .safetensors file or a state dict of this model"
             ) from error
-        first_line = str(error).partition("\n")[0]
-        raise BadModelError(f"{path}: is damaged or no model file; download it again ({first_line})") from error
+        raise BadModelError(f"{path}: is damaged or no model file; download it again ({first_line(error)})") from error
     if not isinstance(weights, dict) or not any(isinstance(value, torch.Tensor) for value in _leaves(weights)):
         raise BadModelError(f"{path}: holds no weights (a {type(weights).__name__}); use another file of this model")
     return weights
