@@ -1,111 +1,389 @@
-"""Compiled forwards of one working model, by tile batch shape, device and type; and whether a compile pays.
+"""Compiled forwards, by model content, variant, device and tile shapes: looked up, made when that pays, checked.
 
-A compile is an investment: seconds to minutes once, a share of every later forward saved. It is made when the eager
-time already spent on a key plus the work known to lie ahead repays it (the ski-rental rule), so one small picture never
-waits for it. Whatever goes wrong while compiling or in compiled code, the eager forward takes over: a warning, never a
-lost picture.
+A compile is an investment: a minute once, a share of every later forward saved. `economy.py` says when it is repaid;
+until then, while it is made, and whenever anything about it fails, the eager forward gives the picture. What was
+compiled lies in the store (artifacts.py) and is there after a restart.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import shutil
+import time
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from spandrel import ImageModelDescriptor
+from torch import Tensor, nn
 
-from .contracts import Forward, first_line
+from .agreement import disagreement
+from .artifacts import ArtifactStore, Entry, Usage
+from .compile_jobs import CompileJob, scratch_folder
+from .compile_worker import Request, explain
+from .contracts import Forward, ModelTraits, RunContext, TileShapes, first_line
+from .economy import BestTime, Expectation, candidates, expect, repays
+from .environment import describe_environment
+from .packages import load_package
+from .working import WorkingModel, architecture_of, content_of
 
 logger = logging.getLogger("cudaspeed")
 
-# Rules of thumb until they are measured per model: seconds that a compile takes, and the share of eager time it saves.
-# CPU: a cold compile of Compact took 94-135 CPU-seconds; over eager code in channels last it saved 0-15 %.
-_COMPILE_SECONDS = {"cpu": 120.0, "cuda": 45.0}
-_SHARE_SAVED = {"cpu": 0.1, "cuda": 0.3}
+_LEAST_LIMIT = 1800.0  # seconds that a compile may take: at low priority beside other work they pass quickly
+_ASKED_AGAIN = 0.2  # seconds between two looks at a compile that is waited for
+_CLEARLY_SLOWER = 1.1
+_ONLY_FOR_COMPILING = ("compiler", "headers")  # loading needs neither: they matter to what failed
+_MOST_SHAPES = 4  # compiled for one model, and used within a week
+_LATELY = 7 * 24 * 3600.0
+
+StartJob = Callable[[ArtifactStore, Request, nn.Module, Path], CompileJob]
 
 
-@dataclass(frozen=True)
-class CompileKey:
-    """What a compiled forward of a model is good for. `shape` is the tile batch's [N, C, h, w]."""
-
-    shape: tuple[int, ...]
-    weight_dtype: torch.dtype
-    autocast: str
-    channels_last: bool
-    device: str
-    mode: str = "default"
-
-
-@dataclass
-class _Entry:
-    compiled: Forward | None = None
-    eager_seconds: float = 0.0
-    works: bool = False
-    failed: bool = False
-
-    def give_up(self, error: Exception) -> None:
-        """Say why, and never try again."""
-        self.compiled, self.works, self.failed = None, False, True
-        logger.warning("compiling failed, going on without it (%s: %s)", type(error).__name__, first_line(error))
-
-
-@dataclass
 class CompileCache:
-    """The compiled forwards of one model; belongs to the working model and goes with it.
+    """The process's compiles: one store per folder, one compile at a time."""
 
-    `eager(x)` is what is compiled and what is fallen back to. `compiler` has `torch.compile`'s face.
+    def __init__(self, start: StartJob = CompileJob) -> None:
+        self._stores: dict[Path, ArtifactStore] = {}
+        self.start_job = start
+        self.job: CompileJob | None = None
+        self.gave_up: set[str] = set()  # for want of memory: not tried again by this process, but by the next
+
+    def busy(self) -> bool:
+        """Whether a compile of ours is running; sees to what has ended."""
+        if self.job and not self.job.running():
+            if self.job.without_result:
+                self.gave_up.add(self.job.id)
+            self.job = None
+        return self.job is not None
+
+    def stop(self) -> None:
+        """End our running compile, if there is one; it may be started again."""
+        if self.job:
+            self.job.stop()
+            self.job = None
+
+    def forwards_of(
+        self, working: WorkingModel, descriptor: ImageModelDescriptor, traits: ModelTraits, context: RunContext
+    ) -> CompiledForwards:
+        """What is compiled of `working`, a copy of `descriptor`'s module, on the context's device; kept with it."""
+        place = f"{context.device} {context.cache_folder}"
+        if place not in working.compiled:
+            store = self._stores.setdefault(context.cache_folder, ArtifactStore(context.cache_folder))
+            working.compiled[place] = CompiledForwards(self, store, working, descriptor, traits, context.device)
+        return working.compiled[place]
+
+
+class _Loaded:
+    """One compiled forward in memory. Its first call is checked against the eager one, to which it gives way.
+
+    Not where that was done before (`checked`): the same file, in the same surroundings, computes the same.
     """
 
-    eager: Forward
-    compiler: Callable[..., Forward] = torch.compile
-    _entries: dict[CompileKey, _Entry] = field(default_factory=dict)
+    def __init__(self, owner: CompiledForwards, shapes: TileShapes, forward: Forward, checked: bool) -> None:
+        self._owner: CompiledForwards = weakref.proxy(owner)  # no circle: what is released must go at once
+        self.shapes, self.checked = shapes, checked
+        self._forward: Forward | None = forward
 
-    def get(self, key: CompileKey, seconds_ahead: float) -> Forward:
-        """The forward to use now for `key`: compiled if it is there or if compiling pays, else eager.
+    @property
+    def works(self) -> bool:
+        """Its results are right, as far as they were looked at, and it has not broken down."""
+        return self.checked and self._forward is not None
 
-        `seconds_ahead` is the eager time that the rest of this run would take. A compiled forward compiles in its first
-        call, which therefore takes long.
-        """
-        entry = self._entry(key)
-        if entry.failed:
-            return self.eager
-        if entry.compiled is None:
-            if not self._pays(entry, key, seconds_ahead):
-                return self.eager
-            logger.info("compiling for tiles of %s on %s", "x".join(map(str, key.shape)), key.device)
-            try:
-                entry.compiled = self.compiler(self.eager, mode=key.mode, dynamic=False)
-            except Exception as error:  # no compiler for this Python or system
-                entry.give_up(error)
-                return self.eager
-        return lambda x: self._run(entry, x)
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._forward is None:
+            return self._owner.eager(x)
+        try:
+            result = self._forward(x)
+        except Exception as error:  # whatever compiled code raises, the eager forward gives the picture
+            self._give_way(f"{type(error).__name__}: {first_line(error)}", lasting=False)
+            result = None
+        # out here, where the error no longer holds the failed call's tensors
+        if result is not None and (self.checked or self._agrees(x, result)):
+            return result
+        return self._owner.eager(x)
 
-    def note_eager(self, key: CompileKey, seconds: float) -> None:
-        """Eager time spent on a key counts towards the next decision."""
-        self._entry(key).eager_seconds += seconds
+    def _agrees(self, x: Tensor, result: Tensor) -> bool:
+        """Whether the batch's first tile is what the eager forward gives."""
+        truth = self._owner.eager(x[:1])
+        reason = "it lost tiles" if len(result) != len(x) else None
+        reason = reason or disagreement(result[:1], truth, self._owner.precision)
+        if reason:
+            self._give_way(f"its result was refused: {reason}", lasting=True)
+        self.checked = bool(torch.isfinite(truth).any())
+        return not reason
 
-    def is_compiled(self, key: CompileKey) -> bool:
-        """Whether a compiled forward for `key` has given a result and may be used again."""
-        return self._entry(key).works
+    def _give_way(self, reason: str, lasting: bool) -> None:
+        self._forward = None
+        self._owner.refuse(self.shapes, reason, lasting)
 
-    def _entry(self, key: CompileKey) -> _Entry:
-        return self._entries.setdefault(key, _Entry())
+
+class CompiledForwards:
+    """The compiled forwards of one working model on one device."""
+
+    def __init__(
+        self,
+        cache: CompileCache,
+        store: ArtifactStore,
+        working: WorkingModel,
+        descriptor: ImageModelDescriptor,
+        traits: ModelTraits,
+        device: torch.device,
+    ) -> None:
+        self._cache, self._store = cache, store
+        self._module = weakref.ref(descriptor.model)  # which must not live on because its copy is compiled
+        self._traits, self._device, self._variant = traits, device, working.variant
+        self.eager, self.precision = working.forward, working.variant.precision
+        surroundings = describe_environment(device)
+        self._environment = _digest(surroundings)
+        self._content, self._architecture = content_of(descriptor.model), architecture_of(descriptor)
+        self._what = {
+            "model": traits.name,
+            "architecture": self._architecture,
+            "weights": self._content,
+            "precision": f"{self.precision}{' autocast' if self._variant.autocast else ''}",
+            "layout": "channels last" if self._variant.channels_last else "contiguous",
+            **{name: value for name, value in surroundings.items() if name not in _ONLY_FOR_COMPILING},
+        }
+        self._model_id = _digest(self._what)
+        self._what["id"] = self._model_id  # so that what is compiled of it is found without comparing all the rest
+        self._loaded: dict[TileShapes, _Loaded] = {}
+        self._refused: dict[TileShapes, str] = {}
+        self._eager_seconds = 0.0
+        self._times: dict[TileShapes | None, BestTime] = {}
+
+    # --- what there is -------------------------------------------------------------------------------------------
+
+    def ready(self) -> dict[TileShapes, float]:
+        """The tile shapes that can run compiled now, and what a pixel costs so, eager being 1."""
+        self._cache.busy()
+        found = {
+            shapes: self._relative_cost(shapes, entry)
+            for shapes, entry in self._entries().items()
+            if entry.state == "ready" and shapes not in self._refused
+        }
+        return {shapes: cost for shapes, cost in found.items() if cost < _CLEARLY_SLOWER}
+
+    def take(self, x: Tensor) -> Forward | None:
+        """The compiled forward for the tile batch `x`, loaded now if need be, or None."""
+        ready = self.ready()
+        for shapes in sorted(ready, key=ready.__getitem__):
+            if shapes.fit(x.shape):
+                loaded = self._load(shapes)
+                if loaded:
+                    return loaded
+        return None
 
     @staticmethod
-    def _pays(entry: _Entry, key: CompileKey, seconds_ahead: float) -> bool:
-        kind = "cpu" if key.device.startswith("cpu") else "cuda"
-        return (entry.eager_seconds + seconds_ahead) * _SHARE_SAVED[kind] >= _COMPILE_SECONDS[kind]
+    def works(forward: Forward) -> bool:
+        """Whether what `take` gave computes the tiles, and has not given way to the eager forward."""
+        return isinstance(forward, _Loaded) and forward.works
 
-    def _run(self, entry: _Entry, x: Tensor) -> Tensor:
-        """The compiled forward; eager, now and from now on, if it fails."""
-        if entry.compiled is None:
-            return self.eager(x)
+    def check(self, x: Tensor) -> bool:
+        """Whether the tile batch `x` runs compiled: there is a forward for it that agrees with the eager one."""
+        forward = self.take(x)
+        if isinstance(forward, _Loaded) and not forward.checked:
+            forward(x)
+        return forward is not None and self.works(forward)
+
+    def possible(self, tile: tuple[int, int]) -> dict[TileShapes, float]:
+        """What could be compiled for tiles of (height, width), and what a pixel may be expected to cost then.
+
+        None where this machine lacks something for compiling, where the model failed at it, or where as much as is good
+        for one model is there. What fails for its shapes alone leaves the others their chance.
+        """
+        entries = self._entries()
+        in_use = sum(entry.state in ("ready", "failed") and _fresh(entry) for entry in entries.values())
+        if in_use >= _MOST_SHAPES or self._refused or self._failure(entries):
+            return {}
+        expected = 1.0 - self._expectation().share_saved
+        return {
+            shapes: expected
+            for shapes in candidates(self._traits, tile)
+            if self._id(shapes) not in self._cache.gave_up
+            and (shapes not in entries or entries[shapes].state == "seen" or self._outdated(entries[shapes]))
+        }
+
+    # --- making more ---------------------------------------------------------------------------------------------
+
+    def pays(self, pixels_ahead: int) -> bool:
+        """Whether compiling is repaid by the eager work behind, in all runs, and what is ahead in this one.
+
+        What earlier compiles of this model cost was paid from the same purse.
+        """
+        entry, expected = self._store.get(self._model_id), self._expectation()
+        spent = (entry.eager_seconds if entry else 0.0) + self._eager_seconds
+        paid = sum(made.compile_seconds for made in self._entries().values()) / max(expected.share_saved, 1e-3)
+        return repays(spent - paid + self._rate(None) * pixels_ahead / 1e6, expected)
+
+    def start(self, shapes: TileShapes) -> bool:
+        """Start compiling in the background. False when something else is being compiled, or it cannot be started."""
+        if self._cache.busy() or self.compiling():
+            return False
+        known = self._entries().get(shapes)
+        if known and known.state == "failed" and not self._outdated(known):  # just now: ours died since it was asked
+            return False
         try:
-            result = entry.compiled(x)
-        except Exception as error:  # compilers fail in every way there is; the eager model still gives the picture
-            entry.give_up(error)
-        else:
-            entry.works = True
-            return result
-        return self.eager(x)  # out here, where the error no longer holds the failed call's tensors
+            return self._start(shapes)
+        except Exception as error:  # no room, no permission, no process, strange weights: none is worth a picture
+            self.refuse(shapes, f"it cannot be compiled: {first_line(error)}", lasting=False)
+            return False
+
+    def compiling(self) -> TileShapes | None:
+        """The shapes being compiled now, in this process or another."""
+        return next((shapes for shapes, entry in self._entries().items() if entry.state == "compiling"), None)
+
+    def wait(self, context: RunContext) -> None:
+        """Until nothing of ours is being compiled, nor this model by anyone. An interrupt ends our compile."""
+        if not (self._cache.busy() or self.compiling()):
+            return
+        began = time.monotonic()
+        try:
+            while self._cache.busy() or self.compiling():
+                context.raise_if_interrupted()
+                what = self.compiling() or "another model"
+                context.say(f"compiling for {what}, {time.monotonic() - began:.0f} s so far")
+                time.sleep(_ASKED_AGAIN)
+        except BaseException:  # an interrupt, of whatever kind the host's is
+            self._cache.stop()
+            raise
+        finally:
+            context.say("")
+
+    def refuse(self, shapes: TileShapes, reason: str, lasting: bool) -> None:
+        """Go on without: in this process, and, where `lasting`, until something changes."""
+        logger.warning("%s goes on uncompiled: %s", self._what["model"], reason)
+        self._refused[shapes] = reason
+        self._loaded.pop(shapes, None)
+        if lasting:
+            try:
+                self._store.fail(self._id(shapes), reason, "model", self._environment)
+            except OSError as error:
+                logger.debug("cannot note that: %s", error)
+
+    # --- what it cost --------------------------------------------------------------------------------------------
+
+    def note(self, forward: Forward, pixels: int, seconds: float) -> None:
+        """A batch of `pixels` input pixels went through `forward` in so many seconds."""
+        shapes = forward.shapes if isinstance(forward, _Loaded) and forward.works else None
+        if shapes is None:
+            self._eager_seconds += seconds
+        self._times.setdefault(shapes, BestTime()).add(seconds, pixels / 1e6)
+
+    def save(self) -> None:
+        """What this run has seen goes into the index."""
+        eager = self._rate(None)
+        if self._eager_seconds:
+            self._store.note(self._model_id, self._what, Usage(eager_seconds=self._eager_seconds, eager_rate=eager))
+        self._eager_seconds = 0.0
+        for shapes, loaded in self._loaded.items():
+            both = bool(eager and self._rate(shapes))  # measured side by side, or they cannot be compared
+            usage = Usage(0.0, eager * both, self._rate(shapes) * both, verified=loaded.checked)
+            self._store.note(self._id(shapes), self._what_of(shapes), usage)
+
+    def status(self, used: bool) -> str:
+        """Where compiling stands, in a few words."""
+        shapes = self.compiling()
+        self._cache.busy()  # one that just died is no longer compiling, but why it died is not noted before this
+        if used or not shapes:
+            told = next(iter(self._refused.values()), None) or self._failure(self._entries(), any_scope=True)
+            return "compiled" if used else f"eager: {told}" if told else "eager: compiling would not pay yet"
+        return f"compiling for {shapes} in the background, eager meanwhile"
+
+    # --- details -------------------------------------------------------------------------------------------------
+
+    def _what_of(self, shapes: TileShapes) -> dict[str, str]:
+        return {**self._what, "shapes": str(shapes)}
+
+    def _id(self, shapes: TileShapes) -> str:
+        return _digest(self._what_of(shapes))
+
+    def _entries(self) -> dict[TileShapes, Entry]:
+        """What the store knows of this model's shapes."""
+        found = {}
+        for entry in self._store.entries().values():
+            if entry.what.get("id") == self._model_id and "shapes" in entry.what:
+                with suppress(ValueError):  # not ours: someone wrote into the index
+                    found[TileShapes.parse(entry.what["shapes"])] = entry
+        return found
+
+    def _outdated(self, entry: Entry) -> bool:
+        """Whether it failed, and something has changed since."""
+        return entry.state == "failed" and entry.environment != self._environment
+
+    def _failure(self, entries: dict[TileShapes, Entry], any_scope: bool = False) -> str | None:
+        """Why nothing more is compiled: what this machine lacks, or what this model failed at; with `any_scope` also
+        what it failed at for some shapes only."""
+        for entry in self._store.entries().values():
+            if entry.state == "failed" and entry.scope == "environment" and not self._outdated(entry):
+                return entry.reason
+        failed = [entry for entry in entries.values() if entry.state == "failed" and not self._outdated(entry)]
+        return next((entry.reason for entry in failed if any_scope or entry.scope == "model"), None)
+
+    def _expectation(self) -> Expectation:
+        entries = self._store.entries().values()
+        return expect(entries, self._architecture, self._device.type, self._traits.convolutional)
+
+    def _rate(self, shapes: TileShapes | None) -> float:
+        """Seconds per megapixel of this process's batches, eager for None; 0 until there were enough."""
+        return self._times[shapes].rate if shapes in self._times else 0.0
+
+    def _relative_cost(self, shapes: TileShapes, entry: Entry) -> float:
+        if self._rate(shapes) and self._rate(None):
+            return self._rate(shapes) / self._rate(None)
+        if entry.compiled_rate and entry.eager_rate and _fresh(entry):  # else it may try again
+            return entry.compiled_rate / entry.eager_rate
+        return 1.0 - self._expectation().share_saved
+
+    def _load(self, shapes: TileShapes) -> _Loaded | None:
+        if shapes in self._loaded:
+            return self._loaded[shapes]
+        entry, path = self._store.get(self._id(shapes)), self._store.path_of(self._id(shapes))
+        if path is None:  # it was damaged and is gone, or the store cannot be used just now
+            return None
+        try:
+            verified = entry is not None and entry.verified
+            self._loaded[shapes] = _Loaded(self, shapes, load_package(path, self._device), verified)
+        except Exception as error:  # a package of another torch, a library that is missing
+            # it may pass: memory or disk are full, or another process deleted the file meanwhile, to make room
+            lasting = path.exists() and explain(error)[0] == "model"
+            self.refuse(shapes, f"what was compiled cannot be loaded ({first_line(error)})", lasting)
+            return None
+        return self._loaded[shapes]
+
+    def _start(self, shapes: TileShapes) -> bool:
+        name, module = self._id(shapes), self._module()
+        if module is None or not self._store.claim(name, self._what_of(shapes)):
+            return False
+        limit = max(_LEAST_LIMIT, 10 * self._expectation().compile_seconds)
+        with ExitStack() as undo:
+            undo.callback(self._store.release, name)
+            scratch = scratch_folder(self._store)
+            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            request = Request(
+                id=name,
+                folder=str(self._store.folder),
+                weights=str(scratch / "weights.safetensors"),
+                content=self._content,
+                architecture=self._architecture,
+                variant=self._variant,
+                shapes=shapes,
+                device=str(self._device),
+                environment=self._environment,
+                limit=limit,
+            )
+            self._cache.job = self._cache.start_job(self._store, request, module, scratch)
+            undo.pop_all()
+        logger.info("compiling %s for %s in the background", self._what["model"], shapes)
+        return True
+
+
+def _fresh(entry: Entry) -> bool:
+    return time.time() - entry.used < _LATELY
+
+
+def _digest(what: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]

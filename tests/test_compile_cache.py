@@ -1,194 +1,550 @@
-"""When a compiled forward is made, and that it never costs a picture. The compilers here are stand-ins."""
+"""Compiling as a user meets it: never waited for, never wrong, never twice. The compilers here are stand-ins."""
 
 from __future__ import annotations
 
+import gc
 import logging
+import random
+import shutil
+import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+import zoo
+from spandrel import ImageModelDescriptor
+from torch import Tensor, nn
 
-from cudaspeed.compile_cache import CompileCache, CompileKey
+from cudaspeed import compile_cache
+from cudaspeed.artifacts import ArtifactStore
+from cudaspeed.compile_cache import CompileCache
+from cudaspeed.compile_worker import Request
+from cudaspeed.contracts import UpscaleOptions, UpscaleReport
+from cudaspeed.standalone import StandaloneContext
+from cudaspeed.upscale_engine import Caches, upscale, warm_up
 
-KEY = CompileKey((1, 3, 8, 8), torch.float32, "", False, "cpu")
-OTHERS = [
-    replace(KEY, shape=(2, 3, 8, 8)),
-    replace(KEY, shape=(1, 3, 8, 16)),
-    replace(KEY, weight_dtype=torch.float16),
-    replace(KEY, autocast="bf16"),
-    replace(KEY, channels_last=True),
-    replace(KEY, device="cuda:0"),
-    replace(KEY, mode="max-autotune"),
-]
-X = torch.zeros(1, 3, 8, 8)
-LONG, NOTHING = 1e7, 0.0  # seconds of work ahead
-
-
-def eager(x: Tensor) -> Tensor:
-    return x + 1
+EAGER = UpscaleOptions(precision="fp32", compile=False)
+AUTO = UpscaleOptions(precision="fp32")
+BACKGROUND = UpscaleOptions(precision="fp32", compile_mode="background")
+WAIT = UpscaleOptions(precision="fp32", compile_mode="wait")
 
 
-class Compiler:
-    """With the face of `torch.compile`. What it makes gives x + 2, so that a test sees which one ran.
+class Compilers:
+    """Stand-ins for the compiling processes: each does what the test says, when the test says it.
 
-    `fails_at` is "wrapping", or the number of the call of compiled code, counted over all, from which on it fails.
+    What they publish is a file that names the module; loading it gives `wrong(module's forward)`.
     """
 
-    def __init__(self, fails_at: str | int | None = None, error: BaseException | None = None) -> None:
-        self.fails_at, self.error = fails_at, error or RuntimeError("no C++ compiler found\nand a long story")
-        self.wrapped, self.calls = 0, 0
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.modules: dict[str, nn.Module] = {}
+        self.at_once: Callable[[Job], None] | None = None
+        self.wrong: Callable[[Tensor], Tensor] = lambda x: x
+        self.calls: list[tuple[int, ...]] = []
 
-    def __call__(self, function: Callable[[Tensor], Tensor], *, mode: str, dynamic: bool) -> Callable[[Tensor], Tensor]:
-        assert function is eager
-        assert not dynamic
-        self.wrapped += 1
-        if self.fails_at == "wrapping":
-            raise self.error
-        return self._run
+    def start(self, store: ArtifactStore, request: Request, module: nn.Module, scratch: Path) -> Job:
+        job = Job(store, request, scratch)
+        self.modules[request.id] = module
+        self.jobs.append(job)
+        if self.at_once:
+            self.at_once(job)
+        return job
 
-    def _run(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if isinstance(self.fails_at, int) and self.calls >= self.fails_at:
-            raise self.error
-        return x + 2
+    def load(self, path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+        module = self.modules[path.read_text()]
 
+        def forward(x: Tensor) -> Tensor:
+            self.calls.append(tuple(x.shape))
+            return self.wrong(module(x))
 
-def uses_compiled(cache: CompileCache, key: CompileKey, seconds_ahead: float) -> bool:
-    value = float(cache.get(key, seconds_ahead)(X).mean())
-    assert value in (1.0, 2.0)
-    return value == 2.0
-
-
-def break_even(key: CompileKey) -> float:
-    """The least seconds ahead for which a fresh cache compiles."""
-    low, high = NOTHING, LONG
-    while high - low > 0.01:
-        middle = (low + high) / 2
-        low, high = (low, middle) if uses_compiled(CompileCache(eager, Compiler()), key, middle) else (middle, high)
-    return high
+        return forward
 
 
-def test_nothing_is_compiled_while_it_does_not_pay() -> None:
-    compiler = Compiler()
-    cache = CompileCache(eager, compiler)
+class Job:
+    """With the face of `CompileJob`."""
+
+    def __init__(self, store: ArtifactStore, request: Request, scratch: Path) -> None:
+        self.id, self.shapes, self.request = request.id, request.shapes, request
+        self._store, self._scratch = store, scratch
+        self._over = False
+        self.stopped = self.without_result = False
+
+    def running(self) -> bool:
+        return not self._over
+
+    def stop(self) -> None:
+        self.stopped = self._over = True
+        self._store.release(self.id)
+
+    def succeed(self, seconds: float = 30.0) -> None:
+        package = self._scratch / "model.pt2"
+        package.write_text(self.id)
+        self._store.publish(self.id, package, seconds)
+        shutil.rmtree(self._scratch)
+        self._over = True
+
+    def fail(self, reason: str = "it uses an unknown operator", scope: str = "model") -> None:
+        self._store.fail(self.id, reason, scope, self.request.environment)
+        self._over = True
+
+    def give_up(self) -> None:
+        """As for want of memory: nothing is noted."""
+        self._store.release(self.id)
+        self._over = self.without_result = True
+
+
+@pytest.fixture
+def compilers(monkeypatch: pytest.MonkeyPatch) -> Compilers:
+    made = Compilers()
+    monkeypatch.setattr(compile_cache, "load_package", made.load)
+    return made
+
+
+def process(compilers: Compilers) -> Caches:
+    """What a fresh process knows."""
+    caches = Caches()
+    caches.compiles = CompileCache(start=compilers.start)
+    return caches
+
+
+def run(
+    caches: Caches,
+    model: ImageModelDescriptor,
+    options: UpscaleOptions = AUTO,
+    size: tuple[int, int] = (40, 40),
+    frames: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> UpscaleReport:
+    """Upscale, and hold the result against the eager one: whatever compilers do, the picture is right."""
+    image = zoo.photograph(*size, frames=frames)
+    result = upscale(image, model, options, StandaloneContext("cpu", on_progress), caches)
+    truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
+    torch.testing.assert_close(result.image, truth, atol=2 / 255, rtol=0)
+    return result.report
+
+
+def compiled(caches: Caches, model: ImageModelDescriptor, size: tuple[int, int] = (40, 40)) -> bool:
+    return run(caches, model, AUTO, size).compiled
+
+
+def test_a_small_picture_is_neither_delayed_nor_burdened(compilers: Compilers) -> None:
+    caches, model = process(compilers), zoo.compact()
     for _ in range(3):
-        assert cache.get(KEY, NOTHING) is eager
-        cache.note_eager(KEY, 0.5)
-    assert compiler.wrapped == 0
-    assert not cache.is_compiled(KEY)
+        report = run(caches, model)
+        assert not report.compiled
+        assert report.compiling == "eager: compiling would not pay yet"
+    assert not compilers.jobs
 
 
-@pytest.mark.parametrize(("device", "least", "most"), [("cpu", 60, 7200), ("cuda:0", 15, 1800), ("xpu", 15, 1800)])
-def test_a_compile_is_repaid_by_minutes_of_work_not_by_a_picture(device: str, least: float, most: float) -> None:
-    assert least < break_even(replace(KEY, device=device)) < most
-
-
-def test_time_spent_counts_with_the_work_ahead_but_only_on_the_same_key() -> None:
-    enough = break_even(KEY)
-    cache = CompileCache(eager, Compiler())
-    for other in OTHERS:
-        cache.note_eager(other, LONG)
-    assert not uses_compiled(cache, KEY, 0.6 * enough)
-    cache.note_eager(KEY, 0.3 * enough)
-    assert not uses_compiled(cache, KEY, 0.6 * enough)
-    cache.note_eager(KEY, 0.3 * enough)
-    assert uses_compiled(cache, KEY, 0.6 * enough)
-
-
-def test_once_compiled_it_is_used_without_compiling_again_however_little_is_ahead() -> None:
-    compiler = Compiler()
-    cache = CompileCache(eager, compiler)
-    assert uses_compiled(cache, KEY, LONG)
-    assert cache.is_compiled(KEY)
-    assert uses_compiled(cache, KEY, NOTHING)
-    assert (compiler.wrapped, compiler.calls) == (1, 2)
-
-
-def test_it_counts_as_compiled_only_once_it_has_given_a_result() -> None:
-    cache = CompileCache(eager, Compiler())
-    forward = cache.get(KEY, LONG)
-    assert not cache.is_compiled(KEY)
-    forward(X)
-    assert cache.is_compiled(KEY)
-
-
-@pytest.mark.parametrize("other", OTHERS, ids=str)
-def test_keys_do_not_share_a_compiled_forward(other: CompileKey) -> None:
-    compiler = Compiler()
-    cache = CompileCache(eager, compiler)
-    assert uses_compiled(cache, KEY, LONG)
-    assert not cache.is_compiled(other)
-    assert not uses_compiled(cache, other, NOTHING)
-    assert uses_compiled(cache, other, LONG)
-    assert compiler.wrapped == 2
-
-
-def test_the_mode_asked_for_is_compiled() -> None:
-    modes: list[str] = []
-    cache = CompileCache(eager, lambda function, *, mode, dynamic: modes.append(mode) or function)
-    cache.get(replace(KEY, mode="max-autotune"), LONG)
-    assert modes == ["max-autotune"]
-
-
-@pytest.mark.parametrize("fails_at", ["wrapping", 1, 3])
-@pytest.mark.parametrize(
-    "error", [RuntimeError("no C++ compiler found\nand a long story"), KeyError(), OSError(28, "full")]
-)
-def test_a_failing_compiler_costs_a_warning_never_a_picture(
-    fails_at: str | int, error: Exception, caplog: pytest.LogCaptureFixture
+def test_work_over_many_runs_adds_up_until_a_compile_pays(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler = Compiler(fails_at, error)
-    cache = CompileCache(eager, compiler)
-    with caplog.at_level(logging.WARNING, "cudaspeed"):
-        used = [uses_compiled(cache, KEY, LONG) for _ in range(5)]
-    good = fails_at - 1 if isinstance(fails_at, int) else 0
-    assert used == [True] * good + [False] * (5 - good)
-    assert compiler.wrapped == 1, "never tried again"
-    assert compiler.calls <= good + 1
-    assert not cache.is_compiled(KEY)
-    (record,) = caplog.records
-    assert record.name == "cudaspeed"
-    assert record.levelno == logging.WARNING
-    assert type(error).__name__ in record.getMessage()
-    assert "\n" not in record.getMessage()
+    seconds = iter(range(0, 10**9, 50))  # each look at the clock is 50 s after the one before
+    monkeypatch.setattr("cudaspeed.streaming.time.perf_counter", lambda: float(next(seconds)))
+    model = zoo.compact()
+    for _ in range(30):  # every run in a process of its own
+        run(process(compilers), model)
+        if compilers.jobs:
+            break
+    assert compilers.jobs, "half an hour of eager work pays for a compile"
 
 
-def test_a_forward_taken_before_the_failure_gives_the_eager_result_after_it(caplog: pytest.LogCaptureFixture) -> None:
-    cache = CompileCache(eager, Compiler(fails_at=1))
-    first, second = cache.get(KEY, LONG), cache.get(KEY, LONG)
-    assert float(first(X).mean()) == 1.0
-    assert float(second(X).mean()) == 1.0
-    assert len(caplog.records) == 1, "one failure, one warning"
+def test_eager_tiles_flow_on_while_it_compiles_and_the_next_batch_after_is_compiled(compilers: Compilers) -> None:
+    at: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        if done == 7:
+            assert len(compilers.jobs) == 1, "started after the first tile"
+            assert not compilers.calls
+            compilers.jobs[0].succeed()
+        at.append(done)
+
+    options = UpscaleOptions(precision="fp32", compile_mode="background", tile=32)
+    report = run(process(compilers), zoo.compact(), options, (32, 32), frames=20, on_progress=progress)
+    assert at == list(range(1, 21))
+    assert report.compiled
+    assert len(compilers.calls) == 13
 
 
-def test_a_failure_of_one_key_leaves_the_others_their_chance() -> None:
-    other = OTHERS[0]
-    compiler = Compiler(fails_at=1)
-    cache = CompileCache(eager, compiler)
-    assert not uses_compiled(cache, KEY, LONG)
-    compiler.fails_at = None
-    assert uses_compiled(cache, other, LONG)
-    assert not uses_compiled(cache, KEY, LONG)
-    assert (cache.is_compiled(KEY), cache.is_compiled(other)) == (False, True)
+def test_what_is_compiled_is_there_after_a_restart(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    assert run(process(compilers), zoo.compact(), WAIT).compiled
+    later = process(compilers)
+    assert compiled(later, zoo.compact()), "the same weights, loaded anew, however little work there is"
+    assert len(compilers.jobs) == 1
 
 
-def test_compiled_code_that_needs_more_memory_than_eager_gives_way_to_it() -> None:
-    cache = CompileCache(eager, Compiler(fails_at=1, error=torch.OutOfMemoryError("for compiled code")))
-    assert not uses_compiled(cache, KEY, LONG)
+def test_models_of_one_architecture_do_not_share(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model, other = process(compilers), zoo.compact(), zoo.compact()
+    with torch.no_grad():
+        next(other.model.parameters()).mul_(1.01)
+    assert run(caches, model, WAIT).compiled
+    assert not compiled(caches, other)
+    assert run(caches, other, WAIT).compiled
+    assert len(compilers.jobs) == 2
 
 
-def test_eager_code_that_runs_out_of_memory_says_so() -> None:
-    def short(x: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("tile too large")
+def test_weights_changed_in_place_are_noticed(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    assert run(caches, model, WAIT).compiled
+    with torch.no_grad():
+        for weight in model.model.parameters():
+            weight.mul_(0.5)
+    assert not compiled(caches, model)
 
-    cache = CompileCache(short, Compiler(fails_at=1, error=torch.OutOfMemoryError("for compiled code")))
-    with pytest.raises(torch.OutOfMemoryError, match="tile too large"):
-        cache.get(KEY, LONG)(X)
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        UpscaleOptions(precision="bf16", autocast=True),
+        UpscaleOptions(precision="bf16", autocast=False),
+    ],
+)
+def test_another_precision_is_another_compile(compilers: Compilers, other: UpscaleOptions) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    run(caches, model, WAIT)
+    assert not upscale(zoo.photograph(40, 40), model, other, StandaloneContext("cpu"), caches).report.compiled
+    assert compiled(caches, model), "and does not disturb the first"
 
 
-def test_ctrl_c_while_compiling_stops() -> None:
-    cache = CompileCache(eager, Compiler(fails_at=1, error=KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        cache.get(KEY, LONG)(X)
+def test_another_device_or_version_is_another_compile(compilers: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    described = compile_cache.describe_environment(torch.device("cpu"))
+    for name in ("hardware", "torch", "cuda", "triton", "spandrel", "code"):
+        changed = {**described, name: "another"}
+        monkeypatch.setattr(compile_cache, "describe_environment", lambda device, changed=changed: changed)
+        assert not compiled(process(compilers), zoo.compact()), name
+    monkeypatch.setattr(compile_cache, "describe_environment", lambda device: described)
+    assert compiled(process(compilers), zoo.compact())
+
+
+# --- few shapes ----------------------------------------------------------------------------------------------------
+
+
+def test_fifty_sizes_need_one_compile_of_a_convolutional_model(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    context, caches, model = StandaloneContext("cpu"), process(compilers), zoo.compact()
+    chance = random.Random(7)
+    for _ in range(50):
+        size = chance.randint(64, 3000), chance.randint(64, 4096)
+        assert warm_up(model, size, AUTO, context, caches) == "compiled"
+    for _ in range(5):
+        assert compiled(caches, model, (chance.randint(64, 300), chance.randint(64, 300)))
+    assert len(compilers.jobs) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fifty_sizes_need_at_most_four_compiles_of_an_attention_model(compilers: Compilers, seed: int) -> None:
+    compilers.at_once = Job.succeed
+    context, caches, model = StandaloneContext("cpu"), process(compilers), zoo.toy_attention()
+    chance = random.Random(seed)
+    for _ in range(50):
+        warm_up(model, (chance.randint(64, 3000), chance.randint(64, 4096)), AUTO, context, caches)
+    assert 1 <= len(compilers.jobs) <= 4
+    assert all(job.shapes.fixed for job in compilers.jobs)
+
+
+def test_a_picture_that_compiled_tiles_suit_uses_them_and_another_does_not(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.swinir()
+    assert run(caches, model, WAIT, (64, 80)).compiled
+    report = run(caches, model, AUTO, (63, 78))
+    assert report.compiled, "padding to it is cheaper than computing eagerly"
+    assert report.tile == (64, 80)
+    report = run(caches, model, AUTO, (16, 16))
+    assert not report.compiled, "twenty times the pixels are not"
+    assert len(compilers.jobs) == 1
+
+
+def test_the_users_tile_size_is_kept(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.swinir()
+    assert run(caches, model, WAIT, (96, 96)).compiled
+    report = run(caches, model, UpscaleOptions(precision="fp32", tile=64), (96, 96))
+    assert max(report.tile) <= 64
+
+
+def test_a_frame_begun_in_eager_starts_again_compiled_where_that_is_quicker(compilers: Compilers) -> None:
+    """An attention model's compiled tiles are not the plan's, so the swap is at a frame, or at a new start of one."""
+    done: list[int] = []
+
+    def progress(now: int, total: int) -> None:
+        done.append(total)
+        if len(done) == 2:
+            compilers.jobs[0].succeed(1.0)
+            store = ArtifactStore(compilers.jobs[0]._store.folder)
+            store.note(compilers.jobs[0].id, {}, compile_cache.Usage(eager_rate=10.0, compiled_rate=1.0))
+
+    options = UpscaleOptions(precision="fp32", compile_mode="background", tile=64)
+    report = run(process(compilers), zoo.swinir(), options, (300, 300), on_progress=progress)
+    assert report.compiled
+
+
+# --- it always ends in a picture -------------------------------------------------------------------------------------
+
+
+def test_a_model_that_cannot_be_compiled_is_tried_once_ever(compilers: Compilers) -> None:
+    compilers.at_once = Job.fail
+    caches, model = process(compilers), zoo.swinir()
+    report = run(caches, model, WAIT)
+    assert not report.compiled
+    assert report.compiling == "eager: it uses an unknown operator"
+    run(caches, model, WAIT)
+    report = run(process(compilers), zoo.swinir(), BACKGROUND)
+    assert report.compiling == "eager: it uses an unknown operator", "after a restart, too"
+    assert len(compilers.jobs) == 1
+
+
+def test_a_convolutional_model_that_cannot_be_compiled_for_any_size_is_compiled_for_one(compilers: Compilers) -> None:
+    compilers.at_once = lambda job: job.succeed() if job.shapes.fixed else job.fail(scope="shapes")
+    caches, model = process(compilers), zoo.compact()
+    assert run(caches, model, WAIT).compiled
+    assert [job.shapes.fixed for job in compilers.jobs] == [False, True]
+
+
+def test_what_the_machine_lacks_is_found_once_for_all_models(compilers: Compilers) -> None:
+    compilers.at_once = lambda job: job.fail("no C++ compiler was found; install g++", "environment")
+    assert run(process(compilers), zoo.compact(), WAIT).compiling == "eager: no C++ compiler was found; install g++"
+    assert run(process(compilers), zoo.esrgan(), WAIT).compiling == "eager: no C++ compiler was found; install g++"
+    assert len(compilers.jobs) == 1
+
+
+def test_it_is_tried_again_when_the_machine_has_changed(compilers: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:
+    compilers.at_once = lambda job: job.fail("no C++ compiler was found", "environment")
+    run(process(compilers), zoo.compact(), WAIT)
+    described = compile_cache.describe_environment(torch.device("cpu"))
+    monkeypatch.setattr(compile_cache, "describe_environment", lambda device: {**described, "compiler": "new"})
+    compilers.at_once = Job.succeed
+    assert run(process(compilers), zoo.compact(), WAIT).compiled
+
+
+def test_memory_that_ran_out_while_compiling_is_not_held_against_the_model_for_ever(compilers: Compilers) -> None:
+    compilers.at_once = Job.give_up
+    caches = process(compilers)
+    for _ in range(3):
+        run(caches, zoo.swinir(), BACKGROUND, frames=2)
+    assert len(compilers.jobs) == 1, "not again in this process"
+    compilers.at_once = Job.succeed
+    assert run(process(compilers), zoo.swinir(), WAIT).compiled
+
+
+def veil(x: Tensor) -> Tensor:
+    return x + 0.3
+
+
+def nothing(x: Tensor) -> Tensor:
+    return x * torch.nan
+
+
+def short(x: Tensor) -> Tensor:
+    return x[..., 1:]
+
+
+@pytest.mark.parametrize("wrong", [veil, nothing, short])
+def test_a_wrong_result_is_refused_at_its_first_tile(
+    compilers: Compilers, wrong: Callable[[Tensor], Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    compilers.at_once, compilers.wrong = Job.succeed, wrong
+    caches = process(compilers)
+    report = run(caches, zoo.toy_attention(), WAIT, frames=3)
+    assert not report.compiled
+    assert len(compilers.calls) == 1
+    assert "its result was refused" in run(caches, zoo.toy_attention(), WAIT).compiling
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == 1
+    compilers.wrong = lambda x: x
+    assert not compiled(process(compilers), zoo.toy_attention()), "nor is it taken after a restart"
+
+
+def test_compiled_code_that_breaks_down_later_gives_way_to_eager(
+    compilers: Compilers, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(x: Tensor) -> Tensor:
+        if len(compilers.calls) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return x
+
+    compilers.at_once, compilers.wrong = Job.succeed, breaks
+    report = run(process(compilers), zoo.compact(), WAIT, frames=6)
+    assert len(compilers.calls) == 3
+    assert report.frames == 6
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == 1
+
+
+def test_a_damaged_file_is_made_anew(compilers: Compilers, caplog: pytest.LogCaptureFixture) -> None:
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    (file,) = StandaloneContext("cpu").cache_folder.glob("*.pt2")
+    file.write_text("damaged")
+    assert not run(process(compilers), zoo.compact(), AUTO).compiled
+    assert run(process(compilers), zoo.compact(), WAIT).compiled
+    assert len(compilers.jobs) == 2
+    assert "not what was compiled" in caplog.text
+
+
+def test_a_package_that_cannot_be_loaded_is_not_tried_again(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+        raise RuntimeError("undefined symbol: aoti_torch_something\nand a long story")
+
+    compilers.at_once = Job.succeed
+    monkeypatch.setattr(compile_cache, "load_package", broken)
+    report = run(process(compilers), zoo.swinir(), WAIT)
+    assert report.compiling == "eager: what was compiled cannot be loaded (undefined symbol: aoti_torch_something)"
+    run(process(compilers), zoo.swinir(), WAIT)
+    assert len(compilers.jobs) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "file"))
+    report = run(process(compilers), zoo.compact(), WAIT, frames=2)
+    assert not report.compiled
+    assert not compilers.jobs
+    assert "cannot be compiled" in report.compiling
+    assert len(caplog.records) == 1
+
+
+def test_compiled_code_that_is_slower_here_is_left_alone(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    assert run(caches, model, WAIT).compiled
+    job = compilers.jobs[0]
+    ArtifactStore(StandaloneContext("cpu").cache_folder).note(
+        job.id, {}, compile_cache.Usage(eager_rate=1.0, compiled_rate=1.5)
+    )
+    assert not compiled(process(compilers), model)
+
+
+# --- waiting, stopping, unloading ------------------------------------------------------------------------------------
+
+
+class Stopped(BaseException):
+    pass
+
+
+def test_an_interrupt_while_waiting_ends_the_compile_and_it_can_be_started_again(compilers: Compilers) -> None:
+    context = StandaloneContext("cpu")
+    said: list[str] = []
+
+    def interrupted() -> None:
+        if said:
+            raise Stopped
+
+    context.say = said.append  # type: ignore[method-assign]
+    context.raise_if_interrupted = interrupted  # type: ignore[method-assign]
+    caches = process(compilers)
+    with pytest.raises(Stopped):
+        upscale(zoo.photograph(40, 40), zoo.compact(), WAIT, context, caches)
+    assert compilers.jobs[0].stopped
+    assert said[0].startswith("compiling for ")
+    assert said[-1] == "", "and the text is taken away"
+    compilers.at_once = Job.succeed
+    assert run(caches, zoo.compact(), WAIT).compiled
+
+
+def test_one_compile_at_a_time(compilers: Compilers) -> None:
+    caches = process(compilers)
+    for model in (zoo.compact(), zoo.esrgan(), zoo.span()):
+        report = run(caches, model, BACKGROUND, frames=3)
+    assert len(compilers.jobs) == 1
+    compilers.jobs[0].succeed()
+    run(caches, model, BACKGROUND, frames=3)
+    assert len(compilers.jobs) == 2
+    assert report.compiling == "eager: compiling would not pay yet"
+
+
+def test_swapping_in_code_that_takes_one_tile_at_a_time_skips_no_tile(compilers: Compilers) -> None:
+    def progress(now: int, total: int) -> None:
+        if now >= 8 and compilers.jobs[0].running():
+            compilers.jobs[0].succeed()
+
+    options = UpscaleOptions(precision="fp32", compile_mode="background", tile=64, batch_size=4)
+    report = run(process(compilers), zoo.toy_attention(), options, (64, 64), frames=24, on_progress=progress)
+    assert report.compiled
+    assert {shape[0] for shape in compilers.calls} == {1}
+    assert len(compilers.calls) >= 12, "the rest, one by one"
+
+
+def test_weights_of_any_layout_and_an_index_someone_wrote_into_cost_no_picture(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    store = ArtifactStore(StandaloneContext("cpu").cache_folder)
+    (ready,) = [entry for entry in store.entries().values() if entry.state == "ready"]
+    store.note("f" * 24, {**ready.what, "shapes": "tiles of any shape"}, compile_cache.Usage())
+    assert compiled(process(compilers), zoo.compact())
+
+
+def test_once_checked_a_single_tile_is_computed_once(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    assert run(process(compilers), zoo.compact(), WAIT).compiled
+    compilers.calls.clear()
+    model, eager_calls = zoo.compact(), []
+    caches = process(compilers)
+    run(caches, model)
+    working = caches.working.get(model, caches.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).variant)
+    (forwards,) = working.compiled.values()
+    plain = forwards.eager
+    forwards.eager = lambda x: eager_calls.append(x.shape) or plain(x)
+    assert run(caches, model).compiled
+    assert len(compilers.calls) == 2
+    assert not eager_calls
+
+
+def test_what_is_released_is_gone_at_once(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    run(caches, model, WAIT)
+    working = caches.working.get(model, caches.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).variant)
+    (forwards,) = working.compiled.values()
+    (loaded,) = forwards._loaded.values()
+    package = weakref.ref(loaded._forward)
+    gc.collect()
+    gc.disable()
+    try:
+        del forwards, loaded
+        working.release()
+        assert package() is None
+    finally:
+        gc.enable()
+
+
+def test_what_another_process_compiles_is_not_compiled_twice_and_taken_when_ready(compilers: Compilers) -> None:
+    here, there = process(compilers), process(compilers)
+    run(there, zoo.compact(), BACKGROUND, frames=2)
+    report = run(here, zoo.compact(), BACKGROUND, frames=3)
+    assert len(compilers.jobs) == 1
+    assert report.compiling.startswith("compiling for tiles of ")
+    compilers.jobs[0].succeed()
+    assert compiled(here, zoo.compact())
+
+
+def test_unloading_the_model_lets_go_of_compiled_code_which_is_loaded_again(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    run(caches, model, WAIT)
+    variant = caches.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).variant
+    working = caches.working.get(model, variant)
+    assert working.compiled
+    working.release()
+    assert not working.compiled
+    assert compiled(caches, model)
+    assert len(compilers.jobs) == 1
+
+
+def test_without_compiling_nothing_is_written(compilers: Compilers) -> None:
+    run(process(compilers), zoo.compact(), EAGER)
+    assert not StandaloneContext("cpu").cache_folder.exists()
+
+
+def test_warm_up_says_why_it_could_not(compilers: Compilers) -> None:
+    compilers.at_once = Job.fail
+    status = warm_up(zoo.swinir(), (48, 48), AUTO, StandaloneContext("cpu"), process(compilers))
+    assert status == "eager: it uses an unknown operator"
