@@ -1,4 +1,4 @@
-"""The command line: `cudaspeed upscale` and `cudaspeed models`."""
+"""The command line: `cudaspeed upscale`, `cudaspeed models` and `cudaspeed cache`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from spandrel import ImageModelDescriptor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .cache_commands import add_cache_parser, run_cache
 from .contracts import (
+    COMPILE_MODES,
     LEVELS,
     PRECISION_CHOICES,
     BadModelError,
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         with _logging_to_stderr(arguments.verbose):
-            return _models(arguments) if arguments.command == "models" else _upscale(arguments)
+            return {"upscale": _upscale, "models": _models, "cache": run_cache}[arguments.command](arguments)
     except (BadOptionError, BadModelError, OSError) as error:  # OSError: a path that no file system takes
         print(f"cudaspeed: error: {error}", file=sys.stderr)
         return BAD_USAGE
@@ -127,7 +129,15 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument("--batch-size", type=int, default=1, metavar="N", help="most frames in flight (default: 1)")
     upscale.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
 
+    upscale.add_argument(
+        "--compile-mode",
+        choices=COMPILE_MODES,
+        default="auto",
+        help="auto: in the background, where the work repays it; background: at once; wait: before the first tile",
+    )
+
     commands.add_parser("models", parents=[shared], help="list the bundled and the found models")
+    add_cache_parser(commands, shared)
     return parser
 
 
@@ -219,6 +229,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
         compile=arguments.compile,
         level=arguments.level,
         batch_size=arguments.batch_size,
+        compile_mode=arguments.compile_mode,
     )
     jobs = plan_jobs(arguments.inputs, arguments.output)
     _refuse_unwritable(jobs[0].target.parent)
@@ -265,7 +276,7 @@ def _upscale_one(
             bar.total, bar.n = total, done
             bar.refresh()
 
-        context = StandaloneContext(arguments.device, show)
+        context = StandaloneContext(arguments.device, show, lambda text: bar.set_postfix_str(text))
         picture = read_picture(job.source)
         height, width = picture.pixels.shape[:2]
         check_fits(job.target, width * model.scale, height * model.scale)
@@ -292,6 +303,7 @@ def _upscale_one(
         "overlap": report.overlap[::-1],
         "tiles": report.tiles,
         "compiled": report.compiled,
+        "compiling": report.compiling,
         "seconds": report.seconds,
         "peak_bytes": report.peak_bytes,
         "warnings": [*picture.warnings, *report.warnings, *lost],

@@ -5,9 +5,11 @@ Frozen dataclasses and protocols only; nothing here computes on pixels and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -16,9 +18,11 @@ from torch import Tensor, nn
 Precision = Literal["fp16", "bf16", "fp32"]
 PrecisionChoice = Literal["auto", "fp16", "fp32", "bf16"]
 Level = Literal["balanced", "speed", "memory"]
+CompileMode = Literal["auto", "wait", "background"]
 
 PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
 LEVELS: tuple[str, ...] = get_args(Level)
+COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
 MAX_TILE = 2048  # pixels; the limit the original pack's widget had
 MAX_OVERLAP = 128
 MAX_BATCH = 16
@@ -64,7 +68,9 @@ class UpscaleOptions:
     """What the user asks for. 0 means automatic for `tile`, `overlap`; sizes are pixels of the input picture.
 
     `tile` is an upper bound for a tile's side, `overlap` a lower bound for what two neighbours share.
-    `batch_size` is the most frames in flight. Raises `BadOptionError` on a value out of range.
+    `batch_size` is the most frames in flight. With `compile`, `compile_mode` says when: "auto" where the work repays
+    it, "background" at once, both while eager pictures go on; "wait" before the first tile. Raises `BadOptionError` on
+    a value out of range.
     """
 
     precision: PrecisionChoice = "auto"
@@ -74,12 +80,15 @@ class UpscaleOptions:
     compile: bool = True
     level: Level = "balanced"
     batch_size: int = 1
+    compile_mode: CompileMode = "auto"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISION_CHOICES:
             raise BadOptionError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISION_CHOICES)}")
         if self.level not in LEVELS:
             raise BadOptionError(f"optimization level is {self.level!r}; choose one of {', '.join(LEVELS)}")
+        if self.compile_mode not in COMPILE_MODES:
+            raise BadOptionError(f"compile mode is {self.compile_mode!r}; choose one of {', '.join(COMPILE_MODES)}")
         if not all(isinstance(value, int) for value in (self.tile, self.overlap, self.batch_size)):
             raise BadOptionError(
                 f"tile size, overlap and batch size are {self.tile!r}, {self.overlap!r} and {self.batch_size!r}; "
@@ -103,6 +112,7 @@ class UpscaleOptions:
         enable_compile: str,
         optimization_level: str,
         batch_size: int = 1,
+        compile_mode: str = "auto",
     ) -> UpscaleOptions:
         """The node's widgets as options: "enable"/"disable" become booleans, the rest is checked as it is."""
         for name, value in (("use_autocast", use_autocast), ("enable_compile", enable_compile)):
@@ -116,6 +126,7 @@ class UpscaleOptions:
             compile=enable_compile == "enable",
             level=optimization_level,  # type: ignore[arg-type]
             batch_size=batch_size,
+            compile_mode=compile_mode,  # type: ignore[arg-type]
         )
 
 
@@ -125,7 +136,8 @@ class ModelTraits:
 
     `multiple_of`, `minimum` and `square` are spandrel's size requirements. `grid` is what every tile's origin must be
     a multiple of: `multiple_of` and the attention window, so that a tile's windows are the whole picture's windows.
-    `small_convolutional` models see little beyond a pixel's neighbourhood; `sees_whole` ones should not be tiled where
+    `convolutional` models are convolutions and pointwise maths only, so any size of picture is the same work to them;
+    `small_convolutional` ones see little beyond a pixel's neighbourhood; `sees_whole` ones should not be tiled where
     that can be helped, spandrel says (SwinIR and SCUNet among them).
     """
 
@@ -137,8 +149,61 @@ class ModelTraits:
     minimum: int = 1
     square: bool = False
     grid: int = 1
+    convolutional: bool = False
     small_convolutional: bool = False
     sees_whole: bool = False
+
+
+@dataclass(frozen=True)
+class TileShapes:
+    """The tile batches [N, C, h, w] that one compiled forward takes: N up to `batch`, (h, w) from `least` to `most`,
+    both multiples of `step`, in pixels of the model's input. One size only where `least` equals `most`.
+
+    A compiled package checks none of this: it computes nonsense from other shapes, or reads beyond them.
+    """
+
+    batch: int
+    least: tuple[int, int]
+    most: tuple[int, int]
+    step: int
+
+    @property
+    def fixed(self) -> bool:
+        """One size only."""
+        return self.least == self.most
+
+    def fit(self, shape: Sequence[int]) -> bool:
+        """Whether a tile batch of this [N, C, h, w] may be given to the compiled forward."""
+        sides = zip(shape[2:], self.least, self.most, strict=True)
+        return 1 <= shape[0] <= self.batch and all(
+            least <= side <= most and side % self.step == 0 for side, least, most in sides
+        )
+
+    def __str__(self) -> str:
+        """For people, widths first, and for `parse`."""
+        high = f"{self.most[1]}x{self.most[0]}"
+        if self.fixed:
+            return f"tiles of {high}"
+        low = f"{self.least[1]}x{self.least[0]}"
+        return f"tiles of {low} to {high} in steps of {self.step}, up to {self.batch} at once"
+
+    @staticmethod
+    def parse(text: str) -> TileShapes:
+        """What `str` gave. Raises `ValueError` for any other text."""
+        size = r"(\d+)x(\d+)"
+        found = re.fullmatch(rf"tiles of {size}(?: to {size} in steps of (\d+), up to (\d+) at once)?", text)
+        if not found:
+            raise ValueError(f"{text!r} names no tile shapes")
+        width, height, *rest = (int(number) for number in found.groups() if number)
+        if not rest:
+            return TileShapes.one(height, width)
+        most_width, most_height, step, batch = rest
+        return TileShapes(batch, (height, width), (most_height, most_width), step)
+
+    @staticmethod
+    def one(height: int, width: int) -> TileShapes:
+        """One tile of one size."""
+        return TileShapes(batch=1, least=(height, width), most=(height, width), step=1)
 
 
 @dataclass(frozen=True)
@@ -218,7 +283,8 @@ class ImageHealth:
 class UpscaleReport:
     """How a picture was upscaled. Sizes are (height, width) in pixels; `peak_bytes` is the device's measured peak where
     the context measures it (CUDA, command line), else the estimate that sized the tiles. `tile`, `overlap`, `tiles` and
-    `batch` are the plan's that the run ended with, smaller than at the start where memory ran out."""
+    `batch` are the plan's that the run ended with, smaller than at the start where memory ran out. `compiled`: tiles
+    went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none."""
 
     model: str
     scale: int
@@ -232,6 +298,7 @@ class UpscaleReport:
     tiles: int
     batch: int
     compiled: bool
+    compiling: str
     seconds: float
     peak_bytes: int
     health: ImageHealth
@@ -252,6 +319,9 @@ class Resident(Protocol):
     module: nn.Module
     residence: object
 
+    def release(self) -> None:
+        """Give back the memory of what was made beside the weights; called when the host unloads the model."""
+
 
 class RunContext(Protocol):
     """The host's face to the engine: ComfyUI's, or the standalone twin's. One per run."""
@@ -262,6 +332,8 @@ class RunContext(Protocol):
     """Where the result must lie."""
     output_dtype: torch.dtype
     """The result's type."""
+    cache_folder: Path
+    """Where compiled models are kept; perhaps not there yet."""
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         """Bring `model` to `device`, making room for `bytes_wanted` beside it if the host can."""
@@ -280,6 +352,9 @@ class RunContext(Protocol):
 
     def progress(self, done: int, total: int) -> None:
         """Tell the user that `done` of `total` tiles are finished."""
+
+    def say(self, text: str) -> None:
+        """Tell the user in a few words what is going on besides; "" when that is over."""
 
     def raise_if_interrupted(self) -> None:
         """Raise the host's own exception if the user asked to stop."""

@@ -7,7 +7,9 @@ called from a script or a test.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import os
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from spandrel import ImageModelDescriptor
 
 from .contracts import Resident, RunContext
 from .memory import is_out_of_memory
-from .standalone import StandaloneContext
+from .standalone import StandaloneContext, compiled_folder
 from .weights import bundled_folder, find_models, load_model
 
 _FOLDER = "upscale_models"
+_ON_DETACH = "on_detach_after"  # comfy.patcher_extension.CallbacksMP.ON_DETACH
 # What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.
 _PATCHER_NOTES = (
     "model_loaded_weight_memory",
@@ -55,6 +58,7 @@ class ComfyContext:
         self.output_device: torch.device = model_management.intermediate_device()
         old = not hasattr(model_management, "intermediate_dtype")
         self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
+        self.cache_folder = _compiled_folder()
         self._bar: Any = None
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
@@ -69,6 +73,8 @@ class ComfyContext:
                 model.module.device = torch.device("cpu")
             # A plain ModelPatcher, not the host's dynamic one, which swaps parameters under compiled code.
             patcher = ModelPatcher(model.module, load_device=self.device, offload_device=torch.device("cpu"))
+            if hasattr(patcher, "add_callback"):  # since December 2024
+                patcher.add_callback(_ON_DETACH, _release(model))
             model.residence = patcher
         total = self._management.get_total_memory(self.device)
         self._management.load_models_gpu([patcher], memory_required=min(bytes_wanted, total), force_full_load=True)
@@ -91,8 +97,41 @@ class ComfyContext:
             self._bar = self._utils.ProgressBar(total)
         self._bar.update_absolute(done, total)
 
+    def say(self, text: str) -> None:
+        try:
+            from comfy_execution.utils import get_executing_context
+            from server import PromptServer
+        except ImportError:  # before 0.3.45 there was nowhere to say it
+            return
+        server = getattr(PromptServer, "instance", None)
+        executing = get_executing_context()
+        if hasattr(server, "send_progress_text") and executing is not None:
+            server.send_progress_text(text, executing.node_id)
+
     def raise_if_interrupted(self) -> None:
         self._management.throw_exception_if_processing_interrupted()
+
+
+def _compiled_folder() -> Path:
+    """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else in ComfyUI's user directory; on Windows, where that
+    may be open to other users and its owner does not tell, in this user's profile."""
+    if os.environ.get("CUDASPEED_CACHE_DIR") or os.name == "nt":
+        return compiled_folder()
+    import folder_paths
+
+    return Path(folder_paths.get_user_directory()).absolute() / "cudaspeed" / "compiled"
+
+
+def _release(model: Resident) -> Callable[..., None]:
+    """What to call when the host unloads `model`, which it must not keep alive."""
+    known = weakref.ref(model)
+
+    def release(_: object, unloaded: bool = True) -> None:
+        alive = known()
+        if alive is not None and unloaded:  # the host also detaches what it is about to load again
+            alive.release()
+
+    return release
 
 
 def offer_bundled_models() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import host
 from .contracts import MAX_BATCH, MAX_OVERLAP, MAX_TILE, UpscaleOptions
-from .upscale_engine import upscale
+from .upscale_engine import upscale, warm_up
 
 host.offer_bundled_models()
 
@@ -81,6 +81,14 @@ class UpscaleImageCUDAspeed:
                     "INT",
                     {"default": 1, "min": 1, "max": MAX_BATCH, "step": 1, "tooltip": "Most frames computed at once."},
                 ),
+                "compile_mode": (
+                    ["auto", "wait", "background"],
+                    {
+                        "default": "auto",
+                        "tooltip": "auto: compile in the background once the work repays it. background: at once. "
+                        "wait: before the first tile.",
+                    },
+                ),
             },
         }
 
@@ -95,6 +103,49 @@ class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
     """The same node under the original pack's id, so that workflows saved with that run."""
 
     DEPRECATED = True
+
+
+class WarmUpUpscalerCUDAspeed:
+    """Compile an upscale model ahead of time, so that no later run waits or computes eagerly meanwhile."""
+
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = (
+        "Compiles an upscale model for pictures of a size and waits for it. The result is kept on disk: once done, "
+        "every later run of this model, in this and later sessions, is compiled from its first tile. "
+        "Use the same precision settings as in the upscaling node."
+    )
+    RETURN_TYPES = ("UPSCALE_MODEL", "STRING")
+    RETURN_NAMES = ("upscale_model", "status")
+    FUNCTION = "warm_up"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        side = {"default": 1024, "min": 1, "max": 16384, "step": 1}
+        asked = UpscaleImageCUDAspeed.INPUT_TYPES()["required"]
+        return {
+            "required": {
+                "upscale_model": asked["upscale_model"],
+                "width": ("INT", {**side, "tooltip": "Width of the pictures to come, before upscaling."}),
+                "height": ("INT", {**side, "tooltip": "Height of the pictures to come, before upscaling."}),
+                **{name: asked[name] for name in ("use_autocast", "precision", "tile_size")},
+            }
+        }
+
+    def warm_up(
+        self,
+        upscale_model: ImageModelDescriptor,
+        width: int,
+        height: int,
+        use_autocast: str,
+        precision: str,
+        tile_size: int,
+    ) -> dict[str, Any]:
+        """The model as it came, and "compiled", or in a few words why it is not."""
+        options = UpscaleOptions.from_widgets(use_autocast, precision, tile_size, 0, "enable", "balanced")
+        with host.run_context(upscale_model) as context:
+            status = warm_up(upscale_model, (height, width), options, context)
+        return {"ui": {"text": (status,)}, "result": (upscale_model, status)}
 
 
 class UpscaleModelLoader:
@@ -117,10 +168,12 @@ class UpscaleModelLoader:
 NODE_CLASS_MAPPINGS = {
     "UpscaleImageCUDAspeed": UpscaleImageCUDAspeed,
     "ImageUpscaleWithModelCUDAspeedFixed": ImageUpscaleWithModelCUDAspeedFixed,
+    "WarmUpUpscalerCUDAspeed": WarmUpUpscalerCUDAspeed,
     "UpscaleModelLoader": UpscaleModelLoader,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "UpscaleImageCUDAspeed": "🚀 Upscale Image CUDAspeed",
     "ImageUpscaleWithModelCUDAspeedFixed": "🚀 Upscale Image CUDAspeed (old workflows)",
+    "WarmUpUpscalerCUDAspeed": "Warm Up Upscaler (CUDAspeed)",
     "UpscaleModelLoader": "Load Upscale Model",
 }

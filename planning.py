@@ -1,22 +1,42 @@
-"""How a run is cut up: tiles and batches within the memory there is, and smaller ones when there was less."""
+"""How a run is cut up: tiles and batches within the memory there is, and smaller ones when there was less.
+
+The planner and the compile cache agree on tiles: where a compiled forward takes only certain shapes, a plan of such
+tiles competes with the plan of the fewest pixels, each at its own price per pixel.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
 
-from .contracts import Level, MemoryCost, ModelTraits, TilePlan, UpscaleOptions
+from .contracts import Level, MemoryCost, ModelTraits, TilePlan, TileShapes, UpscaleOptions
 from .memory import affordable_pixels
-from .tiling import automatic_overlap, memory_saving_side, plan_tiles
+from .tiling import automatic_overlap, memory_saving_side, plan_fixed, plan_tiles, round_up
 
 # Beyond this many pixels a batch no longer fills the device better. A CPU is full with one small tile.
 _BATCH_PIXELS = {"cuda": 1 << 20, "cpu": 1 << 14}
+
+# A tile compiled for by itself: larger ones gain nothing more, and fewer pictures are as large.
+_LARGEST_COMPILED = 1024
+
+
+class _Offer(NamedTuple):
+    """A plan, its price in eager pixels a frame, and the compiled forward's shapes that give it that price, if any."""
+
+    plan: TilePlan
+    price: float
+    shapes: TileShapes | None
 
 
 class Planner:
     """The tile plan and the batch of a run, which `shrink` makes smaller.
 
     `size` is a frame's (height, width), `pictures` how many pictures go through the model together at most (frames in
-    flight, three for each where colours go one by one). Raises `BadOptionError` for a tile or overlap that cannot be.
+    flight, three for each where colours go one by one). `compiled` are the tile shapes that can run compiled, with
+    what a pixel costs so (eager: 1). Raises `BadOptionError` for a tile or overlap that cannot be.
     """
 
     def __init__(
@@ -28,17 +48,41 @@ class Planner:
         cost: MemoryCost,
         free_bytes: int,
         device: torch.device,
+        compiled: Mapping[TileShapes, float] | None = None,
     ) -> None:
         self._size, self._pictures, self._traits, self._options, self._device = size, pictures, traits, options, device
         # However little seems free: tiles that are mostly overlap are for when memory really ran out.
         least = 4 * automatic_overlap(traits)
         self._affordable = max(least * least, affordable_pixels(cost, free_bytes, self._share(), device))
-        self.plan = self._plan()
-        self.batch = self._even_batch(self._affordable // self.plan.tile_pixels)
+        self._batch_limit: int | None = None
+        self._adopt(compiled or {})
+
+    def adopt(self, compiled: Mapping[TileShapes, float], share_left: float = 1.0) -> bool:
+        """Plan anew for what is compiled by now, if all of the work is cheaper so than the share of it left is now."""
+        if self._best(compiled).price >= share_left * _offer(self.plan, compiled).price:
+            self._compiled = dict(compiled)
+            shapes = _offer(self.plan, compiled).shapes
+            if shapes:
+                self.batch = min(self.batch, shapes.batch)
+            return False
+        self._adopt(compiled)
+        return True
+
+    def tile_to_compile(self) -> tuple[int, int]:
+        """(height, width) of the tiles this run would have if each were compiled for by itself: not so large that no
+        other picture could use them."""
+        plan = self._plan(min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED), self._traits)
+        return plan.rows.tile, plan.columns.tile
+
+    def worth_compiling(self, possible: Mapping[TileShapes, float]) -> TileShapes | None:
+        """The tile shapes that would make the run cheapest if they were compiled; None where none would help."""
+        best = self._best({**possible, **self._compiled})
+        now = _offer(self.plan, self._compiled)
+        return best.shapes if best.shapes in possible and best.price < now.price else None
 
     def one_by_one(self) -> None:
         """A tile a batch from now on, for models that do not take several pictures at once."""
-        self.batch = 1
+        self._batch_limit = self.batch = 1
 
     def overlap_warning(self) -> str | None:
         """Tells when tiles turned out too small for the overlap that suits the model."""
@@ -59,27 +103,64 @@ class Planner:
             return True
         before = self.plan.tile_pixels
         self._affordable = max(1, before // 2)
-        self.plan = self._plan()
+        self._adopt(self._compiled)
         return self.plan.tile_pixels < before
+
+    def _adopt(self, compiled: Mapping[TileShapes, float]) -> None:
+        self._compiled = dict(compiled)
+        self.plan = self._best(compiled).plan
+        self.batch = self._even_batch(self._affordable // self.plan.tile_pixels)
 
     def _share(self) -> Level:
         """A model that looks at the whole picture gets all the room there is, unless memory is to be saved."""
         level = self._options.level
         return "speed" if self._traits.sees_whole and level == "balanced" else level
 
-    def _plan(self) -> TilePlan:
-        """Within what is affordable, the user's tile and the level's; the whole picture in one where that fits."""
+    def _best(self, compiled: Mapping[TileShapes, float]) -> _Offer:
+        """The cheapest plan: the one of the fewest pixels, or one in tiles that a compiled forward takes."""
+        plans = [self._plan(self._max_side(), self._traits), *filter(None, map(self._plan_in, compiled))]
+        return min((_offer(plan, compiled) for plan in plans), key=lambda offer: offer.price)
+
+    def _max_side(self) -> int | None:
+        """The user's limit, or the level's."""
         options, traits = self._options, self._traits
-        max_side = options.tile or None
-        if max_side is None and options.level == "memory":
-            max_side = memory_saving_side(traits, options.overlap or automatic_overlap(traits))
-        return plan_tiles(
-            *self._size, traits, max_pixels=self._affordable, max_side=max_side, overlap=options.overlap or None
-        )
+        if options.tile or options.level != "memory":
+            return options.tile or None
+        return memory_saving_side(traits, options.overlap or automatic_overlap(traits))
+
+    def _plan(self, max_side: int | None, traits: ModelTraits) -> TilePlan:
+        """Within what is affordable; the whole picture in one where that fits."""
+        overlap = self._options.overlap or None
+        return plan_tiles(*self._size, traits, max_pixels=self._affordable, max_side=max_side, overlap=overlap)
+
+    def _plan_in(self, shapes: TileShapes) -> TilePlan | None:
+        """The plan in tiles of these shapes; None where limits or memory do not allow it."""
+        limit, overlap = self._max_side(), self._options.overlap or automatic_overlap(self._traits)
+        if shapes.fixed:
+            height, width = shapes.most
+            if height * width > self._affordable or (limit and max(height, width) > round_up(limit, self._traits.grid)):
+                return None
+            if min(height, width) <= overlap + self._traits.grid:
+                return None
+            return plan_fixed(*self._size, self._traits, (height, width), overlap)
+        on_steps = replace(self._traits, multiple_of=shapes.step)  # the whole picture, too
+        most = min(shapes.most)
+        plan = self._plan(min(limit or most, most), on_steps)
+        return plan if shapes.fit((1, 1, plan.rows.tile, plan.columns.tile)) else None
 
     def _even_batch(self, most: int) -> int:
         """At most `most` tiles and what the device has use for, evened out over the pictures' tiles."""
         tile, total = self.plan.tile_pixels, self._pictures * self.plan.count
         appetite = tile if self._options.level == "memory" else _BATCH_PIXELS.get(self._device.type, 1 << 20)
-        most = max(1, min(total, most, appetite // tile))
+        compiled = _offer(self.plan, self._compiled).shapes
+        limits = (total, most, appetite // tile, compiled and compiled.batch, self._batch_limit)
+        most = max(1, min(limit for limit in limits if limit is not None))
         return -(-total // -(-total // most))
+
+
+def _offer(plan: TilePlan, compiled: Mapping[TileShapes, float]) -> _Offer:
+    """The plan at the best price there is for its tiles."""
+    shape = (1, 1, plan.rows.tile, plan.columns.tile)
+    prices = [(1.0, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
+    cost, shapes = min(prices, key=lambda price: price[0])
+    return _Offer(plan, cost * plan.count * plan.tile_pixels, shapes)

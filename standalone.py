@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -14,15 +17,22 @@ class StandaloneContext:
     """A `contracts.RunContext` on one torch device; results come back to main memory as float32.
 
     `device` is "auto" (the first CUDA, XPU or MPS device, else the CPU) or a torch device's name. `on_progress(done,
-    total)` is called after every tile batch. Raises `BadOptionError` for a device that this machine does not have.
+    total)` is called after every tile batch, `on_say(text)` with what is going on besides. Raises `BadOptionError` for
+    a device that this machine does not have.
     """
 
     output_device = torch.device("cpu")
     output_dtype = torch.float32
 
-    def __init__(self, device: str = "auto", on_progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        on_progress: Callable[[int, int], None] | None = None,
+        on_say: Callable[[str], None] | None = None,
+    ) -> None:
         self.device = _find_device(device)
-        self._on_progress = on_progress
+        self.cache_folder = compiled_folder()
+        self._on_progress, self._on_say = on_progress, on_say
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -46,8 +56,26 @@ class StandaloneContext:
         if self._on_progress:
             self._on_progress(done, total)
 
+    def say(self, text: str) -> None:
+        if self._on_say:
+            self._on_say(text)
+
     def raise_if_interrupted(self) -> None:
         """Ctrl-C raises by itself."""
+
+
+def compiled_folder() -> Path:
+    """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else a folder of ours in the platform's for caches."""
+    asked = os.environ.get("CUDASPEED_CACHE_DIR")
+    if asked:
+        return Path(asked).absolute()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "cudaspeed" / "compiled"
 
 
 def _find_device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .assembly import FrameAssembler
 from .channels import ChannelPlan
-from .compile_cache import CompileKey
+from .compile_cache import CompiledForwards
 from .contracts import (
     Forward,
     MemoryCost,
@@ -35,6 +35,7 @@ logger = logging.getLogger("cudaspeed")
 
 # Holes are repaired; a picture that is mostly hole is none.
 _MOST_REPAIRED = 0.5
+_WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
 def no_room(what: str, traits: ModelTraits, context: RunContext) -> OutOfMemoryError:
@@ -47,6 +48,10 @@ def no_room(what: str, traits: ModelTraits, context: RunContext) -> OutOfMemoryE
 
 class _ForwardFailedError(ModelFailedError):
     """The model raised something on a tile batch; the cause says what."""
+
+
+class _Replanned(Exception):  # noqa: N818  # no error: the group starts again with what was compiled meanwhile
+    """A cheaper plan was adopted in the middle of a group."""
 
 
 class _Job(NamedTuple):
@@ -70,10 +75,11 @@ class Run:
         cost: MemoryCost,
         options: UpscaleOptions,
         context: RunContext,
+        compiled: CompiledForwards | None,
     ) -> None:
         self._image, self._output, self._working = image, output, working
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
-        self._cost = cost
+        self._cost, self.compiles = cost, compiled
         frames, height, width, _ = image.shape
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
@@ -87,14 +93,12 @@ class Run:
             cost,
             max(0, context.free_bytes() - held),
             context.device,
+            compiled.ready() if compiled else {},
         )
         self._tiles_done = 0
-        self._seconds_per_tile = 0.0
-        self._keys: set[CompileKey] = set()
-
-    @property
-    def compiled(self) -> bool:
-        return self._options.compile and any(map(self._working.compiled.is_compiled, self._keys))
+        self.compiled = False
+        if compiled and options.compile_mode == "wait":
+            self._compile_first(compiled)
 
     @property
     def estimated_bytes(self) -> int:
@@ -115,6 +119,8 @@ class Run:
             try:
                 for verdict in self._group(group):
                     verdicts.append(verdict)
+            except _Replanned:
+                logger.debug("going on with tiles of %d pixels, compiled", self.planner.plan.tile_pixels)
             except _ForwardFailedError as error:
                 if self.planner.batch == 1:
                     raise
@@ -135,6 +141,8 @@ class Run:
 
     def _group(self, frames: range) -> Iterator[FrameVerdict]:
         """Upscale some frames through common batches, yielding each frame's verdict when it is complete."""
+        if self.compiles:
+            self.planner.adopt(self.compiles.ready())
         context, channels, plan = self._context, self._channels, self.planner.plan
         per_frame = channels.pictures_per_frame
         last_row = len(plan.rows.origins) - 1
@@ -148,7 +156,8 @@ class Run:
             for row in range(len(plan.rows.origins))
             for column in range(len(plan.columns.origins))
         ]
-        for start in range(0, len(jobs), self.planner.batch):
+        start = 0
+        while start < len(jobs):
             context.raise_if_interrupted()
             began = time.perf_counter()
             now = jobs[start : start + self.planner.batch]
@@ -157,7 +166,7 @@ class Run:
                     canvases[index * per_frame + k] = to_canvas(picture, plan, context.device)
                 targets[index] = self._target(frames[index])
             batch = torch.stack([_cut(canvases[job.picture], plan, job) for job in now])
-            forward, key = self._pick_forward(batch)
+            forward = (self.compiles and self.compiles.take(batch)) or self._working.forward
             for job, tile in zip(now, self._run_forward(forward, batch), strict=True):
                 rows = assembler.add(job.row, job.column, tile)
                 if rows is None:
@@ -170,9 +179,12 @@ class Run:
                     if k + 1 == per_frame:
                         writer.finish()
                         yield self._complete(frames[index], targets.pop(index))
-            self._note_time(time.perf_counter() - began, len(now), key if forward is self._working.forward else None)
             self._tiles_done += len(now)
+            start += len(now)  # the next batch may have another size: compiled code may take fewer tiles at once
             context.progress(self._tiles_done, self.total_tiles)
+            if self.compiles:
+                seconds, left = time.perf_counter() - began, 1 - start / len(jobs)
+                self._think_of_compiling(self.compiles, forward, batch, seconds, left)
 
     @property
     def _direct(self) -> bool:
@@ -199,15 +211,37 @@ class Run:
             )
         return verdict
 
-    def _pick_forward(self, batch: Tensor) -> tuple[Forward, CompileKey]:
-        """The compiled forward where there is one or a compile pays, else the eager one."""
-        key = self._working.compile_key(batch)
-        self._keys.add(key)
-        last_and_smaller = len(batch) < self.planner.batch  # not worth a shape of its own
-        if last_and_smaller or not self._options.compile:
-            return self._working.forward, key
-        seconds_ahead = self._seconds_per_tile * (self.total_tiles - self._tiles_done)
-        return self._working.compiled.get(key, seconds_ahead), key
+    def _compile_first(self, compiles: CompiledForwards) -> None:
+        """Wait for what would make this run cheapest, and plan for it."""
+        compiles.wait(self._context)
+        self.planner.adopt(compiles.ready())
+        for _ in range(_WAYS_TO_COMPILE):
+            shapes = self.planner.worth_compiling(compiles.possible(self.planner.tile_to_compile()))
+            if shapes:
+                compiles.start(shapes)
+                compiles.wait(self._context)  # also where another process was quicker to start it
+            self.planner.adopt(compiles.ready())
+
+    def _think_of_compiling(
+        self, compiles: CompiledForwards, forward: Forward, batch: Tensor, seconds: float, share_left: float
+    ) -> None:
+        """After each batch: learn from it, start a compile that pays, change to a plan for what got ready.
+
+        Raises `_Replanned` when doing the whole group so is cheaper than the share of it that is left.
+        """
+        compiles.note(forward, len(batch) * batch[0, 0].numel(), seconds)
+        if forward is not self._working.forward:
+            self.compiled = self.compiled or compiles.works(forward)
+            return
+        ready = compiles.ready()
+        if ready and self.planner.adopt(ready, share_left):  # planning is work: not after every tile for nothing
+            self._context.say("")
+            raise _Replanned
+        pixels_ahead = (self.total_tiles - self._tiles_done) * self.planner.plan.tile_pixels
+        if self._options.compile_mode == "background" or compiles.pays(pixels_ahead):
+            shapes = self.planner.worth_compiling(compiles.possible(self.planner.tile_to_compile()))
+            if shapes and compiles.start(shapes):
+                self._context.say(f"compiling for {shapes} in the background, eager meanwhile")
 
     def _run_forward(self, forward: Forward, batch: Tensor) -> Tensor:
         """`forward(batch)`; its own failures, and only they, become `_ForwardFailedError`: an interrupt is none."""
@@ -220,11 +254,6 @@ class Run:
                 f"{self._traits.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} "
                 f"({first_line(error)}); choose another tile size, or another model"
             ) from error
-
-    def _note_time(self, seconds: float, tiles: int, eager_key: CompileKey | None) -> None:
-        if eager_key is not None:
-            self._working.compiled.note_eager(eager_key, seconds)
-            self._seconds_per_tile = seconds / tiles
 
 
 def _cut(canvas: Tensor, plan: TilePlan, job: _Job) -> Tensor:

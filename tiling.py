@@ -28,12 +28,12 @@ def automatic_overlap(traits: ModelTraits) -> int:
 
 def memory_saving_side(traits: ModelTraits, overlap: int) -> int:
     """The smallest tile side that is not wasteful: at least 128, and at most an eighth of it overlap."""
-    return _round_up(max(_SMALLEST_AUTOMATIC, _WASTEFUL * overlap, traits.minimum), traits.grid)
+    return round_up(max(_SMALLEST_AUTOMATIC, _WASTEFUL * overlap, traits.minimum), traits.grid)
 
 
 def smallest_side(traits: ModelTraits) -> int:
     """The smallest tile side that the model takes: its minimum on its grid."""
-    return _round_up(max(1, traits.minimum), traits.grid)
+    return round_up(max(1, traits.minimum), traits.grid)
 
 
 def plan_tiles(
@@ -63,9 +63,9 @@ def plan_tiles(
         room = min(side for side in (max_side, math.isqrt(max_pixels) if max_pixels else None, 1 << 30) if side)
         while overlap > max(least, room) // 2:
             overlap //= 2
-        if max_side is not None and _round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
+        if max_side is not None and round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
             overlap = 0  # tiles of a single window: nothing to share
-    elif max_side is not None and _round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
+    elif max_side is not None and round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
         raise BadOptionError(
             f"overlap is {overlap} and tile size {max_side}; the overlap must be smaller than the tile. "
             f"Choose an overlap below {_round_down(max_side, traits.grid)} or a larger tile"
@@ -89,18 +89,29 @@ def plan_tiles(
     )
 
 
+def plan_fixed(
+    height: int, width: int, traits: ModelTraits, tile: tuple[int, int], overlap: int | None = None
+) -> TilePlan:
+    """The plan whose tiles are exactly `tile` (height, width), as few as share at least `overlap` (None: automatic).
+
+    The tile's sides lie on the model's grid and are larger than the overlap. Where the picture is smaller, its canvas
+    is extended to the tile.
+    """
+    overlap = automatic_overlap(traits) if overlap is None else overlap
+    return TilePlan(
+        rows=_axis(height, traits, None, tile[0], overlap), columns=_axis(width, traits, None, tile[1], overlap)
+    )
+
+
 def _plan_square(
     height: int, width: int, traits: ModelTraits, max_pixels: int | None, max_side: int | None, overlap: int
 ) -> TilePlan:
     """For models that take only square pictures: one side for both axes, the one with the least pixels computed."""
     limit = math.isqrt(max_pixels) if max_pixels else 1 << 30
-    limit = max(limit, 2 * _round_up(overlap, traits.grid), smallest_side(traits))
+    limit = max(limit, 2 * round_up(overlap, traits.grid), smallest_side(traits))
     limit = _round_down(min(limit, max_side or limit), traits.grid)
     sides = [tile for _, tile in _axis_choices(max(height, width), traits, limit, overlap)]
-    plans = [
-        TilePlan(rows=_axis(height, traits, None, side, overlap), columns=_axis(width, traits, None, side, overlap))
-        for side in sides
-    ]
+    plans = [plan_fixed(height, width, traits, (side, side), overlap) for side in sides]
     return min(plans, key=lambda plan: (plan.count * plan.tile_pixels, plan.count))
 
 
@@ -109,7 +120,7 @@ def _axis_choices(size: int, traits: ModelTraits, max_side: int | None, overlap:
     whole, canvas = _whole(size, traits), _canvas(size, traits)
     most = min(canvas, max_side or canvas)
     # a tile that is mostly overlap multiplies the work: stop before, but never with nothing to offer
-    enough = max(smallest_side(traits), 2 * _round_up(overlap, traits.grid))
+    enough = max(smallest_side(traits), 2 * round_up(overlap, traits.grid))
     choices = [(1, whole)] if max_side is None or whole <= max_side else []
     count = 2
     while True:
@@ -131,7 +142,7 @@ def _least_side(canvas: int, count: int, traits: ModelTraits, overlap: int) -> i
 
 def _friendly_side(side: int, traits: ModelTraits, most: int) -> int:
     """`side` rounded up to what kernels like, where the grid leaves the choice and `most` the room."""
-    friendly = _round_up(side, math.lcm(traits.grid, _FRIENDLY)) if traits.grid < _FRIENDLY else side
+    friendly = round_up(side, math.lcm(traits.grid, _FRIENDLY)) if traits.grid < _FRIENDLY else side
     return friendly if friendly <= most else side
 
 
@@ -156,19 +167,20 @@ def _axis(size: int, traits: ModelTraits, count: int | None, tile: int, overlap:
 
 def _whole(size: int, traits: ModelTraits) -> int:
     """What the model takes of a picture in one piece: it fills its windows itself, as it was trained to."""
-    return _round_up(max(size, traits.minimum), traits.multiple_of)
+    return round_up(max(size, traits.minimum), traits.multiple_of)
 
 
 def _canvas(size: int, traits: ModelTraits) -> int:
     """What equal tiles on the grid cover."""
-    return _round_up(max(size, traits.minimum), traits.grid)
+    return round_up(max(size, traits.minimum), traits.grid)
 
 
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _round_up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is not below `value`."""
     return _ceil_div(value, multiple) * multiple
 
 

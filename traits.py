@@ -22,7 +22,7 @@ _SMALL_PARAMETERS = 2_500_000
 def traits_of(descriptor: ImageModelDescriptor) -> ModelTraits:
     """The traits of a loaded model. `name` is its architecture's and tags', such as "RealESRGAN Compact 64nf 16nc"."""
     model, size = descriptor.model, descriptor.size_requirements
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters, convolutional = sum(p.numel() for p in model.parameters()), is_convolutional(model)
     return ModelTraits(
         name=" ".join([descriptor.architecture.name, *descriptor.tags]),
         scale=descriptor.scale,
@@ -32,7 +32,8 @@ def traits_of(descriptor: ImageModelDescriptor) -> ModelTraits:
         minimum=size.minimum,
         square=size.square,
         grid=math.lcm(size.multiple_of, _GRIDS.get(descriptor.architecture.id, 1), *_steps(model)),
-        small_convolutional=parameters <= _SMALL_PARAMETERS and is_convolutional(model),
+        convolutional=convolutional,
+        small_convolutional=convolutional and parameters <= _SMALL_PARAMETERS,
         sees_whole=descriptor.tiling is not ModelTiling.SUPPORTED,
     )
 

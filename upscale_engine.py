@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from dataclasses import replace
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from .channels import plan_channels
 from .checks import check_finite, check_image
+from .compile_cache import CompileCache
 from .contracts import (
     CudaspeedError,
     ImageHealth,
@@ -47,6 +49,7 @@ class Caches:
     def __init__(self) -> None:
         self.working = WorkingModels()
         self.chooser = PrecisionChooser(self.working)
+        self.compiles = CompileCache()
         self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
 
     def cost(self, model: ImageModelDescriptor, traits: ModelTraits, variant: Variant) -> MemoryCost:
@@ -85,9 +88,14 @@ def upscale(
 
     def attempt(variant: Variant) -> tuple[Run, list[FrameVerdict]]:
         working, cost = caches.working.get(model, variant), caches.cost(model, traits, variant)
-        with torch.inference_mode():
-            run = Run(image, output, working, traits, channels, cost, options, context)
-            return run, run.all_frames()
+        compiled = caches.compiles.forwards_of(working, model, traits, context) if options.compile else None
+        try:
+            with torch.inference_mode():
+                run = Run(image, output, working, traits, channels, cost, options, context, compiled)
+                return run, run.all_frames()
+        finally:
+            if compiled:
+                compiled.save()
 
     try:
         choice = caches.chooser.choose(*asked)
@@ -128,6 +136,7 @@ def upscale(
         tiles=run.total_tiles,
         batch=run.planner.batch,
         compiled=run.compiled,
+        compiling=compiled.status(run.compiled) if (compiled := run.compiles) else "off",
         seconds=time.perf_counter() - started,
         peak_bytes=run.estimated_bytes if peak is None else peak,
         health=health,
@@ -139,6 +148,34 @@ def upscale(
         *(report.tiles, plan.columns.tile, plan.rows.tile, report.seconds),
     )
     return UpscaleResult(output, report)
+
+
+def warm_up(
+    model: ImageModelDescriptor,
+    size: tuple[int, int],
+    options: UpscaleOptions,
+    context: RunContext,
+    caches: Caches = _SHARED,
+) -> str:
+    """Compile now, and wait for it, what upscaling pictures of `size` (height, width) with these options would use.
+
+    Returns where compiling stands, in a few words: "compiled", or why not. No picture is computed, but one tile, which
+    checks the result. Raises what `upscale` raises for the model and the options.
+    """
+    check_model(model)
+    traits = traits_of(model)
+    options = replace(options, compile=True, compile_mode="wait")
+    variant = caches.chooser.choose(model, options.precision, options.autocast, context).variant
+    working, cost = caches.working.get(model, variant), caches.cost(model, traits, variant)
+    compiled = caches.compiles.forwards_of(working, model, traits, context)
+    image = torch.zeros(1, 1, 1, 1).expand(1, *size, traits.in_channels)  # has a size and takes no memory
+    with torch.inference_mode():
+        plan = Run(image, image, working, traits, plan_channels(traits.in_channels, traits), cost, options, context,
+                   compiled).planner.plan  # fmt: skip
+        tile = torch.rand(1, traits.in_channels, plan.rows.tile, plan.columns.tile, device=context.device)
+        works = compiled.check(tile)
+    compiled.save()
+    return compiled.status(used=works)
 
 
 def _health_warnings(health: ImageHealth) -> list[str]:

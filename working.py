@@ -7,17 +7,20 @@ only ever read. The copy lives as long as the caller's module does, and no longe
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from .compile_cache import CompileCache, CompileKey
 from .contracts import DTYPES, Forward, Precision
+from .folding import fold_convolutions
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class Variant:
 
 
 class WorkingModel:
-    """A private copy of a descriptor's module, in a variant. A `contracts.Resident`."""
+    """A private copy of a descriptor's module, in a variant. A `contracts.Resident`.
+
+    `compiled` is where the compile cache keeps what goes with this copy.
+    """
 
     def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
         self.variant = variant
@@ -49,18 +55,28 @@ class WorkingModel:
         # spandrel keeps the architecture's own call (some return tuples, some want other ranges) here; its public
         # __call__ also clamps, which would hide broken values from the health check, and pads, which the tile plan did.
         self.forward = _forward(self.module, descriptor._call_fn, variant)
-        self.compiled = CompileCache(self.forward)
+        self.compiled: dict[str, Any] = {}
 
-    def compile_key(self, x: Tensor) -> CompileKey:
-        """Under which a compiled forward for `x` is kept."""
-        variant = self.variant
-        return CompileKey(
-            shape=tuple(x.shape),
-            weight_dtype=variant.weight_dtype,
-            autocast=variant.precision if variant.autocast else "",
-            channels_last=variant.channels_last,
-            device=str(x.device),
-        )
+    def release(self) -> None:
+        """Give back what was made beside the weights: compiled forwards, which are loaded anew when they are wanted."""
+        self.compiled.clear()
+
+
+def architecture_of(descriptor: ImageModelDescriptor) -> str:
+    """The architecture with its tags and hyper-parameters, as spandrel read them off the weights."""
+    hyper = getattr(descriptor.model, "hyperparameters", {})
+    told = json.dumps(hyper, sort_keys=True, default=str) if hyper else ""
+    return " ".join([descriptor.architecture.id, f"x{descriptor.scale}", *descriptor.tags, told]).strip()
+
+
+def content_of(module: nn.Module) -> str:
+    """A digest of everything a module's state holds: names, types, shapes, values. Some 0.1 s for 100 MB."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy())
+    return digest.hexdigest()
 
 
 def _versions(module: nn.Module) -> tuple[int, ...]:
@@ -75,6 +91,7 @@ def _copy(module: nn.Module, variant: Variant) -> nn.Module:
     # Outside inference mode: ComfyUI loads models under it, and compiled code cannot track inference tensors.
     with torch.inference_mode(False), torch.no_grad():
         ours = copy.deepcopy(module).eval().requires_grad_(False)
+        fold_convolutions(ours)
         for tensor in (*ours.parameters(), *ours.buffers()):
             tensor.data = tensor.data.clone()
         layout = torch.channels_last if variant.channels_last else torch.preserve_format

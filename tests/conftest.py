@@ -17,6 +17,12 @@ class PlainRoot:
         return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
 
 
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what this machine's user has compiled."""
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "compiled"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # As a plugin: a conftest's own hooks are not asked about folders above it.
     config.pluginmanager.register(PlainRoot())

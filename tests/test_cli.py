@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
 from cudaspeed import cli, weights
+from cudaspeed.artifacts import ArtifactStore, Usage
 from cudaspeed.cli import Job, main, plan_jobs
-from cudaspeed.contracts import BadOptionError
+from cudaspeed.contracts import BadOptionError, UpscaleOptions
 from cudaspeed.pictures import Picture, read_picture, write_picture
+from cudaspeed.standalone import compiled_folder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -115,6 +117,7 @@ def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
         "overlap": [0, 0],
         "tiles": 1,
         "compiled": False,
+        "compiling": "off",
         "warnings": [],
     }
 
@@ -385,3 +388,68 @@ def test_a_name_that_no_file_system_takes_is_bad_usage(upscale: Run, tmp_path: P
     code, _, err = upscale(picture(tmp_path / "a.png"), "-o", tmp_path / ("x" * 300 + ".png"))
     assert code == 2
     assert "too long" in err
+
+
+def test_the_cache_can_be_listed_and_emptied(run: Run, tmp_path: Path) -> None:
+    store = ArtifactStore(compiled_folder())
+    assert run("cache", "list")[:2] == (0, f"0 compiled, 0.0 MB, in {store.folder}\n")
+    assert run("cache", "clear")[0] == 0
+    what = {"model": "Compact 64nf 16nc", "shapes": "tiles of 64x64", "precision": "bf16 autocast", "device": "cpu"}
+    ids = [letter * 24 for letter in "abc"]
+    for name in ids:
+        store.claim(name, what)
+    (store.folder / "package").write_bytes(b"x" * 2_000_000)
+    store.publish(ids[0], store.folder / "package", 31.0)
+    store.note(ids[0], what, Usage(eager_rate=3.0, compiled_rate=2.0))
+    store.fail(ids[1], "it uses an unknown operator", "model", "here")
+    store.release(ids[2])
+
+    code, out, _ = run("cache", "list")
+    lines = out.splitlines()
+    assert code == 0
+    assert len(lines) == 4
+    for told in ("Compact 64nf 16nc", "tiles of 64x64", "bf16 autocast", "ready", "2.0 MB", "31 s", "1.50x eager"):
+        assert any(told in line for line in lines[:3]), told
+    assert any("failed" in line and "it uses an unknown operator" in line for line in lines[:3])
+    assert lines[3] == f"1 compiled, 2.0 MB, in {store.folder}"
+    records = [json.loads(line) for line in run("cache", "list", "--json")[1].splitlines()]
+    assert {record["id"]: record["state"] for record in records} == dict(
+        zip(ids, ["ready", "failed", "seen"], strict=True)
+    )
+
+    assert json.loads(run("cache", "clear", "--json")[1]) == {"folder": str(store.folder), "freed_bytes": 2_000_000}
+    assert run("cache", "list")[1].startswith("0 compiled")
+
+
+@pytest.mark.parametrize("size", ["640", "640x", "x480", "0x480", "640x480x3", "1e3x10", "99999x9", "-4x4"])
+def test_a_size_that_is_none_is_bad_usage(run: Run, model: Path, size: str) -> None:
+    code, _, err = run("cache", "warm", model, f"--size={size}", "--device", "cpu")
+    assert code == 2
+    assert "such as 1920x1080" in err
+
+
+def test_warming_up_tells_for_each_size_how_it_went(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[int, int], UpscaleOptions]] = []
+
+    def warm_up(model: object, size: tuple[int, int], options: UpscaleOptions, context: object) -> str:
+        asked.append((size, options))
+        return "compiled" if size == (480, 640) else "eager: no C++ compiler was found"
+
+    monkeypatch.setattr("cudaspeed.cache_commands.warm_up", warm_up)
+    sizes = ("--size", "640x480", "1280x720", "--precision", "fp32", "--tile", "256", "--device", "cpu")
+    code, out, _ = run("cache", "warm", model, *sizes, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 1, "one of them could not be compiled"
+    assert [(record["size"], record["status"]) for record in records] == [
+        ([640, 480], "compiled"),
+        ([1280, 720], "eager: no C++ compiler was found"),
+    ]
+    assert asked[0] == ((480, 640), UpscaleOptions(precision="fp32", tile=256))
+
+
+@pytest.mark.parametrize("mode", ["auto", "wait", "background"])
+def test_when_to_compile_can_be_said(run: Run, model: Path, tmp_path: Path, mode: str) -> None:
+    arguments = (picture(tmp_path / "in.png"), "-o", tmp_path / "out.png", "--model", model, "--device", "cpu")
+    code, out, _ = run("upscale", *arguments, "--compile-mode", mode, "--no-compile", "--json")
+    assert (code, json.loads(out)["compiling"]) == (0, "off")
+    assert run("upscale", *arguments, "--compile-mode", "soon")[0] == 2

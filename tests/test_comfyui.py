@@ -153,7 +153,7 @@ def test_nodes_are_offered_with_the_original_packs_widgets(server: Server) -> No
         *("upscale_model", "image", "use_autocast", "precision", "tile_size", "overlap"),
         *("enable_compile", "optimization_level"),
     ]
-    assert list(ours["input"]["optional"]) == ["batch_size"]
+    assert list(ours["input"]["optional"]) == ["batch_size", "compile_mode"]
     assert old["deprecated"]
     assert not ours.get("deprecated")
     assert MODEL in json.dumps(info["UpscaleModelLoader"]["input"])
@@ -225,3 +225,32 @@ def test_it_can_be_interrupted_and_unloaded_and_still_works(server: Server) -> N
     time.sleep(1)
     pictures = server.pictures(loaded(after=ours(), save=save("after")))
     assert pictures["save"].shape == (1060, 1400, 3)
+
+
+def test_a_compiled_model_lives_in_the_user_folder_and_is_loaded_again_after_unloading(server: Server) -> None:
+    def ready() -> dict[str, Any]:
+        index = json.loads((server.folder / "user" / "cudaspeed" / "compiled" / "index.json").read_text())
+        (entry,) = [entry for entry in index["entries"].values() if entry.get("state") == "ready"]
+        return entry
+
+    warm = node("WarmUpUpscalerCUDAspeed", upscale_model=["model", 0], width=700, height=530, tile_size=0)
+    warm["inputs"] |= {"use_autocast": "disable", "precision": "fp32"}
+    entry = server.run({"model": loaded()["model"], "warm": warm})
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    if "no C++ compiler" in json.dumps(entry["outputs"]):
+        pytest.skip("no C++ compiler to compile with")
+    assert entry["outputs"]["warm"]["text"] == ["compiled"]
+    assert ready()["verified"]
+    hits = ready()["hits"]
+    for turn in range(2):
+        server.post("/free", {"unload_models": True})
+        time.sleep(1)
+        # another picture each time, or the result of the last is taken
+        again = node("RepeatImageBatch", image=["picture", 0], amount=turn + 1)
+        first = node("ImageFromBatch", image=["again", 0], batch_index=turn, length=1)
+        mine = {**ours(), "inputs": {**ours()["inputs"], "image": ["first", 0]}}
+        core = node("ImageUpscaleWithModel", upscale_model=["model", 0], image=["first", 0])
+        prompt = loaded(again=again, first=first, mine=mine, core=core, save=save("mine"), save_core=save("core"))
+        pictures = server.pictures(prompt)
+        assert furthest(pictures["save"], pictures["save_core"]) <= 2
+        assert ready()["hits"] == hits + turn + 1, "let go with the model, and loaded with it"

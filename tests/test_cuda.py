@@ -81,3 +81,20 @@ def test_a_device_that_runs_out_gets_smaller_tiles(truth) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert result.report.tiles > 1
     assert psnr(result.image, truth(image, model)) >= 50
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("model", [zoo.compact(4), zoo.swinir()], ids=["any size", "one size"])
+def test_compiled_code_gives_the_eager_picture(model, precision: str) -> None:
+    """A real compile, with Triton; where the machine lacks something for it, the reason is this test's."""
+    image = zoo.photograph(128, 192)
+    eager = run(image, model, precision=precision, compile=False)
+    caches, options = Caches(), UpscaleOptions(precision=precision, compile_mode="wait")
+    reports = []
+    for size in [(128, 192), (128, 192), (120, 184)]:
+        picture = image[:, : size[0], : size[1]].contiguous()
+        result = upscale(picture, model, options, StandaloneContext("cuda"), caches)
+        reports.append(result.report)
+        if size == (128, 192):
+            assert psnr(result.image, eager.image) >= 50
+    assert [report.compiled for report in reports] == [True] * 3, reports[0].compiling

@@ -11,7 +11,7 @@ import zoo
 
 import cudaspeed
 from cudaspeed import host, nodes
-from cudaspeed.contracts import BadModelError, BadOptionError
+from cudaspeed.contracts import BadModelError, BadOptionError, UpscaleOptions
 
 DEFAULTS = {
     "use_autocast": "enable",
@@ -22,6 +22,7 @@ DEFAULTS = {
     "optimization_level": "balanced",
     "batch_size": 1,
 }
+OURS = {"compile_mode": "auto"}  # after the original pack's, so that its saved values keep their places
 
 
 def test_the_package_hands_over_what_comfyui_looks_for() -> None:
@@ -29,6 +30,7 @@ def test_the_package_hands_over_what_comfyui_looks_for() -> None:
         "UpscaleImageCUDAspeed",
         "ImageUpscaleWithModelCUDAspeedFixed",
         "UpscaleModelLoader",
+        "WarmUpUpscalerCUDAspeed",
     }
     assert set(cudaspeed.NODE_DISPLAY_NAME_MAPPINGS) == set(cudaspeed.NODE_CLASS_MAPPINGS)
     assert (Path(cudaspeed.__file__).parent / cudaspeed.WEB_DIRECTORY).is_dir()
@@ -37,8 +39,8 @@ def test_the_package_hands_over_what_comfyui_looks_for() -> None:
 def test_widgets_are_the_original_packs() -> None:
     inputs = nodes.UpscaleImageCUDAspeed.INPUT_TYPES()
     widgets = {**inputs["required"], **inputs["optional"]}
-    assert list(widgets) == ["upscale_model", "image", *DEFAULTS]
-    for name, default in DEFAULTS.items():
+    assert list(widgets) == ["upscale_model", "image", *DEFAULTS, *OURS]
+    for name, default in {**DEFAULTS, **OURS}.items():
         assert widgets[name][1]["default"] == default
     assert [widgets["tile_size"][1][k] for k in ("min", "max", "step")] == [0, 2048, 64]
     assert [widgets["overlap"][1][k] for k in ("min", "max", "step")] == [0, 128, 8]
@@ -88,3 +90,20 @@ def test_outside_comfyui_the_standalone_twin_runs() -> None:
     assert not host.inside_comfyui()
     with host.run_context(zoo.compact()) as context:
         assert context.output_dtype == torch.float32
+
+
+def test_the_warm_up_node_compiles_for_the_size_and_hands_the_model_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple] = []
+
+    def warm_up(model: object, size: tuple[int, int], options: UpscaleOptions, context: object) -> str:
+        asked.append((model, size, options))
+        return "compiled"
+
+    monkeypatch.setattr(nodes, "warm_up", warm_up)
+    node, model = nodes.WarmUpUpscalerCUDAspeed(), zoo.compact()
+    widgets = {name: DEFAULTS[name] for name in ("use_autocast", "precision", "tile_size")}
+    assert [*node.INPUT_TYPES()["required"]] == ["upscale_model", "width", "height", *widgets]
+    out = getattr(node, node.FUNCTION)(upscale_model=model, width=640, height=480, **widgets)
+    assert out["result"] == (model, "compiled")
+    assert out["ui"] == {"text": ("compiled",)}
+    assert asked == [(model, (480, 640), UpscaleOptions())]

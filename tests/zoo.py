@@ -97,6 +97,14 @@ def toy(
     ).eval()
 
 
+def toy_attention() -> ImageModelDescriptor:
+    """A toy that looks like an attention model: a linear layer, and windows of 8 pixels."""
+    descriptor = toy()
+    torch.manual_seed(0)
+    descriptor.model.layer, descriptor.model.window_size = nn.Linear(1, 1), 8
+    return descriptor
+
+
 def photograph(height: int, width: int, channels: int = 3, frames: int = 1) -> Tensor:
     """Something like a photograph, [frames, height, width, channels] 0..1: shades, edges, grain."""
     generator = torch.Generator().manual_seed(height * 10007 + width)
