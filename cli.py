@@ -23,9 +23,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .cache_commands import add_cache_parser, run_cache
 from .contracts import (
+    ALPHA_MODES,
     COMPILE_MODES,
     LEVELS,
     PRECISION_CHOICES,
+    TILING_MODES,
     BadModelError,
     BadOptionError,
     CudaspeedError,
@@ -135,6 +137,19 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: in the background, where the work repays it; background: at once; wait: before the first tile",
     )
+    upscale.add_argument(
+        "--tiling-mode",
+        choices=TILING_MODES,
+        default="none",
+        help="for seamless textures, which stay seamless: wrap in both directions, wrap_x from left to right, "
+        "wrap_y from top to bottom (default: none)",
+    )
+    upscale.add_argument(
+        "--alpha-mode",
+        choices=ALPHA_MODES,
+        default="auto",
+        help="how transparency is enlarged; auto: sharp edges by the model, anything else by Lanczos (default: auto)",
+    )
 
     commands.add_parser("models", parents=[shared], help="list the bundled and the found models")
     add_cache_parser(commands, shared)
@@ -230,6 +245,8 @@ def _upscale(arguments: argparse.Namespace) -> int:
         level=arguments.level,
         batch_size=arguments.batch_size,
         compile_mode=arguments.compile_mode,
+        tiling_mode=arguments.tiling_mode,
+        alpha_mode=arguments.alpha_mode,
     )
     jobs = plan_jobs(arguments.inputs, arguments.output)
     _refuse_unwritable(jobs[0].target.parent)

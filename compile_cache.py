@@ -99,7 +99,7 @@ class _Loaded:
         try:
             result = self._forward(x)
         except Exception as error:  # whatever compiled code raises, the eager forward gives the picture
-            self._give_way(f"{type(error).__name__}: {first_line(error)}", lasting=False)
+            self.give_way(f"{type(error).__name__}: {first_line(error)}", lasting=False)
             result = None
         # out here, where the error no longer holds the failed call's tensors
         if result is not None and (self.checked or self._agrees(x, result)):
@@ -112,11 +112,12 @@ class _Loaded:
         reason = "it lost tiles" if len(result) != len(x) else None
         reason = reason or disagreement(result[:1], truth, self._owner.precision)
         if reason:
-            self._give_way(f"its result was refused: {reason}", lasting=True)
+            self.give_way(f"its result was refused: {reason}", lasting=True)
         self.checked = bool(torch.isfinite(truth).any())
         return not reason
 
-    def _give_way(self, reason: str, lasting: bool) -> None:
+    def give_way(self, reason: str, lasting: bool) -> None:
+        """Leave the work to the eager forward from now on."""
         self._forward = None
         self._owner.refuse(self.shapes, reason, lasting)
 
@@ -181,6 +182,12 @@ class CompiledForwards:
     def works(forward: Forward) -> bool:
         """Whether what `take` gave computes the tiles, and has not given way to the eager forward."""
         return isinstance(forward, _Loaded) and forward.works
+
+    @staticmethod
+    def distrust(forward: Forward, reason: str) -> None:
+        """Give up what `take` gave, and what it is compiled of: its result was wrong, as was seen elsewhere."""
+        if isinstance(forward, _Loaded):
+            forward.give_way(reason, lasting=True)
 
     def check(self, x: Tensor) -> bool:
         """Whether the tile batch `x` runs compiled: there is a forward for it that agrees with the eager one."""

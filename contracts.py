@@ -19,13 +19,21 @@ Precision = Literal["fp16", "bf16", "fp32"]
 PrecisionChoice = Literal["auto", "fp16", "fp32", "bf16"]
 Level = Literal["balanced", "speed", "memory"]
 CompileMode = Literal["auto", "wait", "background"]
+TilingMode = Literal["none", "wrap", "wrap_x", "wrap_y"]
+AlphaMode = Literal["auto", "model", "lanczos"]
 
 PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
 LEVELS: tuple[str, ...] = get_args(Level)
 COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
+TILING_MODES: tuple[str, ...] = get_args(TilingMode)
+ALPHA_MODES: tuple[str, ...] = get_args(AlphaMode)
 MAX_TILE = 2048  # pixels; the limit the original pack's widget had
 MAX_OVERLAP = 128
 MAX_BATCH = 16
+
+# Healthy networks were seen to reach -0.10 .. 1.11 on photographs, and 1 % of the values beyond 1.25 on pure noise.
+# A range is broken when 1 % of the values lie beyond these.
+HEALTHY_RANGE = (-0.5, 1.5)
 
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -69,8 +77,10 @@ class UpscaleOptions:
 
     `tile` is an upper bound for a tile's side, `overlap` a lower bound for what two neighbours share.
     `batch_size` is the most frames in flight. With `compile`, `compile_mode` says when: "auto" where the work repays
-    it, "background" at once, both while eager pictures go on; "wait" before the first tile. Raises `BadOptionError` on
-    a value out of range.
+    it, "background" at once, both while eager pictures go on; "wait" before the first tile. `tiling_mode` names the axes
+    along which the picture is tileable and must stay so: both ("wrap"), left to right ("wrap_x"), top to bottom
+    ("wrap_y"). `alpha_mode` says how alpha is enlarged: "auto" through the model where it has sharp edges. Raises
+    `BadOptionError` on a value out of range.
     """
 
     precision: PrecisionChoice = "auto"
@@ -81,14 +91,19 @@ class UpscaleOptions:
     level: Level = "balanced"
     batch_size: int = 1
     compile_mode: CompileMode = "auto"
+    tiling_mode: TilingMode = "none"
+    alpha_mode: AlphaMode = "auto"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISION_CHOICES:
-            raise BadOptionError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISION_CHOICES)}")
-        if self.level not in LEVELS:
-            raise BadOptionError(f"optimization level is {self.level!r}; choose one of {', '.join(LEVELS)}")
-        if self.compile_mode not in COMPILE_MODES:
-            raise BadOptionError(f"compile mode is {self.compile_mode!r}; choose one of {', '.join(COMPILE_MODES)}")
+        for name, choice, choices in (
+            ("precision", self.precision, PRECISION_CHOICES),
+            ("optimization level", self.level, LEVELS),
+            ("compile mode", self.compile_mode, COMPILE_MODES),
+            ("tiling mode", self.tiling_mode, TILING_MODES),
+            ("alpha mode", self.alpha_mode, ALPHA_MODES),
+        ):
+            if choice not in choices:
+                raise BadOptionError(f"{name} is {choice!r}; choose one of {', '.join(choices)}")
         if not all(isinstance(value, int) for value in (self.tile, self.overlap, self.batch_size)):
             raise BadOptionError(
                 f"tile size, overlap and batch size are {self.tile!r}, {self.overlap!r} and {self.batch_size!r}; "
@@ -113,6 +128,8 @@ class UpscaleOptions:
         optimization_level: str,
         batch_size: int = 1,
         compile_mode: str = "auto",
+        tiling_mode: str = "none",
+        alpha_mode: str = "auto",
     ) -> UpscaleOptions:
         """The node's widgets as options: "enable"/"disable" become booleans, the rest is checked as it is."""
         for name, value in (("use_autocast", use_autocast), ("enable_compile", enable_compile)):
@@ -127,6 +144,8 @@ class UpscaleOptions:
             level=optimization_level,  # type: ignore[arg-type]
             batch_size=batch_size,
             compile_mode=compile_mode,  # type: ignore[arg-type]
+            tiling_mode=tiling_mode,  # type: ignore[arg-type]
+            alpha_mode=alpha_mode,  # type: ignore[arg-type]
         )
 
 
@@ -138,7 +157,8 @@ class ModelTraits:
     a multiple of: `multiple_of` and the attention window, so that a tile's windows are the whole picture's windows.
     `convolutional` models are convolutions and pointwise maths only, so any size of picture is the same work to them;
     `small_convolutional` ones see little beyond a pixel's neighbourhood; `sees_whole` ones should not be tiled where
-    that can be helped, spandrel says (SwinIR and SCUNet among them).
+    that can be helped, spandrel says (SwinIR and SCUNet among them). `reach` is how far from a cut a tile still differs
+    from the whole picture, as measured (`reach.py`); None: not measured.
     """
 
     name: str
@@ -152,6 +172,7 @@ class ModelTraits:
     convolutional: bool = False
     small_convolutional: bool = False
     sees_whole: bool = False
+    reach: int | None = None
 
 
 @dataclass(frozen=True)
@@ -267,14 +288,32 @@ class MemoryCost:
 
 
 @dataclass(frozen=True)
-class ImageHealth:
-    """What the postprocessor saw and did, over all frames.
+class Repair:
+    """A tile that came out ill and was computed again, another way, well. `tile` is (row, column) in the plan,
+    `ailment` what was wrong, `before` and `after` how it was computed: "fp16", "fp16 compiled", ..."""
 
-    `non_finite` values (pixel x channel) were NaN or infinite and are repaired. The frames named had a broken range:
-    corrected by quantiles where the output still resembles the input, else clamped as they are.
+    frame: int
+    tile: tuple[int, int]
+    ailment: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class ImageHealth:
+    """What was wrong with the output and what was done about it, over all frames.
+
+    `repairs`: the tiles that were computed again; where they made the run give its precision up for a better one,
+    `given_up` is the one it began with. The rest stayed ill in fp32 and eager, too: `non_finite` values (pixel x
+    channel) were NaN or infinite, `wild` ones single values far from any other; both are filled from the input. The
+    frames named had a broken range: corrected by quantiles where the output still resembles the input, else clamped as
+    they are.
     """
 
+    repairs: tuple[Repair, ...] = ()
+    given_up: Precision | None = None
     non_finite: int = 0
+    wild: int = 0
     broken_frames: tuple[int, ...] = ()
     corrected_frames: tuple[int, ...] = ()
 

@@ -89,6 +89,22 @@ class UpscaleImageCUDAspeed:
                         "wait: before the first tile.",
                     },
                 ),
+                "tiling_mode": (
+                    ["none", "wrap", "wrap_x", "wrap_y"],
+                    {
+                        "default": "none",
+                        "tooltip": "For seamless textures, which stay seamless. wrap: in both directions. "
+                        "wrap_x: left to right. wrap_y: top to bottom.",
+                    },
+                ),
+                "alpha_mode": (
+                    ["auto", "model", "lanczos"],
+                    {
+                        "default": "auto",
+                        "tooltip": "How transparency is enlarged. auto: sharp edges by the model, anything else "
+                        "smoothly (lanczos).",
+                    },
+                ),
             },
         }
 

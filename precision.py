@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -59,8 +59,19 @@ class PrecisionChooser:
         error: Exception,
     ) -> Choice:
         """fp32, from now on, because what was chosen passed its try and then failed on a picture with `error`."""
-        choice = _choose(_Trial(descriptor, context, self._copies), "fp32", False)
-        choice = Choice(choice.variant, f"half precision failed on a picture and fp32 is used: {first_line(error)}")
+        variant = _choose(_Trial(descriptor, context, self._copies), "fp32", False).variant
+        reason = f"half precision failed on a picture and fp32 is used: {first_line(error)}"
+        return self.remember(descriptor, asked, autocast, context, Choice(variant, reason))
+
+    def remember(
+        self,
+        descriptor: ImageModelDescriptor,
+        asked: PrecisionChoice,
+        autocast: bool,
+        context: RunContext,
+        choice: Choice,
+    ) -> Choice:
+        """Choose so from now on when the same is asked."""
         self._known.setdefault(descriptor.model, {})[asked, autocast, str(context.device)] = choice
         return choice
 
@@ -79,10 +90,27 @@ def fast_precisions(device: torch.device) -> tuple[Precision, ...]:
     return {"mps": ("fp16",), "xpu": ("bf16", "fp16")}.get(device.type, ())
 
 
+def emulated(precision: Precision, device: torch.device) -> bool:
+    """Whether `device` computes in `precision` only by way of another, so that it is of no use there."""
+    return precision == "fp16" and device.type == "cpu"
+
+
 def supported_precisions(descriptor: ImageModelDescriptor) -> tuple[Precision, ...]:
     """The precisions that spandrel declares for the model's architecture; fp32 always."""
     half: tuple[Precision, ...] = ("fp16",) if descriptor.supports_half else ()
     return (*half, "bf16", "fp32") if descriptor.supports_bfloat16 else (*half, "fp32")
+
+
+def variants_from(descriptor: ImageModelDescriptor, variant: Variant, device: torch.device) -> tuple[Variant, ...]:
+    """`variant` and the more precise ones that suit the model and the device, up to fp32."""
+    suit = {"fp32", *(_STEPS if device.type == "cpu" else fast_precisions(device))}
+    suit &= {*supported_precisions(descriptor)}
+    better = _STEPS[_STEPS.index(variant.precision) + 1 :]
+    return variant, *(
+        replace(variant, precision=precision, autocast=variant.autocast and precision != "fp32")
+        for precision in better
+        if precision in suit
+    )
 
 
 def _choose(trial: _Trial, asked: PrecisionChoice, autocast: bool) -> Choice:
@@ -116,8 +144,8 @@ class _Trial:
         """
         if precision not in supported_precisions(self._descriptor):
             return None, f"{self.architecture} does not support it"
-        if precision == "fp16" and self.device.type == "cpu":
-            return None, "CPUs emulate it, slowly"
+        if emulated(precision, self.device):
+            return None, f"{self.device.type.upper()}s emulate it, slowly"
         if precision == "fp32" and not self._convolutional:
             return Variant("fp32", autocast=False, channels_last=False), ""  # no layout to choose, nothing to try
         truth = self._run_in("fp32", False)[1] if compare else None

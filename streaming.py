@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .assembly import FrameAssembler
 from .channels import ChannelPlan
 from .compile_cache import CompiledForwards
 from .contracts import (
     Forward,
-    MemoryCost,
     ModelFailedError,
     ModelTraits,
     OutOfMemoryError,
+    Precision,
+    Repair,
     RunContext,
-    TilePlan,
     UpscaleOptions,
     first_line,
 )
+from .group import FrameGroup, Job
+from .health import Vitals, take_vitals
+from .ladder import Ladder, Step
 from .memory import working_bytes
 from .planning import Planner
-from .postprocess import FrameVerdict, heal
-from .transfer import RowWriter
-from .working import WorkingModel
+from .postprocess import FrameVerdict
+from .repair import Nature, Repairer, Suspect
+from .transfer import fetch
+from .working import Variant
 
 logger = logging.getLogger("cudaspeed")
 
-# Holes are repaired; a picture that is mostly hole is none.
-_MOST_REPAIRED = 0.5
+_AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
@@ -50,16 +51,21 @@ class _ForwardFailedError(ModelFailedError):
     """The model raised something on a tile batch; the cause says what."""
 
 
-class _Replanned(Exception):  # noqa: N818  # no error: the group starts again with what was compiled meanwhile
-    """A cheaper plan was adopted in the middle of a group."""
+class _StartAgain(Exception):  # noqa: N818  # no error
+    """The rest of a group is better done anew: by a cheaper plan, or with care for whole frames."""
 
 
-class _Job(NamedTuple):
-    """One tile: `picture` counts through the group's pictures, `row` and `column` through the plan."""
+class _Batch(NamedTuple):
+    """A tile batch that the device may still be computing: [N, C, h, w] in, [N, C', sh, sw] out, and its vitals, which
+    `vitals()` waits for."""
 
-    picture: int
-    row: int
-    column: int
+    jobs: list[Job]
+    tiles: Tensor
+    results: Tensor
+    vitals: Callable[[], Tensor]
+    step: Step
+    forward: Forward
+    compiled: bool
 
 
 class Run:
@@ -69,17 +75,17 @@ class Run:
         self,
         image: Tensor,
         output: Tensor,
-        working: WorkingModel,
+        ladder: Ladder,
+        nature: Nature,
         traits: ModelTraits,
         channels: ChannelPlan,
-        cost: MemoryCost,
         options: UpscaleOptions,
         context: RunContext,
-        compiled: CompiledForwards | None,
     ) -> None:
-        self._image, self._output, self._working = image, output, working
+        self._image, self._output, self._ladder, self._nature = image, output, ladder, nature
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
-        self._cost, self.compiles = cost, compiled
+        self._repairer = Repairer(ladder, nature, context)
+        working, cost, compiled = ladder.now
         frames, height, width, _ = image.shape
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
@@ -103,7 +109,29 @@ class Run:
     @property
     def estimated_bytes(self) -> int:
         pixels = self.planner.plan.tile_pixels * self.planner.batch
-        return self._cost.weights + working_bytes(self._cost, pixels, self._context.device)
+        cost = self._ladder.now.cost
+        return cost.weights + working_bytes(cost, pixels, self._context.device)
+
+    @property
+    def variant(self) -> Variant:
+        """How the run computed in the end."""
+        return self._ladder.now.working.variant
+
+    @property
+    def given_up(self) -> Precision | None:
+        """The precision the run began with, if it left it for a better one."""
+        return self._ladder.given_up
+
+    @property
+    def compiling(self) -> str:
+        """Where compiling stands, in a few words."""
+        compiled = self._ladder.now.compiled
+        return compiled.status(self.compiled) if compiled else "off"
+
+    @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """The tiles that came out ill and were computed again, well."""
+        return tuple(self._repairer.repairs)
 
     @property
     def total_tiles(self) -> int:
@@ -119,8 +147,9 @@ class Run:
             try:
                 for verdict in self._group(group):
                     verdicts.append(verdict)
-            except _Replanned:
-                logger.debug("going on with tiles of %d pixels, compiled", self.planner.plan.tile_pixels)
+                    self._repairer.confirm(len(verdicts) - 1)
+            except _StartAgain as reason:
+                logger.debug("%s, tiles of %d pixels", reason, self.planner.plan.tile_pixels)
             except _ForwardFailedError as error:
                 if self.planner.batch == 1:
                     raise
@@ -134,6 +163,7 @@ class Run:
                 if not self.planner.shrink():
                     raise no_room(tile, self._traits, self._context) from error
                 logger.info("out of memory with %s, %d at a time: going on with less", tile, self.planner.batch)
+            self._repairer.discard()
             if len(verdicts) < first + len(group):
                 self._context.release_cached()  # here, where the failed forward's tensors are no longer referenced
             self._tiles_done = len(verdicts) * self._channels.pictures_per_frame * self.planner.plan.count
@@ -141,75 +171,58 @@ class Run:
 
     def _group(self, frames: range) -> Iterator[FrameVerdict]:
         """Upscale some frames through common batches, yielding each frame's verdict when it is complete."""
-        if self.compiles:
-            self.planner.adopt(self.compiles.ready())
-        context, channels, plan = self._context, self._channels, self.planner.plan
-        per_frame = channels.pictures_per_frame
-        last_row = len(plan.rows.origins) - 1
-        canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
-        targets: dict[int, Tensor] = {}  # frame's place in the group -> where its pictures' rows go
-        assembler = FrameAssembler(plan, self._traits.scale)
-        writer = RowWriter(context.device, context.output_device)
-        jobs = [
-            _Job(picture, row, column)
-            for picture in range(len(frames) * per_frame)
-            for row in range(len(plan.rows.origins))
-            for column in range(len(plan.columns.origins))
-        ]
+        compiles = self._ladder.now.compiled
+        if compiles:
+            self.planner.adopt(compiles.ready())
+        context, careful = self._context, self._nature.careful
+        group = FrameGroup(
+            self._image, self._output, frames, self.planner.plan, self._traits, self._channels, context, careful
+        )
+        # While the host looks at a batch's vitals, a device that works on its own has the next batch to compute.
+        in_flight: deque[_Batch] = deque()
+        ahead = _AHEAD.get(context.device.type, 0)
         start = 0
-        while start < len(jobs):
+        while start < len(group.jobs):
             context.raise_if_interrupted()
             began = time.perf_counter()
-            now = jobs[start : start + self.planner.batch]
-            for index in sorted({job.picture // per_frame for job in now} - targets.keys()):
-                for k, picture in enumerate(channels.to_model(self._image[frames[index]])):
-                    canvases[index * per_frame + k] = to_canvas(picture, plan, context.device)
-                targets[index] = self._target(frames[index])
-            batch = torch.stack([_cut(canvases[job.picture], plan, job) for job in now])
-            forward = (self.compiles and self.compiles.take(batch)) or self._working.forward
-            for job, tile in zip(now, self._run_forward(forward, batch), strict=True):
-                rows = assembler.add(job.row, job.column, tile)
-                if rows is None:
-                    continue
-                top, finished = rows
-                index, k = divmod(job.picture, per_frame)
-                writer.write(targets[index][k, top : top + finished.shape[0]], finished)
-                if job.row == last_row:
-                    del canvases[job.picture]
-                    if k + 1 == per_frame:
-                        writer.finish()
-                        yield self._complete(frames[index], targets.pop(index))
-            self._tiles_done += len(now)
-            start += len(now)  # the next batch may have another size: compiled code may take fewer tiles at once
-            context.progress(self._tiles_done, self.total_tiles)
-            if self.compiles:
-                seconds, left = time.perf_counter() - began, 1 - start / len(jobs)
-                self._think_of_compiling(self.compiles, forward, batch, seconds, left)
+            in_flight.append(self._compute(group, group.jobs[start : start + self.planner.batch]))
+            newest = in_flight[-1]
+            start += len(newest.jobs)  # the next batch may have another size: compiled code may take fewer at once
+            if len(in_flight) > ahead:
+                yield from self._settle(group, in_flight.popleft(), careful)
+            if newest.step.compiled:
+                seconds, left = time.perf_counter() - began, 1 - start / len(group.jobs)
+                self._think_of_compiling(newest, seconds, left)
+            del newest  # its tensors need not live through the next forward
+        while in_flight:
+            yield from self._settle(group, in_flight.popleft(), careful)
 
-    @property
-    def _direct(self) -> bool:
-        """The model's pictures are the output's frames: no detour over a scratch."""
-        return self._channels.picture == self._channels.model_in == self._channels.model_out
+    def _compute(self, group: FrameGroup, jobs: list[Job]) -> _Batch:
+        step = self._ladder.now
+        tiles = group.cut(jobs)
+        forward = (step.compiled and step.compiled.take(tiles)) or step.working.forward
+        results = self._run_forward(forward, tiles)
+        compiled = bool(step.compiled and step.compiled.works(forward))
+        return _Batch(jobs, tiles, results, fetch(take_vitals(tiles, results)), step, forward, compiled)
 
-    def _target(self, frame: int) -> Tensor:
-        """Where a frame's pictures go, [pictures, H*s, W*s, model's channels]: the output itself where that is it."""
-        if self._direct:
-            return self._output[frame][None]
-        _, height, width, _ = self._output.shape
-        pictures, channels = self._channels.pictures_per_frame, self._channels.model_out
-        return torch.empty(pictures, height, width, channels, device=self._output.device)
-
-    def _complete(self, frame: int, target: Tensor) -> FrameVerdict:
-        output, source = self._output[frame], self._image[frame]
-        if not self._direct:
-            output.copy_(self._channels.from_model(target, source))
-        verdict = heal(output, source)
-        if verdict.non_finite > _MOST_REPAIRED * output.numel():
-            raise ModelFailedError(
-                f"{verdict.non_finite} of the {output.numel()} values that {self._traits.name} gave for frame {frame} "
-                "are NaN or infinite; is the model's file intact? If only half precision does it, choose fp32"
+    def _settle(self, group: FrameGroup, batch: _Batch, careful: bool) -> Iterator[FrameVerdict]:
+        """Look at a batch's vitals, mend what is ill, and put the tiles into their frames."""
+        for k, vitals in enumerate(batch.vitals().tolist()):
+            job = batch.jobs[k]
+            suspect = Suspect(
+                *(batch.tiles[k], batch.results[k], Vitals(*vitals), batch.step, batch.forward, batch.compiled),
+                *(group.frame_of(job), (job.row, job.column)),
             )
-        return verdict
+            result, left = self._repairer.settle(suspect)
+            if self._nature.careful and not careful:
+                self._repairer.climb()
+                raise _StartAgain("the model leaves illness in the picture: whole frames are looked after")
+            verdict = group.add(job, result, left not in (None, "drifting colours"))
+            if verdict is not None:
+                yield verdict
+        self._repairer.climb()
+        self._tiles_done += len(batch.jobs)
+        self._context.progress(self._tiles_done, self.total_tiles)
 
     def _compile_first(self, compiles: CompiledForwards) -> None:
         """Wait for what would make this run cheapest, and plan for it."""
@@ -222,21 +235,21 @@ class Run:
                 compiles.wait(self._context)  # also where another process was quicker to start it
             self.planner.adopt(compiles.ready())
 
-    def _think_of_compiling(
-        self, compiles: CompiledForwards, forward: Forward, batch: Tensor, seconds: float, share_left: float
-    ) -> None:
+    def _think_of_compiling(self, batch: _Batch, seconds: float, share_left: float) -> None:
         """After each batch: learn from it, start a compile that pays, change to a plan for what got ready.
 
-        Raises `_Replanned` when doing the whole group so is cheaper than the share of it that is left.
+        Raises `_StartAgain` when doing the whole group anew is cheaper than the share of it that is left is now.
         """
-        compiles.note(forward, len(batch) * batch[0, 0].numel(), seconds)
-        if forward is not self._working.forward:
-            self.compiled = self.compiled or compiles.works(forward)
+        compiles = batch.step.compiled
+        assert compiles is not None
+        compiles.note(batch.forward, len(batch.tiles) * batch.tiles[0, 0].numel(), seconds)
+        if batch.forward is not batch.step.working.forward:
+            self.compiled = self.compiled or compiles.works(batch.forward)
             return
         ready = compiles.ready()
         if ready and self.planner.adopt(ready, share_left):  # planning is work: not after every tile for nothing
             self._context.say("")
-            raise _Replanned
+            raise _StartAgain("going on compiled")
         pixels_ahead = (self.total_tiles - self._tiles_done) * self.planner.plan.tile_pixels
         if self._options.compile_mode == "background" or compiles.pays(pixels_ahead):
             shapes = self.planner.worth_compiling(compiles.possible(self.planner.tile_to_compile()))
@@ -254,23 +267,3 @@ class Run:
                 f"{self._traits.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} "
                 f"({first_line(error)}); choose another tile size, or another model"
             ) from error
-
-
-def _cut(canvas: Tensor, plan: TilePlan, job: _Job) -> Tensor:
-    y, x = plan.rows.origins[job.row], plan.columns.origins[job.column]
-    return canvas[:, y : y + plan.rows.tile, x : x + plan.columns.tile]
-
-
-def to_canvas(picture: Tensor, plan: TilePlan, device: torch.device) -> Tensor:
-    """A picture [C, H, W] on `device` as float32, extended at the bottom and right where the plan's canvas is larger.
-
-    As spandrel pads: mirrored as far as the picture reaches, then its last row or column repeated.
-    """
-    x = picture.to(device, torch.float32)[None]
-    right, bottom = plan.columns.canvas - plan.columns.size, plan.rows.canvas - plan.rows.size
-    mirrored = min(right, plan.columns.size - 1), min(bottom, plan.rows.size - 1)
-    if any(mirrored):
-        x = F.pad(x, (0, mirrored[0], 0, mirrored[1]), mode="reflect")
-    if (right, bottom) != mirrored:
-        x = F.pad(x, (0, right - mirrored[0], 0, bottom - mirrored[1]), mode="replicate")
-    return x[0]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -32,13 +33,16 @@ from .contracts import (
     UpscaleReport,
     UpscaleResult,
 )
+from .ladder import Ladder, Step
 from .memory import free_host_bytes, measure_cost
 from .postprocess import FrameVerdict
-from .precision import PrecisionChooser
+from .precision import Choice, PrecisionChooser, variants_from
+from .repair import Nature
 from .streaming import Run, no_room
+from .telling import health_warnings
 from .traits import traits_of
 from .weights import check_model
-from .working import Variant, WorkingModels
+from .working import Variant, WorkingModel, WorkingModels
 
 logger = logging.getLogger("cudaspeed")
 
@@ -50,6 +54,7 @@ class Caches:
         self.working = WorkingModels()
         self.chooser = PrecisionChooser(self.working)
         self.compiles = CompileCache()
+        self._natures: weakref.WeakKeyDictionary[nn.Module, Nature] = weakref.WeakKeyDictionary()
         self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
 
     def cost(self, model: ImageModelDescriptor, traits: ModelTraits, variant: Variant) -> MemoryCost:
@@ -58,6 +63,27 @@ class Caches:
         if dtype not in known:
             known[dtype] = measure_cost(model.model, model._call_fn, traits, dtype)
         return known[dtype]
+
+    def nature(self, model: ImageModelDescriptor) -> Nature:
+        """What this process has seen of the model."""
+        return self._natures.setdefault(model.model, Nature())
+
+    def ladder(
+        self,
+        model: ImageModelDescriptor,
+        variant: Variant,
+        traits: ModelTraits,
+        options: UpscaleOptions,
+        context: RunContext,
+        on_climb: Callable[[Variant, str], None] = lambda variant, reason: None,
+    ) -> Ladder:
+        """The ways to compute the model, from `variant` up."""
+
+        def dress(working: WorkingModel) -> Step:
+            compiled = self.compiles.forwards_of(working, model, traits, context) if options.compile else None
+            return Step(working, self.cost(model, traits, working.variant), compiled)
+
+        return Ladder(model, variants_from(model, variant, context.device), self.working, dress, on_climb)
 
 
 _SHARED = Caches()
@@ -86,16 +112,18 @@ def upscale(
     check_finite(image)
     asked = (model, options.precision, options.autocast, context)
 
+    def remember(variant: Variant, reason: str) -> None:
+        told = f"{reason} before: {variant.precision} is used instead"
+        caches.chooser.remember(*asked, Choice(variant, told))
+
     def attempt(variant: Variant) -> tuple[Run, list[FrameVerdict]]:
-        working, cost = caches.working.get(model, variant), caches.cost(model, traits, variant)
-        compiled = caches.compiles.forwards_of(working, model, traits, context) if options.compile else None
+        ladder = caches.ladder(model, variant, traits, options, context, remember)
         try:
             with torch.inference_mode():
-                run = Run(image, output, working, traits, channels, cost, options, context, compiled)
+                run = Run(image, output, ladder, caches.nature(model), traits, channels, options, context)
                 return run, run.all_frames()
         finally:
-            if compiled:
-                compiled.save()
+            ladder.save()
 
     try:
         choice = caches.chooser.choose(*asked)
@@ -111,12 +139,15 @@ def upscale(
             raise no_room("the model and a tiny picture", traits, context) from error
         raise
     health = ImageHealth(
+        repairs=run.repairs,
+        given_up=run.given_up,
         non_finite=sum(v.non_finite for v in verdicts),
+        wild=sum(v.wild for v in verdicts),
         broken_frames=tuple(i for i, v in enumerate(verdicts) if v.broken),
         corrected_frames=tuple(i for i, v in enumerate(verdicts) if v.corrected),
     )
     told = [warning for warning in (choice.warning, run.planner.overlap_warning()) if warning]
-    warnings = [*told, *_health_warnings(health)]
+    warnings = [*told, *health_warnings(health)]
     for warning in warnings:
         logger.warning(warning)
 
@@ -129,14 +160,14 @@ def upscale(
         frames=image.shape[0],
         input_size=(height, width),
         output_size=(output.shape[1], output.shape[2]),
-        precision=choice.variant.precision,
-        autocast=choice.variant.autocast,
+        precision=run.variant.precision,
+        autocast=run.variant.autocast,
         tile=(plan.rows.tile, plan.columns.tile),
         overlap=(plan.rows.overlap, plan.columns.overlap),
         tiles=run.total_tiles,
         batch=run.planner.batch,
         compiled=run.compiled,
-        compiling=compiled.status(run.compiled) if (compiled := run.compiles) else "off",
+        compiling=run.compiling,
         seconds=time.perf_counter() - started,
         peak_bytes=run.estimated_bytes if peak is None else peak,
         health=health,
@@ -166,32 +197,17 @@ def warm_up(
     traits = traits_of(model)
     options = replace(options, compile=True, compile_mode="wait")
     variant = caches.chooser.choose(model, options.precision, options.autocast, context).variant
-    working, cost = caches.working.get(model, variant), caches.cost(model, traits, variant)
-    compiled = caches.compiles.forwards_of(working, model, traits, context)
+    ladder = caches.ladder(model, variant, traits, options, context)
+    compiled = ladder.now.compiled
+    assert compiled is not None  # the options ask for it
     image = torch.zeros(1, 1, 1, 1).expand(1, *size, traits.in_channels)  # has a size and takes no memory
     with torch.inference_mode():
-        plan = Run(image, image, working, traits, plan_channels(traits.in_channels, traits), cost, options, context,
-                   compiled).planner.plan  # fmt: skip
+        channels = plan_channels(traits.in_channels, traits)
+        plan = Run(image, image, ladder, caches.nature(model), traits, channels, options, context).planner.plan
         tile = torch.rand(1, traits.in_channels, plan.rows.tile, plan.columns.tile, device=context.device)
         works = compiled.check(tile)
     compiled.save()
     return compiled.status(used=works)
-
-
-def _health_warnings(health: ImageHealth) -> list[str]:
-    found = []
-    if health.non_finite:
-        found.append(f"{health.non_finite} values of the output were NaN or infinite and were filled from the input")
-    if health.corrected_frames:
-        found.append(
-            f"the output's range was broken and was corrected by quantiles in frames {health.corrected_frames}"
-        )
-    left = tuple(sorted(set(health.broken_frames) - set(health.corrected_frames)))
-    if left:
-        found.append(
-            f"the output of frames {left} is far out of range and unlike the input: is the model's file intact?"
-        )
-    return found
 
 
 def _new_output(image: Tensor, traits: ModelTraits, context: RunContext) -> Tensor:

@@ -119,10 +119,14 @@ class WorkingModels:
     def __init__(self) -> None:
         self._by_module: weakref.WeakKeyDictionary[nn.Module, WorkingModel] = weakref.WeakKeyDictionary()
 
+    def put(self, descriptor: ImageModelDescriptor, working: WorkingModel) -> None:
+        """Make `working` the copy of `descriptor`'s module."""
+        self._by_module[descriptor.model] = working
+
     def get(self, descriptor: ImageModelDescriptor, variant: Variant) -> WorkingModel:
         """The copy of `descriptor`'s module in `variant`, made now if it is not there."""
         working = self._by_module.get(descriptor.model)
         if working is None or working.variant != variant or working.versions != _versions(descriptor.model):
             working = WorkingModel(descriptor, variant)
-            self._by_module[descriptor.model] = working
+            self.put(descriptor, working)
         return working

@@ -20,19 +20,35 @@ ROOT = Path(__file__).parent.parent
 # A room may import these rooms and no others. A new room gets its line here, in the order of reading.
 LEAVES = (
     "agreement",
+    "alpha",
     "assembly",
-    "channels",
+    "borders",
     "checks",
+    "health",
     "memory",
     "packages",
     "postprocess",
+    "telling",
     "tiling",
     "traits",
     "transfer",
     "weights",
 )
 COMPILING = {"artifacts", "compile_cache", "compile_jobs", "compile_worker", "economy", "environment"}
-BELOW_STREAMING = {"contracts", "folding", "planning", "precision", "working", *COMPILING, *LEAVES}
+REPAIRING = {"group", "ladder", "repair"}
+BELOW_STREAMING = {
+    "channels",
+    "contracts",
+    "folding",
+    "group",
+    "ladder",
+    "planning",
+    "repair",
+    "precision",
+    "working",
+    *COMPILING, *REPAIRING,
+    *LEAVES,
+}
 BELOW_ENGINE = BELOW_STREAMING | {"streaming"}
 ALLOWED: dict[str, set[str]] = {
     "contracts": set(),
@@ -41,12 +57,16 @@ ALLOWED: dict[str, set[str]] = {
     "folding": set(),
     "shared_files": set(),
     **{room: {"contracts"} for room in (*LEAVES, "pictures")},
+    "channels": {"alpha", "contracts"},
     "artifacts": {"entries", "shared_files"},
     "economy": {"artifacts", "contracts", "tiling"},
     "working": {"contracts", "folding"},
     "compile_worker": {"agreement", "artifacts", "contracts", "folding", "packages", "traits", "weights", "working"},
     "compile_jobs": {"artifacts", "compile_worker"},
     "compile_cache": {"agreement", "contracts", "packages", "working", *COMPILING} - {"compile_cache"},
+    "group": {"assembly", "channels", "contracts", "postprocess", "transfer"},
+    "ladder": {"compile_cache", "contracts", "working"},
+    "repair": {"agreement", "contracts", "health", "ladder", "memory", "working"},
     "planning": {"contracts", "memory", "tiling"},
     "precision": {"contracts", "traits", "working"},
     "streaming": BELOW_STREAMING,

@@ -388,11 +388,16 @@ def test_nothing_but_nan_in_half_precision_gives_way_to_fp32_and_in_fp32_is_an_e
         return x * float("nan") if x.dtype != torch.float32 and x.shape[-1] > 200 else x
 
     image = zoo.photograph(120, 130)
-    result = run(image, zoo.toy(2, overflows), UpscaleOptions(precision="bf16", autocast=False))
-    assert result.report.precision == "fp32"
-    assert result.report.health.non_finite == 0
+    caches, model = Caches(), zoo.toy(2, overflows)
+    for precision in ("bf16", "fp32"):  # the second time the whole run
+        options = UpscaleOptions(precision="bf16", autocast=False)
+        result = upscale(image, model, options, StandaloneContext("cpu"), caches)
+        assert len(result.report.health.repairs) == 1
+        assert result.report.health.non_finite == 0
+        assert result.report.precision == precision
+    assert not upscale(image, model, options, StandaloneContext("cpu"), caches).report.health.repairs
     with pytest.raises(
-        ModelFailedError, match=r"of the 187200 values .* are NaN or infinite; is the model's file intact"
+        ModelFailedError, match=r"of the 187200 values .* are NaN or infinite, in fp32 too; is the model's file"
     ):
         run(image, zoo.toy(2, lambda x: x * float("nan")))
 

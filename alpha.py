@@ -1,0 +1,120 @@
+"""Transparency: whether it has edges, how it is enlarged, and which colours lie under what it hides.
+
+All functions are pure. Alpha is [H, W] and a frame [H, W, C], its last channel alpha; both 0..1, colours straight (not
+multiplied by alpha), as PNG and ComfyUI have them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INVISIBLE = 1 / 512  # alpha below this is 0 in eight bits
+_SHARP = 2 / 3  # of the contrast around
+_FAINT = 0.1  # a contrast that is none: noise, the steps of a slow gradient in few bits
+_LOBES = 3  # of the Lanczos kernel: it reaches that many input pixels to either side
+
+
+def is_constant(alpha: Tensor) -> bool:
+    """Whether `alpha` [H, W] has one value only: an opaque picture's, mostly."""
+    low, high = torch.aminmax(alpha)
+    return bool(low == high)
+
+
+def has_edges(alpha: Tensor) -> bool:
+    """Whether `alpha` [H, W] has an edge, or fine structure, too sharp for an interpolation to keep it.
+
+    An edge: two neighbours differ by more than two thirds of the contrast around them. There a model does better than
+    Lanczos, and worse on anything softer: star shapes x2 by the bundled model, 40.4 dB against 28.9 for a hard edge,
+    37.8 against 37.5 for one blurred by half a pixel (0.73 of the contrast), 45.2 against 47.8 by one pixel (0.51).
+    """
+    if is_constant(alpha):
+        return False
+    plane = alpha.float()
+    contrast = _highest(plane) + _highest(-plane)
+    for dim in (0, 1):
+        around = contrast.narrow(dim, 0, contrast.shape[dim] - 1)
+        if bool(((plane.diff(dim=dim).abs() > _SHARP * around) & (around > _FAINT)).any()):
+            return True
+    return False
+
+
+def lanczos(plane: Tensor, scale: int) -> Tensor:
+    """`plane` [H, W] enlarged to [H*scale, W*scale] by Lanczos-3, in fp32; it overshoots at edges.
+
+    Each value is sum(L(d) * x) / sum(L(d)) over the pixels within 3 of its centre that the plane has, separably, with
+    L(d) = sinc(d) * sinc(d / 3) and sinc(d) = sin(pi d) / (pi d) (Duchon, "Lanczos Filtering in One and Two
+    Dimensions", 1979). Pillow's LANCZOS does the same. torch has no such mode.
+    """
+    return _stretch_rows(_stretch_rows(plane.float(), scale).T.contiguous(), scale).T
+
+
+def _stretch_rows(plane: Tensor, scale: int) -> Tensor:
+    """[H, W] -> [H*scale, W]."""
+    count = plane.shape[0]
+    # in fp64, for weights that are exact where the centres coincide; pixel centres lie at halves
+    centres = (torch.arange(count * scale, dtype=torch.float64) + 0.5) / scale - 0.5
+    taps = centres.floor().long() + torch.arange(1 - _LOBES, 1 + _LOBES)[:, None]
+    distance = taps - centres
+    weights = torch.sinc(distance) * torch.sinc(distance / _LOBES) * ((taps >= 0) & (taps < count))
+    weights = (weights / weights.sum(dim=0)).to(plane)
+    taps = taps.clamp(0, count - 1).to(plane.device)
+    stretched = torch.zeros(count * scale, plane.shape[1], device=plane.device)
+    for weight, tap in zip(weights, taps, strict=True):
+        stretched.addcmul_(weight[:, None], plane[tap])
+    return stretched
+
+
+def hold(large: Tensor, alpha: Tensor) -> Tensor:
+    """`large` [H*s, W*s], made of `alpha` [H, W] in whatever way, kept within what `alpha` has around each place.
+
+    Around: the 7x7 pixels that Lanczos-3 reaches. What is opaque, clear or constant there stays exactly so, whatever a
+    model or rounding made of it, and nothing overshoots.
+    """
+    height, width = alpha.shape
+    scale, small = large.shape[0] // height, alpha.to(large)  # in the type of the result, or its bounds would be off
+    low, high = -_highest(-small), _highest(small)
+    blocks = large.reshape(height, scale, width, scale)
+    return blocks.clamp(low[:, None, :, None], high[:, None, :, None]).view(large.shape)
+
+
+def _highest(plane: Tensor) -> Tensor:
+    """The highest value that Lanczos-3 reaches from each pixel, [H, W] -> [H, W]."""
+    reach = 2 * _LOBES + 1
+    over_rows = F.max_pool2d(plane[None, None], (reach, 1), stride=1, padding=(_LOBES, 0))
+    return F.max_pool2d(over_rows, (1, reach), stride=1, padding=(0, _LOBES))[0, 0]
+
+
+def bleed(frame: Tensor) -> Tensor:
+    """`frame` [H, W, C] with the colours of its visible pixels continued into the invisible ones.
+
+    What lies under full transparency, black or garbage, is not to reach over the edge when the frame is enlarged.
+    Visible pixels and alpha are untouched; without invisible ones, or visible ones, it is the frame itself.
+    """
+    visible = frame[..., -1] >= INVISIBLE
+    if bool(visible.all()) or not bool(visible.any()):
+        return frame
+    planes = frame.permute(2, 0, 1).float()
+    weight = torch.where(visible, planes[-1:].clamp(max=1), 0.0)
+    filled = _pull_push(planes[:-1] * weight, weight)
+    colour = torch.where(visible, planes[:-1], filled)
+    return torch.cat([colour, planes[-1:]]).permute(1, 2, 0).to(frame.dtype)
+
+
+def _pull_push(colour: Tensor, weight: Tensor) -> Tensor:
+    """Colours everywhere: where there is weight mostly the own ones, elsewhere those of the surroundings.
+
+    `colour` [C, H, W] is multiplied by `weight` [1, H, W] 0..1. Pull: halve both until one pixel is left; push: fill up
+    from there what has too little weight (Gortler et al., "The Lumigraph", 1996, 3.3).
+    """
+    own = colour / weight.clamp(min=1e-6)
+    _, height, width = colour.shape
+    if height == width == 1:
+        return own
+    # sums of 2x2 pixels; as a weight they saturate: one visible pixel is enough to tell the colour
+    colour, weight2 = (4 * F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (colour, weight))
+    saturated = weight2.clamp(max=1.0)
+    coarse = _pull_push(colour * (saturated / weight2.clamp(min=1e-6)), saturated)
+    around = F.interpolate(coarse[None], size=(height, width), mode="bilinear")[0]
+    return torch.lerp(around, own, weight)

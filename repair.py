@@ -1,0 +1,174 @@
+"""Tiles that came out ill are computed again, alone: eagerly if they were compiled, then in the next better precision.
+
+A remedy at the cause, where the postprocessor's is one of the symptom. Only what is as ill in fp32 and eager is left to
+that; what merely looked ill turns out to be the model's own way, and is not asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .agreement import disagreement
+from .contracts import Forward, Precision, Repair, RunContext, first_line
+from .health import MOST_SHIFT, Ailment, Vitals, ailment, take_vitals
+from .ladder import Ladder, Step
+from .memory import working_bytes
+from .working import Variant
+
+logger = logging.getLogger("cudaspeed")
+
+_REPEATED = 2  # repairs of one model in one precision on one device, in all runs, that make it leave that precision
+_ROOM = 2.0  # a model that shifts its tiles on purpose does not shift all of them alike
+
+
+@dataclass
+class Nature:
+    """What this process has seen of a model. `most_shift` and `kinds` are its own way: it does so in fp32, too.
+
+    `careful`: it leaves illness in the picture even there, so that whole frames are looked after (postprocess.py).
+    `repairs` counts the tiles that had to be computed again, by precision and device.
+    """
+
+    most_shift: float = MOST_SHIFT
+    kinds: set[Ailment] = field(default_factory=set)
+    careful: bool = False
+    repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class _Attempt(NamedTuple):
+    """A tile computed in `variant`, or eagerly in the same where that is None; and what is wrong with it now."""
+
+    variant: Variant | None
+    result: Tensor
+    vitals: Vitals
+    ill: Ailment | None
+
+
+class Suspect(NamedTuple):
+    """A tile and how it was computed: the input [C, h, w], the result [C', sh, sw] by `forward`, which is of `step`."""
+
+    tile: Tensor
+    result: Tensor
+    vitals: Vitals
+    step: Step
+    forward: Forward
+    compiled: bool
+    frame: int
+    place: tuple[int, int]
+
+    @property
+    def precision(self) -> Precision:
+        return self.step.working.variant.precision
+
+
+class Repairer:
+    """Looks after the tiles of one run. `repairs` is what it did to the frames that are complete."""
+
+    def __init__(self, ladder: Ladder, nature: Nature, context: RunContext) -> None:
+        self._ladder, self._nature, self._context = ladder, nature, context
+        self._noted: list[Repair] = []
+        self._due: tuple[Variant, str] | None = None
+        self.repairs: list[Repair] = []
+
+    def settle(self, suspect: Suspect) -> tuple[Tensor, Ailment | None]:
+        """The best result there is for a tile, and what is still wrong with it. A tile that is well costs nothing.
+
+        Raises what the context raises, its out-of-memory error included.
+        """
+        ill = ailment(suspect.vitals, suspect.result, self._nature.most_shift)
+        if ill is None or ill in self._nature.kinds:
+            return suspect.result, ill
+        attempt = self._compute_again(suspect)
+        if attempt is None:
+            self._accept(ill, suspect.vitals)
+            return suspect.result, ill
+        same = ill != "NaN or infinite values" and not disagreement(suspect.result[None], attempt.result[None], suspect.precision)
+        if attempt.ill:  # the best there is
+            self._accept(attempt.ill, attempt.vitals)
+            if attempt.ill == "a broken range" and attempt.variant:  # what is to be corrected had better be precise
+                self._due = attempt.variant, f"{suspect.precision} gave tiles with {ill}"
+                return attempt.result, attempt.ill
+            return (suspect.result if same else attempt.result), attempt.ill
+        if same:  # at the very limit of what is well
+            return suspect.result, None
+        self._note(suspect, ill, attempt.variant)
+        return attempt.result, None
+
+    def confirm(self, frame: int) -> None:
+        """That frame is complete: what was done to it stays."""
+        self.repairs += [repair for repair in self._noted if repair.frame == frame]
+
+    def discard(self) -> None:
+        """Frames that were worked on and not confirmed will be done again."""
+        self._noted = []
+
+    def climb(self) -> None:
+        """Leave a precision that tiles had to be repaired for again and again."""
+        if self._due and self._due[0] in self._ladder.above:
+            self._ladder.climb(*self._due)
+            self._context.make_resident(self._ladder.now.working, 0)
+        self._due = None
+
+    def _ways(self, suspect: Suspect) -> Iterator[tuple[Variant | None, Step]]:
+        """The better ways to compute it, best last; None stands for eagerly in its own variant."""
+        if suspect.compiled:
+            yield None, suspect.step
+        if self._ladder.now is not suspect.step:  # the run has climbed since
+            yield self._ladder.now.working.variant, self._ladder.now
+        for variant in self._ladder.above:
+            yield variant, self._ladder.visit(variant)
+
+    def _compute_again(self, suspect: Suspect) -> _Attempt | None:
+        """The first attempt that is well, else the last one; None where there is no better way than it was."""
+        attempt = None
+        for variant, step in self._ways(suspect):
+            result = self._compute(step, suspect.tile[None])
+            if result is not None:
+                vitals = Vitals(*take_vitals(suspect.tile[None], result)[0].tolist())
+                ill = ailment(vitals, result[0], self._nature.most_shift)
+                attempt = _Attempt(variant, result[0], vitals, ill)
+                if ill is None:
+                    break
+        self._context.make_resident(self._ladder.now.working, 0)  # what was visited may have pushed it out
+        return attempt
+
+    def _compute(self, step: Step, tile: Tensor) -> Tensor | None:
+        pixels = tile.shape[2] * tile.shape[3]
+        self._context.make_resident(step.working, working_bytes(step.cost, pixels, self._context.device))
+        try:
+            return step.working.forward(tile)
+        except Exception as error:  # an architecture may fail in any way in a type it does not know
+            if self._context.is_out_of_memory(error):
+                raise
+            logger.debug("a tile cannot be computed again in %s: %s", step.working.variant, first_line(error))
+            return None
+
+    def _accept(self, ill: Ailment, vitals: Vitals) -> None:
+        """It is the model that is so."""
+        if ill == "drifting colours":
+            self._nature.most_shift = max(self._nature.most_shift, _ROOM * vitals.shift)
+            return
+        self._nature.careful = True
+        if ill in ("a broken range", "no detail"):  # of all its tiles; the others come and go
+            self._nature.kinds.add(ill)
+
+    def _note(self, suspect: Suspect, ill: Ailment, variant: Variant | None) -> None:
+        """`suspect` was ill, and is well in `variant`; None: in its own, eagerly."""
+        before, after = suspect.precision, variant.precision if variant else suspect.precision
+        name = f"{before} compiled" if suspect.compiled else before
+        self._noted.append(Repair(suspect.frame, suspect.place, ill, name, after))
+        logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, ill, name, after)
+        if variant is None:
+            reason = f"a tile had {ill} that has none when it is computed eagerly"
+            suspect.step.compiled.distrust(suspect.forward, reason)
+            return
+        count = self._nature.repairs
+        count[before, str(self._context.device)] += 1
+        if count[before, str(self._context.device)] >= _REPEATED:
+            self._due = variant, f"{before} gave tiles with {ill}"
