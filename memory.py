@@ -52,8 +52,12 @@ def measure_cost(
         logger.info("memory of %s estimated by rule of thumb: it cannot be traced (%s)", traits.name, first_line(error))
         return MemoryCost(weights, float(_RULE_OF_THUMB * traits.scale * dtype.itemsize / 4))
     cost = _fit(weights, *points)
-    # Beside the forward, two results in float32: the strip it is pasted into, and the one that is being looked at.
-    return replace(cost, per_pixel=cost.per_pixel + 2 * 4 * traits.out_channels * traits.scale**2)
+    return with_results(cost, traits, 1)  # beside the forward, the strip its result is pasted into
+
+
+def with_results(cost: MemoryCost, traits: ModelTraits, count: int) -> MemoryCost:
+    """`cost` and that of holding `count` more results of the tile, in float32."""
+    return replace(cost, per_pixel=cost.per_pixel + count * 4 * traits.out_channels * traits.scale**2)
 
 
 def _shadow(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -26,7 +26,7 @@ from .contracts import (
 from .group import FrameGroup, Job
 from .health import Vitals, take_vitals
 from .ladder import Ladder, Step
-from .memory import working_bytes
+from .memory import with_results, working_bytes
 from .planning import Planner
 from .postprocess import FrameVerdict
 from .repair import Nature, Repairer, Suspect
@@ -86,6 +86,7 @@ class Run:
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
         self._repairer = Repairer(ladder, nature, context)
         working, cost, compiled = ladder.now
+        cost = with_results(cost, traits, _AHEAD.get(context.device.type, 0))
         frames, height, width, _ = image.shape
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
