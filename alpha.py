@@ -13,6 +13,7 @@ from torch import Tensor
 INVISIBLE = 1 / 512  # alpha below this is 0 in eight bits
 _SHARP = 2 / 3  # of the contrast around
 _FAINT = 0.1  # a contrast that is none: noise, the steps of a slow gradient in few bits
+_STEPS = 5  # reach 31 pixels, as far as a tile looks beyond its part of the picture
 _LOBES = 3  # of the Lanczos kernel: it reaches that many input pixels to either side
 
 
@@ -47,13 +48,15 @@ def lanczos(plane: Tensor, scale: int) -> Tensor:
     L(d) = sinc(d) * sinc(d / 3) and sinc(d) = sin(pi d) / (pi d) (Duchon, "Lanczos Filtering in One and Two
     Dimensions", 1979). Pillow's LANCZOS does the same. torch has no such mode.
     """
+    if scale == 1:
+        return plane.float()  # bit for bit
     return _stretch_rows(_stretch_rows(plane.float(), scale).T.contiguous(), scale).T
 
 
 def _stretch_rows(plane: Tensor, scale: int) -> Tensor:
     """[H, W] -> [H*scale, W]."""
     count = plane.shape[0]
-    # in fp64, for weights that are exact where the centres coincide; pixel centres lie at halves
+    # pixel centres lie at halves; in fp64, because large pictures have places that fp32 tells only roughly
     centres = (torch.arange(count * scale, dtype=torch.float64) + 0.5) / scale - 0.5
     taps = centres.floor().long() + torch.arange(1 - _LOBES, 1 + _LOBES)[:, None]
     distance = taps - centres
@@ -91,30 +94,30 @@ def bleed(frame: Tensor) -> Tensor:
 
     What lies under full transparency, black or garbage, is not to reach over the edge when the frame is enlarged.
     Visible pixels and alpha are untouched; without invisible ones, or visible ones, it is the frame itself.
+
+    In steps of 1, 2, 4, ... pixels, each colour not known yet becomes the mean of those known among its eight
+    neighbours at that distance, by their alpha; it moves with the picture, as a pyramid's would not. What is further
+    than all steps from anything visible gets the picture's mean colour.
     """
     visible = frame[..., -1] >= INVISIBLE
     if bool(visible.all()) or not bool(visible.any()):
         return frame
     planes = frame.permute(2, 0, 1).float()
     weight = torch.where(visible, planes[-1:].clamp(max=1), 0.0)
-    filled = _pull_push(planes[:-1] * weight, weight)
-    colour = torch.where(visible, planes[:-1], filled)
+    sums = torch.cat([planes[:-1] * weight, weight])  # colour times weight, and weight
+    mean = sums.mean(dim=(1, 2), keepdim=True)
+    for step in range(_STEPS):
+        around = _over_nine(sums, 2**step)
+        around /= around[-1:].clamp(min=1.0)  # one visible neighbour is enough to tell the colour
+        sums = torch.where(sums[-1:] > 0, sums, around)
+    sums = torch.where(sums[-1:] > 0, sums, mean)
+    colour = torch.where(visible, planes[:-1], sums[:-1] / sums[-1:])
     return torch.cat([colour, planes[-1:]]).permute(1, 2, 0).to(frame.dtype)
 
 
-def _pull_push(colour: Tensor, weight: Tensor) -> Tensor:
-    """Colours everywhere: where there is weight mostly the own ones, elsewhere those of the surroundings.
-
-    `colour` [C, H, W] is multiplied by `weight` [1, H, W] 0..1. Pull: halve both until one pixel is left; push: fill up
-    from there what has too little weight (Gortler et al., "The Lumigraph", 1996, 3.3).
-    """
-    own = colour / weight.clamp(min=1e-6)
-    _, height, width = colour.shape
-    if height == width == 1:
-        return own
-    # sums of 2x2 pixels; as a weight they saturate: one visible pixel is enough to tell the colour
-    colour, weight2 = (4 * F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (colour, weight))
-    saturated = weight2.clamp(max=1.0)
-    coarse = _pull_push(colour * (saturated / weight2.clamp(min=1e-6)), saturated)
-    around = F.interpolate(coarse[None], size=(height, width), mode="bilinear")[0]
-    return torch.lerp(around, own, weight)
+def _over_nine(planes: Tensor, step: int) -> Tensor:
+    """[C, H, W]: the sum over each pixel and its eight neighbours at `step` pixels, beyond the edges 0."""
+    rows = F.pad(planes, (0, 0, step, step))
+    planes = rows[:, : -2 * step] + rows[:, step:-step] + rows[:, 2 * step :]
+    columns = F.pad(planes, (step, step))
+    return columns[..., : -2 * step] + columns[..., step:-step] + columns[..., 2 * step :]

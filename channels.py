@@ -68,10 +68,7 @@ class ChannelPlan:
 
         `frame` [H, W, picture] is the input, whose alpha is the measure for the result's.
         """
-        if self.one_by_one:
-            colour = output[:3, ..., 0].permute(1, 2, 0)
-        else:
-            colour = _with_colours(output[0], self.colours)
+        colour = output[:3, ..., 0].permute(1, 2, 0) if self.one_by_one else _with_colours(output[0], self.colours)
         if not self.has_alpha:
             return colour
         if self.alpha == "native":
@@ -80,13 +77,24 @@ class ChannelPlan:
             alpha = self._alpha(output[-1], frame[..., -1].clamp(0, 1))[..., None].to(colour)
         return torch.cat([colour, alpha], dim=-1)
 
+    def reference(self, frame: Tensor) -> Tensor:
+        """What to judge the first channels of a result by, [H, W, C]: those of `frame` [H, W, picture] that the model
+        made. The rest, alpha that is not its own, is in order whatever the model gave."""
+        seen = bleed(frame) if self.has_alpha else frame
+        return seen if self.alpha == "native" else seen[..., : self.colours]
+
     def _alpha(self, last: Tensor, small: Tensor) -> Tensor:
         """Alpha of the size of the model's `last` picture [H*s, W*s, model_out], of the input's, `small` [H, W]."""
         if is_constant(small):
             return small[:1, :1].expand(last.shape[:2])
-        if self.alpha == "model":
-            return hold(_with_colours(last, 1)[..., 0], small)
-        return hold(lanczos(small, last.shape[0] // small.shape[0]), small)
+        scale = last.shape[0] // small.shape[0]
+        if self.alpha == "lanczos":
+            return hold(lanczos(small, scale), small)
+        large = _with_colours(last, 1)[..., 0]
+        holes = large.isnan()
+        if bool(holes.any()):
+            large = torch.where(holes, lanczos(small, scale).to(large), large)
+        return hold(large, small)
 
     def _picture(self, planes: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Colours, or a grey plane, [1 or 3, H, W], and alpha [1, H, W], opaque without -> [1, model_in, H, W]."""

@@ -77,9 +77,9 @@ class UpscaleOptions:
 
     `tile` is an upper bound for a tile's side, `overlap` a lower bound for what two neighbours share.
     `batch_size` is the most frames in flight. With `compile`, `compile_mode` says when: "auto" where the work repays
-    it, "background" at once, both while eager pictures go on; "wait" before the first tile. `tiling_mode` names the axes
-    along which the picture is tileable and must stay so: both ("wrap"), left to right ("wrap_x"), top to bottom
-    ("wrap_y"). `alpha_mode` says how alpha is enlarged: "auto" through the model where it has sharp edges. Raises
+    it, "background" at once, both while eager pictures go on; "wait" before the first tile. `tiling_mode` names the
+    axes along which the picture is tileable and stays so: both ("wrap"), left to right ("wrap_x"), top to bottom
+    ("wrap_y"). `alpha_mode` says how alpha is enlarged; "auto": by the model where it has sharp edges. Raises
     `BadOptionError` on a value out of range.
     """
 

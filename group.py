@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .assembly import FrameAssembler
+from .borders import Border
 from .channels import ChannelPlan
 from .contracts import ModelFailedError, ModelTraits, RunContext, TilePlan
 from .postprocess import FrameVerdict, heal
@@ -41,11 +42,13 @@ class FrameGroup:
         plan: TilePlan,
         traits: ModelTraits,
         channels: ChannelPlan,
+        border: Border,
         context: RunContext,
         careful: bool,
     ) -> None:
         self._image, self._output, self._frames, self._plan = image, output, frames, plan
-        self._traits, self._channels, self._device, self._careful = traits, channels, context.device, careful
+        self._traits, self._channels, self._border = traits, channels, border
+        self._device, self._careful = context.device, careful
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
         self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go
         self._ill: set[int] = set()
@@ -66,7 +69,7 @@ class FrameGroup:
         """The tile batch [N, C, h, w] float32 on the device, for N jobs."""
         for frame in sorted({self.frame_of(job) for job in jobs} - self._targets.keys()):
             first = (frame - self._frames[0]) * self._channels.pictures_per_frame
-            for k, picture in enumerate(self._channels.to_model(self._image[frame])):
+            for k, picture in enumerate(self._channels.to_model(self._source(frame))):
                 self._canvases[first + k] = to_canvas(picture, self._plan, self._device)
             self._targets[frame] = self._target(frame)
         return torch.stack([_cut(self._canvases[job.picture], self._plan, job) for job in jobs])
@@ -93,23 +96,28 @@ class FrameGroup:
         self._writer.finish()
         return self._complete(frame)
 
+    def _source(self, frame: int) -> Tensor:
+        """A frame as it is planned for, with its borders."""
+        return self._border.extend(self._image[frame])
+
     @property
     def _direct(self) -> bool:
         """The model's pictures are the output's frames: no detour over a scratch."""
-        return self._channels.picture == self._channels.model_in == self._channels.model_out
+        return self._channels.direct and not self._border
 
     def _target(self, frame: int) -> Tensor:
         """Where a frame's pictures go, [pictures, H*s, W*s, model's channels]: the output itself where that is it."""
         if self._direct:
             return self._output[frame][None]
-        _, height, width, _ = self._output.shape
+        height, width = (axis.size * self._traits.scale for axis in (self._plan.rows, self._plan.columns))
         pictures, channels = self._channels.pictures_per_frame, self._channels.model_out
         return torch.empty(pictures, height, width, channels, device=self._output.device)
 
     def _complete(self, frame: int) -> FrameVerdict:
         output, source, target = self._output[frame], self._image[frame], self._targets.pop(frame)
         if not self._direct:
-            output.copy_(self._channels.from_model(target, source))
+            made = self._channels.from_model(target, self._source(frame))
+            output.copy_(self._border.cut(made, self._traits.scale))
         if not self._careful:
             return FrameVerdict()
         if frame not in self._ill:

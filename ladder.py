@@ -22,7 +22,7 @@ class Step(NamedTuple):
 
 class Ladder:
     """`variants` in the order of their precision, the run's first; `dress` makes a step of a copy; `on_climb` is told
-    when the run goes on with a higher variant, and why."""
+    when the run goes on with a higher variant."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Ladder:
         variants: Sequence[Variant],
         copies: WorkingModels,
         dress: Callable[[WorkingModel], Step],
-        on_climb: Callable[[Variant, str], None],
+        on_climb: Callable[[Variant], None],
     ) -> None:
         self._descriptor, self._copies, self._dress, self._on_climb = descriptor, copies, dress, on_climb
         self.above = tuple(variants[1:])
@@ -50,10 +50,10 @@ class Ladder:
             if step.compiled:
                 step.compiled.save()
 
-    def climb(self, variant: Variant, reason: str) -> None:
+    def climb(self, variant: Variant) -> None:
         """Go on with `variant`, one of those above, for the rest of this run and in all later ones."""
         self.given_up = self.given_up or self.now.working.variant.precision
         self.now = self.visit(variant)
         self._copies.put(self._descriptor, self.now.working)
         self.above = self.above[self.above.index(variant) + 1 :]
-        self._on_climb(variant, reason)
+        self._on_climb(variant)

@@ -19,6 +19,10 @@ from .tiling import automatic_overlap, memory_saving_side, plan_fixed, plan_tile
 # Beyond this many pixels a batch no longer fills the device better. A CPU is full with one small tile.
 _BATCH_PIXELS = {"cuda": 1 << 20, "cpu": 1 << 14}
 
+# Four overlaps, but within these, are the side of the first tiles at least, however little memory seems free: smaller
+# ones are for when it really ran out.
+_LEAST_SIDES = (64, 128)
+
 # A tile compiled for by itself: larger ones gain nothing more, and fewer pictures are as large.
 _LARGEST_COMPILED = 1024
 
@@ -51,8 +55,7 @@ class Planner:
         compiled: Mapping[TileShapes, float] | None = None,
     ) -> None:
         self._size, self._pictures, self._traits, self._options, self._device = size, pictures, traits, options, device
-        # However little seems free: tiles that are mostly overlap are for when memory really ran out.
-        least = 4 * automatic_overlap(traits)
+        least = max(_LEAST_SIDES[0], min(4 * automatic_overlap(traits), _LEAST_SIDES[1]))
         self._affordable = max(least * least, affordable_pixels(cost, free_bytes, self._share(), device))
         self._batch_limit: int | None = None
         self._adopt(compiled or {})

@@ -73,7 +73,7 @@ class Repairer:
     def __init__(self, ladder: Ladder, nature: Nature, context: RunContext) -> None:
         self._ladder, self._nature, self._context = ladder, nature, context
         self._noted: list[Repair] = []
-        self._due: tuple[Variant, str] | None = None
+        self._due: Variant | None = None
         self.repairs: list[Repair] = []
 
     def settle(self, suspect: Suspect) -> tuple[Tensor, Ailment | None]:
@@ -88,11 +88,13 @@ class Repairer:
         if attempt is None:
             self._accept(ill, suspect.vitals)
             return suspect.result, ill
-        same = ill != "NaN or infinite values" and not disagreement(suspect.result[None], attempt.result[None], suspect.precision)
+        same = ill != "NaN or infinite values" and not disagreement(
+            suspect.result[None], attempt.result[None], suspect.precision
+        )
         if attempt.ill:  # the best there is
             self._accept(attempt.ill, attempt.vitals)
             if attempt.ill == "a broken range" and attempt.variant:  # what is to be corrected had better be precise
-                self._due = attempt.variant, f"{suspect.precision} gave tiles with {ill}"
+                self._due = attempt.variant
                 return attempt.result, attempt.ill
             return (suspect.result if same else attempt.result), attempt.ill
         if same:  # at the very limit of what is well
@@ -110,8 +112,8 @@ class Repairer:
 
     def climb(self) -> None:
         """Leave a precision that tiles had to be repaired for again and again."""
-        if self._due and self._due[0] in self._ladder.above:
-            self._ladder.climb(*self._due)
+        if self._due in self._ladder.above:
+            self._ladder.climb(self._due)
             self._context.make_resident(self._ladder.now.working, 0)
         self._due = None
 
@@ -171,4 +173,4 @@ class Repairer:
         count = self._nature.repairs
         count[before, str(self._context.device)] += 1
         if count[before, str(self._context.device)] >= _REPEATED:
-            self._due = variant, f"{before} gave tiles with {ill}"
+            self._due = variant

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .borders import border_for
 from .channels import ChannelPlan
 from .compile_cache import CompiledForwards
 from .contracts import (
@@ -30,8 +31,9 @@ from .memory import with_results, working_bytes
 from .planning import Planner
 from .postprocess import FrameVerdict
 from .repair import Nature, Repairer, Suspect
+from .tiling import automatic_overlap
 from .transfer import fetch
-from .working import Variant
+from .working import Variant, WorkingModel
 
 logger = logging.getLogger("cudaspeed")
 
@@ -81,27 +83,26 @@ class Run:
         channels: ChannelPlan,
         options: UpscaleOptions,
         context: RunContext,
+        measured: Callable[[ModelTraits, WorkingModel], ModelTraits],
     ) -> None:
         self._image, self._output, self._ladder, self._nature = image, output, ladder, nature
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
         self._repairer = Repairer(ladder, nature, context)
         working, cost, compiled = ladder.now
         cost = with_results(cost, traits, _AHEAD.get(context.device.type, 0))
-        frames, height, width, _ = image.shape
+        self._border = border_for(options.tiling_mode, traits, max(options.overlap, automatic_overlap(traits)))
+        frames, (height, width) = len(image), self._border.around((image.shape[1], image.shape[2]))
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
         if context.output_device.type == context.device.type:
             held += output.nbytes  # allocated, but perhaps not yet touched and so not yet missing from what is free
-        self.planner = Planner(
-            (height, width),
-            min(options.batch_size, frames) * channels.pictures_per_frame,
-            traits,
-            options,
-            cost,
-            max(0, context.free_bytes() - held),
-            context.device,
-            compiled.ready() if compiled else {},
-        )
+        free, ready = max(0, context.free_bytes() - held), compiled.ready() if compiled else {}
+        pictures = min(options.batch_size, frames) * channels.pictures_per_frame
+        self.planner = Planner((height, width), pictures, traits, options, cost, free, context.device, ready)
+        if self.planner.plan.count > 1 and not options.overlap:
+            # there are seams: what the model needs there is looked up, or measured once, by the model on its device
+            self._traits = traits = measured(traits, working)
+            self.planner = Planner((height, width), pictures, traits, options, cost, free, context.device, ready)
         self._tiles_done = 0
         self.compiled = False
         if compiled and options.compile_mode == "wait":
@@ -177,7 +178,8 @@ class Run:
             self.planner.adopt(compiles.ready())
         context, careful = self._context, self._nature.careful
         group = FrameGroup(
-            self._image, self._output, frames, self.planner.plan, self._traits, self._channels, context, careful
+            *(self._image, self._output, frames, self.planner.plan, self._traits),
+            *(self._channels, self._border, context, careful),
         )
         # While the host looks at a batch's vitals, a device that works on its own has the next batch to compute.
         in_flight: deque[_Batch] = deque()

@@ -10,25 +10,48 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from .contracts import Axis, BadOptionError, ModelTraits, TilePlan
+from .contracts import MAX_OVERLAP, Axis, BadOptionError, ModelTraits, TilePlan
 
 # Kernels like sides that are multiples of 8 (tensor cores, vector registers); it costs at most 7 pixels a tile.
 _FRIENDLY = 8
-# Seams are feathered over this share of the overlap, around its middle, where both tiles see the most context.
+# Seams are feathered over this share of the overlap, around its middle, where both tiles see the most context; over no
+# more pixels than hide a step, because what is left keeps the seam away from the cuts.
 _SEAM_SHARE = 4
-# A tile is wasteful when its overlap is more than this share of its side (31 % of the pixels computed twice).
+_WIDEST_SEAM = 8
+# Automatic overlaps: the least, for what the measured reach may have missed, and where windows and attention stop
+# repaying more (docs/seams.md).
+_LEAST_OVERLAP = 8
+_MOST_ATTENTION_OVERLAP = 64
+# A tile is wasteful when its overlap is more than this share of its side (31 % of the pixels computed twice), a large
+# one, that takes much memory, only when it is more than half of that.
 _WASTEFUL = 8
+_LARGE = 256
 _SMALLEST_AUTOMATIC = 128
 
 
 def automatic_overlap(traits: ModelTraits) -> int:
-    """Overlap when the user does not ask for one: 16 for small convolutional models, 32 for all others."""
-    return 16 if traits.small_convolutional else 32
+    """Overlap when the user does not ask for one; it still grows to the grid.
+
+    Convolutional models: what puts the seams out of reach of the cuts, 8 to 128. Others: twice the reach, so that each
+    seam's middle is out of it, 8 to 64. Where the reach is not known, 16 for small convolutional models, else 32; not
+    less for models that look at the whole picture: with them it is only where the nearest cut matters least.
+    """
+    unknown = 16 if traits.small_convolutional else 32
+    if traits.reach is None:
+        return unknown
+    overlap = max(unknown if traits.sees_whole else _LEAST_OVERLAP, 2 * traits.reach)
+    if not traits.convolutional:
+        return min(overlap, _MOST_ATTENTION_OVERLAP)
+    while overlap < MAX_OVERLAP and (overlap - _seam_width(overlap)) // 2 < traits.reach:
+        overlap += 1
+    return min(overlap, MAX_OVERLAP)
 
 
 def memory_saving_side(traits: ModelTraits, overlap: int) -> int:
-    """The smallest tile side that is not wasteful: at least 128, and at most an eighth of it overlap."""
-    return round_up(max(_SMALLEST_AUTOMATIC, _WASTEFUL * overlap, traits.minimum), traits.grid)
+    """The smallest tile side that is not wasteful: at least 128, and at most an eighth of it overlap; a quarter, where
+    the side is more than 256."""
+    side = min(_WASTEFUL * overlap, max(_LARGE, _WASTEFUL // 2 * overlap))
+    return round_up(max(_SMALLEST_AUTOMATIC, side, traits.minimum), traits.grid)
 
 
 def smallest_side(traits: ModelTraits) -> int:
@@ -47,8 +70,8 @@ def plan_tiles(
 ) -> TilePlan:
     """The plan with the least recomputed pixels whose tiles stay within `max_pixels` and `max_side`.
 
-    `overlap` is a lower bound (None: automatic, and then halved until it fits small tiles); it grows to keep tiles on
-    the grid. A tile never gets smaller than the model's minimum, so the result can exceed `max_pixels` when that is
+    `overlap` is a lower bound (None: automatic, and then at most half of small tiles); it grows to keep tiles on the
+    grid. A tile never gets smaller than the model's minimum, so the result can exceed `max_pixels` when that is
     less than the smallest tile: whoever sets it finds out from the plan. Raises `BadOptionError` when `max_side` is
     below the model's minimum or leaves no room for an `overlap` asked for.
     """
@@ -61,8 +84,9 @@ def plan_tiles(
     if overlap is None:
         overlap = automatic_overlap(traits)
         room = min(side for side in (max_side, math.isqrt(max_pixels) if max_pixels else None, 1 << 30) if side)
-        while overlap > max(least, room) // 2:
-            overlap //= 2
+        half = max(least, room) // 2
+        if overlap > half:
+            overlap = _round_down(half, traits.grid)
         if max_side is not None and round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
             overlap = 0  # tiles of a single window: nothing to share
     elif max_side is not None and round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
@@ -159,10 +183,15 @@ def _axis(size: int, traits: ModelTraits, count: int | None, tile: int, overlap:
     seams: list[tuple[int, int]] = []
     for before, after in pairwise(origins):
         shared = before + tile - after
-        width = min(max(1, shared // _SEAM_SHARE), shared, after - before)
+        width = min(_seam_width(shared), shared, after - before)
         start = max(after + (shared - width) // 2, seams[-1][1] if seams else 0)  # seams never cross
         seams.append((start, start + width))
     return Axis(size=size, canvas=canvas, tile=tile, origins=origins, seams=tuple(seams))
+
+
+def _seam_width(shared: int) -> int:
+    """The pixels over which tiles that share `shared` pixels are blended."""
+    return min(max(1, shared // _SEAM_SHARE), _WIDEST_SEAM)
 
 
 def _whole(size: int, traits: ModelTraits) -> int:

@@ -47,11 +47,13 @@ def _steps(model: nn.Module) -> set[int]:
     """What tiles' origins must be multiples of, to be cut into windows and strides as the picture would be."""
     folded = math.prod(m.downscale_factor for m in model.modules() if isinstance(m, nn.PixelUnshuffle))
     folded = max(folded, int(getattr(model, "start_unshuffle", 1) or 1))
-    if not is_convolutional(model):
-        return {folded * window for window in _attention_windows(model) or {1}}
+    windows = _attention_windows(model)
+    if windows:
+        return {folded * window for window in windows}
     strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d))
     levels = sum(1 for stride in strided if max(stride if isinstance(stride, tuple) else (stride,)) > 1)
-    return {folded * 2 ** min(levels, 3)}
+    # padder_size: what U-shaped networks that fill their input up themselves need for their coarsest level (NAFNet, KBNet)
+    return {folded * 2 ** min(levels, 3), int(getattr(model, "padder_size", 1) or 1)}
 
 
 def _attention_windows(model: nn.Module) -> set[int]:

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import logging
 import time
-import weakref
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from spandrel import ImageModelDescriptor
-from torch import Tensor, nn
+from torch import Tensor
 
+from .caches import Caches
 from .channels import plan_channels
 from .checks import check_finite, check_image
-from .compile_cache import CompileCache
 from .contracts import (
     CudaspeedError,
     ImageHealth,
-    MemoryCost,
     ModelFailedError,
     ModelTraits,
     OutOfMemoryError,
@@ -33,57 +30,15 @@ from .contracts import (
     UpscaleReport,
     UpscaleResult,
 )
-from .ladder import Ladder, Step
-from .memory import free_host_bytes, measure_cost
+from .memory import free_host_bytes
 from .postprocess import FrameVerdict
-from .precision import Choice, PrecisionChooser, variants_from
-from .repair import Nature
 from .streaming import Run, no_room
 from .telling import health_warnings
 from .traits import traits_of
 from .weights import check_model
-from .working import Variant, WorkingModel, WorkingModels
+from .working import Variant
 
 logger = logging.getLogger("cudaspeed")
-
-
-class Caches:
-    """What is worth keeping between runs, all of it keyed by the caller's module and gone with it."""
-
-    def __init__(self) -> None:
-        self.working = WorkingModels()
-        self.chooser = PrecisionChooser(self.working)
-        self.compiles = CompileCache()
-        self._natures: weakref.WeakKeyDictionary[nn.Module, Nature] = weakref.WeakKeyDictionary()
-        self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
-
-    def cost(self, model: ImageModelDescriptor, traits: ModelTraits, variant: Variant) -> MemoryCost:
-        """What a forward in `variant` costs, measured once."""
-        known, dtype = self._costs.setdefault(model.model, {}), variant.memory_dtype
-        if dtype not in known:
-            known[dtype] = measure_cost(model.model, model._call_fn, traits, dtype)
-        return known[dtype]
-
-    def nature(self, model: ImageModelDescriptor) -> Nature:
-        """What this process has seen of the model."""
-        return self._natures.setdefault(model.model, Nature())
-
-    def ladder(
-        self,
-        model: ImageModelDescriptor,
-        variant: Variant,
-        traits: ModelTraits,
-        options: UpscaleOptions,
-        context: RunContext,
-        on_climb: Callable[[Variant, str], None] = lambda variant, reason: None,
-    ) -> Ladder:
-        """The ways to compute the model, from `variant` up."""
-
-        def dress(working: WorkingModel) -> Step:
-            compiled = self.compiles.forwards_of(working, model, traits, context) if options.compile else None
-            return Step(working, self.cost(model, traits, working.variant), compiled)
-
-        return Ladder(model, variants_from(model, variant, context.device), self.working, dress, on_climb)
 
 
 _SHARED = Caches()
@@ -107,32 +62,28 @@ def upscale(
     check_model(model)
     check_image(image)
     traits = traits_of(model)
-    channels = plan_channels(image.shape[-1], traits)
+    channels = plan_channels(image.shape[-1], traits, options.alpha_mode, image[..., -1])
     output = _new_output(image, traits, context)
     check_finite(image)
-    asked = (model, options.precision, options.autocast, context)
-
-    def remember(variant: Variant, reason: str) -> None:
-        told = f"{reason} before: {variant.precision} is used instead"
-        caches.chooser.remember(*asked, Choice(variant, told))
 
     def attempt(variant: Variant) -> tuple[Run, list[FrameVerdict]]:
-        ladder = caches.ladder(model, variant, traits, options, context, remember)
+        ladder = caches.ladder(model, variant, traits, options, context)
         try:
             with torch.inference_mode():
-                run = Run(image, output, ladder, caches.nature(model), traits, channels, options, context)
+                measured = caches.measured(model, context)
+                run = Run(image, output, ladder, caches.nature(model), traits, channels, options, context, measured)
                 return run, run.all_frames()
         finally:
             ladder.save()
 
     try:
-        choice = caches.chooser.choose(*asked)
+        choice = caches.choose(model, options, context)
         try:
             run, verdicts = attempt(choice.variant)
         except ModelFailedError as error:  # a model may pass its try in half precision and fail on the picture
             if choice.variant.precision == "fp32":
                 raise
-            choice = caches.chooser.retreat(*asked, error)
+            choice = caches.chooser.retreat(model, options.precision, options.autocast, context, error)
             run, verdicts = attempt(choice.variant)
     except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
         if context.is_out_of_memory(error) and not isinstance(error, CudaspeedError):
@@ -196,14 +147,15 @@ def warm_up(
     check_model(model)
     traits = traits_of(model)
     options = replace(options, compile=True, compile_mode="wait")
-    variant = caches.chooser.choose(model, options.precision, options.autocast, context).variant
-    ladder = caches.ladder(model, variant, traits, options, context)
+    ladder = caches.ladder(model, caches.choose(model, options, context).variant, traits, options, context)
     compiled = ladder.now.compiled
     assert compiled is not None  # the options ask for it
     image = torch.zeros(1, 1, 1, 1).expand(1, *size, traits.in_channels)  # has a size and takes no memory
     with torch.inference_mode():
         channels = plan_channels(traits.in_channels, traits)
-        plan = Run(image, image, ladder, caches.nature(model), traits, channels, options, context).planner.plan
+        measured = caches.measured(model, context)
+        run = Run(image, image, ladder, caches.nature(model), traits, channels, options, context, measured)
+        plan = run.planner.plan
         tile = torch.rand(1, traits.in_channels, plan.rows.tile, plan.columns.tile, device=context.device)
         works = compiled.check(tile)
     compiled.save()

@@ -49,7 +49,7 @@ class WorkingModel:
 
     def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
         self.variant = variant
-        self.versions = _versions(descriptor.model)
+        self.versions = versions_of(descriptor.model)
         self.module: nn.Module = _copy(descriptor.model, variant)
         self.residence: object = None
         # spandrel keeps the architecture's own call (some return tuples, some want other ranges) here; its public
@@ -79,7 +79,7 @@ def content_of(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _versions(module: nn.Module) -> tuple[int, ...]:
+def versions_of(module: nn.Module) -> tuple[int, ...]:
     """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
     is loaded under inference mode) do not count their changes."""
     weights = (*module.parameters(), *module.buffers())
@@ -126,7 +126,7 @@ class WorkingModels:
     def get(self, descriptor: ImageModelDescriptor, variant: Variant) -> WorkingModel:
         """The copy of `descriptor`'s module in `variant`, made now if it is not there."""
         working = self._by_module.get(descriptor.model)
-        if working is None or working.variant != variant or working.versions != _versions(descriptor.model):
+        if working is None or working.variant != variant or working.versions != versions_of(descriptor.model):
             working = WorkingModel(descriptor, variant)
             self.put(descriptor, working)
         return working

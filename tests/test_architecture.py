@@ -36,20 +36,9 @@ LEAVES = (
 )
 COMPILING = {"artifacts", "compile_cache", "compile_jobs", "compile_worker", "economy", "environment"}
 REPAIRING = {"group", "ladder", "repair"}
-BELOW_STREAMING = {
-    "channels",
-    "contracts",
-    "folding",
-    "group",
-    "ladder",
-    "planning",
-    "repair",
-    "precision",
-    "working",
-    *COMPILING, *REPAIRING,
-    *LEAVES,
-}
-BELOW_ENGINE = BELOW_STREAMING | {"streaming"}
+BELOW_STREAMING = {"channels", "contracts", "folding", "planning", "working", *COMPILING, *REPAIRING, *LEAVES}
+BELOW_CACHES = BELOW_STREAMING | {"precision", "profiles", "reach"}
+BELOW_ENGINE = BELOW_CACHES | {"caches", "streaming"}
 ALLOWED: dict[str, set[str]] = {
     "contracts": set(),
     "entries": set(),
@@ -61,15 +50,18 @@ ALLOWED: dict[str, set[str]] = {
     "artifacts": {"entries", "shared_files"},
     "economy": {"artifacts", "contracts", "tiling"},
     "working": {"contracts", "folding"},
+    "profiles": {"shared_files", "working"},
+    "reach": {"contracts", "profiles", "tiling", "working"},
     "compile_worker": {"agreement", "artifacts", "contracts", "folding", "packages", "traits", "weights", "working"},
     "compile_jobs": {"artifacts", "compile_worker"},
     "compile_cache": {"agreement", "contracts", "packages", "working", *COMPILING} - {"compile_cache"},
-    "group": {"assembly", "channels", "contracts", "postprocess", "transfer"},
+    "group": {"assembly", "borders", "channels", "contracts", "postprocess", "transfer"},
     "ladder": {"compile_cache", "contracts", "working"},
     "repair": {"agreement", "contracts", "health", "ladder", "memory", "working"},
     "planning": {"contracts", "memory", "tiling"},
     "precision": {"contracts", "traits", "working"},
     "streaming": BELOW_STREAMING,
+    "caches": BELOW_CACHES,
     "standalone": {"contracts", "memory"},
     "host": {"contracts", "memory", "standalone", "weights"},
     "upscale_engine": BELOW_ENGINE,

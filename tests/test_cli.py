@@ -368,12 +368,53 @@ def test_a_progress_bar_only_on_a_terminal_and_without_json(
     assert upscale(*arguments, "--json")[2] == ""
 
 
-def test_automatic_precision_keeps_what_16_bits_tell(upscale: Run, tmp_path: Path) -> None:
-    ramp = np.linspace(0.3, 0.7, 400, dtype=np.float32)[None, :, None].repeat(24, 0).repeat(3, 2)
-    write_picture(tmp_path / "in.png", Picture(ramp, 16))
-    code, out, _ = upscale(tmp_path / "in.png", "-o", tmp_path / "out.png", "--json")
-    assert (code, json.loads(out)["precision"]) == (0, "fp32")
-    assert len(np.unique(read_picture(tmp_path / "out.png").pixels)) > 1000
+def test_automatic_precision_keeps_what_16_bits_tell(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine where half precision is fast."""
+    monkeypatch.setattr("cudaspeed.precision.fast_precisions", lambda device: ("bf16",))
+    used, levels = {}, {}
+    for source, target, bits in (("in.png", "out.png", 16), ("in.tif", "out.jpg", 16), ("in8.png", "out8.png", 8)):
+        ramp = np.linspace(0.3, 0.7, 400, dtype=np.float32)[None, :, None].repeat(24, 0).repeat(3, 2)
+        write_picture(tmp_path / source, Picture(ramp, bits))
+        arguments = ("upscale", tmp_path / source, "-o", tmp_path / target, "--device", "cpu", "--no-compile", "--json")
+        code, out, _ = run(*arguments)
+        used[target] = json.loads(out)["precision"]
+        assert code == 0
+        levels[target] = len(np.unique(read_picture(tmp_path / target).pixels))
+    assert used == {"out.png": "fp32", "out.jpg": "bf16", "out8.png": "bf16"}
+    assert levels["out.png"] > 500, "bfloat16 has 154 of them here"
+
+
+def test_a_seamless_texture_stays_seamless(run: Run, tmp_path: Path) -> None:
+    ends = np.linspace(0, 2 * np.pi, 33, dtype=np.float32)[:-1]
+    texture = 0.5 + 0.4 * (np.sin(ends)[:, None] * np.cos(3 * ends))[..., None].repeat(3, 2)
+    results = {}
+    for mode in ("none", "wrap"):
+        pixels = []
+        for turn in (0, 16):
+            write_picture(tmp_path / "in.png", Picture(np.roll(texture, (turn, turn), (0, 1)), 16))
+            arguments = (tmp_path / "in.png", "-o", tmp_path / "out.png", "--device", "cpu", "--no-compile")
+            assert run("upscale", *arguments, "--tiling-mode", mode)[0] == 0
+            pixels.append(np.roll(read_picture(tmp_path / "out.png").pixels, (-2 * turn, -2 * turn), (0, 1)))
+        results[mode] = float(np.abs(pixels[0] - pixels[1]).max())
+    assert results["wrap"] <= 2 / 255 < results["none"]
+
+
+def test_alpha_by_the_model_or_by_lanczos(upscale: Run, tmp_path: Path) -> None:
+    pixels = np.full((16, 16, 4), 0.5, np.float32)
+    pixels[:, :8, 3], pixels[:, 8:, 3] = 0, 1
+    write_picture(tmp_path / "in.png", Picture(pixels))
+    tiles = {}
+    for mode in ("auto", "model", "lanczos"):
+        code, out, _ = upscale(
+            tmp_path / "in.png", "-o", tmp_path / "out.png", "--precision", "fp32", "--alpha-mode", mode, "--json"
+        )
+        tiles[mode] = json.loads(out)["tiles"]
+        alpha = read_picture(tmp_path / "out.png").pixels[..., 3]
+        assert code == 0
+        assert (alpha[:, :8] == 0).all()
+        assert (alpha[:, 24:] == 1).all()
+    assert tiles == {"auto": 2, "model": 2, "lanczos": 1}
+    assert upscale(tmp_path / "in.png", "-o", tmp_path / "out.png", "--alpha-mode", "both")[0] == 2
 
 
 def test_several_pictures_do_not_become_one_file(upscale: Run, tmp_path: Path) -> None:

@@ -125,7 +125,10 @@ def test_overflow_makes_the_run_leave_fp16_for_what_works_and_that_is_remembered
     again = run(small, model, caches=caches)
     assert torch.float16 not in calls
     assert not again.report.health.repairs
-    assert f"fp16 gave tiles with NaN or infinite values before: {first_good} is used instead" in again.report.warnings[0]
+    told = f"fp16 gave ill tiles with this model before: {first_good} is used instead"
+    assert again.report.warnings == (told,)
+    later = run(small, model_with(fault)).report
+    assert (later.precision, later.warnings) == (first_good, (told,)), "also in another session"
 
 
 @pytest.mark.parametrize("fault", [lambda y: 3 * y, lambda y: 255 * y, lambda y: y + 1.6], ids=["x3", "x255", "+1.6"])

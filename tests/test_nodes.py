@@ -22,7 +22,8 @@ DEFAULTS = {
     "optimization_level": "balanced",
     "batch_size": 1,
 }
-OURS = {"compile_mode": "auto"}  # after the original pack's, so that its saved values keep their places
+# after the original pack's, so that its saved values keep their places
+OURS = {"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto"}
 
 
 def test_the_package_hands_over_what_comfyui_looks_for() -> None:
@@ -47,6 +48,9 @@ def test_widgets_are_the_original_packs() -> None:
     assert [widgets["batch_size"][1][k] for k in ("min", "max", "step")] == [1, 16, 1]
     assert widgets["precision"][0] == ["auto", "fp16", "fp32", "bf16"]
     assert widgets["optimization_level"][0] == ["balanced", "speed", "memory"]
+    assert widgets["tiling_mode"][0] == ["none", "wrap", "wrap_x", "wrap_y"]
+    assert widgets["alpha_mode"][0] == ["auto", "model", "lanczos"]
+    assert all("tooltip" in options for _, options in widgets.values())
     json.dumps(inputs)  # the host sends them to the browser
 
 
@@ -59,6 +63,17 @@ def test_the_node_upscales(kind: str, changes: dict[str, int]) -> None:
     assert result.shape == (2, 100, 120, 3)
     assert result.dtype == torch.float32
     assert 0 <= float(result.min()) <= float(result.max()) <= 1
+
+
+def test_a_seamless_texture_with_alpha_stays_seamless_by_its_widgets() -> None:
+    node, ends = nodes.UpscaleImageCUDAspeed(), torch.linspace(0, 2 * torch.pi, 33)[:-1]
+    image = (0.5 + 0.4 * torch.sin(ends)[:, None] * torch.cos(3 * ends))[None, ..., None].repeat(1, 1, 1, 4)
+    widgets = {**DEFAULTS, "precision": "fp32", "tiling_mode": "wrap", "alpha_mode": "lanczos"}
+    results = [node.upscale(zoo.compact(), rolled, **widgets)[0] for rolled in (image, image.roll((16, 16), (1, 2)))]
+    assert results[0].shape == (1, 64, 64, 4)
+    assert torch.allclose(results[1], results[0].roll((32, 32), (1, 2)), atol=2 / 255)
+    with pytest.raises(BadOptionError, match="tiling mode is 'both'; choose one of none, wrap, wrap_x, wrap_y"):
+        node.upscale(zoo.compact(), image, **{**widgets, "tiling_mode": "both"})
 
 
 def test_workflows_without_the_optional_widget_run() -> None:

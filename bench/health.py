@@ -1,0 +1,83 @@
+"""What looking after the output costs: `python bench/health.py [--model M] [--size 960x540] [--tile 128]`.
+
+Three shares of the time of the upscale they belong to: the look at every tile, which is all that a healthy picture
+costs; the correction of a frame whose range is broken (everything times 3); and the repair of holes in a frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.health import Vitals, ailment, take_vitals
+from cudaspeed.postprocess import heal
+from cudaspeed.standalone import StandaloneContext
+from cudaspeed.upscale_engine import upscale
+from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
+
+
+def seconds_of(work: Callable[[], object], runs: int, device: torch.device) -> float:
+    """The median of `runs` timings, after one run to warm up."""
+    times = []
+    for _ in range(runs + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--size", default="960x540", help="WIDTHxHEIGHT of the picture")
+    parser.add_argument("--tile", type=int, default=0)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args()
+
+    width, height = map(int, args.size.split("x"))
+    model, context = load_model(resolve_model(args.model)), StandaloneContext(args.device)
+    small = torch.rand(1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
+    image = torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic").clamp(0, 1)
+    image = image.permute(0, 2, 3, 1).contiguous()
+    options = UpscaleOptions(precision=args.precision, compile=False, tile=args.tile)
+    result = upscale(image, model, options, context)
+    whole = seconds_of(lambda: upscale(image, model, options, context), args.runs, context.device)
+    print(f"{args.model}, {args.size}, {result.report.precision}, tiles of {result.report.tile}: {whole:.3f} s")
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[result.report.precision]
+    (h, w), scale = result.report.tile, result.report.scale
+    tile = torch.rand(1, 3, h, w, device=context.device)
+    output = torch.rand(1, 3, h * scale, w * scale, device=context.device).to(dtype, memory_format=torch.channels_last)
+
+    def look() -> None:
+        ailment(Vitals(*take_vitals(tile, output)[0].tolist()), output[0])
+
+    looks = seconds_of(look, 10 * args.runs, context.device) * result.report.tiles
+    print(f"looking at every tile: {looks:.4f} s, {looks / whole:.2%}")
+
+    frame, source = result.image[0], image[0]
+    copying = seconds_of(lambda: frame.clone(), args.runs, context.device)
+    for name, breakage in (("range x3", lambda x: x.mul_(3)), ("holes", lambda x: x[::7, ::11].fill_(torch.nan))):
+
+        def correct(breakage: Callable[[torch.Tensor], object] = breakage) -> None:
+            broken = frame.clone()
+            breakage(broken)
+            heal(broken, source)
+
+        seconds = seconds_of(correct, args.runs, context.device) - copying
+        print(f"correcting a frame, {name}: {seconds:.4f} s, {seconds / whole:.2%}")
+
+
+if __name__ == "__main__":
+    main()

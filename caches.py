@@ -1,0 +1,99 @@
+"""What is worth keeping between runs: copies of models, choices, measurements, compiled forwards."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from spandrel import ImageModelDescriptor
+from torch import nn
+
+from .compile_cache import CompileCache
+from .contracts import MemoryCost, ModelTraits, Precision, RunContext, UpscaleOptions
+from .environment import describe_environment
+from .ladder import Ladder, Step
+from .memory import measure_cost
+from .precision import Choice, PrecisionChooser, variants_from
+from .profiles import Profiles
+from .reach import with_reach
+from .repair import Nature
+from .working import Variant, WorkingModel, WorkingModels, versions_of
+
+
+class Caches:
+    """All of it is keyed by the caller's module and gone with it, but for what lies in the context's cache folder."""
+
+    def __init__(self) -> None:
+        self.working = WorkingModels()
+        self.chooser = PrecisionChooser(self.working)
+        self.compiles = CompileCache()
+        self._profiles: dict[Path, Profiles] = {}
+        self._natures: weakref.WeakKeyDictionary[nn.Module, Nature] = weakref.WeakKeyDictionary()
+        self._costs: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
+
+    def choose(self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext) -> Choice:
+        """The variant to run: what suits the device and the model, unless it failed on pictures before."""
+        asked = (model, options.precision, options.autocast, context)
+        choice = self.chooser.choose(*asked)
+        begun = choice.variant.precision
+        if begun == "fp32":  # nothing is better
+            return choice
+        raised = self._profiles_in(context).get(self._content(model, context)).raised.get(_place(begun, context))
+        for variant in variants_from(model, choice.variant, context.device)[1:]:
+            if variant.precision == raised:
+                told = f"{begun} gave ill tiles with this model before: {raised} is used instead"
+                return self.chooser.remember(*asked, Choice(variant, told))
+        return choice
+
+    def ladder(
+        self,
+        model: ImageModelDescriptor,
+        variant: Variant,
+        traits: ModelTraits,
+        options: UpscaleOptions,
+        context: RunContext,
+    ) -> Ladder:
+        """The ways to compute the model, from `variant` up; that a run had to climb is remembered."""
+
+        def dress(working: WorkingModel) -> Step:
+            compiled = self.compiles.forwards_of(working, model, traits, context) if options.compile else None
+            return Step(working, self._cost(model, traits, working.variant), compiled)
+
+        def on_climb(higher: Variant) -> None:
+            profiles, content = self._profiles_in(context), self._content(model, context)
+            raised = {**profiles.get(content).raised, _place(variant.precision, context): higher.precision}
+            profiles.update(content, raised=raised)
+
+        return Ladder(model, variants_from(model, variant, context.device), self.working, dress, on_climb)
+
+    def nature(self, model: ImageModelDescriptor) -> Nature:
+        """What this process has seen of the model."""
+        return self._natures.setdefault(model.model, Nature())
+
+    def measured(
+        self, model: ImageModelDescriptor, context: RunContext
+    ) -> Callable[[ModelTraits, WorkingModel], ModelTraits]:
+        """What completes the model's traits by its reach, which it looks up or measures with a copy on the device."""
+        profiles = self._profiles_in(context)
+        return lambda traits, working: with_reach(traits, model, working, profiles, context)
+
+    def _cost(self, model: ImageModelDescriptor, traits: ModelTraits, variant: Variant) -> MemoryCost:
+        """What a forward in `variant` costs, measured once."""
+        known, dtype = self._costs.setdefault(model.model, {}), variant.memory_dtype
+        if dtype not in known:
+            known[dtype] = measure_cost(model.model, model._call_fn, traits, dtype)
+        return known[dtype]
+
+    def _profiles_in(self, context: RunContext) -> Profiles:
+        folder = context.cache_folder / "profiles"
+        return self._profiles.setdefault(folder, Profiles(folder))
+
+    def _content(self, model: ImageModelDescriptor, context: RunContext) -> str:
+        return self._profiles_in(context).content(model.model, versions_of(model.model))
+
+
+def _place(precision: Precision, context: RunContext) -> str:
+    """Where a precision failed: another card, processor or torch may do better."""
+    surroundings = describe_environment(context.device)
+    return f"{precision} on {surroundings['hardware']}, torch {surroundings['torch']}"
