@@ -123,7 +123,9 @@ class FrameGroup:
         if frame not in self._ill:
             output.clamp_(0, 1)
             return FrameVerdict()
-        verdict = heal(output, source)
+        reference = self._channels.reference(source)
+        output = output[..., : reference.shape[-1]]  # a view: the channels that the model made
+        verdict = heal(output, reference)
         if verdict.non_finite > _MOST_REPAIRED * output.numel():
             raise ModelFailedError(
                 f"{verdict.non_finite} of the {output.numel()} values that {self._traits.name} gave for frame {frame} "

@@ -12,7 +12,7 @@ import logging
 import re
 import weakref
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Profiles:
             with locked(self._folder / "lock", _LOCK_SECONDS):
                 # another process may have found out something else meanwhile
                 profile = self._known[content] = replace(self._read(content) or profile, **changes)
-                replace_whole(self._file(content), json.dumps({"schema": _SCHEMA, **asdict(profile)}, indent=1))
+                replace_whole(self._file(content), _text(profile))
         except OSError as error:
             logger.debug("a model's profile is not kept: %s", error)
         return profile
@@ -100,6 +100,12 @@ class Profiles:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             logger.debug("%s is no profile of a model, which is made anew: %s", path, error)
         return None
+
+
+def _text(profile: Profile) -> str:
+    """What `_parse` reads."""
+    told = {field.name: getattr(profile, field.name) for field in fields(Profile)}
+    return json.dumps({"schema": _SCHEMA, **told, "raised": dict(profile.raised)}, indent=1)
 
 
 def _parse(told: Any) -> Profile:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .borders import border_for
+from .borders import Border, border_for
 from .channels import ChannelPlan
 from .compile_cache import CompiledForwards
 from .contracts import (
@@ -86,23 +86,29 @@ class Run:
         measured: Callable[[ModelTraits, WorkingModel], ModelTraits],
     ) -> None:
         self._image, self._output, self._ladder, self._nature = image, output, ladder, nature
-        self._traits, self._channels, self._options, self._context = traits, channels, options, context
+        self._channels, self._options, self._context = channels, options, context
         self._repairer = Repairer(ladder, nature, context)
         working, cost, compiled = ladder.now
         cost = with_results(cost, traits, _AHEAD.get(context.device.type, 0))
-        self._border = border_for(options.tiling_mode, traits, max(options.overlap, automatic_overlap(traits)))
-        frames, (height, width) = len(image), self._border.around((image.shape[1], image.shape[2]))
+        frames, height, width, _ = image.shape
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = image[0].numel() * 4
         if context.output_device.type == context.device.type:
             held += output.nbytes  # allocated, but perhaps not yet touched and so not yet missing from what is free
         free, ready = max(0, context.free_bytes() - held), compiled.ready() if compiled else {}
         pictures = min(options.batch_size, frames) * channels.pictures_per_frame
-        self.planner = Planner((height, width), pictures, traits, options, cost, free, context.device, ready)
-        if self.planner.plan.count > 1 and not options.overlap:
+
+        def plan(traits: ModelTraits) -> tuple[Border, Planner]:
+            border = border_for(options.tiling_mode, traits, max(options.overlap, automatic_overlap(traits)))
+            size = border.around((height, width))
+            return border, Planner(size, pictures, traits, options, cost, free, context.device, ready)
+
+        self._traits = traits
+        self._border, self.planner = plan(traits)
+        if not options.overlap and (self._border or self.planner.plan.count > 1):
             # there are seams: what the model needs there is looked up, or measured once, by the model on its device
-            self._traits = traits = measured(traits, working)
-            self.planner = Planner((height, width), pictures, traits, options, cost, free, context.device, ready)
+            self._traits = measured(traits, working)
+            self._border, self.planner = plan(self._traits)
         self._tiles_done = 0
         self.compiled = False
         if compiled and options.compile_mode == "wait":

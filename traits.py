@@ -52,7 +52,7 @@ def _steps(model: nn.Module) -> set[int]:
         return {folded * window for window in windows}
     strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d))
     levels = sum(1 for stride in strided if max(stride if isinstance(stride, tuple) else (stride,)) > 1)
-    # padder_size: what U-shaped networks that fill their input up themselves need for their coarsest level (NAFNet, KBNet)
+    # padder_size: what U-shaped networks that fill their input up themselves need for their coarsest level (KBNet)
     return {folded * 2 ** min(levels, 3), int(getattr(model, "padder_size", 1) or 1)}
 
 

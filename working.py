@@ -106,7 +106,8 @@ def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], var
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
 
     def forward(x: Tensor) -> Tensor:
-        x = x.to(dtype=variant.weight_dtype, memory_format=layout)
+        # always a copy: some architectures (RCAN) write into what they are given
+        x = x.to(dtype=variant.weight_dtype, memory_format=layout, copy=True)
         with torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext():
             return call(module, x)
 

@@ -19,6 +19,7 @@ from cudaspeed.upscale_engine import Caches, upscale
 from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 SIDE = 48
+CACHES = Caches()  # one for all, so that each model is measured once
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def bundled() -> ImageModelDescriptor:
 def upscaled(picture: Tensor, model: ImageModelDescriptor, alpha_mode: AlphaMode = "auto", **options: object) -> Tensor:
     """One picture [H, W, C] through the engine, in fp32."""
     asked = UpscaleOptions(precision="fp32", compile=False, alpha_mode=alpha_mode, **options)  # type: ignore[arg-type]
-    return upscale(picture[None], model, asked, StandaloneContext("cpu"), Caches()).image[0]
+    return upscale(picture[None], model, asked, StandaloneContext("cpu"), CACHES).image[0]
 
 
 def disc(soft: float, side: int = SIDE) -> Tensor:

@@ -27,7 +27,7 @@ LEAVES = (
     "health",
     "memory",
     "packages",
-    "postprocess",
+    "quantiles",
     "telling",
     "tiling",
     "traits",
@@ -35,7 +35,7 @@ LEAVES = (
     "weights",
 )
 COMPILING = {"artifacts", "compile_cache", "compile_jobs", "compile_worker", "economy", "environment"}
-REPAIRING = {"group", "ladder", "repair"}
+REPAIRING = {"group", "ladder", "postprocess", "repair"}
 BELOW_STREAMING = {"channels", "contracts", "folding", "planning", "working", *COMPILING, *REPAIRING, *LEAVES}
 BELOW_CACHES = BELOW_STREAMING | {"precision", "profiles", "reach"}
 BELOW_ENGINE = BELOW_CACHES | {"caches", "streaming"}
@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "shared_files": set(),
     **{room: {"contracts"} for room in (*LEAVES, "pictures")},
     "channels": {"alpha", "contracts"},
+    "postprocess": {"contracts", "quantiles"},
     "artifacts": {"entries", "shared_files"},
     "economy": {"artifacts", "contracts", "tiling"},
     "working": {"contracts", "folding"},

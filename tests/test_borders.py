@@ -18,6 +18,7 @@ from cudaspeed.upscale_engine import Caches, upscale
 from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 CLOSE = 2 / 255
+CACHES = Caches()  # one for all, so that each model is measured once
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def tileable(height: int, width: int, channels: int = 3) -> Tensor:
 def upscaled(picture: Tensor, model: ImageModelDescriptor, mode: TilingMode, **options: object) -> Tensor:
     """One picture [H, W, C] through the engine, in fp32."""
     asked = UpscaleOptions(precision="fp32", compile=False, tiling_mode=mode, **options)  # type: ignore[arg-type]
-    return upscale(picture[None], model, asked, StandaloneContext("cpu"), Caches()).image[0]
+    return upscale(picture[None], model, asked, StandaloneContext("cpu"), CACHES).image[0]
 
 
 def strays(picture: Tensor, model: ImageModelDescriptor, mode: TilingMode, by: tuple[int, int], **options) -> float:

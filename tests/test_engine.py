@@ -17,6 +17,7 @@ from cudaspeed.contracts import (
     BadImageError,
     BadModelError,
     BadOptionError,
+    ImageHealth,
     ModelFailedError,
     OutOfMemoryError,
     UpscaleOptions,
@@ -420,6 +421,16 @@ def test_a_window_model_at_the_size_of_the_try_and_at_others() -> None:
     for side in (16, 32, 40):
         result = run(zoo.photograph(side, side), zoo.swinir(), UpscaleOptions(precision="bf16", autocast=False))
         assert result.image.shape == (1, 2 * side, 2 * side, 3)
+
+
+def test_a_model_that_writes_into_what_it_is_given_does_not_write_into_ours() -> None:
+    image, model = zoo.photograph(60, 70), zoo.toy()
+    call = model._call_fn
+    model._call_fn = lambda module, x: call(module, x.mul_(255)) / 255
+    for precision in ("fp32", "bf16"):
+        result = run(image, model, UpscaleOptions(precision, tile=32))
+        assert furthest(result.image, image.repeat_interleave(2, 1).repeat_interleave(2, 2)) <= 1e-2
+        assert result.report.health == ImageHealth()
 
 
 def test_weights_changed_in_place_are_noticed() -> None:

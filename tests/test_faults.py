@@ -96,10 +96,8 @@ def test_nan_in_one_tile_in_fp16_is_computed_again_in_bf16(
     assert (repair.ailment, repair.before, repair.after) == ("NaN or infinite values", "fp16", "bf16")
     assert result.report.precision == "fp16", "the rest of the picture keeps its speed"
     (line,) = [record.message for record in caplog.records]
-    assert (
-        f"1 tile(s) had NaN or infinite values in fp16 and were computed again in bf16 (the first in frame 0, row {repair.tile[0]}"
-        in line
-    )
+    told = f"(the first in frame 0, row {repair.tile[0]}, column {repair.tile[1]})"
+    assert line == f"1 tile(s) had NaN or infinite values in fp16 and were computed again in bf16 {told}"
 
 
 @pytest.mark.parametrize("first_good", ["bf16", "fp32"])

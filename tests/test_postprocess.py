@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cudaspeed.postprocess import FrameVerdict, heal, quantiles
+from cudaspeed.postprocess import FrameVerdict, heal
+from cudaspeed.quantiles import quantiles
 from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 from . import zoo

@@ -1,0 +1,115 @@
+"""Profiles are kept by the weights' content, in memory and on disk, and nothing wrong with a file costs a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch import nn
+
+from cudaspeed.profiles import Profile, Profiles
+
+CONTENT = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "somewhere" / "profiles"
+
+
+def test_nothing_is_known_of_an_unknown_model_and_asking_leaves_no_trace(folder: Path) -> None:
+    assert Profiles(folder).get(CONTENT) == Profile(reach=None, endless=False, raised={})
+    assert not folder.parent.exists()
+
+
+def test_what_was_found_out_is_known_to_later_sessions(folder: Path) -> None:
+    told = Profiles(folder).update(CONTENT, reach=7, endless=True)
+    assert told == Profile(reach=7, endless=True)
+    assert Profiles(folder).get(CONTENT) == told
+    assert Profiles(folder).update(CONTENT, raised={"fp16 on cuda": "bf16"}).reach == 7
+    assert Profiles(folder).get(CONTENT) == Profile(7, True, {"fp16 on cuda": "bf16"})
+    assert Profiles(folder).get("f" * 64) == Profile()
+
+
+def test_what_another_session_found_out_meanwhile_is_kept(folder: Path) -> None:
+    ours, theirs = Profiles(folder), Profiles(folder)
+    ours.update(CONTENT, reach=3)
+    theirs.update(CONTENT, raised=MappingProxyType({"fp16 on cuda": "fp32"}))
+    assert ours.update(CONTENT, endless=True) == Profile(3, True, {"fp16 on cuda": "fp32"})
+
+
+def test_files_are_this_users_alone(folder: Path) -> None:
+    Profiles(folder).update(CONTENT, reach=3)
+    assert folder.stat().st_mode & 0o077 == 0
+    assert (folder / f"{CONTENT}.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 5000,
+        json.dumps({"schema": 1}),
+        json.dumps({"schema": 0, "reach": 3, "endless": False, "raised": {}}),
+        json.dumps({"schema": 1, "reach": 3, "endless": False, "raised": {}, "more": 1}),
+        json.dumps({"schema": 1, "reach": -1, "endless": False, "raised": {}}),
+        json.dumps({"schema": 1, "reach": 10**9, "endless": False, "raised": {}}),
+        json.dumps({"schema": 1, "reach": True, "endless": False, "raised": {}}),
+        json.dumps({"schema": 1, "reach": "3", "endless": False, "raised": {}}),
+        json.dumps({"schema": 1, "reach": 3, "endless": 1, "raised": {}}),
+        json.dumps({"schema": 1, "reach": 3, "endless": False, "raised": []}),
+        json.dumps({"schema": 1, "reach": 3, "endless": False, "raised": {"fp16 on cuda": 1}}),
+        json.dumps({"schema": 1, "reach": 3, "endless": False, "raised": {"x": "y" * (1 << 16)}}),
+    ],
+)
+def test_a_damaged_file_is_ignored_and_replaced(folder: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    Profiles(folder).update(CONTENT, reach=3)
+    (folder / f"{CONTENT}.json").write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.DEBUG, logger="cudaspeed"):
+        assert Profiles(folder).get(CONTENT) == Profile()
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+    assert Profiles(folder).update(CONTENT, reach=5) == Profiles(folder).get(CONTENT) == Profile(reach=5)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_others_can_write_is_not_trusted(folder: Path, what: str) -> None:
+    Profiles(folder).update(CONTENT, reach=3)
+    (folder if what == "folder" else folder / f"{CONTENT}.json").chmod(0o777)
+    assert Profiles(folder).get(CONTENT) == Profile()
+
+
+def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    Profiles(folder).update(CONTENT, reach=3)
+    file = folder / f"{CONTENT}.json"
+    file.rename(tmp_path / "elsewhere.json")
+    file.symlink_to(tmp_path / "elsewhere.json")
+    assert Profiles(folder).get(CONTENT) == Profile()
+
+
+def test_where_nothing_can_be_written_it_is_known_for_this_session(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    profiles = Profiles(blocked / "profiles")
+    assert profiles.update(CONTENT, reach=3) == profiles.get(CONTENT) == Profile(reach=3)
+
+
+def test_a_name_that_is_no_digest_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="no SHA-256"):
+        Profiles(folder).get("../../etc/passwd")
+
+
+def test_weights_are_read_once_and_again_when_they_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, profiles = nn.Conv2d(1, 1, 1), Profiles(folder)
+    first = profiles.content(module, 1)
+    with torch.no_grad():
+        module.weight.add_(1)
+    assert profiles.content(module, 1) == first
+    assert profiles.content(module, 2) != first
+    assert Profiles(folder).content(module) == profiles.content(module, 2)
