@@ -63,12 +63,12 @@ class Server:
     def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
         """The history entry of a prompt that has ended."""
         number = self.post("/prompt", {"prompt": prompt})["prompt_id"]
-        for _ in range(1200):
+        for _ in range(6000):
             history = self.get(f"/history/{number}")
             if history:
                 return history[number]
             time.sleep(0.1)
-        return pytest.fail("the prompt did not end in two minutes")
+        return pytest.fail("the prompt did not end in ten minutes")
 
     def pictures(self, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
         """SaveImage node -> the picture it wrote, [H, W, C] uint8."""

@@ -7,7 +7,7 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.contracts import ModelFailedError, UpscaleOptions
 from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.traits import traits_of
@@ -81,6 +81,38 @@ def test_a_device_that_runs_out_gets_smaller_tiles(truth) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert result.report.tiles > 1
     assert psnr(result.image, truth(image, model)) >= 50
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_ill_tiles_are_computed_again_while_the_next_are_on_their_way(batch_size: int) -> None:
+    """Overflow in fp16, in the bright tiles only: some are repaired, then the run leaves fp16."""
+
+    def overflow(y: Tensor) -> Tensor:
+        bright = (y.amax(dim=(1, 2, 3), keepdim=True) > 0.97) & (y.shape[-1] == 2 * 48)  # and not the probe picture
+        return torch.where(bright, y * 65000 * 2, y) if y.dtype == torch.half else y
+
+    video = 0.9 * zoo.photograph(200, 150, frames=3)
+    video[1, 60:64, 60:64] = video[2, 150:154, 100:104] = 1.0
+    caches, model = Caches(), zoo.toy(2, overflow)
+    options = UpscaleOptions(precision="fp16", autocast=False, tile=48, batch_size=batch_size, compile=False)
+    result = upscale(video, model, options, StandaloneContext("cuda"), caches)
+    healthy = upscale(video, zoo.toy(2), UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), Caches())
+    assert psnr(result.image, healthy.image) >= 60
+    assert result.report.health.repairs
+    assert {repair.after for repair in result.report.health.repairs} == {"bf16"}
+    assert result.report.precision == "bf16"
+
+
+@pytest.mark.parametrize("fault", [lambda y: 3 * y, lambda y: y * float("nan")], ids=["x3", "nan"])
+def test_what_is_ill_in_fp32_too_is_mended_or_an_error(fault) -> None:
+    image = zoo.photograph(200, 150)
+    if float(fault(torch.ones(1))) == 3:
+        result = run(image, zoo.toy(2, fault), precision="fp16", tile=64, compile=False)
+        assert result.report.health.corrected_frames == (0,)
+        assert psnr(result.image, image.repeat_interleave(2, 1).repeat_interleave(2, 2)) >= 45
+    else:
+        with pytest.raises(ModelFailedError, match="NaN or infinite, in fp32 too"):
+            run(image, zoo.toy(2, fault), precision="fp16", tile=64, compile=False)
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
