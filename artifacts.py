@@ -7,7 +7,7 @@ a lock and replaced whole: a process killed at any moment leaves the index from 
     <folder>/index.json, index.lock, index.new
     <folder>/<id>.pt2             a compiled model
     <folder>/<id>.log             what was said when its compile failed; written by others
-    <folder>/jobs/, inductor/     scratch of running compiles, and the compiler's own cache; made by others
+    <folder>/jobs/                scratch of running compiles; made by others
 """
 
 from __future__ import annotations
@@ -142,13 +142,12 @@ class ArtifactStore:
             for id in [id for id, entry in entries.items() if entry.state != "compiling"]:
                 del entries[id]
             if not entries:  # nobody works in there
-                delete(self.folder / "inductor")
                 delete(self.folder / "jobs")
         return max(0, before - self.size())
 
     def size(self) -> int:
-        """Bytes on disk of all compiled models and of the compiler's cache."""
-        total = bytes_in(self.folder / "inductor")
+        """Bytes on disk of all compiled models and of the scratch of those being compiled."""
+        total = bytes_in(self.folder / "jobs")
         for file in self._files(".pt2"):
             with suppress(OSError):  # deleted meanwhile
                 total += file.lstat().st_size

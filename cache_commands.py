@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from .artifacts import ArtifactStore, Entry
 from .contracts import PRECISION_CHOICES, BadOptionError, UpscaleOptions
+from .profiles import Profiles, profiles_folder
 from .standalone import StandaloneContext, compiled_folder
 from .upscale_engine import warm_up
 from .weights import load_model, resolve_model
@@ -22,7 +23,7 @@ def add_cache_parser(commands: argparse._SubParsersAction, shared: argparse.Argu
     cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", parents=[shared], help="what is compiled, what failed and why")
-    actions.add_parser("clear", parents=[shared], help="delete everything compiled")
+    actions.add_parser("clear", parents=[shared], help="delete everything compiled, and what was found out about models")
     warm = actions.add_parser("warm", parents=[shared], help="compile ahead of time, and wait for it")
     warm.add_argument("model", metavar="MODEL", help="a name that 'cudaspeed models' lists, or a model file")
     warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
@@ -41,6 +42,7 @@ def run_cache(arguments: argparse.Namespace) -> int:
         return _warm(arguments)
     if arguments.action == "clear":
         freed = store.clear()
+        Profiles(profiles_folder(store.folder)).clear()
         told = {"folder": str(store.folder), "freed_bytes": freed}
         print(json.dumps(told) if arguments.json else f"{freed / 1e6:.1f} MB freed in {store.folder}", flush=True)
         return 0

@@ -15,7 +15,7 @@ from .environment import describe_environment
 from .ladder import Ladder, Step
 from .memory import measure_cost
 from .precision import Choice, PrecisionChooser, variants_from
-from .profiles import Profiles
+from .profiles import Profiles, profiles_folder
 from .reach import with_reach
 from .repair import Nature
 from .working import Variant, WorkingModel, WorkingModels, versions_of
@@ -86,7 +86,7 @@ class Caches:
         return known[dtype]
 
     def _profiles_in(self, context: RunContext) -> Profiles:
-        folder = context.cache_folder / "profiles"
+        folder = profiles_folder(context.cache_folder)
         return self._profiles.setdefault(folder, Profiles(folder))
 
     def _content(self, model: ImageModelDescriptor, context: RunContext) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from .shared_files import NotOwnError, locked, replace_whole, status_if_own
+from .shared_files import NotOwnError, delete, locked, replace_whole, status_if_own
 from .working import content_of
 
 logger = logging.getLogger("cudaspeed")
@@ -38,6 +38,11 @@ class Profile:
     reach: int | None = None
     endless: bool = False
     raised: Mapping[str, str] = field(default_factory=dict)
+
+
+def profiles_folder(cache_folder: Path) -> Path:
+    """Where the profiles lie: in the folder of compiled models."""
+    return cache_folder / "profiles"
 
 
 class Profiles:
@@ -77,6 +82,11 @@ class Profiles:
         except OSError as error:
             logger.debug("a model's profile is not kept: %s", error)
         return profile
+
+    def clear(self) -> None:
+        """Forget everything, on disk too."""
+        self._known.clear()
+        delete(self._folder)
 
     def _file(self, content: str) -> Path:
         if not _CONTENT.fullmatch(content):

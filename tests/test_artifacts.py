@@ -294,7 +294,9 @@ def test_giving_up_or_handing_over_what_is_not_being_compiled_changes_nothing(st
 
 
 def test_two_processes_that_note_at_once_lose_nothing(store: ArtifactStore, start: Any) -> None:
-    code = "for _ in range(200): store.note(ID, WHAT, Usage(eager_seconds=1.0))"
+    # on a busy machine a process may have to wait for its turn for longer than a note is worth
+    code = "from cudaspeed import artifacts\nartifacts._NOTE_SECONDS = 60.0\n"
+    code += "for _ in range(200): store.note(ID, WHAT, Usage(eager_seconds=1.0))"
     children = [start(code) for _ in range(2)]
     for child in children:
         child.ready()
@@ -778,8 +780,8 @@ def test_clearing_leaves_nothing_and_says_how_much_that_was(store: ArtifactStore
     publish(store, content=b"1" * 100)
     store.fail(OTHER, "why", "model", "")
     (store.folder / f"{OTHER}.log").write_text("why")
-    (store.folder / "inductor" / "ab").mkdir(parents=True)
-    (store.folder / "inductor" / "ab" / "kernel.cpp").write_bytes(b"2" * 50)
+    (store.folder / "jobs" / "ab").mkdir(parents=True)
+    (store.folder / "jobs" / "ab" / "kernel.cpp").write_bytes(b"2" * 50)
     assert store.size() == 150
     assert store.clear() == 150
     assert store.entries() == {}
@@ -791,18 +793,16 @@ def test_clearing_leaves_a_running_compile_alone(store: ArtifactStore, start: An
     publish(store, content=b"1" * 100)
     child = start("print(store.claim('b' * 24, WHAT), flush=True); sys.stdin.read()").ready().go()
     assert child.line() == "True"
-    inductor, job = store.folder / "inductor", store.folder / "jobs" / "running"
-    for part in (inductor, job):
-        part.mkdir(parents=True)
-        (part / "file").write_bytes(b"2" * 50)
+    job = store.folder / "jobs" / "running"
+    job.mkdir(parents=True)
+    (job / "file").write_bytes(b"2" * 50)
     assert store.clear() == 100
     assert store.entries().keys() == {OTHER}
-    assert (inductor / "file").exists()
     assert (job / "file").exists()
     store.publish(OTHER, job / "file", 1.0)
     assert store.path_of(OTHER)
     child.kill()
-    assert store.clear() == 100
+    assert store.clear() == 50
     assert store.entries() == {}
 
 

@@ -20,6 +20,7 @@ from cudaspeed.artifacts import ArtifactStore, Usage
 from cudaspeed.cli import Job, main, plan_jobs
 from cudaspeed.contracts import BadOptionError, UpscaleOptions
 from cudaspeed.pictures import Picture, read_picture, write_picture
+from cudaspeed.profiles import Profile, Profiles, profiles_folder
 from cudaspeed.standalone import compiled_folder
 
 Run = Callable[..., tuple[int, str, str]]
@@ -458,7 +459,10 @@ def test_the_cache_can_be_listed_and_emptied(run: Run, tmp_path: Path) -> None:
         zip(ids, ["ready", "failed", "seen"], strict=True)
     )
 
+    profiles = Profiles(profiles_folder(store.folder))
+    profiles.update("0" * 64, reach=5)
     assert json.loads(run("cache", "clear", "--json")[1]) == {"folder": str(store.folder), "freed_bytes": 2_000_000}
+    assert Profiles(profiles_folder(store.folder)).get("0" * 64) == Profile()
     assert run("cache", "list")[1].startswith("0 compiled")
 
 
