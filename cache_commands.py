@@ -23,7 +23,7 @@ def add_cache_parser(commands: argparse._SubParsersAction, shared: argparse.Argu
     cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", parents=[shared], help="what is compiled, what failed and why")
-    actions.add_parser("clear", parents=[shared], help="delete everything compiled, and what was found out about models")
+    actions.add_parser("clear", parents=[shared], help="delete what is compiled, and what is known of models")
     warm = actions.add_parser("warm", parents=[shared], help="compile ahead of time, and wait for it")
     warm.add_argument("model", metavar="MODEL", help="a name that 'cudaspeed models' lists, or a model file")
     warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
