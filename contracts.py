@@ -158,7 +158,8 @@ class ModelTraits:
     `convolutional` models are convolutions and pointwise maths only, so any size of picture is the same work to them;
     `small_convolutional` ones see little beyond a pixel's neighbourhood; `sees_whole` ones should not be tiled where
     that can be helped, spandrel says (SwinIR and SCUNet among them). `reach` is how far from a cut a tile still differs
-    from the whole picture, as measured (`reach.py`); None: not measured.
+    from the whole picture, as measured (`reach.py`); None: not measured. `wraps`: the windows at a picture's edges take
+    this many pixels in from the opposite edges.
     """
 
     name: str
@@ -173,6 +174,7 @@ class ModelTraits:
     small_convolutional: bool = False
     sees_whole: bool = False
     reach: int | None = None
+    wraps: int = 0
 
 
 @dataclass(frozen=True)

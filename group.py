@@ -13,6 +13,7 @@ from .borders import Border
 from .channels import ChannelPlan
 from .contracts import ModelFailedError, ModelTraits, RunContext, TilePlan
 from .postprocess import FrameVerdict, heal
+from .tiling import places
 from .transfer import RowWriter
 
 # Holes are repaired; a picture that is mostly hole is none.
@@ -72,7 +73,7 @@ class FrameGroup:
             for k, picture in enumerate(self._channels.to_model(self._source(frame))):
                 self._canvases[first + k] = to_canvas(picture, self._plan, self._device)
             self._targets[frame] = self._target(frame)
-        return torch.stack([_cut(self._canvases[job.picture], self._plan, job) for job in jobs])
+        return torch.stack([_cut(self._canvases[job.picture], self._plan, job, self._traits.wraps) for job in jobs])
 
     def add(self, job: Job, tile: Tensor, ill: bool) -> FrameVerdict | None:
         """Take the upscaled tile [C', h*s, w*s] of `job`; the verdict on its frame when that is complete, else None.
@@ -139,7 +140,13 @@ class FrameGroup:
         return verdict
 
 
-def _cut(canvas: Tensor, plan: TilePlan, job: Job) -> Tensor:
+def _cut(canvas: Tensor, plan: TilePlan, job: Job, wraps: int) -> Tensor:
+    if wraps:
+        rows, columns = (
+            torch.tensor(places(axis, index, wraps), device=canvas.device)
+            for axis, index in ((plan.rows, job.row), (plan.columns, job.column))
+        )
+        return canvas[:, rows][:, :, columns]
     y, x = plan.rows.origins[job.row], plan.columns.origins[job.column]
     return canvas[:, y : y + plan.rows.tile, x : x + plan.columns.tile]
 

@@ -41,7 +41,7 @@ def automatic_overlap(traits: ModelTraits) -> int:
         return unknown
     overlap = max(unknown if traits.sees_whole else _LEAST_OVERLAP, 2 * traits.reach)
     if not traits.convolutional:
-        return min(overlap, _MOST_ATTENTION_OVERLAP)
+        return min(overlap + traits.wraps, _MOST_ATTENTION_OVERLAP)
     while overlap < MAX_OVERLAP and (overlap - _seam_width(overlap)) // 2 < traits.reach:
         overlap += 1
     return min(overlap, MAX_OVERLAP)
@@ -111,6 +111,22 @@ def plan_tiles(
         rows=_axis(height, traits, nr, dict(rows)[nr], overlap),
         columns=_axis(width, traits, nc, dict(columns)[nc], overlap),
     )
+
+
+def places(axis: Axis, index: int, wraps: int) -> list[int]:
+    """The places on an axis' canvas that tile `index` shows, in order: those from its origin on.
+
+    For a model whose windows run round the picture's edges (`wraps`), the first and the last tile show, beyond the seam
+    and where the overlap has room for it, the other end of the canvas: what their edge has on its other side when the
+    picture is one piece.
+    """
+    start, end = axis.origins[index], axis.origins[index] + axis.tile
+    own = list(range(start, end))
+    if len(axis.origins) > 1 and index == 0 and _has_room(end - axis.origins[1], wraps):
+        own[-wraps:] = range(axis.canvas - wraps, axis.canvas)
+    elif len(axis.origins) > 1 and end == axis.canvas and _has_room(axis.origins[-2] + axis.tile - start, wraps):
+        own[:wraps] = range(wraps)
+    return own
 
 
 def plan_fixed(
@@ -184,9 +200,17 @@ def _axis(size: int, traits: ModelTraits, count: int | None, tile: int, overlap:
     for before, after in pairwise(origins):
         shared = before + tile - after
         width = min(_seam_width(shared), shared, after - before)
-        start = max(after + (shared - width) // 2, seams[-1][1] if seams else 0)  # seams never cross
+        start = after + (shared - width) // 2
+        if _has_room(shared, traits.wraps):  # the middle between what the tiles show of their own
+            start += (traits.wraps // 2) * ((after == origins[-1]) - (before == 0))
+        start = max(start, seams[-1][1] if seams else 0)  # seams never cross
         seams.append((start, start + width))
     return Axis(size=size, canvas=canvas, tile=tile, origins=origins, seams=tuple(seams))
+
+
+def _has_room(shared: int, wraps: int) -> bool:
+    """Whether tiles that share `shared` pixels can spare `wraps` of them."""
+    return 0 < 4 * wraps <= shared
 
 
 def _seam_width(shared: int) -> int:

@@ -16,6 +16,8 @@ _WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size", "ws")
 _LARGEST_WINDOW = 64
 # U-shaped attention models, by spandrel's id: the window at their coarsest level, in the picture's pixels.
 _GRIDS = {"SCUNet": 64}
+# Models that shift their windows round the picture's edges without a mask, by spandrel's id: what the windows take in.
+_WRAPS = {"DCTLSA": 16}
 _SMALL_PARAMETERS = 2_500_000
 
 
@@ -35,6 +37,7 @@ def traits_of(descriptor: ImageModelDescriptor) -> ModelTraits:
         convolutional=convolutional,
         small_convolutional=convolutional and parameters <= _SMALL_PARAMETERS,
         sees_whole=descriptor.tiling is not ModelTiling.SUPPORTED,
+        wraps=_WRAPS.get(descriptor.architecture.id, 0),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,16 @@ def test_it_is_measured_once_and_found_again_on_disk(tmp_path: Path) -> None:
     assert len(toy.shapes) == 4
 
 
+def test_models_of_the_whole_picture_prefer_few_tiles_and_it_is_remembered(tmp_path: Path) -> None:
+    model = zoo.toy(1, lambda x: x - x.amax(dim=(2, 3), keepdim=True) + 1 + x.std(dim=(2, 3), keepdim=True))
+    context, traits = StandaloneContext("cpu"), traits_of(model)
+    for _ in range(2):
+        known = with_reach(traits, model, WorkingModel(model, FP32), Profiles(tmp_path), context)
+        assert known.sees_whole
+        assert automatic_overlap(known) >= 16
+    assert not traits.sees_whole
+
+
 def test_half_precision_is_not_taken_for_reach(tmp_path: Path) -> None:
     model, context = zoo.compact(features=16, convs=4), StandaloneContext("cpu")
     found = set()
@@ -236,17 +247,26 @@ def test_shallow_models_share_less_than_before_and_there_is_a_limit() -> None:
     small, deep = CONVOLUTIONAL, replace(CONVOLUTIONAL, small_convolutional=False)
     window = ModelTraits("toy", 2, 3, 3, grid=16)
     assert [automatic_overlap(traits) for traits in (small, deep, window)] == [16, 32, 32]
-    assert [automatic_overlap(replace(small, reach=reach)) for reach in (0, 3, 4, 6, 12, 500)] == [
-        8,
-        8,
-        10,
-        16,
-        32,
-        128,
-    ]
+    shares = [automatic_overlap(replace(small, reach=reach)) for reach in (0, 3, 4, 6, 12, 500)]
+    assert shares == [8, 8, 10, 15, 31, 128]
     assert [automatic_overlap(replace(window, reach=reach)) for reach in (0, 12, 24, 48)] == [8, 24, 48, 64]
     whole = replace(window, sees_whole=True)
     assert [automatic_overlap(replace(whole, reach=reach)) for reach in (0, 24)] == [32, 48]
+
+
+def test_windows_that_run_round_the_picture_see_its_other_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.toy(1, lambda x: (x + x.roll((6, -6), dims=(2, 3))) / 2)
+    image = zoo.photograph(200, 230)
+    context, off = StandaloneContext("cpu"), []
+    for wraps in (0, 16):
+        monkeypatch.setattr(sys.modules[traits_of.__module__], "_WRAPS", {model.architecture.id: wraps})
+        whole, tiled = (
+            upscale(image, model, UpscaleOptions(precision="fp32", tile=tile, overlap=64), context, Caches()).image
+            for tile in (0, 128)
+        )
+        off.append(float((whole - tiled).abs().max()))
+    assert off[0] > 0.05
+    assert off[1] <= 1e-6
 
 
 def test_size_requirements_hold_for_the_probe_too() -> None:
