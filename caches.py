@@ -10,11 +10,11 @@ from spandrel import ImageModelDescriptor
 from torch import nn
 
 from .compile_cache import CompileCache
-from .contracts import MemoryCost, ModelTraits, Precision, RunContext, UpscaleOptions
+from .contracts import MemoryCost, ModelTraits, RunContext, UpscaleOptions
 from .environment import describe_environment
 from .ladder import Ladder, Step
 from .memory import measure_cost
-from .precision import Choice, PrecisionChooser, variants_from
+from .precision import Choice, PrecisionChooser
 from .profiles import Profiles, profiles_folder
 from .reach import with_reach
 from .repair import Nature
@@ -29,22 +29,24 @@ class Caches:
         self.chooser = PrecisionChooser(self.working)
         self.compiles = CompileCache()
         self._profiles: dict[Path, Profiles] = {}
-        self._natures: weakref.WeakKeyDictionary[nn.Module, Nature] = weakref.WeakKeyDictionary()
+        self._natures: weakref.WeakKeyDictionary[nn.Module, tuple[object, Nature]] = weakref.WeakKeyDictionary()
         self._costs: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
 
     def choose(self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext) -> Choice:
         """The variant to run: what suits the device and the model, unless it failed on pictures before."""
         asked = (model, options.precision, options.autocast, context)
         choice = self.chooser.choose(*asked)
-        begun = choice.variant.precision
-        if begun == "fp32":  # nothing is better
+        if choice.variant.precision == "fp32":  # nothing is better
             return choice
-        raised = self._profiles_in(context).get(self._content(model, context)).raised.get(_place(begun, context))
-        for variant in variants_from(model, choice.variant, context.device)[1:]:
-            if variant.precision == raised:
-                told = f"{begun} gave ill tiles with this model before: {raised} is used instead"
-                return self.chooser.remember(*asked, Choice(variant, told))
-        return choice
+        raised = self._profiles_in(context).get(self._content(model, context)).raised
+        variant = choice.variant
+        for higher in self.chooser.above(model, variant, options.precision, context) if raised else ():
+            if raised.get(_place(variant, context)) == higher.precision:  # and what that was left for
+                variant = higher
+        if variant == choice.variant:
+            return choice
+        told = f"{choice.variant.precision} gave ill tiles with this model before: {variant.precision} is used instead"
+        return self.chooser.remember(*asked, Choice(variant, told))
 
     def ladder(
         self,
@@ -60,16 +62,23 @@ class Caches:
             compiled = self.compiles.forwards_of(working, model, traits, context) if options.compile else None
             return Step(working, self._cost(model, traits, working.variant), compiled)
 
-        def on_climb(higher: Variant) -> None:
+        def above() -> list[Variant]:
+            return self.chooser.above(model, variant, options.precision, context)
+
+        def remember(higher: Variant) -> None:
             profiles, content = self._profiles_in(context), self._content(model, context)
-            raised = {**profiles.get(content).raised, _place(variant.precision, context): higher.precision}
+            raised = {**profiles.get(content).raised, _place(variant, context): higher.precision}
             profiles.update(content, raised=raised)
 
-        return Ladder(model, variants_from(model, variant, context.device), self.working, dress, on_climb)
+        return Ladder(model, variant, above, self.working, dress, remember)
 
     def nature(self, model: ImageModelDescriptor) -> Nature:
-        """What this process has seen of the model."""
-        return self._natures.setdefault(model.model, Nature())
+        """What this process has seen of the model with its present weights."""
+        versions, (known, nature) = versions_of(model.model), self._natures.get(model.model, (None, Nature()))
+        if known != versions:
+            nature = Nature()
+        self._natures[model.model] = versions, nature
+        return nature
 
     def measured(
         self, model: ImageModelDescriptor, context: RunContext
@@ -93,7 +102,8 @@ class Caches:
         return self._profiles_in(context).content(model.model, versions_of(model.model))
 
 
-def _place(precision: Precision, context: RunContext) -> str:
-    """Where a precision failed: another card, processor or torch may do better."""
+def _place(variant: Variant, context: RunContext) -> str:
+    """Where a variant failed: another card, processor or torch may do better."""
     surroundings = describe_environment(context.device)
-    return f"{precision} on {surroundings['hardware']}, torch {surroundings['torch']}"
+    how = f"{variant.precision} autocast" if variant.autocast else variant.precision
+    return f"{how} on {surroundings['hardware']}, torch {surroundings['torch']}"

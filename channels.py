@@ -79,7 +79,7 @@ class ChannelPlan:
 
     def reference(self, frame: Tensor) -> Tensor:
         """What to judge the first channels of a result by, [H, W, C]: those of `frame` [H, W, picture] that the model
-        made. The rest, alpha that is not its own, is in order whatever the model gave."""
+        made for it. The rest, alpha that is not its own, is held by the input's."""
         seen = bleed(frame) if self.has_alpha else frame
         return seen if self.alpha == "native" else seen[..., : self.colours]
 

@@ -118,6 +118,8 @@ class _Loaded:
 
     def give_way(self, reason: str, lasting: bool) -> None:
         """Leave the work to the eager forward from now on."""
+        if self._forward is None:  # it was said before
+            return
         self._forward = None
         self._owner.refuse(self.shapes, reason, lasting)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from .assembly import FrameAssembler
 from .borders import Border
 from .channels import ChannelPlan
-from .contracts import ModelFailedError, ModelTraits, RunContext, TilePlan
+from .contracts import BrokenOutputError, ModelTraits, RunContext, TilePlan
 from .postprocess import FrameVerdict, heal
 from .tiling import places
 from .transfer import RowWriter
@@ -49,7 +50,7 @@ class FrameGroup:
     ) -> None:
         self._image, self._output, self._frames, self._plan = image, output, frames, plan
         self._traits, self._channels, self._border = traits, channels, border
-        self._device, self._careful = context.device, careful
+        self._device, self.careful = context.device, careful
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
         self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go
         self._ill: set[int] = set()
@@ -78,8 +79,8 @@ class FrameGroup:
     def add(self, job: Job, tile: Tensor, ill: bool) -> FrameVerdict | None:
         """Take the upscaled tile [C', h*s, w*s] of `job`; the verdict on its frame when that is complete, else None.
 
-        `ill`: something is wrong with it that can only be mended in the whole picture. Raises `ModelFailedError` when
-        the frame turns out to be no picture.
+        `ill`: something is wrong with it that can only be mended in the whole picture. Raises `BrokenOutputError`
+        when the frame turns out to be no picture.
         """
         frame, k = self.frame_of(job), job.picture % self._channels.pictures_per_frame
         if ill:
@@ -88,7 +89,7 @@ class FrameGroup:
         if rows is None:
             return None
         top, finished = rows
-        self._writer.write(self._targets[frame][k, top : top + len(finished)], finished, clamp=not self._careful)
+        self._writer.write(self._targets[frame][k, top : top + len(finished)], finished, clamp=not self.careful)
         if job.row + 1 < len(self._plan.rows.origins):
             return None
         del self._canvases[job.picture]
@@ -119,7 +120,7 @@ class FrameGroup:
         if not self._direct:
             made = self._channels.from_model(target, self._source(frame))
             output.copy_(self._border.cut(made, self._traits.scale))
-        if not self._careful:
+        if not self.careful:
             return FrameVerdict()
         if frame not in self._ill:
             output.clamp_(0, 1)
@@ -127,13 +128,16 @@ class FrameGroup:
         reference = self._channels.reference(source)
         output = output[..., : reference.shape[-1]]  # a view: the channels that the model made
         verdict = heal(output, reference)
+        if verdict.broken and self._channels.alpha == "model":  # its alpha is as broken as its colours were
+            plain = replace(self._channels, alpha="lanczos").from_model(target, self._source(frame))
+            self._output[frame][..., -1] = self._border.cut(plain, self._traits.scale)[..., -1]
         if verdict.non_finite > _MOST_REPAIRED * output.numel():
-            raise ModelFailedError(
+            raise BrokenOutputError(
                 f"{verdict.non_finite} of the {output.numel()} values that {self._traits.name} gave for frame {frame} "
                 "are NaN or infinite, in fp32 too; is the model's file intact?"
             )
         if verdict.constant:
-            raise ModelFailedError(
+            raise BrokenOutputError(
                 f"{self._traits.name} gave one and the same value for all of frame {frame}, in fp32 too; "
                 "is the model's file intact?"
             )

@@ -14,19 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contracts import HEALTHY_RANGE
+from .contracts import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
 
 Ailment = Literal["NaN or infinite values", "wild values", "a broken range", "no detail", "drifting colours"]
 
 # No picture has values this far outside of 0..1: one of them is enough to look closer.
 _WILD = 16.0
-_FEW = 0.01  # a share of values that says nothing of the rest
 # The bundled model moves photographs by 0.006 at the median, and noise by 0.053 at most. A veil of 0.3 moves some shade
 # of most tiles by more than this.
 MOST_SHIFT = 0.08
-_FLAT, _DETAILED = 1e-4, 0.05  # a range that is no picture, and one that is not lost on the way to the output
 _GRID = 32  # tiles are compared with their inputs in at most so many places each way
 _SHADES = 5
+_COLOURS = 3  # what comes after is alpha
 
 
 class Vitals(NamedTuple):
@@ -43,12 +42,15 @@ class Vitals(NamedTuple):
 def take_vitals(batch: Tensor, output: Tensor) -> Tensor:
     """What `Vitals` needs, [N, 4] float32 on the device, of tiles [N, C, h, w] and what became of them [N, C', sh, sw].
 
-    Where C' differs from C, the means over the channels are compared.
+    Colours are compared, and where only one side has them, their means.
     """
     # in the order in which the values lie in memory: torch copies what it is to reduce in any other
     dense = output if output.is_contiguous() else output.permute(0, 2, 3, 1)
-    extremes = torch.stack([torch.stack(torch.aminmax(tile)) for tile in dense])  # NaN is passed on
-    before, after = _shades(_samples(batch, batch.shape[2:])), _shades(_samples(output, batch.shape[2:]))
+    if dense.is_cuda:  # few kernels; on a CPU a reduction over a dimension is twenty times as slow as one over all
+        extremes = torch.stack(torch.aminmax(dense.flatten(1), dim=1), dim=1)
+    else:
+        extremes = torch.stack([torch.stack(torch.aminmax(tile)) for tile in dense])  # NaN is passed on
+    before, after = (_shades(_samples(tiles[:, :_COLOURS], batch.shape[2:])) for tiles in (batch, output))
     if before.shape[1] != after.shape[1]:
         before, after = before.mean(dim=1, keepdim=True), after.mean(dim=1, keepdim=True)
     shift, detail = (after - before).abs().amax(dim=(1, 2)), (before[..., -1] - before[..., 0]).amax(dim=1)
@@ -60,11 +62,11 @@ def ailment(vitals: Vitals, tile: Tensor, most_shift: float = MOST_SHIFT) -> Ail
     low, high = vitals.low, vitals.high
     if not (math.isfinite(low) and math.isfinite(high)):
         return "NaN or infinite values"
-    if vitals.detail > _DETAILED and high - low < _FLAT:
+    if vitals.detail > DETAIL and high - low < NO_DETAIL:
         return "no detail"
     if low < HEALTHY_RANGE[0] or high > HEALTHY_RANGE[1]:
         outside = torch.stack([(tile < HEALTHY_RANGE[0]).sum(), (tile > HEALTHY_RANGE[1]).sum()])
-        if int(outside.max()) > _FEW * tile.numel():
+        if int(outside.max()) > OUTSIDE * tile.numel():
             return "a broken range"
         if max(-low, high) > _WILD:
             return "wild values"
@@ -76,7 +78,7 @@ def _samples(tiles: Tensor, size: torch.Size) -> Tensor:
     32x32 evenly spread pixels of the input's `size` (h, w)."""
     rows, columns = (
         slice(scale // 2, None, scale * -(-side // _GRID))
-        for scale, side in ((have // side, side) for have, side in zip(tiles.shape[2:], size, strict=True))
+        for scale, side in ((max(1, have // side), side) for have, side in zip(tiles.shape[2:], size, strict=True))
     )
     return tiles[:, :, rows, columns].float().flatten(2)
 

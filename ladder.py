@@ -19,41 +19,55 @@ class Step(NamedTuple):
     cost: MemoryCost
     compiled: CompiledForwards | None
 
+    @property
+    def variant(self) -> Variant:
+        return self.working.variant
+
 
 class Ladder:
-    """`variants` in the order of their precision, the run's first; `dress` makes a step of a copy; `on_climb` is told
-    when the run goes on with a higher variant."""
+    """The run begins in `variant`. `find_above` gives the better ones in the order of their precision, asked when they
+    are first needed; `dress` makes a step of a copy; `remember` is told what later runs had better begin with."""
 
     def __init__(
         self,
         descriptor: ImageModelDescriptor,
-        variants: Sequence[Variant],
+        variant: Variant,
+        find_above: Callable[[], Sequence[Variant]],
         copies: WorkingModels,
         dress: Callable[[WorkingModel], Step],
-        on_climb: Callable[[Variant], None],
+        remember: Callable[[Variant], None],
     ) -> None:
-        self._descriptor, self._copies, self._dress, self._on_climb = descriptor, copies, dress, on_climb
-        self.above = tuple(variants[1:])
-        self.now = dress(copies.get(descriptor, variants[0]))
+        self._descriptor, self._copies = descriptor, copies
+        self._find_above, self._dress, self._remember = find_above, dress, remember
+        self._above: list[Variant] | None = None
+        self.now = dress(copies.get(descriptor, variant))
         self.given_up: Precision | None = None
-        self._spare: dict[Variant, Step] = {}
+        self._steps: dict[Variant, Step] = {variant: self.now}
+
+    @property
+    def above(self) -> list[Variant]:
+        """The better variants than the run's, best last."""
+        if self._above is None:
+            self._above = list(self._find_above())
+        return self._above
 
     def visit(self, variant: Variant) -> Step:
         """A step above, to compute single tiles on; made when it is first asked for, kept while the run lasts."""
-        if variant not in self._spare:
-            self._spare[variant] = self._dress(WorkingModel(self._descriptor, variant))
-        return self._spare[variant]
+        if variant not in self._steps:
+            self._steps[variant] = self._dress(WorkingModel(self._descriptor, variant))
+        return self._steps[variant]
+
+    def climb(self, variant: Variant, for_good: bool) -> None:
+        """Go on with `variant`, one of those above, in this run and, `for_good`, in all later ones."""
+        self.given_up = self.given_up or self.now.variant.precision
+        self._above = self.above[self.above.index(variant) + 1 :]
+        self.now = self.visit(variant)
+        if for_good:
+            self._copies.put(self._descriptor, self.now.working)
+            self._remember(variant)
 
     def save(self) -> None:
         """Keep what was measured of the compiled forwards."""
-        for step in (self.now, *self._spare.values()):
+        for step in self._steps.values():
             if step.compiled:
                 step.compiled.save()
-
-    def climb(self, variant: Variant) -> None:
-        """Go on with `variant`, one of those above, for the rest of this run and in all later ones."""
-        self.given_up = self.given_up or self.now.working.variant.precision
-        self.now = self.visit(variant)
-        self._copies.put(self._descriptor, self.now.working)
-        self.above = self.above[self.above.index(variant) + 1 :]
-        self._on_climb(variant)

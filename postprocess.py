@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contracts import HEALTHY_RANGE
+from .contracts import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
 from .quantiles import quantiles
 
-_ROBUST = (0.01, 0.99)  # the quantiles that are taken for the ends of a picture's range
+_ROBUST = (OUTSIDE, 1 - OUTSIDE)  # the quantiles that are taken for the ends of a picture's range
 _WILD = 16  # no highlight lies outside of a picture's range by this many times that range, or its level if larger
-_NO_DETAIL, _DETAIL = 1e-4, 0.05  # the range of an output that shows nothing, and of an input that shows something
 # A line mends a picture that is scaled or shifted. One that does not correlate with its input even then is no such
 # picture (untrained weights, say), and stretching it would only disguise that.
 _RECOGNISABLE = 0.8
@@ -58,14 +57,14 @@ def heal(output: Tensor, source: Tensor) -> FrameVerdict:
     least, most = _extremes(output)
     if _healthy(least, most):  # then no quantile can be worse, and nothing is wild
         output.clamp_(0.0, 1.0)
-        return FrameVerdict(constant=most - least < _NO_DETAIL and _shows_something(source))
+        return FrameVerdict(constant=most - least < NO_DETAIL and _shows_something(source))
     least, low, high, most = quantiles(output, (0.0, *_ROBUST, 1.0))
     reach = _WILD * max(high - low, abs(low), abs(high), 1.0)
     tame = max(low - reach, -_LARGEST), min(high + reach, _LARGEST)
     broken = not _healthy(low, high)
     lines = _fit(*_corresponding(output, source, tame)) if broken else None
     non_finite, wild = _mend(output, source, tame, lines)
-    constant = most - least < _NO_DETAIL and non_finite < output.numel() and _shows_something(source)
+    constant = most - least < NO_DETAIL and non_finite < output.numel() and _shows_something(source)
     return FrameVerdict(non_finite, wild, broken, lines is not None, constant)
 
 
@@ -81,7 +80,7 @@ def _healthy(low: float, high: float) -> bool:
 
 def _shows_something(source: Tensor) -> bool:
     low, high = quantiles(source, _ROBUST)
-    return high - low > _DETAIL
+    return high - low > DETAIL
 
 
 def _inside(values: Tensor, tame: tuple[float, float]) -> Tensor:
@@ -130,7 +129,7 @@ def _line(given: Tensor, wanted: Tensor) -> Tensor:
     squares of these make the line.
     """
     x, y = (torch.quantile(values.flatten(), torch.tensor(_SHARES)).double() for values in (given, wanted))
-    if y[-1] - y[0] < _DETAIL:  # all but one colour: the rest is beyond these quantiles
+    if y[-1] - y[0] < DETAIL:  # all but one colour: the rest is beyond these quantiles
         x, y = (torch.stack([v.mean() - v.std(), v.mean() + v.std()]) for v in (given.double(), wanted.double()))
     slopes = (y[:, None] - y) / (x[:, None] - x)
     misses = (slopes[..., None] * (x - x[:, None, None]) + y[:, None, None] - y).abs()

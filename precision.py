@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .contracts import Precision, PrecisionChoice, RunContext, first_line
 from .traits import is_convolutional, traits_of
-from .working import Variant, WorkingModels
+from .working import Variant, WorkingModels, versions_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -45,7 +45,7 @@ class PrecisionChooser:
         Raises what the model raises in plain fp32, and the context's out-of-memory error, which says nothing of types.
         """
         known = self._known.setdefault(descriptor.model, {})
-        key = (asked, autocast, str(context.device))
+        key = asked, autocast, str(context.device), versions_of(descriptor.model)
         if key not in known:
             known[key] = _choose(_Trial(descriptor, context, self._copies), asked, autocast)
         return known[key]
@@ -63,6 +63,22 @@ class PrecisionChooser:
         reason = f"half precision failed on a picture and fp32 is used: {first_line(error)}"
         return self.remember(descriptor, asked, autocast, context, Choice(variant, reason))
 
+    def above(
+        self, descriptor: ImageModelDescriptor, variant: Variant, asked: PrecisionChoice, context: RunContext
+    ) -> list[Variant]:
+        """The variants that are more precise than `variant` and suit the model and the device, up to fp32.
+
+        Where precision is automatic, half types only if their try is as close to fp32 as automatic demands.
+        """
+        suit = {*_STEPS} if context.device.type == "cpu" else {"fp32", *fast_precisions(context.device)}
+        trial, found = _Trial(descriptor, context, self._copies), []
+        for precision in _STEPS[_STEPS.index(variant.precision) + 1 :]:
+            half = precision != "fp32"
+            if precision not in suit or (half and not trial.judge(precision, variant.autocast, asked == "auto")[0]):
+                continue
+            found.append(replace(variant, precision=precision, autocast=variant.autocast and half))
+        return found
+
     def remember(
         self,
         descriptor: ImageModelDescriptor,
@@ -72,7 +88,8 @@ class PrecisionChooser:
         choice: Choice,
     ) -> Choice:
         """Choose so from now on when the same is asked."""
-        self._known.setdefault(descriptor.model, {})[asked, autocast, str(context.device)] = choice
+        key = asked, autocast, str(context.device), versions_of(descriptor.model)
+        self._known.setdefault(descriptor.model, {})[key] = choice
         return choice
 
 
@@ -99,18 +116,6 @@ def supported_precisions(descriptor: ImageModelDescriptor) -> tuple[Precision, .
     """The precisions that spandrel declares for the model's architecture; fp32 always."""
     half: tuple[Precision, ...] = ("fp16",) if descriptor.supports_half else ()
     return (*half, "bf16", "fp32") if descriptor.supports_bfloat16 else (*half, "fp32")
-
-
-def variants_from(descriptor: ImageModelDescriptor, variant: Variant, device: torch.device) -> tuple[Variant, ...]:
-    """`variant` and the more precise ones that suit the model and the device, up to fp32."""
-    suit = {"fp32", *(_STEPS if device.type == "cpu" else fast_precisions(device))}
-    suit &= {*supported_precisions(descriptor)}
-    better = _STEPS[_STEPS.index(variant.precision) + 1 :]
-    return variant, *(
-        replace(variant, precision=precision, autocast=variant.autocast and precision != "fp32")
-        for precision in better
-        if precision in suit
-    )
 
 
 def _choose(trial: _Trial, asked: PrecisionChoice, autocast: bool) -> Choice:

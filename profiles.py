@@ -33,7 +33,7 @@ _CONTENT = re.compile("[0-9a-f]{64}")
 @dataclass(frozen=True)
 class Profile:
     """What is known of a model. `reach` and `endless` are `reach.Reach`'s (None: never measured); `raised` says of a
-    precision on a device, "fp16 on cuda", which precision to start with instead."""
+    precision on a device, "fp16 autocast on <card>, torch <version>", which precision to start with instead."""
 
     reach: int | None = None
     endless: bool = False

@@ -7,6 +7,7 @@ that; what merely looked ill turns out to be the model's own way, and is not ask
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from .working import Variant
 
 logger = logging.getLogger("cudaspeed")
 
+_MILD: Ailment = "drifting colours"  # nothing that a picture could not be
 _REPEATED = 2  # repairs of one model in one precision on one device, in all runs, that make it leave that precision
 _ROOM = 2.0  # a model that shifts its tiles on purpose does not shift all of them alike
 
@@ -32,7 +34,7 @@ class Nature:
     """What this process has seen of a model. `most_shift` and `kinds` are its own way: it does so in fp32, too.
 
     `careful`: it leaves illness in the picture even there, so that whole frames are looked after (postprocess.py).
-    `repairs` counts the tiles that had to be computed again, by precision and device.
+    `repairs` counts the tiles that had to be computed again, by variant and device.
     """
 
     most_shift: float = MOST_SHIFT
@@ -68,39 +70,37 @@ class Suspect(NamedTuple):
 
 
 class Repairer:
-    """Looks after the tiles of one run. `repairs` is what it did to the frames that are complete."""
+    """Looks after the tiles of one run. `repairs` is what it did to the frames that are kept."""
 
     def __init__(self, ladder: Ladder, nature: Nature, context: RunContext) -> None:
         self._ladder, self._nature, self._context = ladder, nature, context
         self._noted: list[Repair] = []
-        self._due: Variant | None = None
+        self._counted: set[tuple[int, tuple[int, int]]] = set()
+        self._due: tuple[Variant, bool] | None = None
         self.repairs: list[Repair] = []
 
     def settle(self, suspect: Suspect) -> tuple[Tensor, Ailment | None]:
         """The best result there is for a tile, and what is still wrong with it. A tile that is well costs nothing.
 
-        Raises what the context raises, its out-of-memory error included.
+        Raises what the context raises, its interrupt and its out-of-memory error included.
         """
         ill = ailment(suspect.vitals, suspect.result, self._nature.most_shift)
-        if ill is None or ill in self._nature.kinds:
+        if ill is None or (ill in self._nature.kinds and not self._ladder.above):
             return suspect.result, ill
         attempt = self._compute_again(suspect)
         if attempt is None:
             self._accept(ill, suspect.vitals)
             return suspect.result, ill
-        same = ill != "NaN or infinite values" and not disagreement(
-            suspect.result[None], attempt.result[None], suspect.precision
-        )
-        if attempt.ill:  # the best there is
+        if attempt.ill:
             self._accept(attempt.ill, attempt.vitals)
-            if attempt.ill == "a broken range" and attempt.variant:  # what is to be corrected had better be precise
-                self._due = attempt.variant
-                return attempt.result, attempt.ill
-            return (suspect.result if same else attempt.result), attempt.ill
-        if same:  # at the very limit of what is well
+        same = self._same(suspect, attempt)
+        if same and attempt.ill is None:  # at the very limit of what is well
             return suspect.result, None
-        self._note(suspect, ill, attempt.variant)
-        return attempt.result, None
+        if attempt.ill in (None, _MILD) and not same:
+            self._note(suspect, ill, attempt.variant)
+        elif attempt.variant and attempt.ill != _MILD and self._count(suspect, attempt.ill):
+            self._due = attempt.variant, False  # no better, but no attempt is then made twice
+        return (suspect.result if same else attempt.result), attempt.ill
 
     def confirm(self, frame: int) -> None:
         """That frame is complete: what was done to it stays."""
@@ -110,37 +110,46 @@ class Repairer:
         """Frames that were worked on and not confirmed will be done again."""
         self._noted = []
 
-    def climb(self) -> None:
-        """Leave a precision that tiles had to be repaired for again and again."""
-        if self._due in self._ladder.above:
-            self._ladder.climb(self._due)
-            self._context.make_resident(self._ladder.now.working, 0)
-        self._due = None
+    def climb(self) -> bool:
+        """Leave a precision in which tiles were ill again and again, or compiled code that gave ill tiles.
+
+        True when the frames in work had better be done anew: what looked well in them may not be.
+        """
+        if not self._due:
+            return False
+        (variant, for_good), self._due = self._due, None
+        self.repairs += self._noted  # what led to it is to be told, though the tiles are computed once more
+        self._noted = []
+        if variant in self._ladder.above:
+            self._ladder.climb(variant, for_good)
+        return True
 
     def _ways(self, suspect: Suspect) -> Iterator[tuple[Variant | None, Step]]:
         """The better ways to compute it, best last; None stands for eagerly in its own variant."""
         if suspect.compiled:
             yield None, suspect.step
-        if self._ladder.now is not suspect.step:  # the run has climbed since
-            yield self._ladder.now.working.variant, self._ladder.now
         for variant in self._ladder.above:
             yield variant, self._ladder.visit(variant)
 
     def _compute_again(self, suspect: Suspect) -> _Attempt | None:
         """The first attempt that is well, else the last one; None where there is no better way than it was."""
         attempt = None
-        for variant, step in self._ways(suspect):
-            result = self._compute(step, suspect.tile[None])
-            if result is not None:
-                vitals = Vitals(*take_vitals(suspect.tile[None], result)[0].tolist())
-                ill = ailment(vitals, result[0], self._nature.most_shift)
-                attempt = _Attempt(variant, result[0], vitals, ill)
-                if ill is None:
-                    break
-        self._context.make_resident(self._ladder.now.working, 0)  # what was visited may have pushed it out
+        try:
+            for variant, step in self._ways(suspect):
+                result = self._compute(step, suspect.tile[None])
+                if result is not None:
+                    vitals = Vitals(*take_vitals(suspect.tile[None], result)[0].tolist())
+                    ill = ailment(vitals, result[0], self._nature.most_shift)
+                    attempt = _Attempt(variant, result[0], vitals, ill)
+                    if ill is None:
+                        break
+        finally:
+            # what was visited may have pushed it out, and memory that ran out there is no reason to leave it so
+            self._context.make_resident(self._ladder.now.working, 0)
         return attempt
 
     def _compute(self, step: Step, tile: Tensor) -> Tensor | None:
+        self._context.raise_if_interrupted()
         pixels = tile.shape[2] * tile.shape[3]
         self._context.make_resident(step.working, working_bytes(step.cost, pixels, self._context.device))
         try:
@@ -148,12 +157,20 @@ class Repairer:
         except Exception as error:  # an architecture may fail in any way in a type it does not know
             if self._context.is_out_of_memory(error):
                 raise
-            logger.debug("a tile cannot be computed again in %s: %s", step.working.variant, first_line(error))
+            logger.debug("a tile cannot be computed again in %s: %s", step.variant, first_line(error))
             return None
+
+    def _same(self, suspect: Suspect, attempt: _Attempt) -> bool:
+        """Whether another way gave the same, but for rounding."""
+        if not (math.isfinite(suspect.vitals.low) and math.isfinite(suspect.vitals.high)):
+            return False  # what is no number is not compared
+        precisions = {suspect.precision, attempt.variant.precision if attempt.variant else suspect.precision}
+        coarser = "bf16" if "bf16" in precisions else suspect.precision
+        return disagreement(suspect.result[None], attempt.result[None], coarser) is None
 
     def _accept(self, ill: Ailment, vitals: Vitals) -> None:
         """It is the model that is so."""
-        if ill == "drifting colours":
+        if ill == _MILD:
             self._nature.most_shift = max(self._nature.most_shift, _ROOM * vitals.shift)
             return
         self._nature.careful = True
@@ -167,10 +184,15 @@ class Repairer:
         self._noted.append(Repair(suspect.frame, suspect.place, ill, name, after))
         logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, ill, name, after)
         if variant is None:
-            reason = f"a tile had {ill} that has none when it is computed eagerly"
-            suspect.step.compiled.distrust(suspect.forward, reason)
-            return
-        count = self._nature.repairs
-        count[before, str(self._context.device)] += 1
-        if count[before, str(self._context.device)] >= _REPEATED:
-            self._due = variant
+            suspect.step.compiled.distrust(suspect.forward, f"a tile had {ill}, and has not when computed eagerly")
+            self._due = suspect.step.variant, False
+        elif self._count(suspect, ill):
+            self._due = variant, True
+
+    def _count(self, suspect: Suspect, ill: Ailment) -> bool:
+        """Whether that was one tile too many. A broken range is of the model, and no second tile need tell so."""
+        key, place = (str(suspect.step.variant), str(self._context.device)), (suspect.frame, suspect.place)
+        if place not in self._counted:  # and not a frame that is done anew
+            self._counted.add(place)
+            self._nature.repairs[key] += 1
+        return ill == "a broken range" or self._nature.repairs[key] >= _REPEATED

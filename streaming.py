@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .borders import Border, border_for
+from .borders import border_for
 from .channels import ChannelPlan
 from .compile_cache import CompiledForwards
 from .contracts import (
@@ -18,8 +18,6 @@ from .contracts import (
     ModelFailedError,
     ModelTraits,
     OutOfMemoryError,
-    Precision,
-    Repair,
     RunContext,
     UpscaleOptions,
     first_line,
@@ -33,7 +31,7 @@ from .postprocess import FrameVerdict
 from .repair import Nature, Repairer, Suspect
 from .tiling import automatic_overlap
 from .transfer import fetch
-from .working import Variant, WorkingModel
+from .working import WorkingModel
 
 logger = logging.getLogger("cudaspeed")
 
@@ -54,7 +52,7 @@ class _ForwardFailedError(ModelFailedError):
 
 
 class _StartAgain(Exception):  # noqa: N818  # no error
-    """The rest of a group is better done anew: by a cheaper plan, or with care for whole frames."""
+    """The frames in work are better done anew: by a cheaper plan, in a better precision, or with more care."""
 
 
 class _Batch(NamedTuple):
@@ -68,6 +66,7 @@ class _Batch(NamedTuple):
     step: Step
     forward: Forward
     compiled: bool
+    began: float
 
 
 class Run:
@@ -85,61 +84,54 @@ class Run:
         context: RunContext,
         measured: Callable[[ModelTraits, WorkingModel], ModelTraits],
     ) -> None:
-        self._image, self._output, self._ladder, self._nature = image, output, ladder, nature
-        self._channels, self._options, self._context = channels, options, context
-        self._repairer = Repairer(ladder, nature, context)
-        working, cost, compiled = ladder.now
-        cost = with_results(cost, traits, _AHEAD.get(context.device.type, 0))
-        frames, height, width, _ = image.shape
-        context.make_resident(working, working_bytes(cost, height * width, context.device))
-        held = image[0].numel() * 4
-        if context.output_device.type == context.device.type:
-            held += output.nbytes  # allocated, but perhaps not yet touched and so not yet missing from what is free
-        free, ready = max(0, context.free_bytes() - held), compiled.ready() if compiled else {}
-        pictures = min(options.batch_size, frames) * channels.pictures_per_frame
-
-        def plan(traits: ModelTraits) -> tuple[Border, Planner]:
-            border = border_for(options.tiling_mode, traits, max(options.overlap, automatic_overlap(traits)))
-            size = border.around((height, width))
-            return border, Planner(size, pictures, traits, options, cost, free, context.device, ready)
-
-        self._traits = traits
-        self._border, self.planner = plan(traits)
+        self._image, self._output, self.ladder, self._nature = image, output, ladder, nature
+        self._traits, self._channels, self._options, self._context = traits, channels, options, context
+        self.repairer = Repairer(ladder, nature, context)
+        self._plan()
         if not options.overlap and (self._border or self.planner.plan.count > 1):
             # there are seams: what the model needs there is looked up, or measured once, by the model on its device
-            self._traits = measured(traits, working)
-            self._border, self.planner = plan(self._traits)
+            self._traits = measured(traits, ladder.now.working)
+            self._plan()
         self._tiles_done = 0
         self.compiled = False
-        if compiled and options.compile_mode == "wait":
-            self._compile_first(compiled)
+        if ladder.now.compiled and options.compile_mode == "wait":
+            self._compile_first(ladder.now.compiled)
+
+    def _plan(self) -> None:
+        """Plan for the step that the run stands on, with its model on the device."""
+        (working, cost, compiled), context, options = self.ladder.now, self._context, self._options
+        cost = with_results(cost, self._traits, _AHEAD.get(context.device.type, 0))
+        frames, height, width, _ = self._image.shape
+        context.make_resident(working, working_bytes(cost, height * width, context.device))
+        held = self._image[0].numel() * 4
+        if context.output_device.type == context.device.type:
+            held += (
+                self._output.nbytes
+            )  # allocated, but perhaps not yet touched and so not yet missing from what is free
+        overlap = max(options.overlap, automatic_overlap(self._traits))
+        self._border = border_for(options.tiling_mode, self._traits, overlap)
+        self.planner = Planner(
+            self._border.around((height, width)),
+            min(options.batch_size, frames) * self._channels.pictures_per_frame,
+            self._traits,
+            options,
+            cost,
+            max(0, context.free_bytes() - held),
+            context.device,
+            compiled.ready() if compiled else {},
+        )
 
     @property
     def estimated_bytes(self) -> int:
         pixels = self.planner.plan.tile_pixels * self.planner.batch
-        cost = self._ladder.now.cost
+        cost = self.ladder.now.cost
         return cost.weights + working_bytes(cost, pixels, self._context.device)
-
-    @property
-    def variant(self) -> Variant:
-        """How the run computed in the end."""
-        return self._ladder.now.working.variant
-
-    @property
-    def given_up(self) -> Precision | None:
-        """The precision the run began with, if it left it for a better one."""
-        return self._ladder.given_up
 
     @property
     def compiling(self) -> str:
         """Where compiling stands, in a few words."""
-        compiled = self._ladder.now.compiled
+        compiled = self.ladder.now.compiled
         return compiled.status(self.compiled) if compiled else "off"
-
-    @property
-    def repairs(self) -> tuple[Repair, ...]:
-        """The tiles that came out ill and were computed again, well."""
-        return tuple(self._repairer.repairs)
 
     @property
     def total_tiles(self) -> int:
@@ -155,9 +147,9 @@ class Run:
             try:
                 for verdict in self._group(group):
                     verdicts.append(verdict)
-                    self._repairer.confirm(len(verdicts) - 1)
+                    self.repairer.confirm(len(verdicts) - 1)
             except _StartAgain as reason:
-                logger.debug("%s, tiles of %d pixels", reason, self.planner.plan.tile_pixels)
+                logger.debug("%s: tiles of %d pixels", reason, self.planner.plan.tile_pixels)
             except _ForwardFailedError as error:
                 if self.planner.batch == 1:
                     raise
@@ -171,7 +163,7 @@ class Run:
                 if not self.planner.shrink():
                     raise no_room(tile, self._traits, self._context) from error
                 logger.info("out of memory with %s, %d at a time: going on with less", tile, self.planner.batch)
-            self._repairer.discard()
+            self.repairer.discard()
             if len(verdicts) < first + len(group):
                 self._context.release_cached()  # here, where the failed forward's tensors are no longer referenced
             self._tiles_done = len(verdicts) * self._channels.pictures_per_frame * self.planner.plan.count
@@ -179,57 +171,71 @@ class Run:
 
     def _group(self, frames: range) -> Iterator[FrameVerdict]:
         """Upscale some frames through common batches, yielding each frame's verdict when it is complete."""
-        compiles = self._ladder.now.compiled
-        if compiles:
-            self.planner.adopt(compiles.ready())
-        context, careful = self._context, self._nature.careful
+        if self.ladder.now.compiled:
+            self.planner.adopt(self.ladder.now.compiled.ready())
         group = FrameGroup(
-            *(self._image, self._output, frames, self.planner.plan, self._traits),
-            *(self._channels, self._border, context, careful),
+            self._image,
+            self._output,
+            frames,
+            self.planner.plan,
+            self._traits,
+            self._channels,
+            self._border,
+            self._context,
+            self._nature.careful,
         )
-        # While the host looks at a batch's vitals, a device that works on its own has the next batch to compute.
+        # While the host looks at a batch, a device that works on its own has the next one to compute.
         in_flight: deque[_Batch] = deque()
-        ahead = _AHEAD.get(context.device.type, 0)
-        start = 0
-        while start < len(group.jobs):
-            context.raise_if_interrupted()
-            began = time.perf_counter()
-            in_flight.append(self._compute(group, group.jobs[start : start + self.planner.batch]))
-            newest = in_flight[-1]
-            start += len(newest.jobs)  # the next batch may have another size: compiled code may take fewer at once
-            if len(in_flight) > ahead:
-                yield from self._settle(group, in_flight.popleft(), careful)
-            if newest.step.compiled:
-                seconds, left = time.perf_counter() - began, 1 - start / len(group.jobs)
-                self._think_of_compiling(newest, seconds, left)
-            del newest  # its tensors need not live through the next forward
-        while in_flight:
-            yield from self._settle(group, in_flight.popleft(), careful)
+        ahead = _AHEAD.get(self._context.device.type, 0)
+        start, last_arrival = 0, time.perf_counter()
+        while start < len(group.jobs) or in_flight:
+            if start < len(group.jobs):
+                self._context.raise_if_interrupted()
+                in_flight.append(self._compute(group, group.jobs[start : start + self.planner.batch]))
+                start += len(in_flight[-1].jobs)  # the next may have another size: compiled code may take fewer at once
+            if len(in_flight) > ahead or start == len(group.jobs):
+                batch = in_flight.popleft()
+                vitals = batch.vitals().tolist()  # waits for it
+                began, last_arrival = max(batch.began, last_arrival), time.perf_counter()
+                yield from self._settle(group, batch, vitals)
+                if batch.step.compiled:
+                    self._think_of_compiling(batch, last_arrival - began, 1 - start / len(group.jobs))
+                del batch  # its tensors need not live through the next forward
 
     def _compute(self, group: FrameGroup, jobs: list[Job]) -> _Batch:
-        step = self._ladder.now
+        step, began = self.ladder.now, time.perf_counter()
         tiles = group.cut(jobs)
         forward = (step.compiled and step.compiled.take(tiles)) or step.working.forward
         results = self._run_forward(forward, tiles)
         compiled = bool(step.compiled and step.compiled.works(forward))
-        return _Batch(jobs, tiles, results, fetch(take_vitals(tiles, results)), step, forward, compiled)
+        return _Batch(jobs, tiles, results, fetch(take_vitals(tiles, results)), step, forward, compiled, began)
 
-    def _settle(self, group: FrameGroup, batch: _Batch, careful: bool) -> Iterator[FrameVerdict]:
-        """Look at a batch's vitals, mend what is ill, and put the tiles into their frames."""
-        for k, vitals in enumerate(batch.vitals().tolist()):
-            job = batch.jobs[k]
+    def _settle(self, group: FrameGroup, batch: _Batch, vitals: list[list[float]]) -> Iterator[FrameVerdict]:
+        """Mend what is ill in a batch, by its vitals, and put the tiles into their frames.
+
+        Raises `_StartAgain` when what is in work had better be done another way.
+        """
+        for k, job in enumerate(batch.jobs):
             suspect = Suspect(
-                *(batch.tiles[k], batch.results[k], Vitals(*vitals), batch.step, batch.forward, batch.compiled),
-                *(group.frame_of(job), (job.row, job.column)),
+                batch.tiles[k],
+                batch.results[k],
+                Vitals(*vitals[k]),
+                batch.step,
+                batch.forward,
+                batch.compiled,
+                group.frame_of(job),
+                (job.row, job.column),
             )
-            result, left = self._repairer.settle(suspect)
-            if self._nature.careful and not careful:
-                self._repairer.climb()
-                raise _StartAgain("the model leaves illness in the picture: whole frames are looked after")
+            result, left = self.repairer.settle(suspect)
+            if self.repairer.climb():
+                self.compiled = False
+                self._plan()
+                raise _StartAgain("going on in a better way")
+            if self._nature.careful and not group.careful:
+                raise _StartAgain("the model leaves illness in the picture, whole frames are looked after")
             verdict = group.add(job, result, left not in (None, "drifting colours"))
             if verdict is not None:
                 yield verdict
-        self._repairer.climb()
         self._tiles_done += len(batch.jobs)
         self._context.progress(self._tiles_done, self.total_tiles)
 

@@ -1,7 +1,8 @@
 """The main path: check -> choose precision -> plan tiles -> stream them through the model -> assemble -> heal.
 
     image [B, H, W, C] --frame--> channels.to_model --canvas--> tiles [n, c, t, t] --forward--> tiles [n, c', ts, ts]
-          --assembly--> rows --transfer--> output [B, H*s, W*s, C] --postprocess--> the same, healthy
+          --health, repair--> the same, well --assembly--> rows --transfer--> output [B, H*s, W*s, C]
+          --postprocess, where illness is left--> the same, healthy
 
 Nothing of the caller's is changed: the picture is read, the model is copied (working.py).
 """
@@ -20,6 +21,7 @@ from .caches import Caches
 from .channels import plan_channels
 from .checks import check_finite, check_image
 from .contracts import (
+    BrokenOutputError,
     CudaspeedError,
     ImageHealth,
     ModelFailedError,
@@ -81,7 +83,7 @@ def upscale(
         try:
             run, verdicts = attempt(choice.variant)
         except ModelFailedError as error:  # a model may pass its try in half precision and fail on the picture
-            if choice.variant.precision == "fp32":
+            if choice.variant.precision == "fp32" or isinstance(error, BrokenOutputError):
                 raise
             choice = caches.chooser.retreat(model, options.precision, options.autocast, context, error)
             run, verdicts = attempt(choice.variant)
@@ -90,8 +92,8 @@ def upscale(
             raise no_room("the model and a tiny picture", traits, context) from error
         raise
     health = ImageHealth(
-        repairs=run.repairs,
-        given_up=run.given_up,
+        repairs=tuple(run.repairer.repairs),
+        given_up=run.ladder.given_up,
         non_finite=sum(v.non_finite for v in verdicts),
         wild=sum(v.wild for v in verdicts),
         broken_frames=tuple(i for i, v in enumerate(verdicts) if v.broken),
@@ -111,8 +113,8 @@ def upscale(
         frames=image.shape[0],
         input_size=(height, width),
         output_size=(output.shape[1], output.shape[2]),
-        precision=run.variant.precision,
-        autocast=run.variant.autocast,
+        precision=run.ladder.now.variant.precision,
+        autocast=run.ladder.now.variant.autocast,
         tile=(plan.rows.tile, plan.columns.tile),
         overlap=(plan.rows.overlap, plan.columns.overlap),
         tiles=run.total_tiles,

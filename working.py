@@ -115,7 +115,10 @@ def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], var
 
 
 class WorkingModels:
-    """One working copy per caller's module, replaced when another variant is asked for, gone when the module is."""
+    """The working copies that runs begin with.
+
+    One per caller's module, replaced when another variant is asked for, gone when the module is.
+    """
 
     def __init__(self) -> None:
         self._by_module: weakref.WeakKeyDictionary[nn.Module, WorkingModel] = weakref.WeakKeyDictionary()

@@ -52,6 +52,7 @@ def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -
     chance, caches, model = random.Random(11), Caches(), healthy(make())
     precisions = ["fp32", "bf16"] if model.supports_bfloat16 else ["fp32"]
     most, clamped = 40 if make is zoo.realcugan else 80, 0
+    monkeypatch.setattr(Repairer, "_compute_again", lambda self, suspect: pytest.fail(f"suspected: {suspect.vitals}"))
     for _ in range(20):
         size, frames = (chance.randint(16, most), chance.randint(16, most)), chance.choice([1, 1, 2])
         options = UpscaleOptions(chance.choice(precisions), tile=chance.choice([0, 0, 48]), compile=False)
@@ -72,7 +73,10 @@ def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("side", [1, 2, 3, 17, 64])
 @pytest.mark.parametrize("shades", ["black", "white", "two", "noise", "hatched", "steps"])
-def test_pictures_of_any_kind_and_size_are_not_suspected(side: int, shades: str) -> None:
+def test_pictures_of_any_kind_and_size_are_not_suspected(
+    side: int, shades: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Repairer, "_compute_again", lambda self, suspect: pytest.fail(f"suspected: {suspect.vitals}"))
     ramp = torch.linspace(0, 1, side * side * 3).reshape(1, side, side, 3)
     image = {
         "black": torch.zeros(1, side, side, 3),
