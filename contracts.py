@@ -314,9 +314,9 @@ class ImageHealth:
 
     `repairs`: the tiles that were computed again, also of frames that were then done anew as a whole; where the run
     gave its precision up for a better one, `given_up` is the one it began with. The rest stayed ill in the best way
-    there is, mostly fp32 and eager: `non_finite` values (pixel x channel) were NaN or infinite, `wild` ones single values far
-    from any other; both are filled from the input. The frames named had a broken range: corrected by quantiles where
-    the output still resembles the input, else clamped as they are.
+    there is, mostly fp32 and eager: `non_finite` values (pixel x channel) were NaN or infinite, `wild` ones single
+    values far from any other; both are filled from the input. The frames named had a broken range: corrected by
+    quantiles where the output still resembles the input, else clamped as they are.
     """
 
     repairs: tuple[Repair, ...] = ()
