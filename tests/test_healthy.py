@@ -34,7 +34,7 @@ def healthy(model: ImageModelDescriptor) -> ImageModelDescriptor:
     def forward(module: nn.Module, x: Tensor) -> Tensor:
         base = F.interpolate(x, scale_factor=scale, mode="bicubic")
         detail = call(module, x)
-        return 1.06 * base.to(detail.dtype) - 0.03 + 0.05 * torch.tanh(detail)
+        return 1.06 * base.to(detail.dtype) - 0.03 + 0.03 * torch.tanh(detail)
 
     model._call_fn = forward
     return model
