@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cache
 from pathlib import Path
@@ -33,19 +34,9 @@ def large_and_small(scale: int) -> tuple[Image.Image, Image.Image]:
     return large, large.resize((large.width // scale, large.height // scale), Image.Resampling.BICUBIC)
 
 
-def run(scale: int, small: Image.Image, **options: object) -> np.ndarray:
-    """The engine's output [h, w, 3], 0..255, not rounded. It must not have fallen back to another precision."""
-    image = torch.from_numpy(np.array(small)).float()[None] / 255
-    asked = UpscaleOptions(compile=False, **options)
-    result = upscale(image, bundled(scale), asked, StandaloneContext("cpu"))
-    assert asked.precision in ("auto", result.report.precision)
-    assert not result.report.warnings
-    return result.image[0].double().numpy() * 255
-
-
-def psnr(a: np.ndarray, b: np.ndarray, border: int = 0) -> float:
-    """Over all colours, in dB, without `border` pixels on every side."""
-    error = (a - b)[border : a.shape[0] - border, border : a.shape[1] - border]
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Over all colours, in dB, without the four pixels on every side."""
+    error = (a - b)[4:-4, 4:-4]
     return 10 * math.log10(255**2 / np.mean(error**2))
 
 
@@ -60,20 +51,39 @@ def test_they_are_small_and_load(scale: int) -> None:
     assert all(value.half().isfinite().all() for value in bundled(scale).model.state_dict().values())
 
 
-# Measured: see train/README.md. The example is a soft picture; sharper ones gain more.
-@pytest.mark.parametrize(("scale", "least"), [(2, 1.0), (4, 0.5)])
+# 1.33 and 0.52 dB were measured. The example is a soft picture; sharper ones gain more (train/README.md).
+@pytest.mark.parametrize(("scale", "least"), [(2, 1.2), (4, 0.4)])
 def test_they_beat_bicubic_on_a_photograph_they_never_saw(scale: int, least: float) -> None:
     large, small = large_and_small(scale)
     truth = np.asarray(large, dtype=np.float64)
     bicubic = np.asarray(small.resize(large.size, Image.Resampling.BICUBIC), dtype=np.float64)
-    ours = run(scale, small).round()
-    assert psnr(ours, truth, scale) > psnr(bicubic, truth, scale) + least
+    image = torch.from_numpy(np.array(small)).float()[None] / 255
+    result = upscale(image, bundled(scale), UpscaleOptions(compile=False), StandaloneContext("cpu"))
+    assert not result.report.warnings
+    ours = (result.image[0].double().numpy() * 255).round()
+    assert psnr(ours, truth) > psnr(bicubic, truth) + least
 
 
 @pytest.mark.parametrize("scale", NAMES)
-@pytest.mark.parametrize(("precision", "decibels", "steps"), [("fp16", 60.0, 3.0), ("bf16", 45.0, 10.0)])
-def test_half_precision_shows_the_same_picture(scale: int, precision: str, decibels: float, steps: float) -> None:
-    small = large_and_small(scale)[1].crop((20, 20, 84, 68))
-    truth, half = run(scale, small, precision="fp32"), run(scale, small, precision=precision)
+@pytest.mark.parametrize(("dtype", "decibels", "steps"), [(torch.float16, 65.0, 1.0), (torch.bfloat16, 50.0, 4.0)])
+@torch.inference_mode()
+def test_half_precision_shows_the_same_picture(scale: int, dtype: torch.dtype, decibels: float, steps: float) -> None:
+    """Outright, without the engine, which on a CPU refuses fp16. 76 and 57 dB, 0.3 and 1.5 of 255 were measured."""
+    small = np.array(large_and_small(scale)[1].crop((20, 20, 68, 52)))
+    image = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+    network = bundled(scale).model
+    truth, half = network(image), copy.deepcopy(network).to(dtype)(image.to(dtype))
+    truth, half = (t[0].permute(1, 2, 0).double().clamp(0, 1).numpy() * 255 for t in (truth, half))
     assert psnr(half, truth) > decibels
     assert np.abs(half - truth).max() < steps
+
+
+@pytest.mark.parametrize("scale", NAMES)
+def test_dither_and_stripes_stay_within_range(scale: int) -> None:
+    """What no camera makes: single pixels of black and white. An overshoot would be taken for a broken range."""
+    row, column = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    noise = torch.rand(48, 48, generator=torch.Generator().manual_seed(0)) < 0.5
+    frames = torch.stack([row % 2 == 0, (row + column) % 2 == 0, noise]).float()[..., None].expand(-1, -1, -1, 3)
+    report = upscale(frames, bundled(scale), UpscaleOptions(compile=False), StandaloneContext("cpu")).report
+    assert not report.health.broken_frames
+    assert not report.warnings

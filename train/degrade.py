@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 # Plain bicubic is what people compare with and what most careful software does; the rest keeps the network from
 # amplifying what ordinary pictures carry. Mild on purpose: a default model must not invent.
-_PLAIN_SHARE = 0.7
+_PLAIN_SHARE = 0.9
 _JPEG_SHARE = 0.35  # of the pictures that are not plain
 _FILTERS = (
     Image.Resampling.BICUBIC,

@@ -8,6 +8,7 @@ pixels cropped: the customary protocol of the super-resolution literature.
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,22 @@ def luma_psnr(a: Image.Image, b: Image.Image, border: int) -> float:
     return float(10 * np.log10(255.0**2 / np.mean(error**2)))
 
 
+def cut_to_multiple(picture: Image.Image, scale: int) -> Image.Image:
+    return picture.crop((0, 0, picture.width // scale * scale, picture.height // scale * scale))
+
+
+def shrink(picture: Image.Image, scale: int) -> Image.Image:
+    """By Pillow's bicubic filter; the sides must be multiples of `scale`."""
+    return picture.resize((picture.width // scale, picture.height // scale), Image.Resampling.BICUBIC)
+
+
+def through_jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    """What is left of it after JPEG of that quality, colours at half the resolution."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, subsampling=2)
+    return Image.open(buffer).convert("RGB")
+
+
 @torch.inference_mode()
 def upscale_picture(model: torch.nn.Module, picture: Image.Image) -> Image.Image:
     """`picture` through `model` ([1, 3, H, W] float 0..1 in and out), rounded to 8 bits."""
@@ -35,25 +52,33 @@ def upscale_picture(model: torch.nn.Module, picture: Image.Image) -> Image.Image
     return Image.fromarray((output * 255).round().byte().numpy())
 
 
+def pictures_in(folder: Path, scale: int) -> dict[str, tuple[Image.Image, Image.Image]]:
+    """By file name: every picture of `folder` cut to a multiple of `scale`, and the same shrunk by `scale`."""
+    pictures = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"):
+            large = cut_to_multiple(Image.open(path).convert("RGB"), scale)
+            pictures[path.name] = large, shrink(large, scale)
+    return pictures
+
+
 def main() -> None:
     from spandrel import ModelLoader
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--jpeg", type=int, metavar="QUALITY", help="save the small pictures as JPEG (4:2:0) first")
     args = parser.parse_args()
     descriptor = ModelLoader(device="cpu").load_from_file(args.model).eval()
     scale, rows = descriptor.scale, []
-    for path in sorted(args.folder.iterdir()):
-        if path.suffix.lower() not in (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"):
-            continue
-        picture = Image.open(path).convert("RGB")
-        picture = picture.crop((0, 0, picture.width // scale * scale, picture.height // scale * scale))
-        small = picture.resize((picture.width // scale, picture.height // scale), Image.Resampling.BICUBIC)
-        model = luma_psnr(upscale_picture(descriptor.model, small), picture, scale)
-        bicubic = luma_psnr(small.resize(picture.size, Image.Resampling.BICUBIC), picture, scale)
+    for name, (large, small) in pictures_in(args.folder, scale).items():
+        if args.jpeg:
+            small = through_jpeg(small, args.jpeg)
+        model = luma_psnr(upscale_picture(descriptor.model, small), large, scale)
+        bicubic = luma_psnr(small.resize(large.size, Image.Resampling.BICUBIC), large, scale)
         rows.append((bicubic, model))
-        print(f"{path.name:<24} bicubic {bicubic:6.2f}  model {model:6.2f}  {model - bicubic:+.2f} dB")
+        print(f"{name:<24} bicubic {bicubic:6.2f}  model {model:6.2f}  {model - bicubic:+.2f} dB")
     bicubic, model = np.mean(rows, axis=0)
     print(f"{'mean':<24} bicubic {bicubic:6.2f}  model {model:6.2f}  {model - bicubic:+.2f} dB")
 
