@@ -16,9 +16,9 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-model: .venv/ready  ## train the bundled model anew (an hour on two CPU cores, minutes on a GPU)
+model: .venv/ready  ## train the x2 model anew into out/ (hours on a CPU); PHOTOS: a folder as train/README.md has it
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[train]'
-	$(RUN) train/train.py
+	$(RUN) train/train.py $(if $(PHOTOS),--photos $(PHOTOS)) --out out/cudaspeed-compact-x2.safetensors
 
 # uv installs torch several times faster than pip; where it cannot be had, pip does the same.
 .venv/ready: pyproject.toml
