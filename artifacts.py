@@ -191,11 +191,11 @@ class ArtifactStore:
         return from_json(text, lambda problem: self._warn_once(f"{self._index} {problem}"))
 
     @contextmanager
-    def _changing(self, patience: float = _LOCK_SECONDS) -> Iterator[dict[str, Entry]]:
+    def _changing(self, patience: float | None = None) -> Iterator[dict[str, Entry]]:
         """The entries, for the body to change, under the lock; written down if it ends well."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stamp()
-        with locked(self.folder / "index.lock", patience):
+        with locked(self.folder / "index.lock", _LOCK_SECONDS if patience is None else patience):
             # Not as last read: two changes within one tick of the file system's clock can look like none.
             before = self._parse()
             entries = {id: settled(entry) for id, entry in before.items()}
