@@ -396,3 +396,11 @@ def test_quantiles_of_nothing_finite_are_zero() -> None:
     assert quantiles(torch.full((4, 4, 3), NAN), (0.01, 0.99)) == (0.0, 0.0)
     assert quantiles(torch.tensor([INF, -INF]), (0.5,)) == (0.0,)
     assert quantiles(torch.empty(0, 3), (0.5,)) == (0.0,)
+
+
+def test_detail_in_a_few_rows_of_a_large_picture_is_detail() -> None:
+    source = torch.linspace(0, 1, 200 * 4000).reshape(200, 4000, 1)
+    output = torch.full((800, 16000, 1), 3.0)
+    output[1] += 0.5
+    assert not heal(output, source).constant
+    assert heal(torch.full((800, 16000, 1), 3.0), source).constant
