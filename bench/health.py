@@ -7,11 +7,10 @@ costs; the correction of a frame whose range is broken (everything times 3); and
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from speed import seconds_of
 
 from cudaspeed.contracts import UpscaleOptions
 from cudaspeed.health import Vitals, ailment, take_vitals
@@ -19,20 +18,6 @@ from cudaspeed.postprocess import heal
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
-
-
-def seconds_of(work: Callable[[], object], runs: int, device: torch.device) -> float:
-    """The median of `runs` timings, after one run to warm up."""
-    times = []
-    for _ in range(runs + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def main() -> None:
