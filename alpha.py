@@ -27,8 +27,8 @@ def has_edges(alpha: Tensor) -> bool:
     """Whether `alpha` [H, W] has an edge, or fine structure, too sharp for an interpolation to keep it.
 
     An edge: two neighbours differ by more than two thirds of the contrast around them. There a model does better than
-    Lanczos, and worse on anything softer: star shapes x2 by the bundled model, 40.4 dB against 28.9 for a hard edge,
-    37.8 against 37.5 for one blurred by half a pixel (0.73 of the contrast), 45.2 against 47.8 by one pixel (0.51).
+    Lanczos, and worse on anything softer: star shapes x2 by an earlier bundled model, 40.4 dB against 28.9 for a hard
+    edge, 37.8 against 37.5 for one blurred by half a pixel (0.73 of the contrast), 45.2 against 47.8 by one (0.51).
     """
     if is_constant(alpha):
         return False

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from spandrel import ImageModelDescriptor
 from torch import nn
 
@@ -30,7 +31,7 @@ class Caches:
         self.compiles = CompileCache()
         self._profiles: dict[Path, Profiles] = {}
         self._natures: weakref.WeakKeyDictionary[nn.Module, tuple[object, Nature]] = weakref.WeakKeyDictionary()
-        self._costs: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
+        self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
 
     def choose(self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext) -> Choice:
         """The variant to run: what suits the device and the model, unless it failed on pictures before."""

@@ -66,7 +66,7 @@ class Suspect(NamedTuple):
 
     @property
     def precision(self) -> Precision:
-        return self.step.working.variant.precision
+        return self.step.variant.precision
 
 
 class Repairer:
@@ -105,6 +105,7 @@ class Repairer:
     def confirm(self, frame: int) -> None:
         """That frame is complete: what was done to it stays."""
         self.repairs += [repair for repair in self._noted if repair.frame == frame]
+        self._noted = [repair for repair in self._noted if repair.frame != frame]
 
     def discard(self) -> None:
         """Frames that were worked on and not confirmed will be done again."""

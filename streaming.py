@@ -105,9 +105,8 @@ class Run:
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         held = self._image[0].numel() * 4
         if context.output_device.type == context.device.type:
-            held += (
-                self._output.nbytes
-            )  # allocated, but perhaps not yet touched and so not yet missing from what is free
+            # allocated, but perhaps not yet touched and so not yet missing from what is free
+            held += self._output.nbytes
         overlap = max(options.overlap, automatic_overlap(self._traits))
         self._border = border_for(options.tiling_mode, self._traits, overlap)
         self.planner = Planner(

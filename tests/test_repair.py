@@ -267,3 +267,9 @@ def test_a_result_in_half_precision_is_the_same_picture() -> None:
     result = run(image, zoo.toy(2, in_half(holes_where_white)), context=context)
     assert result.image.dtype == torch.float16
     assert float((result.image - enlarged(image)).abs().max()) < 0.01
+
+
+def test_a_repair_in_a_finished_frame_is_told_once_when_a_later_one_makes_the_run_climb() -> None:
+    image = spotted((0, 12, 12), (1, 12, 12), frames=2, size=(TILE, 110))
+    repairs = run(image, zoo.toy(2, in_half(holes_where_white)), batch_size=2).report.health.repairs
+    assert [repair.frame for repair in repairs] == [0, 1]
