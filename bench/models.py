@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from spandrel import ImageModelDescriptor
 from spandrel.architectures.Compact import Compact, CompactArch
 from spandrel.architectures.DAT import DAT, DATArch
@@ -14,47 +18,54 @@ from spandrel.architectures.HAT import HAT, HATArch
 from spandrel.architectures.RealCUGAN import RealCUGANArch, UpCunet2x
 from spandrel.architectures.SPAN import SPAN, SPANArch
 from spandrel.architectures.SwinIR import SwinIR, SwinIRArch
+from torch import Tensor, nn
 
 from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
+_FIT_SIDE = 64  # pixels of the picture that a last layer is fitted to; a multiple of every attention window
+_RIDGE = 1e-2  # of the features' mean square: keeps the fitted weights small, and half precision close to fp32
 
-def _compact() -> ImageModelDescriptor:
+
+def _compact(scale: int) -> ImageModelDescriptor:
     """realesr-general-x4v3 has 32 convolutions, realesr-animevideov3 these 16."""
-    network = Compact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4)
+    network = Compact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=scale)
     return CompactArch().load(network.state_dict())
 
 
-def _esrgan() -> ImageModelDescriptor:
-    """RealESRGAN_x4plus and most of what OpenModelDB holds."""
-    return ESRGANArch().load(ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=23, scale=4).state_dict())
+def _esrgan(scale: int, shuffle_factor: int | None = None) -> ImageModelDescriptor:
+    """RealESRGAN_x4plus and most of what OpenModelDB holds; RealESRGAN_x2plus works on a quarter of the pixels."""
+    network = ESRGAN(num_filters=64, num_blocks=23, scale=4, in_nc=3 * (shuffle_factor or 1) ** 2)
+    model = ESRGANArch().load(network.state_dict())
+    assert model.scale == scale
+    return model
 
 
 def _span() -> ImageModelDescriptor:
     return SPANArch().load(SPAN(num_in_ch=3, num_out_ch=3, feature_channels=48, upscale=4).state_dict())
 
 
-def _swinir() -> ImageModelDescriptor:
-    """SwinIR's light model."""
+def _swinir(embed_dim: int, groups: int, upsampler: str) -> ImageModelDescriptor:
+    """SwinIR's light model, or its classical one, "M"."""
     network = SwinIR(
-        img_size=64, window_size=8, depths=[6] * 4, embed_dim=60, num_heads=[6] * 4, mlp_ratio=2, upscale=4,
-        upsampler="pixelshuffledirect",
+        img_size=64, window_size=8, depths=[6] * groups, embed_dim=embed_dim, num_heads=[6] * groups, mlp_ratio=2,
+        upscale=4, upsampler=upsampler,
     )  # fmt: skip
     return SwinIRArch().load(network.state_dict())
 
 
-def _hat() -> ImageModelDescriptor:
-    """HAT-S, shortened: two of its six groups, so that a CPU gets through it. Its compile is shorter accordingly."""
+def _hat(groups: int) -> ImageModelDescriptor:
+    """HAT-S has six groups; with two a CPU gets through it, and its compile is shorter accordingly."""
     network = HAT(
-        img_size=64, window_size=16, depths=[6] * 2, embed_dim=144, num_heads=[6] * 2, compress_ratio=24,
+        img_size=64, window_size=16, depths=[6] * groups, embed_dim=144, num_heads=[6] * groups, compress_ratio=24,
         squeeze_factor=24, mlp_ratio=2, upscale=4, upsampler="pixelshuffle",
     )  # fmt: skip
     return HATArch().load(network.state_dict())
 
 
-def _dat() -> ImageModelDescriptor:
-    """DAT-light, shortened: a group of 6 blocks, not of 18."""
+def _dat(depth: int) -> ImageModelDescriptor:
+    """DAT-light has a group of 18 blocks; with six it is shortened, for CPUs."""
     network = DAT(
-        img_size=64, split_size=[8, 32], depth=[6], embed_dim=60, num_heads=[6], expansion_factor=2, upscale=4,
+        img_size=64, split_size=[8, 32], depth=[depth], embed_dim=60, num_heads=[6], expansion_factor=2, upscale=4,
         upsampler="pixelshuffledirect", resi_connection="3conv",
     )  # fmt: skip
     return DATArch().load(network.state_dict())
@@ -72,24 +83,81 @@ def _bundled() -> ImageModelDescriptor:
     return load_model(resolve_model(DEFAULT_MODEL))
 
 
-_BUILDERS: dict[str, Callable[[], ImageModelDescriptor]] = {
-    "compact": _compact,
-    "esrgan": _esrgan,
+# What `bench/compile.py` goes through when it is not told; small enough for a CPU.
+_SHORT: dict[str, Callable[[], ImageModelDescriptor]] = {
+    "compact": partial(_compact, 4),
+    "esrgan": partial(_esrgan, 4),
     "span": _span,
-    "swinir": _swinir,
-    "hat": _hat,
-    "dat": _dat,
+    "swinir": partial(_swinir, 60, 4, "pixelshuffledirect"),
+    "hat": partial(_hat, 2),
+    "dat": partial(_dat, 6),
     "dctlsa": _dctlsa,
     "realcugan": _realcugan,
     "bundled": _bundled,
 }
-NAMES = tuple(_BUILDERS)
+_WHOLE: dict[str, Callable[[], ImageModelDescriptor]] = {
+    "compact-x2": partial(_compact, 2),
+    "esrgan-x2plus": partial(_esrgan, 2, 2),
+    "swinir-m": partial(_swinir, 180, 6, "pixelshuffle"),
+    "hat-s": partial(_hat, 6),
+    "dat-light": partial(_dat, 18),
+}
+_BUILDERS = {**_SHORT, **_WHOLE}
+NAMES = tuple(_SHORT)
+PEERS = ("compact-x2", "compact", "span", "esrgan", "esrgan-x2plus", "swinir-m", "hat-s", "dat-light")
 
 
 def build(name: str) -> ImageModelDescriptor:
-    """The model of one of `NAMES`, or what the command line takes for one (a file's path). The same in every process.
+    """The model of one of the names above, or what the command line takes for one (a file's path). The same in every
+    process.
 
     Raises `BadModelError` where there is no such model.
     """
     torch.manual_seed(0)
     return _BUILDERS[name]().eval() if name in _BUILDERS else load_model(resolve_model(name))
+
+
+def build_fitted(name: str, picture: Tensor) -> ImageModelDescriptor:
+    """As `build`, but what it makes of a photograph is one, as from a trained model: a random network's output is grey
+    noise, for which no PSNR means anything and which our look at the output takes for ill.
+
+    Its last convolution is fitted to `picture` [1, 3, h, w] 0..1 enlarged (ridge regression on what comes into that
+    layer). Models that are trained stay as they are.
+    """
+    model = build(name)
+    if name in _BUILDERS and name != "bundled":
+        _fit_last_layer(model, picture[..., :_FIT_SIDE, :_FIT_SIDE])
+    return model
+
+
+class _Call(NamedTuple):
+    layer: nn.Conv2d
+    given: Tensor
+    made: Tensor
+
+
+@torch.no_grad()
+def _fit_last_layer(model: ImageModelDescriptor, picture: Tensor) -> None:
+    """What follows the layer is taken for a pixel shuffle, and something added that does not depend on it."""
+    calls: list[_Call] = []
+
+    def remember(layer: nn.Module, given: Any, made: Tensor) -> None:
+        calls[:] = [_Call(layer, given[0], made)]  # type: ignore[arg-type]  # hooked on convolutions only
+
+    hooks = [layer.register_forward_hook(remember) for layer in model.model.modules() if isinstance(layer, nn.Conv2d)]
+    output = model._call_fn(model.model, picture)
+    for hook in hooks:
+        hook.remove()
+    (layer, given, made), channels = calls[0], output.shape[1]
+    factor = math.isqrt(made.shape[1] // channels)
+    target = F.interpolate(picture, scale_factor=model.scale, mode="bicubic").clamp(0, 1)
+    wanted = F.pixel_unshuffle(target - output, factor) + made
+
+    columns = F.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0].double()
+    columns = torch.cat([columns, torch.ones_like(columns[:1])])
+    square = columns @ columns.T
+    square.diagonal().add_(_RIDGE * square.diagonal().mean())
+    solved = torch.linalg.solve(square, columns @ wanted[0].flatten(1).double().T).T
+    layer.weight.copy_(solved[:, :-1].reshape(layer.weight.shape))
+    assert layer.bias is not None
+    layer.bias.copy_(solved[:, -1])

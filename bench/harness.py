@@ -1,0 +1,201 @@
+"""What the benchmarks share: taking turns, timing, peak memory, PSNR, a table, and the file of results."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime
+import gc
+import json
+import math
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+from cudaspeed.environment import describe_environment
+
+Record = dict[str, Any]
+Work = Callable[[], object]
+
+_PACKAGES = ("spandrel", "triton", "torch_tensorrt", "onnxruntime-gpu")
+
+
+# --- time and memory -------------------------------------------------------------------------------------------------
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done all it was asked for."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def seconds(work: Work, device: torch.device) -> float:
+    """What one run takes, the device's work included."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def seconds_of(work: Work, runs: int, device: torch.device) -> float:
+    """The median of `runs` runs, after one to warm up."""
+    work()
+    return statistics.median(seconds(work, device) for _ in range(runs))
+
+
+def give_back() -> None:
+    """Return what was freed to the system, so that the next work's memory is seen to grow."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than GNU's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def resident_growth(work: Work) -> int:
+    """The most that the process' resident memory grew over its start while `work` ran, sampled every 2 ms, bytes."""
+    process, done = psutil.Process(), threading.Event()
+    start = most = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal most
+        while not done.is_set():
+            most = max(most, process.memory_info().rss)
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return most - start
+
+
+def peak_growth(work: Work, device: torch.device) -> int | None:
+    """The most bytes that `work` held at once on `device` beyond what lay there; None where nothing tells.
+
+    On CUDA torch's allocator counts (not the private pools of CUDA graphs); on the CPU the system, the result included.
+    """
+    give_back()
+    if device.type == "cpu":
+        return resident_growth(work)
+    if device.type != "cuda":
+        work()
+        return None
+    start = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - start
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def psnr(result: Tensor, truth: Tensor) -> float:
+    """Of pictures 0..1 of one shape, in dB; infinite where they are equal."""
+    error = float((result.double() - truth.double()).square().mean())
+    return -10 * math.log10(error) if error else math.inf
+
+
+# --- telling ---------------------------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    title: str
+    width: int
+    text: Callable[[Record], str]
+
+
+class Table(NamedTuple):
+    """Prints rows as they come: a name, then columns, or why there are none."""
+
+    first: str
+    width: int
+    columns: Sequence[Column]
+
+    def head(self) -> None:
+        print(" ".join([f"{self.first:<{self.width}}", *(f"{c.title:>{c.width}}" for c in self.columns)]), flush=True)
+
+    def row(self, name: str, record: Record) -> None:
+        failure = record.get("failure")
+        cells = [failure] if failure else [f"{c.text(record):>{c.width}}" for c in self.columns]
+        print(" ".join([f"{name:<{self.width}}", *cells]), flush=True)
+
+
+def megabytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.0f}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+class Results:
+    """Machine, versions, date, command and rows, written to `file` after every row: a run takes long and may be cut."""
+
+    def __init__(self, device: torch.device, file: Path | None) -> None:
+        self._file = file
+        self.told: Record = {"bench": Path(sys.argv[0]).stem, **describe_run(device), "rows": []}
+
+    def keep(self, row: Record) -> None:
+        self.told["rows"].append(row)
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(json.dumps(self.told, indent=1) + "\n", encoding="utf-8")
+
+
+def describe_run(device: torch.device) -> Record:
+    """Where, when, with what and how this process was started."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "environment": describe_environment(device),
+        "driver": _driver() if device.type == "cuda" else "",
+        "versions": {name: _version_of(name) for name in _PACKAGES} | {"comfyui": _comfyui()},
+    }
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _driver() -> str:
+    """The NVIDIA driver's version, which torch does not tell."""
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _comfyui() -> str:
+    """The version of the checkout that COMFYUI_DIR names."""
+    folder = os.environ.get("COMFYUI_DIR")
+    try:
+        lines = (Path(folder) / "comfyui_version.py").read_text().splitlines() if folder else []
+    except OSError:
+        return ""
+    return next((line.split("=")[1].strip(' "') for line in lines if line.startswith("__version__")), "")
