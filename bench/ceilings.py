@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import suppress
+
 import torch
 from harness import seconds
 from spandrel import ImageModelDescriptor
@@ -36,12 +39,16 @@ class Ceilings:
 
 
 def flops_per_pixel(model: ImageModelDescriptor, side: int = 64) -> float:
-    """Floating point operations of `model` (fp32, on the CPU) per pixel of its input, counted by torch on a tile of
+    """Floating point operations of `model` (on the CPU) per pixel of its input, counted by torch on a tile of
     `side` x `side`: convolutions, matrix products and attention, two for a multiplication with its addition."""
-    tile = torch.rand(1, model.input_channels, side, side)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model._call_fn(model.model, tile)
-    return counter.get_total_flops() / side**2
+    for device in ("meta", "cpu"):
+        module = copy.deepcopy(model.model).to(device)
+        tile = torch.empty(1, model.input_channels, side, side, device=device)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, suppress(RuntimeError, NotImplementedError):
+            model._call_fn(module, tile)
+            return counter.get_total_flops() / side**2
+        # without content nothing is computed, only counted; but some models need content
+    raise RuntimeError(f"{model.architecture.name} cannot compute a tile of {side}x{side}")
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:

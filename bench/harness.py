@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import datetime
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,15 @@ def seconds_of(work: Work, runs: int, device: torch.device) -> float:
     """The median of `runs` runs, after one to warm up."""
     work()
     return statistics.median(seconds(work, device) for _ in range(runs))
+
+
+def in_turn(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every work in each of `rounds` rounds. What else the machine does meets all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            times[name].append(seconds(work, device))
+    return times
 
 
 def give_back() -> None:
@@ -114,7 +124,21 @@ def psnr(result: Tensor, truth: Tensor) -> float:
     return -10 * math.log10(error) if error else math.inf
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of "WIDTHxHEIGHT". Raises `ValueError` for any other text."""
+    width, height = map(int, text.split("x"))
+    return height, width
+
+
 # --- telling ---------------------------------------------------------------------------------------------------------
+
+
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with what every benchmark is asked: the device, and where the numbers go."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
+    return parser
 
 
 class Column(NamedTuple):

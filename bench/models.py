@@ -122,12 +122,12 @@ def build_fitted(name: str, picture: Tensor) -> ImageModelDescriptor:
     noise, for which no PSNR means anything and which our look at the output takes for ill.
 
     Its last convolution is fitted to `picture` [1, 3, h, w] 0..1 enlarged (ridge regression on what comes into that
-    layer). Models that are trained stay as they are.
+    layer), where the picture lies; the model comes back on the CPU. Models that are trained stay as they are.
     """
     model = build(name)
     if name in _BUILDERS and name != "bundled":
-        _fit_last_layer(model, picture[..., :_FIT_SIDE, :_FIT_SIDE])
-    return model
+        _fit_last_layer(model.to(picture.device), picture[..., :_FIT_SIDE, :_FIT_SIDE])
+    return model.cpu()
 
 
 class _Call(NamedTuple):
@@ -153,11 +153,11 @@ def _fit_last_layer(model: ImageModelDescriptor, picture: Tensor) -> None:
     target = F.interpolate(picture, scale_factor=model.scale, mode="bicubic").clamp(0, 1)
     wanted = F.pixel_unshuffle(target - output, factor) + made
 
-    columns = F.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0].double()
+    columns = F.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0].cpu().double()
     columns = torch.cat([columns, torch.ones_like(columns[:1])])
     square = columns @ columns.T
     square.diagonal().add_(_RIDGE * square.diagonal().mean())
-    solved = torch.linalg.solve(square, columns @ wanted[0].flatten(1).double().T).T
+    solved = torch.linalg.solve(square, columns @ wanted[0].flatten(1).cpu().double().T).T
     layer.weight.copy_(solved[:, :-1].reshape(layer.weight.shape))
     assert layer.bias is not None
     layer.bias.copy_(solved[:, -1])

@@ -18,7 +18,6 @@ out (models.py).
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import tempfile
@@ -34,6 +33,7 @@ from harness import (
     Record,
     Results,
     Table,
+    command_line,
     give_back,
     megabytes,
     peak_growth,
@@ -190,16 +190,14 @@ def parse_work(text: str, frames: int) -> tuple[int, int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", help=f"of {', '.join(PEERS)}, the other names of models.py, or files")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="WIDTHxHEIGHT, or WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--frames", type=int, default=1, help="where a size does not say")
     parser.add_argument("--rows", nargs="+", metavar="PATTERN", help=f"of {', '.join(WAYS)}")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp16", "bf16", "fp32"), help=_HALF)
     parser.add_argument("--picture", type=Path, default=EXAMPLE)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--short", action="store_const", const=_SHORT, dest="choice")
     extent.add_argument("--full", action="store_const", const=_FULL, dest="choice")
@@ -220,7 +218,7 @@ def main() -> None:
         os.environ.setdefault("CUDASPEED_CACHE_DIR", folder)  # what is compiled here does not stay
         for name, (height, width, frames) in itertools.product(args.models or choice.models, works):
             image = photograph(height, width, frames, args.picture)
-            setting = Setting(build_fitted(name, image[:1].permute(0, 3, 1, 2)), device, half)
+            setting = Setting(build_fitted(name, image[:1].permute(0, 3, 1, 2).to(device)), device, half)
             print(f"\n{name} x{setting.model.scale}, {width}x{height}, {frames} frame(s)")
             _TABLE.head()
             for row, record in compare(setting, image, names, args.rounds or choice.rounds, ceilings).items():
