@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,11 +11,9 @@ from torch import Tensor
 
 from .contracts import first_line
 from .convolution import Convolution, Residual, plain_convolution
+from .stopwatch import Timer, seconds_on_cuda
 
 logger = logging.getLogger("cudaspeed")
-
-Timer = Callable[[Callable[[], None]], float]
-"""Seconds that some work takes on the device."""
 
 # A candidate must save this share of the time: less is noise, and what everybody uses is the safer choice.
 _WORTH = 0.03
@@ -25,7 +22,6 @@ _WORTH = 0.03
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1, torch.float32: 2e-2}
 # Pixels that choices are made for. Below the least nothing is gained but launches saved; the most fill any device.
 _LEAST_PIXELS, _MOST_PIXELS = 1 << 12, 1 << 18
-_ROUNDS, _RUNS = 5, 4
 
 
 class Candidate(NamedTuple):
@@ -82,21 +78,6 @@ def difference(result: Tensor, truth: Tensor) -> str | None:
     size = float(truth.float().square().mean().sqrt())
     worst = float((result.float() - truth.float()).abs().max()) / size
     return None if worst <= _TOLERANCE[truth.dtype] else f"it is off by {worst:.1e} of the plain one's size"
-
-
-def seconds_on_cuda(work: Callable[[], object]) -> float:
-    """The median of some rounds after a first run, by events on the current stream of the current CUDA device."""
-    work()
-    times = []
-    for _ in range(_ROUNDS):
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        began.record()
-        for _ in range(_RUNS):
-            work()
-        ended.record()
-        ended.synchronize()
-        times.append(began.elapsed_time(ended) / 1000 / _RUNS)
-    return statistics.median(times)
 
 
 class Convolutions:

@@ -9,6 +9,11 @@ import sys
 from itertools import product
 
 import pytest
+import torch
+from spandrel.architectures.ESRGAN import ESRGAN
+
+from cudaspeed.dense_block import rewrite_dense_groups
+from cudaspeed.fastest_convolution import Candidate, Convolutions, Layer, choose_convolution
 
 pytest.importorskip("triton", reason="this torch brings no Triton: it was built without CUDA")
 
@@ -121,3 +126,46 @@ def test_compilers_take_every_block_size_and_use_tensor_cores(
         assert instruction in compiled.asm["ptx"]
         assert "cp.async" in compiled.asm["ptx"], "reading goes on while the last values are multiplied"
         assert compiled.metadata.shared <= (227 if architecture == 90 else 99) << 10, "what a block may share"
+
+
+# --- with a CUDA device ----------------------------------------------------------------------------------------------
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+
+
+@cuda
+@DTYPES
+@pytest.mark.parametrize(("channels", "out_channels"), [(64, 32), (96, 32), (192, 64), (64, 48)])
+def test_every_block_size_is_right_on_the_device(channels: int, out_channels: int, dtype: torch.dtype) -> None:
+    from cudaspeed.triton_convolution import suitable_blocks, triton_convolution
+
+    layer = Layer(torch.device("cuda"), dtype, 2, 67, 131, channels, out_channels, pitch=192, out_pitch=64)
+    for blocks in suitable_blocks(channels, out_channels):
+        ours = triton_convolution(blocks)
+        seconds = iter([1.0, 0.5])  # faster, in any case: so it is taken if it is right
+        with torch.inference_mode():
+            chosen = choose_convolution([Candidate(str(blocks), ours)], layer, lambda work, left=seconds: next(left))
+        assert chosen is ours, blocks
+
+
+@cuda
+@DTYPES
+def test_esrgan_by_triton_gives_the_plain_picture_on_the_device(dtype: torch.dtype) -> None:
+    from cudaspeed.triton_convolution import suitable_blocks, triton_convolution
+
+    def find(layer: Layer) -> list[Candidate]:
+        return [Candidate("ours", triton_convolution(suitable_blocks(layer.channels, layer.out_channels)[-1]))]
+
+    torch.manual_seed(0)
+    plain = ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=2).eval().cuda()
+    ours = ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=2).eval().cuda()
+    ours.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 70, 93, device="cuda")
+    times = iter([1.0, 0.5] * 10)
+    assert rewrite_dense_groups(ours, Convolutions(find, lambda work: next(times))) == 2
+    ours = ours.to(dtype, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        truth, result = plain(x), ours(x.to(dtype)).float()
+    limit = {torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype]
+    assert float((result - truth).abs().max()) <= limit * float(truth.abs().max())

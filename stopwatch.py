@@ -1,0 +1,29 @@
+"""How long work takes on a CUDA device, by the device's own clock."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+
+Timer = Callable[[Callable[[], object]], float]
+"""Seconds that one run of some work takes on the device."""
+
+
+def seconds_on_cuda(work: Callable[[], object], rounds: int = 5, runs: int = 4) -> float:
+    """Seconds of one run: the median of `rounds` of `runs` each, after one to warm up.
+
+    By events in the current stream of the current device: where it waits for the host to launch something, that counts.
+    """
+    work()
+    times = []
+    for _ in range(rounds):
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began.record()
+        for _ in range(runs):
+            work()
+        ended.record()
+        ended.synchronize()
+        times.append(began.elapsed_time(ended) / 1000 / runs)
+    return statistics.median(times)
