@@ -9,11 +9,8 @@ Every measurement has a process of its own. Only the ratios of one run mean anyt
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -22,24 +19,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
+from harness import Column, Record, Results, Table, Work, command_line, seconds
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed.artifacts import ArtifactStore
 from cudaspeed.contracts import UpscaleOptions
 from cudaspeed.economy import candidates
-from cudaspeed.environment import describe_environment
 from cudaspeed.shared_files import bytes_in
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.traits import traits_of
 from cudaspeed.upscale_engine import Caches, upscale, warm_up
 from cudaspeed.working import WorkingModel
 from models import NAMES, build
-
-Record = dict[str, Any]
 
 # New processes of each kind, in turn; the fastest counts, since what else the machine does only adds to it.
 _RESTARTS = 3
@@ -65,16 +60,8 @@ class Bench:
         self.picture = torch.rand(1, args.side, args.side, 3, generator=torch.Generator().manual_seed(0))
         self.traits = traits_of(self.model)
 
-    def synchronize(self) -> None:
-        if self.context.device.type == "cuda":
-            torch.cuda.synchronize(self.context.device)
-
-    def seconds(self, work: Callable[[], object]) -> float:
-        self.synchronize()
-        began = time.perf_counter()
-        work()
-        self.synchronize()
-        return time.perf_counter() - began
+    def seconds(self, work: Work) -> float:
+        return seconds(work, self.context.device)
 
     def working(self) -> WorkingModel:
         """The copy that `upscale` computes with, on the device."""
@@ -239,7 +226,8 @@ def run_part(args: argparse.Namespace) -> None:
     part, folder = args.child[0], Path(args.child[1])
     os.environ["CUDASPEED_CACHE_DIR"] = str(folder / _PACKAGES)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / _INDUCTOR)
-    print(json.dumps(_PARTS[part](Bench(args), folder)))
+    with patch("cudaspeed.caches.rivals", return_value=[]):  # where our kernels win, nothing would be compiled
+        print(json.dumps(_PARTS[part](Bench(args), folder)))
 
 
 def in_child(part: Callable[[Bench, Path], Record], model: str, folder: Path, args: argparse.Namespace) -> Record:
@@ -257,25 +245,23 @@ def in_child(part: Callable[[Bench, Path], Record], model: str, folder: Path, ar
 # --- a table of models -----------------------------------------------------------------------------------------------
 
 
-class Column(NamedTuple):
-    title: str
-    width: int
-    text: Callable[[Record], str]
-
-
-_MODEL_COLUMNS = (
-    Column("precision", 9, lambda r: r["precision"]),
-    Column("eager s", 8, lambda r: f"{statistics.median(r['eager_seconds']):.4f}"),
-    Column("compiled s", 10, lambda r: f"{statistics.median(r['compiled_seconds']):.4f}"),
-    Column("ratio", 6, lambda r: f"{r['ratio']:.2f}"),
-    Column("of best", 7, lambda r: f"{r['ratio_of_best']:.2f}"),
-    Column("largest diff", 12, lambda r: f"{r['difference']:.1e}"),
-    Column("cold s", 7, lambda r: f"{r['cold_seconds']:.1f}"),
-    Column("first on s", 10, lambda r: f"{r['first_compiled_seconds']:.2f}"),
-    Column("first off s", 11, lambda r: f"{r['first_eager_seconds']:.2f}"),
-    Column("restart s", 9, lambda r: f"{r['restart_seconds']:.2f}"),
-    Column("share", 6, lambda r: f"{r['restart_share']:.1%}"),
-    Column("MB", 6, lambda r: f"{r['package_bytes'] / 1e6:.1f}"),
+_MODELS = Table(
+    "model",
+    12,
+    (
+        Column("precision", 9, lambda r: r["precision"]),
+        Column("eager s", 8, lambda r: f"{statistics.median(r['eager_seconds']):.4f}"),
+        Column("compiled s", 10, lambda r: f"{statistics.median(r['compiled_seconds']):.4f}"),
+        Column("ratio", 6, lambda r: f"{r['ratio']:.2f}"),
+        Column("of best", 7, lambda r: f"{r['ratio_of_best']:.2f}"),
+        Column("largest diff", 12, lambda r: f"{r['difference']:.1e}"),
+        Column("cold s", 7, lambda r: f"{r['cold_seconds']:.1f}"),
+        Column("first on s", 10, lambda r: f"{r['first_compiled_seconds']:.2f}"),
+        Column("first off s", 11, lambda r: f"{r['first_eager_seconds']:.2f}"),
+        Column("restart s", 9, lambda r: f"{r['restart_seconds']:.2f}"),
+        Column("share", 6, lambda r: f"{r['restart_share']:.1%}"),
+        Column("MB", 6, lambda r: f"{r['package_bytes'] / 1e6:.1f}"),
+    ),
 )
 
 
@@ -308,18 +294,14 @@ def measure_model(name: str, args: argparse.Namespace) -> Record:
 
 
 def model_table(args: argparse.Namespace, keep: Callable[[Record], None]) -> None:
-    print(" ".join([f"{'model':<12}", *(f"{column.title:>{column.width}}" for column in _MODEL_COLUMNS)]))
+    _MODELS.head()
     records = []
     for name in args.models:
         record = measure_model(name, args)
         keep(record)
-        cells = [f"{Path(name).stem:<12}"]
-        if "failure" in record:
-            cells.append(f"failed: {record['failure']}")
-        else:
-            cells += [f"{column.text(record):>{column.width}}" for column in _MODEL_COLUMNS]
+        _MODELS.row(Path(name).stem, record)
+        if "failure" not in record:
             records.append(record)
-        print(" ".join(cells), flush=True)
     if StandaloneContext(args.device).device.type == "cuda":
         good = sum(record["restart_seconds"] <= _CUDA_TARGET for record in records)
         target = f"{_CUDA_TARGET:g} s"
@@ -370,25 +352,12 @@ def method_table(args: argparse.Namespace, keep: Callable[[Record], None]) -> No
         print(f"{title:<32} {record['cold_seconds']:7.2f} {restart:8.2f} {steady:8.4f} {megabytes:7.2f}", flush=True)
 
 
-def describe_run(args: argparse.Namespace) -> Record:
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "environment": describe_environment(StandaloneContext(args.device).device),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--models", nargs="+", help=f"of {', '.join(NAMES)}, or files; for --methods one, else bundled")
     parser.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16", "fp16"))
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--side", type=int, default=128, help="of the square picture, pixels: one tile")
     parser.add_argument("--runs", type=int, default=7, help="forwards whose median counts, at least")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     parser.add_argument("--methods", action="store_true", help="compare the ways to keep a compile")
     parser.add_argument("--child", nargs=2, metavar=("PART", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -397,17 +366,11 @@ def main() -> None:
         return
 
     args.models = args.models or (["bundled"] if args.methods else list(NAMES))
-    told = describe_run(args) | {"rows": []}
-
-    def keep(record: Record) -> None:
-        """Written after every row: a run takes long, and may be cut."""
-        told["rows"].append(record)
-        if args.json:
-            args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-
+    results = Results(StandaloneContext(args.device).device, args.json)
+    told = results.told
     where = told["environment"]
     print(f"{where['hardware']}, {told['threads']} threads, torch {where['torch']}, {args.side}x{args.side}")
-    (method_table if args.methods else model_table)(args, keep)
+    (method_table if args.methods else model_table)(args, results.keep)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ costs; the correction of a frame whose range is broken (everything times 3); and
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import torch
-from speed import seconds_of
+from harness import Results, command_line, parse_size, seconds_of
 
 from cudaspeed.contracts import UpscaleOptions
 from cudaspeed.health import Vitals, ailment, take_vitals
@@ -21,16 +20,15 @@ from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--size", default="960x540", help="WIDTHxHEIGHT of the picture")
     parser.add_argument("--tile", type=int, default=0)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
 
-    width, height = map(int, args.size.split("x"))
+    height, width = parse_size(args.size)
     model, context = load_model(resolve_model(args.model)), StandaloneContext(args.device)
     small = torch.rand(1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
     image = torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic").clamp(0, 1)
@@ -39,6 +37,11 @@ def main() -> None:
     result = upscale(image, model, options, context)
     whole = seconds_of(lambda: upscale(image, model, options, context), args.runs, context.device)
     print(f"{args.model}, {args.size}, {result.report.precision}, tiles of {result.report.tile}: {whole:.3f} s")
+    results = Results(context.device, args.json)
+
+    def tell(what: str, seconds: float) -> None:
+        results.keep({"what": what, "seconds": seconds, "share": seconds / whole})
+        print(f"{what}: {seconds:.4f} s, {seconds / whole:.2%}")
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[result.report.precision]
     (h, w), scale = result.report.tile, result.report.scale
@@ -49,7 +52,7 @@ def main() -> None:
         ailment(Vitals(*take_vitals(tile, output)[0].tolist()), output[0])
 
     looks = seconds_of(look, 10 * args.runs, context.device) * result.report.tiles
-    print(f"looking at every tile: {looks:.4f} s, {looks / whole:.2%}")
+    tell("looking at every tile", looks)
 
     frame, source = result.image[0], image[0]
     copying = seconds_of(lambda: frame.clone(), args.runs, context.device)
@@ -60,8 +63,7 @@ def main() -> None:
             breakage(broken)
             heal(broken, source)
 
-        seconds = seconds_of(correct, args.runs, context.device) - copying
-        print(f"correcting a frame, {name}: {seconds:.4f} s, {seconds / whole:.2%}")
+        tell(f"correcting a frame, {name}", seconds_of(correct, args.runs, context.device) - copying)
 
 
 if __name__ == "__main__":

@@ -5,56 +5,39 @@ On CUDA the peak is the allocator's, on the CPU the growth of the process' resid
 
 from __future__ import annotations
 
-import argparse
-import threading
-import time
-from collections.abc import Callable
+import os
+import tempfile
 
-import psutil
 import torch
+from harness import Column, Record, Results, Table, command_line, give_back, megabytes, resident_growth
 from spandrel import ImageModelDescriptor
-from spandrel.architectures.Compact import Compact, CompactArch
-from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.contracts import Precision, UpscaleOptions
+from cudaspeed.precision import fast_precisions
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
+from models import build
+
+_TABLE = Table(
+    "model",
+    14,
+    (
+        Column("precision", 9, lambda r: r["precision"]),
+        Column("side", 6, lambda r: str(r["side"])),
+        Column("tiles", 6, lambda r: str(r["tiles"])),
+        Column("real MB", 9, lambda r: megabytes(r["peak_bytes"])),
+        Column("estimated", 9, lambda r: megabytes(r["estimated_bytes"])),
+        Column("ratio", 6, lambda r: f"{r['ratio']:.2f}"),
+    ),
+)
 
 
-def compact_x4() -> ImageModelDescriptor:
-    network = Compact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4)
-    return CompactArch().load(network.state_dict()).eval()
-
-
-def esrgan_x4() -> ImageModelDescriptor:
-    network = ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=2, scale=4)
-    return ESRGANArch().load(network.state_dict()).eval()
-
-
-def resident_growth(work: Callable[[], None]) -> int:
-    """The most that the process' resident memory grew over its start while `work` ran, sampled every 2 ms."""
-    process, done = psutil.Process(), threading.Event()
-    start = most = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, process.memory_info().rss)
-            time.sleep(0.002)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    work()
-    done.set()
-    watcher.join()
-    return most - start
-
-
-def compare(model: ImageModelDescriptor, precision: str, side: int, device: str) -> str:
+def compare(model: ImageModelDescriptor, precision: Precision, side: int, device: str) -> Record:
     """One row: what an upscale of a `side` x `side` picture takes, and what was estimated."""
     caches, options = Caches(), UpscaleOptions(precision=precision, compile=False)
     image = torch.rand(1, side, side, 3)
     upscale(image[:, :64, :64], model, options, StandaloneContext(device), caches)
+    give_back()
     context = StandaloneContext(device)
     results = []
     grown = resident_growth(lambda: results.append(upscale(image, model, options, context, caches)))
@@ -62,21 +45,31 @@ def compare(model: ImageModelDescriptor, precision: str, side: int, device: str)
     context.peak_bytes = lambda: None  # the report then holds the estimate
     estimate = upscale(image, model, options, context, caches).report.peak_bytes
     real = measured if measured is not None else grown - results[0].image.nbytes
-    return (
-        f"{precision}  {side}x{side}  {results[0].report.tiles} tile(s)  real {real / 2**20:6.0f} MiB  "
-        f"estimate {estimate / 2**20:6.0f} MiB  ratio {real / estimate:.2f}"
-    )
+    return {
+        "precision": results[0].report.precision,
+        "side": side,
+        "tiles": results[0].report.tiles,
+        "peak_bytes": real,
+        "estimated_bytes": estimate,
+        "ratio": real / estimate,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="auto")
+    parser = command_line(__doc__)
+    parser.add_argument("--models", nargs="+", default=["compact", "esrgan-short"])
     parser.add_argument("--side", type=int, default=384, help="side of the square picture, pixels")
     args = parser.parse_args()
-    precisions = ("fp32", "bf16") if StandaloneContext(args.device).device.type == "cpu" else ("fp32", "fp16")
-    for name, build in (("Compact x4 64x16", compact_x4), ("ESRGAN x4, 2 blocks", esrgan_x4)):
-        for precision in precisions:
-            print(f"{name:<20} {compare(build(), precision, args.side, args.device)}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("CUDASPEED_CACHE_DIR", folder)
+        device = StandaloneContext(args.device).device
+        results = Results(device, args.json)
+        _TABLE.head()
+        for name in args.models:
+            for precision in ("fp32", *fast_precisions(device)[:1]):
+                row = compare(build(name), precision, args.side, args.device)
+                results.keep({"model": name} | row)
+                _TABLE.row(name, row)
 
 
 if __name__ == "__main__":

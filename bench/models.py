@@ -32,12 +32,11 @@ def _compact(scale: int) -> ImageModelDescriptor:
     return CompactArch().load(network.state_dict())
 
 
-def _esrgan(scale: int, shuffle_factor: int | None = None) -> ImageModelDescriptor:
-    """RealESRGAN_x4plus and most of what OpenModelDB holds; RealESRGAN_x2plus works on a quarter of the pixels."""
-    network = ESRGAN(num_filters=64, num_blocks=23, scale=4, in_nc=3 * (shuffle_factor or 1) ** 2)
-    model = ESRGANArch().load(network.state_dict())
-    assert model.scale == scale
-    return model
+def _esrgan(blocks: int = 23, shuffle: int = 1) -> ImageModelDescriptor:
+    """RealESRGAN_x4plus and most of what OpenModelDB holds; RealESRGAN_x2plus shuffles 2x2 pixels into channels
+    first. With two blocks it is shortened, and holds no less at once."""
+    network = ESRGAN(in_nc=3 * shuffle**2, out_nc=3, num_filters=64, num_blocks=blocks, scale=4)
+    return ESRGANArch().load(network.state_dict())
 
 
 def _span() -> ImageModelDescriptor:
@@ -86,7 +85,7 @@ def _bundled() -> ImageModelDescriptor:
 # What `bench/compile.py` goes through when it is not told; small enough for a CPU.
 _SHORT: dict[str, Callable[[], ImageModelDescriptor]] = {
     "compact": partial(_compact, 4),
-    "esrgan": partial(_esrgan, 4),
+    "esrgan": _esrgan,
     "span": _span,
     "swinir": partial(_swinir, 60, 4, "pixelshuffledirect"),
     "hat": partial(_hat, 2),
@@ -95,14 +94,15 @@ _SHORT: dict[str, Callable[[], ImageModelDescriptor]] = {
     "realcugan": _realcugan,
     "bundled": _bundled,
 }
-_WHOLE: dict[str, Callable[[], ImageModelDescriptor]] = {
+_OTHERS: dict[str, Callable[[], ImageModelDescriptor]] = {
     "compact-x2": partial(_compact, 2),
-    "esrgan-x2plus": partial(_esrgan, 2, 2),
+    "esrgan-x2plus": partial(_esrgan, shuffle=2),
+    "esrgan-short": partial(_esrgan, blocks=2),
     "swinir-m": partial(_swinir, 180, 6, "pixelshuffle"),
     "hat-s": partial(_hat, 6),
     "dat-light": partial(_dat, 18),
 }
-_BUILDERS = {**_SHORT, **_WHOLE}
+_BUILDERS = {**_SHORT, **_OTHERS}
 NAMES = tuple(_SHORT)
 PEERS = ("compact-x2", "compact", "span", "esrgan", "esrgan-x2plus", "swinir-m", "hat-s", "dat-light")
 

@@ -9,7 +9,8 @@ level, in fp32 and automatic precision, eager and compiled. A row that fails tel
 Told are the seconds of the fastest round, what the device held at most beyond what lay there before (on a CPU the
 growth of the process, the result included), the PSNR against the whole picture in plain fp32 (of the first and the
 last frame), and how close to its ceilings the machine came: the model's operations over the rate of a large matrix
-product in the row's precision, and the picture's bytes, in and out, over the rate of a copy.
+product in the row's precision, and the picture's bytes, in and out, over the rate of a copy. Kernels that need fewer
+operations than the plain model, as Winograd's, may come above the first.
 
 The defaults are for a CPU: eager rows, two small models, one small picture. `--short` is for a GPU and a few minutes,
 `--full` is everything. Models other than files have random weights, their last layer fitted so that a photograph comes

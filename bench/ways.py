@@ -216,7 +216,9 @@ def ours(setting: Setting, level: Level, half: bool, compiled: bool) -> Upscaler
         result = upscale(image, setting.model, options, StandaloneContext(str(setting.device)), caches)
         report = result.report
         how = f"{report.tiles} of {report.tile[1]}x{report.tile[0]}"
-        if compiled and not report.compiled:
+        if report.kernels != "plain":
+            how += f", {report.kernels}"
+        elif compiled and not report.compiled:
             how += f", eager: {report.compiling}"
         return Made(result.image, report.precision, how)
 
