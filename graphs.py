@@ -84,7 +84,7 @@ class GraphedForward:
         recording = self._recording(x)
         if recording is None:
             return self._forward(x)
-        return _replay(recording, x)
+        return replay(recording, x)
 
     def release(self) -> None:
         """Give back the memory of the recordings; they are made anew when they are wanted."""
@@ -113,7 +113,7 @@ class GraphedForward:
             del self._recordings[next(iter(self._recordings))]
         try:
             recording = self._recorder.record(self._forward, x)
-            reason = disagreement(_replay(recording, x), self._forward(x), self._precision)
+            reason = disagreement(replay(recording, x), self._forward(x), self._precision)
             worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
         except (
             Exception
@@ -128,12 +128,13 @@ class GraphedForward:
         return recording
 
     def _gains(self, recording: Recording, x: Tensor) -> bool:
-        eager, replayed = self._seconds(lambda: self._forward(x)), self._seconds(lambda: _replay(recording, x))
+        eager, replayed = self._seconds(lambda: self._forward(x)), self._seconds(lambda: replay(recording, x))
         logger.debug("%s eager %.2e s, as a CUDA graph %.2e s", tuple(x.shape), eager, replayed)
         return replayed <= (1 - _WORTH) * eager
 
 
-def _replay(recording: Recording, x: Tensor) -> Tensor:
+def replay(recording: Recording, x: Tensor) -> Tensor:
+    """What `recording` makes of x, which has its shape; the caller's to keep."""
     recording.input.copy_(x)
     recording.launch()
     return recording.output.clone()
