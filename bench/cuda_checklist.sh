@@ -1,29 +1,57 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA device, in one command: tests, memory estimate against the real peak, speed against the
-# plain model, compiling. Needs torch with CUDA, spandrel and pytest in the Python that runs it (PYTHON=...), and no network.
+# Everything that needs a CUDA device, in one command and less than eight minutes: bench/cuda_checklist.sh
+#
+# Tests, memory estimate, peers, overhead, streams, an out-of-memory drill, scaling, health, compiling. No step ends the
+# others. Writes bench/results/<gpu>-<date>.json and the table in docs/performance.md. Needs torch with CUDA, spandrel and
+# pytest in the Python that runs it (PYTHON=...), COMFYUI_DIR for core's row, and nothing from the network.
+#
+# bench/cuda_checklist.sh --rehearse runs the same steps on the CPU, tiny, and keeps nothing.
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export CUDASPEED_CACHE_DIR="$folder/compiled"
 
-"$PYTHON" - <<'P' || exit 1
-import sys, torch
-if not torch.cuda.is_available():
-    sys.exit("no CUDA device: nothing measured")
-print(torch.cuda.get_device_name(), "torch", torch.__version__, "CUDA", torch.version.cuda)
-P
+slack=1 device=cuda models="compact esrgan" size=1280x720 side=1024 tile=512 compile_side=256 rounds=3
+megapixels=64 frames=256 scope=--short keep="--docs docs/performance.md --results bench/results"
+if [ "${1-}" = --rehearse ]; then
+  slack=6 device=cpu models=compact-x2 size=48x32 side=48 tile=32 compile_side=32 rounds=1
+  megapixels=1 frames=4 scope= keep=
+elif ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo "no CUDA device: nothing measured"
+  exit 1
+fi
+
 failed=0
-echo "== tests on CUDA"
-"$PYTHON" -m pytest -q tests/test_cuda.py tests/test_engine.py tests/test_faults.py tests/test_compiling.py || failed=1
-echo "== memory: estimate and real peak"
-"$PYTHON" bench/memory.py --device cuda --side 1024 || failed=1
-echo "== speed: bundled model"
-for size in 640x480 1280x720 1920x1080; do
-  "$PYTHON" bench/speed.py --device cuda --size "$size" --runs 10 || failed=1
-done
-echo "== looking after the output"
-"$PYTHON" bench/health.py --device cuda --size 1920x1080 || failed=1
-"$PYTHON" bench/health.py --device cuda --size 1920x1080 --tile 512 || failed=1
-echo "== compiling: cold, warm, steady, eager"
-"$PYTHON" bench/compile.py --device cuda --side 512 --precision auto --models compact esrgan span swinir || failed=1
-"$PYTHON" bench/compile.py --device cuda --methods || failed=1
+step() {  # name, most seconds, command
+  local name=$1 limit=$2 began=$SECONDS code
+  shift 2
+  echo "== $name: $*"
+  timeout --kill-after=5 $((limit * slack)) "$@"
+  code=$?
+  [ $code -eq 0 ] || failed=1
+  echo "$name $code $((SECONDS - began))" >>"$folder/steps.txt"
+}
+bench() {  # name, most seconds, script, arguments
+  local name=$1 limit=$2 script=$3
+  shift 3
+  step "$name" "$limit" "$PYTHON" "bench/$script.py" --device $device --json "$folder/$name.json" "$@"
+}
+
+# shellcheck disable=SC2086  # the lists are several words, or none
+{
+  step tests 80 "$PYTHON" -m pytest -q $(grep -l cuda.is_available tests/test_*.py)
+  bench memory 25 memory --side $side
+  bench peers 90 peers $scope --models $models --sizes $size --rounds $rounds
+  bench overhead 35 overhead --models $models --sizes $size --rounds $rounds
+  bench streams 30 streams --models $models --size $size
+  bench drill 25 drill --size $size
+  bench scaling 40 scaling --most-megapixels $megapixels --most-frames $frames
+  bench health 20 health --size $size --tile $tile
+  bench compile 60 compile --models ${models%% *} --side $compile_side --precision auto
+  bench peers-compiled 50 peers --models ${models%% *} --sizes $size --rounds $rounds \
+    --rows plain-half-last compile-default "ours-balanced-*-compiled"
+  "$PYTHON" bench/summary.py "$folder" $keep || failed=1
+}
 exit $failed

@@ -12,9 +12,9 @@ last frame), and how close to its ceilings the machine came: the model's operati
 product in the row's precision, and the picture's bytes, in and out, over the rate of a copy. Kernels that need fewer
 operations than the plain model, as Winograd's, may come above the first.
 
-The defaults are for a CPU: eager rows, two small models, one small picture. `--short` is for a GPU and a few minutes,
-`--full` is everything. Models other than files have random weights, their last layer fitted so that a photograph comes
-out (models.py).
+The defaults are for a CPU: eager rows, two small models, one small picture. `--short` is for a GPU and a minute,
+`--full` is everything, for hours. Models other than files have random weights, their last layer fitted so that a
+photograph comes out (models.py).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _FEW = Choice(("compact", "span"), ("320x240",), ("core", "plain-*", "*-half", "
 _SHORT = Choice(
     ("compact", "esrgan"),
     ("1280x720",),
-    ("core", "plain-*", "*-half", "compile-default", "ours-balanced-*", "ours-speed-auto-*"),
+    ("core", "plain-*", "*-half", "ours-balanced-*-eager", "ours-speed-auto-eager"),
     3,
 )
 _FULL = Choice(PEERS, ("512x512", "640x480", "1280x720", "1920x1080", "640x480x64"), ("*",), 5)

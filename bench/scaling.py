@@ -21,7 +21,7 @@ from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 from models import build_fitted
 
-_FRAME = {"cuda": (480, 640), "cpu": (60, 80)}  # (height, width)
+_FRAME = {"cuda": (240, 320), "cpu": (60, 80)}  # (height, width)
 
 _TABLE = Table(
     "",
@@ -95,7 +95,7 @@ def main() -> None:
         device = StandaloneContext(args.device).device
         model = build_fitted(args.model, photograph(64, 64).permute(0, 3, 1, 2).to(device))
         scale, results = Scale(model, args.device, args.precision, args.rounds), Results(device, args.json)
-        frame = _FRAME.get(device.type, (480, 640))
+        frame = _FRAME.get(device.type, (240, 320))
         squares = [(side_for(megapixels, model.scale),) * 2 for megapixels in powers_of_four(args.most_megapixels)]
         series = {
             "megapixels": [(size, 1) for size in squares],
