@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from .precision import Choice, PrecisionChooser
 from .profiles import Profiles, profiles_folder
 from .reach import with_reach
 from .repair import Nature
+from .tuning import fastest, rivals
 from .working import Variant, WorkingModel, WorkingModels, versions_of
 
 
@@ -34,20 +36,41 @@ class Caches:
         self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
 
     def choose(self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext) -> Choice:
-        """The variant to run: what suits the device and the model, unless it failed on pictures before."""
+        """The variant to run: what suits the device and the model, unless it failed on pictures before, and of what
+        is as good the fastest."""
         asked = (model, options.precision, options.autocast, context)
         choice = self.chooser.choose(*asked)
-        if choice.variant.precision == "fp32":  # nothing is better
-            return choice
-        raised = self._profiles_in(context).get(self._content(model, context)).raised
-        variant = choice.variant
-        for higher in self.chooser.above(model, variant, options.precision, context) if raised else ():
-            if raised.get(_place(variant, context)) == higher.precision:  # and what that was left for
-                variant = higher
-        if variant == choice.variant:
-            return choice
-        told = f"{choice.variant.precision} gave ill tiles with this model before: {variant.precision} is used instead"
-        return self.chooser.remember(*asked, Choice(variant, told))
+        if choice.variant.precision != "fp32":  # nothing is more precise
+            raised = self._profiles_in(context).get(self._content(model, context)).raised
+            variant = choice.variant
+            for higher in self.chooser.above(model, variant, options.precision, context) if raised else ():
+                if raised.get(_place(variant, context)) == higher.precision:  # and what that was left for
+                    variant = higher
+            if variant != choice.variant:
+                told = f"{choice.variant.precision} gave ill tiles with this model before: {variant.precision} is used"
+                choice = self.chooser.remember(*asked, Choice(variant, f"{told} instead"))
+        return replace(choice, variant=self._fastest(model, choice.variant, options, context))
+
+    def _fastest(
+        self, model: ImageModelDescriptor, variant: Variant, options: UpscaleOptions, context: RunContext
+    ) -> Variant:
+        """`variant`, or what is faster here and computes the same; measured once, and remembered."""
+        others = rivals(model.model, variant, options.precision, context)
+        if not others:
+            return variant
+        profiles, content, place = self._profiles_in(context), self._content(model, context), _place(variant, context)
+        profile = profiles.get(content)
+        others = [other for other in others if _place(other, context) not in profile.raised]
+        known = profile.fastest.get(place)
+        for candidate in (variant, *others):
+            if str(candidate) == known:
+                return candidate
+        best = fastest(model, variant, others, context) if others else None
+        if best is None:
+            return variant
+        self.working.put(model, best)
+        profiles.update(content, fastest={**profile.fastest, place: str(best.variant)})
+        return best.variant
 
     def ladder(
         self,
@@ -60,7 +83,9 @@ class Caches:
         """The ways to compute the model, from `variant` up; that a run had to climb is remembered."""
 
         def dress(working: WorkingModel) -> Step:
-            compiled = self.compiles.forwards_of(working, model, traits, context) if options.compile else None
+            # what a compiler makes of plain convolutions is slower than our kernels
+            compiles = options.compile and working.variant.kernels == "plain"
+            compiled = self.compiles.forwards_of(working, model, traits, context) if compiles else None
             return Step(working, self._cost(model, traits, working.variant), compiled)
 
         def above() -> list[Variant]:
@@ -106,5 +131,5 @@ class Caches:
 def _place(variant: Variant, context: RunContext) -> str:
     """Where a variant failed: another card, processor or torch may do better."""
     surroundings = describe_environment(context.device)
-    how = f"{variant.precision} autocast" if variant.autocast else variant.precision
+    how = str(replace(variant, channels_last=False))
     return f"{how} on {surroundings['hardware']}, torch {surroundings['torch']}"

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 Precision = Literal["fp16", "bf16", "fp32"]
 PrecisionChoice = Literal["auto", "fp16", "fp32", "bf16"]
+Kernels = Literal["plain", "winograd"]
+"""What computes a model: torch's own operations, or modules of ours in place of some (rewriting.py)."""
 Level = Literal["balanced", "speed", "memory"]
 CompileMode = Literal["auto", "wait", "background"]
 TilingMode = Literal["none", "wrap", "wrap_x", "wrap_y"]
@@ -313,14 +315,14 @@ class ImageHealth:
     """What was wrong with the output and what was done about it, over all frames.
 
     `repairs`: the tiles that were computed again, also of frames that were then done anew as a whole; where the run
-    gave its precision up for a better one, `given_up` is the one it began with. The rest stayed ill in the best way
-    there is, mostly fp32 and eager: `non_finite` values (pixel x channel) were NaN or infinite, `wild` ones single
-    values far from any other; both are filled from the input. The frames named had a broken range: corrected by
-    quantiles where the output still resembles the input, else clamped as they are.
+    left its way to compute for a better one, `given_up` is what it began with ("fp16", "fp32 winograd"). The rest
+    stayed ill in the best way there is, mostly fp32 and eager: `non_finite` values (pixel x channel) were NaN or
+    infinite, `wild` ones single values far from any other; both are filled from the input. The frames named had a
+    broken range: corrected by quantiles where the output still resembles the input, else clamped as they are.
     """
 
     repairs: tuple[Repair, ...] = ()
-    given_up: Precision | None = None
+    given_up: str | None = None
     non_finite: int = 0
     wild: int = 0
     broken_frames: tuple[int, ...] = ()
@@ -332,7 +334,8 @@ class UpscaleReport:
     """How a picture was upscaled. Sizes are (height, width) in pixels; `peak_bytes` is the device's measured peak where
     the context measures it (CUDA, command line), else the estimate that sized the tiles. `tile`, `overlap`, `tiles` and
     `batch` are the plan's that the run ended with, smaller than at the start where memory ran out. `compiled`: tiles
-    went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none."""
+    went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none.
+    `kernels` are those that computed the model."""
 
     model: str
     scale: int
@@ -341,6 +344,7 @@ class UpscaleReport:
     output_size: tuple[int, int]
     precision: Precision
     autocast: bool
+    kernels: Kernels
     tile: tuple[int, int]
     overlap: tuple[int, int]
     tiles: int

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from spandrel import ImageModelDescriptor
 
 from .compile_cache import CompiledForwards
-from .contracts import MemoryCost, Precision
+from .contracts import MemoryCost
 from .working import Variant, WorkingModel, WorkingModels
 
 
@@ -41,7 +41,7 @@ class Ladder:
         self._find_above, self._dress, self._remember = find_above, dress, remember
         self._above: list[Variant] | None = None
         self.now = dress(copies.get(descriptor, variant))
-        self.given_up: Precision | None = None
+        self.given_up: str | None = None
         self._steps: dict[Variant, Step] = {variant: self.now}
 
     @property
@@ -59,7 +59,7 @@ class Ladder:
 
     def climb(self, variant: Variant, for_good: bool) -> None:
         """Go on with `variant`, one of those above, in this run and, `for_good`, in all later ones."""
-        self.given_up = self.given_up or self.now.variant.precision
+        self.given_up = self.given_up or self.now.variant.name
         self._above = self.above[self.above.index(variant) + 1 :]
         self.now = self.visit(variant)
         if for_good:

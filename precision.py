@@ -66,17 +66,19 @@ class PrecisionChooser:
     def above(
         self, descriptor: ImageModelDescriptor, variant: Variant, asked: PrecisionChoice, context: RunContext
     ) -> list[Variant]:
-        """The variants that are more precise than `variant` and suit the model and the device, up to fp32.
+        """The variants to trust more than `variant`: torch's own kernels, then what is more precise and suits the model
+        and the device, up to fp32.
 
         Where precision is automatic, half types only if their try is as close to fp32 as automatic demands.
         """
         suit = {*_STEPS} if context.device.type == "cpu" else {"fp32", *fast_precisions(context.device)}
-        trial, found = _Trial(descriptor, context, self._copies), []
+        trial = _Trial(descriptor, context, self._copies)
+        found = [] if variant.kernels == "plain" else [replace(variant, kernels="plain")]
         for precision in _STEPS[_STEPS.index(variant.precision) + 1 :]:
             half = precision != "fp32"
             if precision not in suit or (half and not trial.judge(precision, variant.autocast, asked == "auto")[0]):
                 continue
-            found.append(replace(variant, precision=precision, autocast=variant.autocast and half))
+            found.append(replace(variant, precision=precision, autocast=variant.autocast and half, kernels="plain"))
         return found
 
     def remember(
@@ -137,7 +139,7 @@ class _Trial:
 
     def __init__(self, descriptor: ImageModelDescriptor, context: RunContext, copies: WorkingModels) -> None:
         self._descriptor, self._context, self._copies = descriptor, context, copies
-        self._picture = _probe_picture(descriptor)
+        self._picture = probe_picture(descriptor)
         self._convolutional = is_convolutional(descriptor.model)
         self._outputs: dict[Precision, tuple[Variant, Tensor]] = {}
         self.device, self.architecture = context.device, descriptor.architecture.name
@@ -194,7 +196,7 @@ class _Trial:
             return working.forward(self._picture.to(self.device)).float().cpu()
 
 
-def _probe_picture(descriptor: ImageModelDescriptor) -> Tensor:
+def probe_picture(descriptor: ImageModelDescriptor) -> Tensor:
     """A fixed picture with what photographs have: shades from black to white, edges and fine texture, [1, C, h, w]."""
     traits = traits_of(descriptor)
     height = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid

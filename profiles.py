@@ -23,7 +23,7 @@ from .working import content_of
 
 logger = logging.getLogger("cudaspeed")
 
-_SCHEMA = 1  # also of how the values are measured: another number, and they are measured anew
+_SCHEMA = 2  # also of how the values are measured: another number, and they are measured anew
 _LOCK_SECONDS = 1.0
 _MOST_BYTES = 1 << 16
 _MOST_PIXELS = 4096
@@ -33,11 +33,13 @@ _CONTENT = re.compile("[0-9a-f]{64}")
 @dataclass(frozen=True)
 class Profile:
     """What is known of a model. `reach` and `endless` are `reach.Reach`'s (None: never measured); `raised` says of a
-    precision on a device, "fp16 autocast on <card>, torch <version>", which precision to start with instead."""
+    precision on a device, "fp16 autocast on <card>, torch <version>", which precision to start with instead; `fastest`
+    of the same, as which variant it was computed fastest (`str` of a `working.Variant`)."""
 
     reach: int | None = None
     endless: bool = False
     raised: Mapping[str, str] = field(default_factory=dict)
+    fastest: Mapping[str, str] = field(default_factory=dict)
 
 
 def profiles_folder(cache_folder: Path) -> Path:
@@ -115,7 +117,8 @@ class Profiles:
 def _text(profile: Profile) -> str:
     """What `_parse` reads."""
     told = {field.name: getattr(profile, field.name) for field in fields(Profile)}
-    return json.dumps({"schema": _SCHEMA, **told, "raised": dict(profile.raised)}, indent=1)
+    told |= {"raised": dict(profile.raised), "fastest": dict(profile.fastest)}
+    return json.dumps({"schema": _SCHEMA, **told}, indent=1)
 
 
 def _parse(told: Any) -> Profile:
@@ -129,6 +132,7 @@ def _parse(told: Any) -> Profile:
         raise ValueError(f"reach is {profile.reach!r}")
     if type(profile.endless) is not bool:
         raise ValueError(f"endless is {profile.endless!r}")
-    if type(profile.raised) is not dict or not all(type(text) is str for text in profile.raised.values()):
-        raise ValueError(f"raised is {profile.raised!r}")
+    for told in (profile.raised, profile.fastest):
+        if type(told) is not dict or not all(type(text) is str for text in told.values()):
+            raise ValueError(f"{told!r} is no table of texts")
     return profile

@@ -32,6 +32,7 @@ _ROOM = 2.0  # a model that shifts its tiles on purpose does not shift all of th
 @dataclass
 class Nature:
     """What this process has seen of a model. `most_shift` and `kinds` are its own way: it does so in fp32, too.
+    `alike`: and in fp32 the results were the same as in this variant.
 
     `careful`: it leaves illness in the picture even there, so that whole frames are looked after (postprocess.py).
     `repairs` counts the tiles that had to be computed again, by variant and device.
@@ -39,6 +40,7 @@ class Nature:
 
     most_shift: float = MOST_SHIFT
     kinds: set[Ailment] = field(default_factory=set)
+    alike: set[tuple[Ailment, Variant]] = field(default_factory=set)
     careful: bool = False
     repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -85,7 +87,8 @@ class Repairer:
         Raises what the context raises, its interrupt and its out-of-memory error included.
         """
         ill = ailment(suspect.vitals, suspect.result, self._nature.most_shift)
-        if ill is None or (ill in self._nature.kinds and not self._ladder.above):
+        its_own = ill in self._nature.kinds
+        if ill is None or (its_own and (not self._ladder.above or (ill, suspect.step.variant) in self._nature.alike)):
             return suspect.result, ill
         attempt = self._compute_again(suspect)
         if attempt is None:
@@ -98,6 +101,8 @@ class Repairer:
             return suspect.result, None
         if attempt.ill in (None, _MILD) and not same:
             self._note(suspect, ill, attempt.variant)
+        elif same and attempt.ill == ill and ill in self._nature.kinds:
+            self._nature.alike.add((ill, suspect.step.variant))  # no attempt need be made again
         elif attempt.variant and attempt.ill != _MILD and self._count(suspect, attempt.ill):
             self._due = attempt.variant, False  # no better, but no attempt is then made twice
         return (suspect.result if same else attempt.result), attempt.ill
@@ -180,7 +185,8 @@ class Repairer:
 
     def _note(self, suspect: Suspect, ill: Ailment, variant: Variant | None) -> None:
         """`suspect` was ill, and is well in `variant`; None: in its own, eagerly."""
-        before, after = suspect.precision, variant.precision if variant else suspect.precision
+        before = suspect.step.variant.name
+        after = variant.name if variant else before
         name = f"{before} compiled" if suspect.compiled else before
         self._noted.append(Repair(suspect.frame, suspect.place, ill, name, after))
         logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, ill, name, after)

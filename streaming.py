@@ -130,7 +130,9 @@ class Run:
     def compiling(self) -> str:
         """Where compiling stands, in a few words."""
         compiled = self.ladder.now.compiled
-        return compiled.status(self.compiled) if compiled else "off"
+        if compiled:
+            return compiled.status(self.compiled)
+        return f"not needed: {self.ladder.now.variant.kernels} kernels" if self._options.compile else "off"
 
     @property
     def total_tiles(self) -> int:

@@ -19,8 +19,9 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from .contracts import DTYPES, Forward, Precision
+from .contracts import DTYPES, Forward, Kernels, Precision
 from .folding import fold_convolutions
+from .rewriting import rewrite
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Variant:
     precision: Precision
     autocast: bool
     channels_last: bool
+    kernels: Kernels = "plain"
+
+    @property
+    def name(self) -> str:
+        """For people: "fp16", "fp32 winograd"."""
+        return self.precision if self.kernels == "plain" else f"{self.precision} {self.kernels}"
+
+    def __str__(self) -> str:
+        return self.name + " autocast" * self.autocast + " channels last" * self.channels_last
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -94,6 +104,7 @@ def _copy(module: nn.Module, variant: Variant) -> nn.Module:
         fold_convolutions(ours)
         for tensor in (*ours.parameters(), *ours.buffers()):
             tensor.data = tensor.data.clone()
+        rewrite(ours, variant.kernels)
         layout = torch.channels_last if variant.channels_last else torch.preserve_format
         return ours.to(device="cpu", dtype=variant.weight_dtype, memory_format=layout)
 

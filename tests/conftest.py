@@ -23,6 +23,12 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "compiled"))
 
 
+@pytest.fixture
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without kernels of ours, where compiling is what makes models faster."""
+    monkeypatch.setattr("cudaspeed.winograd.prepare", lambda folder: False)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # As a plugin: a conftest's own hooks are not asked about folders above it.
     config.pluginmanager.register(PlainRoot())

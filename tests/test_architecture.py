@@ -37,7 +37,7 @@ LEAVES = (
 COMPILING = {"artifacts", "compile_cache", "compile_jobs", "compile_worker", "economy", "environment"}
 REPAIRING = {"group", "ladder", "postprocess", "repair"}
 BELOW_STREAMING = {"channels", "contracts", "folding", "planning", "working", *COMPILING, *REPAIRING, *LEAVES}
-BELOW_CACHES = BELOW_STREAMING | {"precision", "profiles", "reach"}
+BELOW_CACHES = BELOW_STREAMING | {"precision", "profiles", "reach", "tuning"}
 BELOW_ENGINE = BELOW_CACHES | {"caches", "streaming"}
 ALLOWED: dict[str, set[str]] = {
     "contracts": set(),
@@ -57,7 +57,10 @@ ALLOWED: dict[str, set[str]] = {
     "graphs": {"agreement", "contracts", "stopwatch"},
     "dense_block": {"convolution", "fastest_convolution"},
     "fused_chain": {"convolution", "fastest_convolution"},
-    "working": {"contracts", "folding"},
+    "native": {"artifacts", "contracts", "environment"},
+    "winograd": {"native"},
+    "rewriting": {"contracts", "winograd"},
+    "working": {"contracts", "folding", "rewriting"},
     "profiles": {"shared_files", "working"},
     "reach": {"contracts", "profiles", "tiling", "working"},
     "compile_worker": {"agreement", "artifacts", "contracts", "folding", "packages", "traits", "weights", "working"},
@@ -68,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "repair": {"agreement", "contracts", "health", "ladder", "memory", "working"},
     "planning": {"contracts", "memory", "tiling"},
     "precision": {"contracts", "traits", "working"},
+    "tuning": {"agreement", "contracts", "precision", "traits", "winograd", "working"},
     "streaming": BELOW_STREAMING,
     "caches": BELOW_CACHES,
     "standalone": {"contracts", "memory"},

@@ -205,6 +205,7 @@ def test_ctrl_c_ends_with_130_and_leaves_what_is_finished(
     assert files(tmp_path / "out") == ["a.png"]
 
 
+@pytest.mark.usefixtures("plain_kernels")
 def test_a_full_disk_is_told_and_leaves_nothing(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
@@ -369,6 +370,7 @@ def test_a_progress_bar_only_on_a_terminal_and_without_json(
     assert upscale(*arguments, "--json")[2] == ""
 
 
+@pytest.mark.usefixtures("plain_kernels")
 def test_automatic_precision_keeps_what_16_bits_tell(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where half precision is fast."""
     monkeypatch.setattr("cudaspeed.precision.fast_precisions", lambda device: ("bf16",))

@@ -23,6 +23,8 @@ from cudaspeed.contracts import UpscaleOptions, UpscaleReport
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale, warm_up
 
+pytestmark = pytest.mark.usefixtures("plain_kernels")
+
 EAGER = UpscaleOptions(precision="fp32", compile=False)
 AUTO = UpscaleOptions(precision="fp32")
 BACKGROUND = UpscaleOptions(precision="fp32", compile_mode="background")

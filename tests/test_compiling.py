@@ -23,6 +23,7 @@ from cudaspeed.contracts import UpscaleOptions, UpscaleReport
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
+pytestmark = pytest.mark.usefixtures("plain_kernels")
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ["g++", "clang++", "cl"])), reason="no C++ compiler to compile with"
 )
@@ -31,10 +32,12 @@ RUN_IN_A_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import zoo
+from cudaspeed import winograd
 from cudaspeed.contracts import UpscaleOptions
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
+winograd.prepare = lambda folder: False
 options = UpscaleOptions(precision="fp32", compile_mode="wait")
 report = upscale(zoo.photograph(40, 40), zoo.compact(), options, StandaloneContext("cpu")).report
 assert report.compiled, report.compiling

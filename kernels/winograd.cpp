@@ -1,0 +1,224 @@
+// 3x3 convolutions of stride 1 on a CPU by Winograd's method F(4x4, 3x3): 36 multiplications where the definition has 144.
+// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308), section 4.3, has the three
+// transforms. Here a thread takes a run of tiles along a row, transforms them, multiplies by the transformed weights and
+// transforms back before the next: what lies between never leaves its cache, where a library's general convolution, or
+// the same in tensor operations, is bound by memory.
+//
+// Built by native.py, called by winograd.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
+// Pictures are [picture][row][pixel][channel], channels dense; strides are counted in floats.
+
+#include <algorithm>
+#include <cstdint>
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr int WIDEST = 16;  // floats in a register
+constexpr int ROWS = 12;    // tiles multiplied at once: as many sums as the registers hold
+#else
+constexpr int WIDEST = 8;
+constexpr int ROWS = 6;
+#endif
+constexpr int POINTS = 36, SIDE = 6, OUT = 4;
+
+template <int L> struct Lanes {
+    typedef float Vector __attribute__((vector_size(L * sizeof(float))));
+    typedef float Unaligned __attribute__((vector_size(L * sizeof(float)), aligned(sizeof(float))));
+    static Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+    static void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
+};
+
+// y = B' x for six values `step` apart.
+template <class V> inline void into(const V* x, int step, V* y) {
+    const V a = x[4 * step] - 4.f * x[2 * step], b = x[3 * step] - 4.f * x[step];
+    const V c = x[4 * step] - x[2 * step], d = 2.f * (x[3 * step] - x[step]);
+    y[0] = 4.f * x[0] - 5.f * x[2 * step] + x[4 * step];
+    y[1] = a + b;
+    y[2] = a - b;
+    y[3] = c + d;
+    y[4] = c - d;
+    y[5] = 4.f * x[step] - 5.f * x[3 * step] + x[5 * step];
+}
+
+// y = A' x for six values `step` apart.
+template <class V> inline void out_of(const V* x, int step, V* y) {
+    const V a = x[step] + x[2 * step], b = x[step] - x[2 * step];
+    const V c = x[3 * step] + x[4 * step], d = x[3 * step] - x[4 * step];
+    y[0] = x[0] + a + c;
+    y[1] = b + 2.f * d;
+    y[2] = a + 4.f * c;
+    y[3] = b + 8.f * d + x[5 * step];
+}
+
+// sums[R][columns] = tiles[R][channels] . weights[channels][columns], columns being one register or two.
+template <int L, int R, int WIDE> inline void block(const float* tiles, int channels, const float* weights, float* sums, int stride) {
+    using Vector = typename Lanes<L>::Vector;
+    Vector sum[R][WIDE] = {};
+    for (int c = 0; c < channels; ++c) {
+        Vector weight[WIDE];
+        for (int k = 0; k < WIDE; ++k) weight[k] = Lanes<L>::load(weights + (int64_t(c) * WIDE + k) * L);
+        for (int r = 0; r < R; ++r) {
+            const float value = tiles[int64_t(r) * channels + c];
+            for (int k = 0; k < WIDE; ++k) sum[r][k] += value * weight[k];
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int k = 0; k < WIDE; ++k) Lanes<L>::store(sums + int64_t(r) * stride + k * L, sum[r][k]);
+}
+
+template <int L, int WIDE> void columns(const float* tiles, int count, int channels, const float* weights, float* sums, int stride) {
+    int t = 0;
+    for (; t + ROWS <= count; t += ROWS)
+        block<L, ROWS, WIDE>(tiles + int64_t(t) * channels, channels, weights, sums + int64_t(t) * stride, stride);
+    for (; t + 3 <= count; t += 3)
+        block<L, 3, WIDE>(tiles + int64_t(t) * channels, channels, weights, sums + int64_t(t) * stride, stride);
+    for (; t < count; ++t)
+        block<L, 1, WIDE>(tiles + int64_t(t) * channels, channels, weights, sums + int64_t(t) * stride, stride);
+}
+
+// sums[count][outputs] = tiles[count][channels] . weights, which lie in blocks of two registers' columns, and one's at
+// the end where `outputs` asks for it.
+template <int L> void multiply(const float* tiles, int count, int channels, const float* weights, float* sums, int outputs) {
+    int o = 0;
+    for (; o + 2 * L <= outputs; o += 2 * L)
+        columns<L, 2>(tiles, count, channels, weights + int64_t(o) * channels, sums + o, outputs);
+    if (o < outputs) columns<L, 1>(tiles, count, channels, weights + int64_t(o) * channels, sums + o, outputs);
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Picture {
+    float* data;
+    int64_t picture, row, pixel;  // strides
+};
+
+// What becomes of a sum: (sum + bias), times `slope` where that is negative, times `scale`, plus `added`.
+struct Ending {
+    const float* bias;   // [outputs]
+    const float* slope;  // [outputs], or null
+    float scale;
+    Picture added;  // as large as the output; data null: nothing
+};
+
+// `height` and `width` are the output's; x has `edge` rows and pixels of zeros around it, beyond its own.
+struct Sizes {
+    int pictures, x_height, x_width, edge, height, width, channels, outputs, lanes, run, threads;
+};
+}
+
+namespace {
+
+// What one thread has room for: a run of tiles, transformed, and their sums.
+inline int64_t room(const Sizes& s) { return int64_t(POINTS) * s.run * (s.channels + s.outputs); }
+
+template <int L> void take_in(const Picture& x, const Sizes& s, int picture, int top, int left, int count, float* tiles) {
+    using Vector = typename Lanes<L>::Vector;
+    for (int t = 0; t < count; ++t) {
+        const int y0 = top - s.edge, x0 = left + OUT * t - s.edge;
+        const float* corner = x.data + picture * x.picture + y0 * x.row + x0 * x.pixel;
+        const bool inside = y0 >= 0 && x0 >= 0 && y0 + SIDE <= s.x_height && x0 + SIDE <= s.x_width;
+        for (int c = 0; c < s.channels; c += L) {
+            Vector seen[POINTS], half[POINTS];
+            for (int i = 0; i < SIDE; ++i)
+                for (int j = 0; j < SIDE; ++j) {
+                    const bool there = inside || (y0 + i >= 0 && y0 + i < s.x_height && x0 + j >= 0 && x0 + j < s.x_width);
+                    seen[i * SIDE + j] = there ? Lanes<L>::load(corner + i * x.row + j * x.pixel + c) : Vector{};
+                }
+            for (int j = 0; j < SIDE; ++j) {
+                Vector column[SIDE];
+                into(seen + j, SIDE, column);
+                for (int i = 0; i < SIDE; ++i) half[i * SIDE + j] = column[i];
+            }
+            for (int i = 0; i < SIDE; ++i) {
+                Vector row[SIDE];
+                into(half + i * SIDE, 1, row);
+                for (int j = 0; j < SIDE; ++j)
+                    Lanes<L>::store(tiles + (int64_t(i * SIDE + j) * count + t) * s.channels + c, row[j]);
+            }
+        }
+    }
+}
+
+template <int L> void give_out(const float* sums, const Sizes& s, int picture, int top, int left, int count, const Ending& ending, const Picture& y) {
+    using Vector = typename Lanes<L>::Vector;
+    for (int t = 0; t < count; ++t) {
+        const int x0 = left + OUT * t, rows = std::min(OUT, s.height - top), across = std::min(OUT, s.width - x0);
+        float* corner = y.data + picture * y.picture + top * y.row + x0 * y.pixel;
+        const float* added = ending.added.data
+            ? ending.added.data + picture * ending.added.picture + top * ending.added.row + x0 * ending.added.pixel
+            : nullptr;
+        for (int o = 0; o < s.outputs; o += L) {
+            Vector sum[POINTS], half[OUT * SIDE];
+            for (int k = 0; k < POINTS; ++k) sum[k] = Lanes<L>::load(sums + (int64_t(k) * count + t) * s.outputs + o);
+            for (int j = 0; j < SIDE; ++j) {
+                Vector column[OUT];
+                out_of(sum + j, SIDE, column);
+                for (int i = 0; i < OUT; ++i) half[i * SIDE + j] = column[i];
+            }
+            const Vector bias = Lanes<L>::load(ending.bias + o);
+            for (int i = 0; i < rows; ++i) {
+                Vector row[OUT];
+                out_of(half + i * SIDE, 1, row);
+                for (int j = 0; j < across; ++j) {
+                    Vector value = row[j] + bias;
+                    if (ending.slope) {
+                        const Vector bent = Lanes<L>::load(ending.slope + o) * value;
+                        value = value > 0 ? value : bent;
+                    }
+                    if (added)
+                        value = ending.scale * value
+                            + Lanes<L>::load(added + i * ending.added.row + j * ending.added.pixel + o);
+                    Lanes<L>::store(corner + i * y.row + j * y.pixel + o, value);
+                }
+            }
+        }
+    }
+}
+
+template <int L> void run(const Picture& x, const float* weights, const Ending& ending, const Picture& y, const Sizes& s, float* scratch) {
+    const int down = (s.height + OUT - 1) / OUT, across = (s.width + OUT - 1) / OUT;
+    const int runs = (across + s.run - 1) / s.run, even = (across + runs - 1) / runs;
+    const int64_t jobs = int64_t(s.pictures) * down * runs;
+    int taken = 0;
+#pragma omp parallel num_threads(s.threads)
+    {
+        int mine;
+#pragma omp atomic capture
+        mine = taken++;
+        float* tiles = scratch + mine * room(s);
+        float* sums = tiles + int64_t(POINTS) * s.run * s.channels;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t job = 0; job < jobs; ++job) {
+            const int picture = int(job / (int64_t(down) * runs)), in_picture = int(job % (int64_t(down) * runs));
+            const int top = in_picture / runs * OUT, first = in_picture % runs * even;
+            const int count = std::min(even, across - first);
+            if (count <= 0) continue;
+            take_in<L>(x, s, picture, top, first * OUT, count, tiles);
+            for (int k = 0; k < POINTS; ++k)
+                multiply<L>(tiles + int64_t(k) * count * s.channels, count, s.channels,
+                            weights + int64_t(k) * s.channels * s.outputs, sums + int64_t(k) * count * s.outputs, s.outputs);
+            give_out<L>(sums, s, picture, top, first * OUT, count, ending, y);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// The floats in a register: channels and outputs that are multiples of it run at full width, of 8 at least they must be.
+int widest() { return WIDEST; }
+
+// Bytes of scratch that `convolve` needs for these sizes.
+int64_t scratch_bytes(const Sizes* sizes) { return room(*sizes) * sizes->threads * int64_t(sizeof(float)); }
+
+// y = the convolution of x; `weights` as winograd.py packs them. x and y must not overlap.
+void convolve(const Picture* x, const float* weights, const Ending* ending, const Picture* y, const Sizes* sizes, float* scratch) {
+    if (sizes->lanes == WIDEST)
+        run<WIDEST>(*x, weights, *ending, *y, *sizes, scratch);
+    else
+        run<8>(*x, weights, *ending, *y, *sizes, scratch);
+}
+}

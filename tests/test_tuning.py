@@ -1,0 +1,120 @@
+"""The fastest way to compute a model is measured once, has to compute the same, and is left where it gave ill tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from torch import Tensor
+
+from cudaspeed import caches, tuning, winograd
+from cudaspeed.contracts import UpscaleOptions, UpscaleResult
+from cudaspeed.standalone import StandaloneContext
+from cudaspeed.tuning import fastest, rivals
+from cudaspeed.upscale_engine import Caches, upscale
+from cudaspeed.winograd import WinogradConvolution
+from cudaspeed.working import Variant, WorkingModel
+
+PLAIN = Variant("fp32", autocast=False, channels_last=True)
+OURS = Variant("fp32", autocast=False, channels_last=True, kernels="winograd")
+IMAGE = zoo.photograph(40, 48)
+
+
+@pytest.fixture
+def model():
+    return zoo.compact(2, features=16)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> StandaloneContext:
+    if not winograd.prepare(tmp_path / "compiled"):
+        pytest.skip("the kernels cannot be built here: not Linux, or no C++ compiler")
+    return StandaloneContext("cpu")
+
+
+def takes(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    """Make computing with these kernels take so long."""
+
+    def measured(working: WorkingModel, picture: Tensor) -> float:
+        return seconds[working.variant.kernels]
+
+    monkeypatch.setattr(tuning, "_seconds", measured)
+
+
+def run(model, caches: Caches | None = None, **options) -> UpscaleResult:
+    return upscale(IMAGE, model, UpscaleOptions(**options), StandaloneContext("cpu"), caches or Caches())
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.5, OURS), (0.9, OURS), (0.97, PLAIN), (1.5, PLAIN)])
+def test_what_is_clearly_faster_is_taken(seconds: float, chosen: Variant, model, context, monkeypatch) -> None:
+    takes(monkeypatch, plain=1.0, winograd=seconds)
+    assert fastest(model, PLAIN, [OURS], context).variant == chosen
+
+
+def test_what_computes_something_else_is_not(model, context, monkeypatch, caplog) -> None:
+    right = WinogradConvolution.forward
+    monkeypatch.setattr(WinogradConvolution, "forward", lambda self, x: right(self, x) + 0.1)
+    takes(monkeypatch, plain=1.0, winograd=0.1)
+    assert fastest(model, PLAIN, [OURS], context).variant == PLAIN
+    assert "not in fp32 winograd" in caplog.text
+
+
+def test_what_fails_is_not(model, context, monkeypatch) -> None:
+    def fail(self: WinogradConvolution, x: Tensor) -> Tensor:
+        raise IndexError("something of the model's is gone")
+
+    monkeypatch.setattr(WinogradConvolution, "forward", fail)
+    takes(monkeypatch, plain=1.0, winograd=0.1)
+    assert fastest(model, PLAIN, [OURS], context).variant == PLAIN
+
+
+def test_there_is_no_other_way_where_it_would_be_less_precise_or_is_none(model, context) -> None:
+    half = Variant("bf16", autocast=True, channels_last=True)
+    assert rivals(model.model, PLAIN, "fp32", context) == [OURS]
+    assert rivals(model.model, half, "auto", context) == [OURS], "float32 is precise enough for automatic"
+    assert rivals(model.model, half, "bf16", context) == [], "bf16 was asked for"
+    assert rivals(zoo.swinir().model, PLAIN, "fp32", context) == []
+
+
+def test_the_picture_is_the_same_and_the_report_says_how_it_was_computed(model, context, monkeypatch) -> None:
+    results = {}
+    for kernels, seconds in (("winograd", 0.1), ("plain", 2.0)):
+        takes(monkeypatch, plain=1.0, winograd=seconds)
+        result = run(zoo.compact(2, features=16), precision="fp32")
+        caches.Profiles(caches.profiles_folder(context.cache_folder)).clear()
+        assert result.report.kernels == kernels
+        results[kernels] = result.image
+    assert float((results["winograd"] - results["plain"]).abs().max()) <= 2e-5
+
+
+def test_it_is_measured_once_and_remembered_by_the_next_session(model, context, monkeypatch) -> None:
+    takes(monkeypatch, plain=1.0, winograd=0.1)
+    assert run(model, precision="fp32").report.kernels == "winograd"
+
+    def again(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(caches, "fastest", again)
+    assert run(model, precision="fp32").report.kernels == "winograd"
+    assert run(zoo.compact(2, features=16), precision="fp32").report.kernels == "winograd"
+
+
+def test_tiles_that_our_kernels_spoil_are_mended_and_later_sessions_do_without(model, context, monkeypatch) -> None:
+    takes(monkeypatch, plain=1.0, winograd=0.1)
+    truth = run(model, precision="fp32").image
+    right = WinogradConvolution.forward
+
+    def spoilt(self: WinogradConvolution, x: Tensor) -> Tensor:
+        result = right(self, x)
+        result[..., 5:8, 5:8] = torch.nan
+        return result
+
+    monkeypatch.setattr(WinogradConvolution, "forward", spoilt)
+    result = run(model, precision="fp32", tile=32)
+    assert {(repair.before, repair.after) for repair in result.report.health.repairs} == {("fp32 winograd", "fp32")}
+    assert result.report.health.given_up == "fp32 winograd"
+    assert float((result.image - truth).abs().max()) <= 2 / 255
+    assert run(model, precision="fp32", tile=32).report.kernels == "plain"
+    assert not run(model, precision="fp32").report.health.repairs

@@ -1,0 +1,229 @@
+"""3x3 convolutions on a CPU by Winograd's method, twice as fast as oneDNN's: kernels/winograd.cpp, as modules.
+
+F(4x4, 3x3) of Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308): a quarter of
+the multiplications. In float32 the results differ from the plain convolution's by some 1e-6 of the largest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .native import load_library
+
+# The transform of the weights, G in the paper.
+_WEIGHTS = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+# What may be around the picture: zeros, so that the output is as large, or nothing.
+_EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
+_LANES = 8  # channels come in multiples of it
+_RUN = 24  # tiles that a thread takes at once: with 64 channels some 400 KB, which a core's cache holds
+_LEAST_WORK = 1 << 23  # multiplications that a thread more is worth: about a tenth of a millisecond
+_RIGHT = 1e-4  # of the largest value; the method's rounding is a hundredth of it
+
+
+class _Picture(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("picture", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("pixel", ctypes.c_int64),
+    )
+
+
+class _Ending(ctypes.Structure):
+    _fields_ = (
+        ("bias", ctypes.c_void_p),
+        ("slope", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        ("added", _Picture),
+    )
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int)
+        for name in (
+            *("pictures", "x_height", "x_width", "edge", "height", "width"),
+            *("channels", "outputs", "lanes", "run", "threads"),
+        )
+    )
+
+
+class Packed(NamedTuple):
+    """A convolution made ready: `weights` [36, C * O] in the kernel's order, `bias` [O], and the `slope` [O] by which
+    negative results are multiplied; None: they stay."""
+
+    weights: Tensor
+    bias: Tensor
+    slope: Tensor | None
+
+
+def prepare(folder: Path) -> bool:
+    """Whether the kernels are there: in this process, in the store in `folder`, or else built into it now."""
+    return load_library("winograd", folder, _flaw) is not None
+
+
+def suits(module: nn.Module) -> bool:
+    """Whether `module` is a convolution that the kernels can take over."""
+    return (
+        type(module) is nn.Conv2d  # a subclass computes something else, a hook changes what it computes with
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and module.kernel_size == (3, 3)
+        and module.stride == module.dilation == (1, 1)
+        and module.padding in _EDGES
+        and module.padding_mode == "zeros"
+        and module.groups == 1
+        and module.in_channels % _LANES == module.out_channels % _LANES == 0
+    )
+
+
+def slope_of(activation: nn.Module, outputs: int) -> Tensor | None:
+    """[outputs] what `activation` multiplies negative values by; None where it is another kind of function."""
+    if isinstance(activation, nn.PReLU):
+        return activation.weight.detach().float().expand(outputs).clone()
+    slope = {nn.LeakyReLU: getattr(activation, "negative_slope", 0.0), nn.ReLU: 0.0}.get(type(activation))
+    return None if slope is None else torch.full((outputs,), float(slope))
+
+
+class Kernels:
+    """The library's functions, for tensors."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.scratch_bytes.restype = ctypes.c_int64
+        library.convolve.argtypes, library.convolve.restype = (ctypes.c_void_p,) * 6, None
+        self._widest: int = library.widest()
+
+    def pack(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> Packed:
+        """`convolution`, one that `suits`, with what follows it, one that has a slope."""
+        outputs, channels = convolution.weight.shape[:2]
+        bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float().clone()
+        slope = None if activation is None else slope_of(activation, outputs)
+        return Packed(_transformed(convolution.weight.detach(), self._lanes(channels, outputs)), bias, slope)
+
+    def convolve(
+        self, x: Tensor, packed: Packed, y: Tensor, scale: float = 1.0, added: Tensor | None = None, run: int = _RUN
+    ) -> None:
+        """Write into `y` [N, h, w, O] the convolution of `x` [N, h, w, C], both float32 on the CPU, channels dense.
+
+        Where `x` is two rows and two pixels larger than `y` there is nothing around it, else there are zeros. With
+        `added` [N, h, w, O] the result is scale * convolution + added. `x` and `y` may be channels of one buffer,
+        if they are not the same ones. No more threads than torch may use.
+        """
+        (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
+        edge = (height - x_height + 2) // 2
+        lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
+        threads = min(torch.get_num_threads(), 1 + work // _LEAST_WORK)
+        sizes = _Sizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, run, threads))
+        ending = _Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
+        if added is not None:
+            ending.added = _picture(added)
+        scratch = torch.empty(self._library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
+        self._library.convolve(
+            ctypes.byref(_picture(x)),
+            packed.weights.data_ptr(),
+            ctypes.byref(ending),
+            ctypes.byref(_picture(y)),
+            ctypes.byref(sizes),
+            scratch.data_ptr(),
+        )
+
+    def _lanes(self, channels: int, outputs: int) -> int:
+        return _LANES if channels % self._widest or outputs % self._widest else self._widest
+
+
+class WinogradConvolution(nn.Module):
+    """A convolution with the activation that follows it: x [N, C, h, w] float32 -> [N, O, h, w], channels last.
+
+    Two pixels less each way where the convolution has no padding.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        packed = _kernels().pack(convolution, activation)
+        for name, value in packed._asdict().items():
+            self.register_buffer(name, value)
+        self._outputs = convolution.out_channels
+        self._lost = 2 - 2 * _EDGES[convolution.padding]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1).contiguous()  # no copy where it is channels last
+        count, height, width, _ = x.shape
+        y = x.new_empty(count, height - self._lost, width - self._lost, self._outputs)
+        _kernels().convolve(x, Packed(self.weights, self.bias, self.slope), y)
+        return y.permute(0, 3, 1, 2)
+
+
+class WinogradDenseBlock(nn.Module):
+    """The dense block of ESRGAN's RRDB (Wang et al., 2018, arXiv 1809.00219): x [N, C, h, w] float32 -> the same.
+
+    Five convolutions, each of all that came before: here they read the first channels of one buffer and write the next
+    ones, so that nothing is concatenated. The last is scaled and added to x.
+    """
+
+    def __init__(self, convolutions: list[tuple[nn.Conv2d, nn.Module | None]], scale: float) -> None:
+        super().__init__()
+        self._scale = scale
+        self.packed = nn.ModuleList(WinogradConvolution(*pair) for pair in convolutions)
+        self._width = convolutions[-1][0].in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        known = x.shape[3]
+        buffer = x.new_empty(*x.shape[:3], self._width)
+        buffer[..., :known] = x
+        *grow, last = (Packed(step.weights, step.bias, step.slope) for step in self.packed)
+        for packed in grow:
+            more = len(packed.bias)
+            _kernels().convolve(buffer[..., :known], packed, buffer[..., known : known + more])
+            known += more
+        y = x.new_empty(*x.shape[:3], len(last.bias))
+        _kernels().convolve(buffer, last, y, self._scale, buffer[..., : y.shape[3]])
+        return y.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _kernels() -> Kernels:
+    """The kernels that `prepare` has found."""
+    library = load_library("winograd", Path(), _flaw)
+    assert library is not None
+    return Kernels(library)
+
+
+def _transformed(weight: Tensor, lanes: int) -> Tensor:
+    """[36, C * O] of [O, C, 3, 3], in blocks of the outputs that the kernel sums up at once: two registers, or one."""
+    transform = torch.tensor(_WEIGHTS, dtype=torch.float64)
+    points = torch.einsum("ai,ocij,bj->abco", transform, weight.double(), transform).flatten(0, 1).float()
+    return torch.cat([block.flatten(1) for block in points.split(2 * lanes, dim=2)], dim=1).contiguous()
+
+
+def _picture(x: Tensor) -> _Picture:
+    return _Picture(x.data_ptr(), *x.stride()[:3])
+
+
+def _flaw(library: ctypes.CDLL) -> str | None:
+    """What is wrong with the kernels just loaded, if anything is: an odd size, with everything that can follow."""
+    kernels, generator = Kernels(library), torch.Generator().manual_seed(0)
+    convolution, activation = nn.Conv2d(32, 32, 3, padding=1), nn.PReLU(32)
+    for parameter in (*convolution.parameters(), *activation.parameters()):
+        parameter.data.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
+    x = torch.rand(2, 32, 9, 14, generator=generator)
+    seen, y = x.permute(0, 2, 3, 1).contiguous(), torch.empty(2, 9, 14, 32)
+    kernels.convolve(seen, kernels.pack(convolution, activation), y, 0.2, seen)
+    with torch.no_grad():
+        truth = (activation(convolution(x)) * 0.2 + x).permute(0, 2, 3, 1)
+    worst = float((y - truth).abs().max() / truth.abs().max())
+    return None if worst < _RIGHT else f"their results differ by {worst:.1e} from the plain convolution's"
