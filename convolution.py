@@ -28,7 +28,7 @@ class Convolution(Protocol):
 
     Zeros lie around the picture. `bias` is [C']; `slope` one number (1: no activation) or one per channel, [C'].
     Source, target and residuals may be channel slices of one tensor, but none may overlap the target. Weight and bias
-    have the source's type.
+    have the source's type; bias and slopes are contiguous.
     """
 
     def __call__(

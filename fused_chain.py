@@ -32,7 +32,7 @@ class FusedConvolution(nn.Module):
         slope = activation_slope(self.activation)
         assert slope is not None
         if isinstance(slope, Tensor):
-            slope = slope.expand(len(weight))  # a PReLU may have one for all channels
+            slope = slope.expand(len(weight)).contiguous()  # a PReLU may have one for all channels
         shape = (len(x), len(weight), *x.shape[2:])
         result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         self._convolve(x, result, weight, bias, slope)

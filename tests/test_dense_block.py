@@ -10,6 +10,7 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 from torch import Tensor, nn
 
+from cudaspeed.convolution import plain_convolution
 from cudaspeed.dense_block import DenseGroup, rewrite_dense_groups
 from cudaspeed.fused_chain import FusedConvolution, fuse_chains
 from cudaspeed.memory import measure_cost
@@ -149,7 +150,13 @@ def test_one_slope_for_all_channels_is_a_prelu_too() -> None:
     chain = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.PReLU(init=-0.7)).eval()
     x = picture(1, 16, 9, 9)
     truth = chain(x)
-    assert fuse_chains(chain) == 1
+
+    def convolve(source, target, weight, bias, slope) -> None:
+        assert slope.shape == (8,)
+        assert slope.is_contiguous(), "a kernel reads it as it lies"
+        plain_convolution(source, target, weight, bias, slope)
+
+    assert fuse_chains(chain, convolve) == 1
     torch.testing.assert_close(chain(x), truth)
 
 
