@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA device, in one command and less than eight minutes: bench/cuda_checklist.sh
 #
-# Tests, memory estimate, peers, overhead, streams, an out-of-memory drill, scaling, health, compiling. No step ends the
-# others. Writes bench/results/<gpu>-<date>.json and the table in docs/performance.md. Needs torch with CUDA, spandrel and
+# Tests, memory estimate, peers, overhead, streams, an out-of-memory drill, scaling, health, compiling, kernels: no step
+# ends the others. Writes bench/results/<gpu>-<date>.json and the table in docs/performance.md. Needs torch with CUDA, spandrel and
 # pytest in the Python that runs it (PYTHON=...), COMFYUI_DIR for core's row, and nothing from the network.
 #
 # bench/cuda_checklist.sh --rehearse runs the same steps on the CPU, tiny, and keeps nothing.
@@ -41,7 +41,7 @@ bench() {  # name, most seconds, script, arguments
 
 # shellcheck disable=SC2086  # the lists are several words, or none
 {
-  step tests 80 "$PYTHON" -m pytest -q $(grep -l cuda.is_available tests/test_*.py)
+  step tests 75 "$PYTHON" -m pytest -q $(grep -l 'reason="no CUDA device"' tests/test_*.py)
   bench memory 25 memory --side $side
   bench peers 90 peers $scope --models $models --sizes $size --rounds $rounds
   bench overhead 35 overhead --models $models --sizes $size --rounds $rounds
@@ -52,6 +52,7 @@ bench() {  # name, most seconds, script, arguments
   bench compile 60 compile --models ${models%% *} --side $compile_side --precision auto
   bench peers-compiled 50 peers --models ${models%% *} --sizes $size --rounds $rounds \
     --rows plain-half-last compile-default "ours-balanced-*-compiled"
+  bench kernels 25 kernels
   "$PYTHON" bench/summary.py "$folder" $keep || failed=1
 }
 exit $failed

@@ -70,15 +70,28 @@ def test_a_part_s_seconds_are_without_those_of_the_parts_in_it(monkeypatch: pyte
     assert watch.seconds == {"outer": 3, "inner": 3}
 
 
-def test_every_part_of_the_path_is_met_under_the_name_it_is_timed_by() -> None:
+def test_every_part_of_the_path_is_met_under_the_name_it_is_timed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     import overhead
 
     from cudaspeed.contracts import UpscaleOptions
     from cudaspeed.standalone import StandaloneContext
 
+    met, timed = set(), overhead.Stopwatch.timed
+
+    def remembering(watch: overhead.Stopwatch, name: str, function):
+        def call(*args, **kwargs):
+            met.update({function} if name in overhead.PARTS else ())
+            return function(*args, **kwargs)
+
+        return timed(watch, name, call)
+
+    monkeypatch.setattr(overhead.Stopwatch, "timed", remembering)
     options = UpscaleOptions(precision="fp32", tile=64, compile=False)
     row = overhead.measure(zoo.compact(2), zoo.photograph(100, 64), options, StandaloneContext("cpu"), rounds=1)
     assert all(took > 0 for took in row["parts"].values()), row["parts"]
+    on_lanes = {overhead.intake.LaneIntake, overhead.outlet.LaneOutlet}  # which a CPU has not
+    wanted = [place for places in overhead.PARTS.values() for place in places if place[0] not in on_lanes]
+    assert met == {getattr(owner, name) for owner, name in wanted}
     assert row["tiles"] > 1
     assert row["recomputed"] == pytest.approx(row["tiles"] * row["tile"][0] * row["tile"][1] / 6400 - 1)
     assert row["overhead"] == pytest.approx(row["seconds"] / row["tiles_seconds"] - 1)
@@ -125,11 +138,15 @@ def test_what_cannot_be_quartered_any_more_and_what_is_no_lack_of_memory_is_rais
     with pytest.raises(torch.OutOfMemoryError):
         by_quarters(little_memory(lambda x: x, 10, []), 1, torch.rand(1, 3, 64, 64))
 
+    tries: list[Tensor] = []
+
     def broken(x: Tensor) -> Tensor:
+        tries.append(x)
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
         by_quarters(broken, 1, torch.rand(1, 3, 64, 64))
+    assert len(tries) == 1
 
 
 def test_a_row_that_fails_tells_why_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
