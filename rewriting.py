@@ -6,7 +6,7 @@ from spandrel.architectures.Compact import Compact
 from torch import nn
 
 from .contracts import Kernels
-from .winograd import WinogradConvolution, WinogradDenseBlock, slope_of, suits
+from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, slope_of, suits
 
 _DENSE_BLOCK = "ResidualDenseBlock_5C"  # spandrel's, of ESRGAN and its kin
 _DENSE_SCALE = 0.2  # by which it multiplies what it adds to its input
@@ -17,10 +17,10 @@ def rewrite(model: nn.Module, kernels: Kernels) -> int:
 
     For "winograd", `winograd.prepare` must have been asked, and the model must be in float32 on the CPU.
     """
-    return 0 if kernels == "plain" else _use_winograd(model)
+    return 0 if kernels == "plain" else _use_winograd(model, type(model) is nn.Sequential)
 
 
-def _use_winograd(parent: nn.Module, in_order: bool = False) -> int:
+def _use_winograd(parent: nn.Module, in_order: bool) -> int:
     """Dense blocks as wholes, other convolutions one by one, together with the activation after them where the
     children are computed in the order in which they are kept."""
     count = 0
@@ -38,8 +38,24 @@ def _use_winograd(parent: nn.Module, in_order: bool = False) -> int:
             count += 1
         else:
             chain = type(child) is nn.Sequential or (isinstance(parent, Compact) and name == "body")
-            count += _use_winograd(child, in_order=chain)
+            count += _use_winograd(child, chain)
+    if in_order:
+        _join(parent)
     return count
+
+
+def _join(parent: nn.Module) -> None:
+    """Make one of the convolutions that come one after the other and give a picture as large as they take."""
+    row: list[tuple[str, WinogradConvolution]] = []
+    for name, child in [*parent.named_children(), ("", None)]:
+        if isinstance(child, WinogradConvolution) and not child.lost:
+            row.append((name, child))
+        elif not isinstance(child, nn.Identity):
+            if len(row) > 1:
+                for joined, _ in row:
+                    setattr(parent, joined, nn.Identity())
+                setattr(parent, row[0][0], WinogradChain([step for _, step in row]))
+            row = []
 
 
 def _dense_parts(block: nn.Module) -> list[tuple[nn.Conv2d, nn.Module | None]] | None:

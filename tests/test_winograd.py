@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cudaspeed import winograd
 from cudaspeed.rewriting import rewrite
-from cudaspeed.winograd import WinogradConvolution, WinogradDenseBlock, suits
+from cudaspeed.winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
 from cudaspeed.working import Variant, WorkingModel
 
 PLAIN = Variant("fp32", autocast=False, channels_last=True)
@@ -160,7 +160,20 @@ def test_an_activation_is_taken_along_only_where_it_is_known_to_come_next() -> N
         assert_same(model(x), truth)
 
 
-def without_noise(descriptor: ImageModelDescriptor) -> ImageModelDescriptor:
+@pytest.mark.parametrize("convolutions", [2, 3, 6])
+def test_convolutions_in_a_row_are_one(convolutions: int) -> None:
+    row: list[nn.Module] = [convolution(8, 24), nn.PReLU(24), convolution(24, 16), nn.ReLU(), nn.Identity()]
+    row += [convolution(16, 16) for _ in range(convolutions - 2)]
+    model = nn.Sequential(*row, nn.Tanh(), nn.Conv2d(16, 16, 3)).requires_grad_(False)
+    x = noise(2, 8, 10, 15)
+    truth = model(x)
+    rewrite(model, "winograd")
+    assert sum(isinstance(module, WinogradChain) for module in model) == 1
+    assert_same(model(x), truth)
+    assert_same(model(x), truth)
+
+
+def with_biases(descriptor: ImageModelDescriptor) -> ImageModelDescriptor:
     """With biases, and slopes of PReLU, that are not what they begin as."""
     generator = torch.Generator().manual_seed(2)
     for parameter in descriptor.model.parameters():
@@ -175,7 +188,7 @@ def without_noise(descriptor: ImageModelDescriptor) -> ImageModelDescriptor:
     ids=["Compact x4", "Compact x2", "ESRGAN", "SPAN", "RealCUGAN"],
 )
 def test_a_whole_model_gives_the_same_picture(model: ImageModelDescriptor) -> None:
-    model = without_noise(model)
+    model = with_biases(model)
     before = [type(module) for module in model.model.modules()]
     plain, ours = WorkingModel(model, PLAIN), WorkingModel(model, OURS)
     assert any(isinstance(m, WinogradConvolution | WinogradDenseBlock) for m in ours.module.modules())
