@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from cudaspeed.contracts import UpscaleOptions, UpscaleResult
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.tuning import fastest, rivals
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.winograd import WinogradConvolution
 from cudaspeed.working import Variant, WorkingModel
 
 PLAIN = Variant("fp32", autocast=False, channels_last=True)
@@ -43,6 +43,17 @@ def takes(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     monkeypatch.setattr(tuning, "_seconds", measured)
 
 
+def after_every_convolution(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], object]) -> None:
+    """Let our kernels do something to their results [N, h, w, C]."""
+    right = winograd.Kernels.convolve
+
+    def changed(self: winograd.Kernels, x: Tensor, packed: winograd.Packed, y: Tensor, *more: object) -> None:
+        right(self, x, packed, y, *more)
+        change(y)
+
+    monkeypatch.setattr(winograd.Kernels, "convolve", changed)
+
+
 def run(model, caches: Caches | None = None, **options) -> UpscaleResult:
     return upscale(IMAGE, model, UpscaleOptions(**options), StandaloneContext("cpu"), caches or Caches())
 
@@ -54,18 +65,17 @@ def test_what_is_clearly_faster_is_taken(seconds: float, chosen: Variant, model,
 
 
 def test_what_computes_something_else_is_not(model, context, monkeypatch, caplog) -> None:
-    right = WinogradConvolution.forward
-    monkeypatch.setattr(WinogradConvolution, "forward", lambda self, x: right(self, x) + 0.1)
+    after_every_convolution(monkeypatch, lambda y: y.add_(0.1))
     takes(monkeypatch, plain=1.0, winograd=0.1)
     assert fastest(model, PLAIN, [OURS], context).variant == PLAIN
     assert "not in fp32 winograd" in caplog.text
 
 
 def test_what_fails_is_not(model, context, monkeypatch) -> None:
-    def fail(self: WinogradConvolution, x: Tensor) -> Tensor:
+    def fail(y: Tensor) -> None:
         raise IndexError("something of the model's is gone")
 
-    monkeypatch.setattr(WinogradConvolution, "forward", fail)
+    after_every_convolution(monkeypatch, fail)
     takes(monkeypatch, plain=1.0, winograd=0.1)
     assert fastest(model, PLAIN, [OURS], context).variant == PLAIN
 
@@ -104,14 +114,7 @@ def test_it_is_measured_once_and_remembered_by_the_next_session(model, context, 
 def test_tiles_that_our_kernels_spoil_are_mended_and_later_sessions_do_without(model, context, monkeypatch) -> None:
     takes(monkeypatch, plain=1.0, winograd=0.1)
     truth = run(model, precision="fp32").image
-    right = WinogradConvolution.forward
-
-    def spoilt(self: WinogradConvolution, x: Tensor) -> Tensor:
-        result = right(self, x)
-        result[..., 5:8, 5:8] = torch.nan
-        return result
-
-    monkeypatch.setattr(WinogradConvolution, "forward", spoilt)
+    after_every_convolution(monkeypatch, lambda y: y[:, 5:8, 5:8].fill_(torch.nan))
     result = run(model, precision="fp32", tile=32)
     assert {(repair.before, repair.after) for repair in result.report.health.repairs} == {("fp32 winograd", "fp32")}
     assert result.report.health.given_up == "fp32 winograd"
