@@ -83,8 +83,8 @@ class Caches:
         """The ways to compute the model, from `variant` up; that a run had to climb is remembered."""
 
         def dress(working: WorkingModel) -> Step:
-            # what a compiler makes of plain convolutions is slower than our kernels
-            compiles = options.compile and working.variant.kernels == "plain"
+            # what a compiler makes of convolutions for a CPU is slower than our kernels
+            compiles = options.compile and working.variant.kernels != "winograd"
             compiled = self.compiles.forwards_of(working, model, traits, context) if compiles else None
             return Step(working, self._cost(model, traits, working.variant), compiled)
 

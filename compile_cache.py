@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -138,7 +139,7 @@ class CompiledForwards:
     ) -> None:
         self._cache, self._store = cache, store
         self._module = weakref.ref(descriptor.model)  # which must not live on because its copy is compiled
-        self._traits, self._device, self._variant = traits, device, working.variant
+        self._traits, self._device, self._variant = traits, device, replace(working.variant, kernels="plain")
         self.eager, self.precision = working.forward, working.variant.precision
         surroundings = describe_environment(device)
         self._environment = _digest(surroundings)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 Precision = Literal["fp16", "bf16", "fp32"]
 PrecisionChoice = Literal["auto", "fp16", "fp32", "bf16"]
-Kernels = Literal["plain", "winograd"]
+Kernels = Literal["plain", "winograd", "fused"]
 """What computes a model: torch's own operations, or modules of ours in place of some (rewriting.py)."""
 Level = Literal["balanced", "speed", "memory"]
 CompileMode = Literal["auto", "wait", "background"]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from .convolution import Convolution, Residual, activation_slope, computing_type, parameters_of, simple_convolution
 from .fastest_convolution import fastest_convolution
 
-_SCALE = 0.2  # of a block's result, beside its input; the same for the group's
-_CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+DENSE_SCALE = 0.2  # of a block's result, beside its input; the same for the group's
+DENSE_CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 _BLOCKS = ("RDB1", "RDB2", "RDB3")
 
 
@@ -38,8 +38,8 @@ class DenseBlock(nn.Module):
 
     def __init__(self, block: nn.Module, convolve: Convolution) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(getattr(block, name)[0] for name in _CONVOLUTIONS)
-        self._slopes = [activation_slope(getattr(block, name)[1]) for name in _CONVOLUTIONS[:-1]]
+        self.convolutions = nn.ModuleList(getattr(block, name)[0] for name in DENSE_CONVOLUTIONS)
+        self._slopes = [activation_slope(getattr(block, name)[1]) for name in DENSE_CONVOLUTIONS[:-1]]
         self._convolve = convolve
 
     def forward(self, page: Tensor, target: Tensor, residuals: Sequence[Residual] = ()) -> None:
@@ -50,7 +50,7 @@ class DenseBlock(nn.Module):
             there = convolution.in_channels
             target_here = page[:, there : there + convolution.out_channels]
             self._convolve(page[:, :there], target_here, *parameters_of(convolution, page.dtype), slope)
-        residuals = [Residual(_SCALE, page[:, : last.out_channels]), *residuals]
+        residuals = [Residual(DENSE_SCALE, page[:, : last.out_channels]), *residuals]
         self._convolve(page, target, *parameters_of(last, page.dtype), residuals=residuals)
 
 
@@ -78,7 +78,7 @@ class DenseGroup(nn.Module):
             block(page, other[:, :features])
             page, other = other, page
         result = torch.empty_like(x, memory_format=torch.channels_last)
-        self.blocks[-1](page, result, [Residual(_SCALE, x)])
+        self.blocks[-1](page, result, [Residual(DENSE_SCALE, x)])
         return result
 
 
@@ -87,7 +87,7 @@ def is_dense_block(module: nn.Module) -> bool:
     not ESRGAN+'s further paths."""
     if type(module).__name__ != "ResidualDenseBlock_5C" or module.conv1x1 is not None:
         return False
-    parts = [[*getattr(module, name)] for name in _CONVOLUTIONS]
+    parts = [[*getattr(module, name)] for name in DENSE_CONVOLUTIONS]
     if [len(part) for part in parts] != [2, 2, 2, 2, 1]:
         return False
     convolutions = [part[0] for part in parts]

@@ -45,13 +45,18 @@ def fuse_chains(network: nn.Module, convolve: Convolution = fastest_convolution)
     Looked for where modules run one after the other. The activation's place is taken by one that does nothing. To be
     called after `rewrite_dense_groups`, which knows its groups by their parts.
     """
-    fused = 0
-    for chain in [*_chains(network)]:
+    pairs = list(fusible_pairs(network))
+    for chain, index in pairs:
+        chain[index], chain[index + 1] = FusedConvolution(chain[index], chain[index + 1], convolve), nn.Identity()
+    return len(pairs)
+
+
+def fusible_pairs(network: nn.Module) -> Iterator[tuple[nn.Sequential | nn.ModuleList, int]]:
+    """Where `network` has a convolution at an index of a chain, and its activation next."""
+    for chain in _chains(network):
         for index, (convolution, activation) in enumerate(pairwise([*chain])):
             if _fusible(convolution, activation):
-                chain[index], chain[index + 1] = FusedConvolution(convolution, activation, convolve), nn.Identity()
-                fused += 1
-    return fused
+                yield chain, index
 
 
 def _chains(network: nn.Module) -> Iterator[nn.Sequential | nn.ModuleList]:

@@ -6,18 +6,26 @@ from spandrel.architectures.Compact import Compact
 from torch import nn
 
 from .contracts import Kernels
-from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, slope_of, suits
-
-_DENSE_BLOCK = "ResidualDenseBlock_5C"  # spandrel's, of ESRGAN and its kin
-_DENSE_SCALE = 0.2  # by which it multiplies what it adds to its input
+from .convolution import activation_slope
+from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, dense_groups, is_dense_block, rewrite_dense_groups
+from .fused_chain import fuse_chains, fusible_pairs
+from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
 
 
 def rewrite(model: nn.Module, kernels: Kernels) -> int:
     """Replace in place what `kernels` take over, and return how many modules that were.
 
-    For "winograd", `winograd.prepare` must have been asked, and the model must be in float32 on the CPU.
+    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions. "fused" (any
+    device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
     """
-    return 0 if kernels == "plain" else _use_winograd(model, type(model) is nn.Sequential)
+    if kernels == "fused":
+        return rewrite_dense_groups(model) + fuse_chains(model)
+    return _use_winograd(model, type(model) is nn.Sequential) if kernels == "winograd" else 0
+
+
+def can_fuse(model: nn.Module) -> bool:
+    """Whether "fused" kernels would take over anything."""
+    return any(True for _ in dense_groups(model)) or any(True for _ in fusible_pairs(model))
 
 
 def _use_winograd(parent: nn.Module, in_order: bool) -> int:
@@ -28,10 +36,10 @@ def _use_winograd(parent: nn.Module, in_order: bool) -> int:
     for (name, child), (after, activation) in zip(children, [*children[1:], ("", None)], strict=False):
         parts = _dense_parts(child)
         if parts:
-            setattr(parent, name, WinogradDenseBlock(parts, _DENSE_SCALE))
+            setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE))
             count += 1
         elif suits(child):
-            fused = in_order and activation is not None and slope_of(activation, child.out_channels) is not None
+            fused = in_order and activation is not None and activation_slope(activation) is not None
             setattr(parent, name, WinogradConvolution(child, activation if fused else None))
             if fused:
                 setattr(parent, after, nn.Identity())
@@ -59,16 +67,8 @@ def _join(parent: nn.Module) -> None:
 
 
 def _dense_parts(block: nn.Module) -> list[tuple[nn.Conv2d, nn.Module | None]] | None:
-    """The five convolutions of a dense block, with the activations that follow; None where it is none, or another."""
-    if type(block).__name__ != _DENSE_BLOCK or getattr(block, "conv1x1", None) is not None:
+    """The convolutions of a dense block, with the activations that follow; None where it is none, or does not suit."""
+    if not is_dense_block(block):
         return None
-    parts = []
-    for number in range(1, 6):
-        step = getattr(block, f"conv{number}", None)
-        convolution, *after = step if isinstance(step, nn.Sequential) else [step]
-        if not suits(convolution) or convolution.padding != (1, 1) or len(after) > 1:
-            return None
-        if after and slope_of(after[0], convolution.out_channels) is None:
-            return None
-        parts.append((convolution, after[0] if after else None))
-    return parts
+    parts = [[*getattr(block, name), None][:2] for name in DENSE_CONVOLUTIONS]
+    return [(convolution, after) for convolution, after in parts] if all(suits(part[0]) for part in parts) else None

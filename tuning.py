@@ -15,6 +15,7 @@ from . import winograd
 from .agreement import disagreement
 from .contracts import PrecisionChoice, RunContext, first_line
 from .precision import probe_picture
+from .rewriting import can_fuse
 from .traits import is_convolutional
 from .winograd import suits
 from .working import Variant, WorkingModel
@@ -38,9 +39,10 @@ def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: 
     exact = variant.precision == "fp32" or asked == "auto"
     if device == "cpu" and exact and any(map(suits, model.modules())) and winograd.prepare(context.cache_folder):
         return [Variant("fp32", autocast=False, channels_last=True, kernels="winograd")]
-    if device == "cuda":
-        return [replace(variant, channels_last=not variant.channels_last)]
-    return []
+    if device != "cuda":
+        return []
+    fused = replace(variant, channels_last=True, kernels="fused")
+    return [replace(variant, channels_last=not variant.channels_last), *([fused] if can_fuse(model) else [])]
 
 
 def fastest(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .convolution import activation_slope
 from .native import load_library
 
 # The transform of the weights, G in the paper.
@@ -91,14 +92,6 @@ def suits(module: nn.Module) -> bool:
     )
 
 
-def slope_of(activation: nn.Module, outputs: int) -> Tensor | None:
-    """[outputs] what `activation` multiplies negative values by; None where it is another kind of function."""
-    if isinstance(activation, nn.PReLU):
-        return activation.weight.detach().float().expand(outputs).clone()
-    slope = {nn.LeakyReLU: getattr(activation, "negative_slope", 0.0), nn.ReLU: 0.0}.get(type(activation))
-    return None if slope is None else torch.full((outputs,), float(slope))
-
-
 class Kernels:
     """The library's functions, for tensors."""
 
@@ -109,11 +102,14 @@ class Kernels:
         self._widest: int = library.widest()
 
     def pack(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> Packed:
-        """`convolution`, one that `suits`, with what follows it, one that has a slope."""
+        """`convolution`, one that `suits`, with what follows it, one that has an `activation_slope`."""
         outputs, channels = convolution.weight.shape[:2]
         bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float().clone()
-        slope = None if activation is None else slope_of(activation, outputs)
-        return Packed(_transformed(convolution.weight.detach(), self._lanes(channels, outputs)), bias, slope)
+        weights = _transformed(convolution.weight.detach(), self._lanes(channels, outputs))
+        if activation is None:
+            return Packed(weights, bias, None)
+        slope = torch.as_tensor(activation_slope(activation), dtype=torch.float32).detach()
+        return Packed(weights, bias, slope.expand(outputs).clone())
 
     def convolve(
         self, x: Tensor, packed: Packed, y: Tensor, scale: float = 1.0, added: Tensor | None = None, run: int = _RUN
