@@ -2,7 +2,7 @@
 
 Tiles come in reading order. A row of tiles becomes a strip on the tiles' device; finished strip rows leave for the
 output, the rows of the seam below wait (the "carry") for the next strip. Blending every pixel through accumulators
-would cost three times as much.
+would cost three times as much. Seams are blended in float32 whatever the type.
 """
 
 from __future__ import annotations
@@ -26,34 +26,40 @@ def _span(axis: Axis, index: int, scale: int) -> tuple[int, int]:
 
 
 class FrameAssembler:
-    """Assembles one frame after the other from tiles in reading order."""
+    """Assembles one frame after the other from tiles in reading order.
 
-    def __init__(self, plan: TilePlan, scale: int) -> None:
-        self._plan, self._scale = plan, scale
+    With `widen` the rows are float32; without they have their first tile's type, half of it to move where that is
+    half, and a blended pixel is rounded to it once for each seam it lies in.
+    """
+
+    def __init__(self, plan: TilePlan, scale: int, widen: bool = True) -> None:
+        self._plan, self._scale, self._widen = plan, scale, widen
         self._strip: Tensor | None = None
         self._carry: Tensor | None = None
 
     def add(self, row: int, column: int, tile: Tensor) -> tuple[int, Tensor] | None:
         """Take the tile [C, t*scale, t*scale] at (row, column).
 
-        Returns (first output row, finished rows [h, W*scale, C] float32) when it completes a strip, else None.
+        Returns (first output row, finished rows [h, W*scale, C]) when it completes a strip, else None.
         """
         rows, columns, s = self._plan.rows, self._plan.columns, self._scale
         top, bottom = _span(rows, row, s)
         left, right = _span(columns, column, s)
         y0, x0 = rows.origins[row] * s, columns.origins[column] * s
         piece = tile[:, top - y0 : bottom - y0, left - x0 : right - x0].permute(1, 2, 0)
+        dtype = torch.float32 if self._widen else tile.dtype
 
         if len(columns.origins) == 1:
             # copied only where the seam with the strip above will be blended into it
-            return self._finish(row, top, piece.to(torch.float32, copy=self._carry is not None))
+            return self._finish(row, top, piece.to(dtype, copy=self._carry is not None))
         if self._strip is None:
-            self._strip = torch.empty(bottom - top, columns.size * s, piece.shape[2], device=tile.device)
+            self._strip = torch.empty(bottom - top, columns.size * s, piece.shape[2], dtype=dtype, device=tile.device)
         blend_to = min(columns.seams[column - 1][1], columns.size) * s if column else left
         seam = blend_to - left
         if seam:
             weights = seam_weights(seam, tile.device)[None, :, None]
-            self._strip[:, left:blend_to].lerp_(piece[:, :seam].float(), weights)
+            earlier = self._strip[:, left:blend_to]
+            earlier.copy_(torch.lerp(earlier.float(), piece[:, :seam].float(), weights))
         self._strip[:, blend_to:right] = piece[:, seam:]
         if column + 1 < len(columns.origins):
             return None
@@ -66,7 +72,8 @@ class FrameAssembler:
         rows, s = self._plan.rows, self._scale
         if self._carry is not None:
             n = self._carry.shape[0]
-            strip[:n] = self._carry.lerp_(strip[:n], seam_weights(n, strip.device)[:, None, None])
+            weights = seam_weights(n, strip.device)[:, None, None]
+            strip[:n] = torch.lerp(self._carry.float(), strip[:n].float(), weights)
             self._carry = None
         finished = strip.shape[0]
         if row < len(rows.seams):

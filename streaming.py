@@ -1,4 +1,8 @@
-"""Tiles through the model: frames in, batches of tiles, rows out, and what to do when a batch does not go through."""
+"""Tiles through the model: frames in, batches of tiles, rows out, and what to do when a batch does not go through.
+
+A device that works on its own is never without work: while it computes a batch, the next frame comes in, the batch
+before is looked at and put into its frames, and finished frames leave; also from one group of frames to the next.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,24 @@ from .contracts import (
     UpscaleOptions,
     first_line,
 )
-from .group import FrameGroup, Job
+from .group import Complete, FrameGroup, Job
 from .health import Vitals, take_vitals
 from .ladder import Ladder, Step
+from .lanes import Moment, device_with_lanes
 from .memory import with_results, working_bytes
 from .planning import Planner
 from .postprocess import FrameVerdict
 from .repair import Nature, Repairer, Suspect
 from .tiling import automatic_overlap
-from .transfer import fetch
+from .transfer import Transfer
 from .working import WorkingModel
 
 logger = logging.getLogger("cudaspeed")
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
+# Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
+# frame) take no more than this share of what is free.
+_SHARE_FOR_FRAMES = 1 / 4
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
@@ -56,12 +64,14 @@ class _StartAgain(Exception):  # noqa: N818  # no error
 
 
 class _Batch(NamedTuple):
-    """A tile batch that the device may still be computing: [N, C, h, w] in, [N, C', sh, sw] out, and its vitals, which
-    `vitals()` waits for."""
+    """A tile batch of `group` that the device may still be computing: [N, C, h, w] in, [N, C', sh, sw] out, there when
+    `computed` is past, and its vitals, which `vitals()` waits for."""
 
+    group: FrameGroup
     jobs: list[Job]
     tiles: Tensor
     results: Tensor
+    computed: Moment
     vitals: Callable[[], Tensor]
     step: Step
     forward: Forward
@@ -86,6 +96,8 @@ class Run:
     ) -> None:
         self._image, self._output, self.ladder, self._nature = image, output, ladder, nature
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
+        self._lanes = device_with_lanes(context.device)
+        self._complete: deque[Complete] = deque()
         self.repairer = Repairer(ladder, nature, context)
         self._plan()
         if not options.overlap and (self._border or self.planner.plan.count > 1):
@@ -100,25 +112,38 @@ class Run:
     def _plan(self) -> None:
         """Plan for the step that the run stands on, with its model on the device."""
         (working, cost, compiled), context, options = self.ladder.now, self._context, self._options
-        cost = with_results(cost, self._traits, _AHEAD.get(context.device.type, 0))
+        # the results of batches that are computed ahead, and of those before them, which are on their way out
+        cost = with_results(cost, self._traits, 2 * _AHEAD.get(context.device.type, 0))
         frames, height, width, _ = self._image.shape
         context.make_resident(working, working_bytes(cost, height * width, context.device))
-        held = self._image[0].numel() * 4
+        # on a device that works on its own, beside the frame in work the one before it and the next
+        held = self._image[0].numel() * 4 * (3 if self._lanes else 1)
         if context.output_device.type == context.device.type:
             # allocated, but perhaps not yet touched and so not yet missing from what is free
             held += self._output.nbytes
         overlap = max(options.overlap, automatic_overlap(self._traits))
         self._border = border_for(options.tiling_mode, self._traits, overlap)
+        free, size = context.free_bytes() - held, self._border.around((height, width))
+        made = self._bytes_to_make_frames(size)
+        self._on_device = 0 < made <= _SHARE_FOR_FRAMES * free
         self.planner = Planner(
-            self._border.around((height, width)),
+            size,
             min(options.batch_size, frames) * self._channels.pictures_per_frame,
             self._traits,
             options,
             cost,
-            max(0, context.free_bytes() - held),
+            max(0, free - made * self._on_device),
             context.device,
             compiled.ready() if compiled else {},
         )
+
+    def _bytes_to_make_frames(self, size: tuple[int, int]) -> int:
+        """What it takes on the device to make a frame of the model's pictures, of an input `size` (height, width); 0
+        where there is nothing to make, or the device is not apart from where frames go."""
+        if not self._lanes or self._output.device.type != "cpu" or (self._channels.direct and not self._border):
+            return 0
+        pixels = size[0] * size[1] * self._traits.scale**2
+        return 3 * 4 * self._channels.pictures_per_frame * self._channels.model_out * pixels
 
     @property
     def estimated_bytes(self) -> int:
@@ -136,17 +161,18 @@ class Run:
 
     @property
     def total_tiles(self) -> int:
-        return self._image.shape[0] * self._channels.pictures_per_frame * self.planner.plan.count
+        return self._tiles_of(self._image.shape[0])
+
+    def _tiles_of(self, frames: int) -> int:
+        return frames * self._channels.pictures_per_frame * self.planner.plan.count
 
     def all_frames(self) -> list[FrameVerdict]:
-        """Upscale frame group by frame group; a memory error shrinks the plan and repeats only the group's rest."""
+        """Upscale frame after frame; a memory error shrinks the plan and repeats only what is not complete."""
         verdicts: list[FrameVerdict] = []
         frames = self._image.shape[0]
         while len(verdicts) < frames:
-            first = len(verdicts)
-            group = range(first, min(first + self._options.batch_size, frames))
             try:
-                for verdict in self._group(group):
+                for verdict in self._stream(range(len(verdicts), frames)):
                     verdicts.append(verdict)
                     self.repairer.confirm(len(verdicts) - 1)
             except _StartAgain as reason:
@@ -164,17 +190,45 @@ class Run:
                 if not self.planner.shrink():
                     raise no_room(tile, self._traits, self._context) from error
                 logger.info("out of memory with %s, %d at a time: going on with less", tile, self.planner.batch)
+                self._on_device = False
             self.repairer.discard()
-            if len(verdicts) < first + len(group):
+            if len(verdicts) < frames:
                 self._context.release_cached()  # here, where the failed forward's tensors are no longer referenced
-            self._tiles_done = len(verdicts) * self._channels.pictures_per_frame * self.planner.plan.count
+            self._tiles_done = self._tiles_of(len(verdicts))
         return verdicts
 
-    def _group(self, frames: range) -> Iterator[FrameVerdict]:
-        """Upscale some frames through common batches, yielding each frame's verdict when it is complete."""
-        if self.ladder.now.compiled:
-            self.planner.adopt(self.ladder.now.compiled.ready())
-        group = FrameGroup(
+    def _stream(self, frames: range) -> Iterator[FrameVerdict]:
+        """Upscale frames, some at a time through common batches, yielding each frame's verdict when it is in its place.
+
+        A device that works on its own has the next batch to compute while the host looks at one.
+        """
+        in_flight: deque[_Batch] = deque()
+        ahead = _AHEAD.get(self._context.device.type, 0)
+        self._last_arrival = time.perf_counter()
+        self._complete.clear()
+        with Transfer(self._image, self._output, self._lanes) as transfer:
+            try:
+                for first in frames[:: self._options.batch_size]:
+                    compiled = self.ladder.now.compiled
+                    if compiled and self.planner.adopt(compiled.ready()):
+                        while in_flight:  # in tiles of another plan
+                            yield from self._look_at(in_flight.popleft(), transfer)
+                        self._tiles_done = self._tiles_of(first)
+                    group = self._group(range(first, min(first + self._options.batch_size, frames.stop)), transfer)
+                    while jobs := group.next_jobs(self.planner.batch):
+                        self._context.raise_if_interrupted()
+                        in_flight.append(self._compute(group, jobs, transfer))
+                        if len(in_flight) > ahead:
+                            yield from self._look_at(in_flight.popleft(), transfer)
+                while in_flight:
+                    yield from self._look_at(in_flight.popleft(), transfer)
+            except Exception:
+                yield from self._arrived(wait=True)  # what is complete is kept, whatever became of the rest
+                raise
+            yield from self._arrived(wait=True)
+
+    def _group(self, frames: range, transfer: Transfer) -> FrameGroup:
+        return FrameGroup(
             self._image,
             self._output,
             frames,
@@ -182,36 +236,41 @@ class Run:
             self._traits,
             self._channels,
             self._border,
-            self._context,
+            transfer,
+            self._context.device,
             self._nature.careful,
+            self._on_device,
         )
-        # While the host looks at a batch, a device that works on its own has the next one to compute.
-        in_flight: deque[_Batch] = deque()
-        ahead = _AHEAD.get(self._context.device.type, 0)
-        start, last_arrival = 0, time.perf_counter()
-        while start < len(group.jobs) or in_flight:
-            if start < len(group.jobs):
-                self._context.raise_if_interrupted()
-                in_flight.append(self._compute(group, group.jobs[start : start + self.planner.batch]))
-                start += len(in_flight[-1].jobs)  # the next may have another size: compiled code may take fewer at once
-            if len(in_flight) > ahead or start == len(group.jobs):
-                batch = in_flight.popleft()
-                vitals = batch.vitals().tolist()  # waits for it
-                began, last_arrival = max(batch.began, last_arrival), time.perf_counter()
-                yield from self._settle(group, batch, vitals)
-                if batch.step.compiled:
-                    self._think_of_compiling(batch, last_arrival - began, 1 - start / len(group.jobs))
-                del batch  # its tensors need not live through the next forward
 
-    def _compute(self, group: FrameGroup, jobs: list[Job]) -> _Batch:
+    def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
         step, began = self.ladder.now, time.perf_counter()
         tiles = group.cut(jobs)
         forward = (step.compiled and step.compiled.take(tiles)) or step.working.forward
         results = self._run_forward(forward, tiles)
         compiled = bool(step.compiled and step.compiled.works(forward))
-        return _Batch(jobs, tiles, results, fetch(take_vitals(tiles, results)), step, forward, compiled, began)
+        vitals = take_vitals(tiles, results)
+        computed = transfer.computed()
+        numbers = transfer.fetch(vitals, computed)
+        transfer.intake.prefetch()
+        return _Batch(group, jobs, tiles, results, computed, numbers, step, forward, compiled, began)
 
-    def _settle(self, group: FrameGroup, batch: _Batch, vitals: list[list[float]]) -> Iterator[FrameVerdict]:
+    def _look_at(self, batch: _Batch, transfer: Transfer) -> Iterator[FrameVerdict]:
+        """Wait for a batch and put it into its frames; yield the verdicts of frames that are in their places by now."""
+        vitals = batch.vitals().tolist()  # waits for it
+        began, self._last_arrival = max(batch.began, self._last_arrival), time.perf_counter()
+        seconds = self._last_arrival - began
+        yield from self._settle(batch, vitals, transfer)
+        transfer.outlet.pace()
+        if batch.step.compiled:
+            self._think_of_compiling(batch, seconds)
+
+    def _arrived(self, wait: bool = False) -> Iterator[FrameVerdict]:
+        """The verdicts of complete frames that are in their places, or, if `wait`, of all complete frames."""
+        while self._complete and (wait or self._complete[0].arrived.query()):
+            self._complete[0].arrived.synchronize()  # raises what went wrong on the way
+            yield self._complete.popleft().verdict
+
+    def _settle(self, batch: _Batch, vitals: list[list[float]], transfer: Transfer) -> Iterator[FrameVerdict]:
         """Mend what is ill in a batch, by its vitals, and put the tiles into their frames.
 
         Raises `_StartAgain` when what is in work had better be done another way.
@@ -224,7 +283,7 @@ class Run:
                 batch.step,
                 batch.forward,
                 batch.compiled,
-                group.frame_of(job),
+                batch.group.frame_of(job),
                 (job.row, job.column),
             )
             result, left = self.repairer.settle(suspect)
@@ -232,11 +291,13 @@ class Run:
                 self.compiled = False
                 self._plan()
                 raise _StartAgain("going on in a better way")
-            if self._nature.careful and not group.careful:
+            if self._nature.careful and not batch.group.careful:
                 raise _StartAgain("the model leaves illness in the picture, whole frames are looked after")
-            verdict = group.add(job, result, left not in (None, "drifting colours"))
-            if verdict is not None:
-                yield verdict
+            computed = batch.computed if result is suspect.result else transfer.computed()
+            complete = batch.group.add(job, result, computed, left not in (None, "drifting colours"))
+            if complete is not None:
+                self._complete.append(complete)
+                yield from self._arrived()
         self._tiles_done += len(batch.jobs)
         self._context.progress(self._tiles_done, self.total_tiles)
 
@@ -251,7 +312,7 @@ class Run:
                 compiles.wait(self._context)  # also where another process was quicker to start it
             self.planner.adopt(compiles.ready())
 
-    def _think_of_compiling(self, batch: _Batch, seconds: float, share_left: float) -> None:
+    def _think_of_compiling(self, batch: _Batch, seconds: float) -> None:
         """After each batch: learn from it, start a compile that pays, change to a plan for what got ready.
 
         Raises `_StartAgain` when doing the whole group anew is cheaper than the share of it that is left is now.
@@ -263,7 +324,8 @@ class Run:
             self.compiled = self.compiled or compiles.works(batch.forward)
             return
         ready = compiles.ready()
-        if ready and self.planner.adopt(ready, share_left):  # planning is work: not after every tile for nothing
+        # planning is work: not after every tile for nothing
+        if ready and self.planner.adopt(ready, batch.group.share_left):
             self._context.say("")
             raise _StartAgain("going on compiled")
         pixels_ahead = (self.total_tiles - self._tiles_done) * self.planner.plan.tile_pixels

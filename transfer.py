@@ -1,70 +1,63 @@
-"""What leaves the device while the next tiles compute: rows for the output, a few numbers for the host."""
+"""What goes to the device and comes from it while it computes: frames in, rows out, a few numbers for the host.
+
+Three lanes beside the one that computes, none of which any other waits for longer than it must: the numbers have their
+own because large copies the same way would hold them up, and behind them the next batch.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
 
-import torch
 from torch import Tensor
 
-# One block is being copied by the device while the one before it is moved from pinned memory to its place.
-_IN_FLIGHT = 2
+from .intake import Intake, LaneIntake
+from .lanes import Device, Moment, Past
+from .outlet import LaneOutlet, Outlet
 
 
-def fetch(numbers: Tensor) -> Callable[[], Tensor]:
-    """A few `numbers` start on their way to main memory; calling the result waits for them, and for nothing else."""
-    if numbers.device.type != "cuda":
-        return numbers.cpu
-    staging = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record(torch.cuda.current_stream(numbers.device))
+class Transfer:
+    """The ways between main memory and a device, for `image` and `output` [B, H, W, C]; a context, after which nothing
+    is on its way. Without `device`, one that works on its own, everything is done at once.
 
-    def wait() -> Tensor:
-        arrived.synchronize()
-        return staging
-
-    return wait
-
-
-class RowWriter:
-    """Copies finished rows to their place in the output, on a stream of its own where the device is a CUDA one.
-
-    Without CUDA, or when the output lies on the device, a write is a plain copy. `finish` must be called before the
-    output is read.
+    `intake` is where frames come in and `outlet` where rows go out.
     """
 
-    def __init__(self, device: torch.device, output_device: torch.device) -> None:
-        leaves_cuda = device.type == "cuda" and output_device.type == "cpu"
-        self._stream = torch.cuda.Stream(device) if leaves_cuda else None
-        self._pending: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
+    def __init__(self, image: Tensor, output: Tensor, device: Device | None) -> None:
+        self._device = device
+        self._compute = device.current() if device else None
+        self._numbers = device.lane(urgent=True) if device else None
+        self.intake = LaneIntake(image, device) if device and image.device.type == "cpu" else Intake(image)
+        self.outlet = LaneOutlet(device) if device and output.device.type == "cpu" else Outlet()
 
-    def write(self, target: Tensor, rows: Tensor, clamp: bool) -> None:
-        """Copy `rows` [h, W, C] into `target`, a view of the output of the same shape, in its type, with `clamp` in
-        0..1."""
-        if self._stream is None:
-            if clamp and target.dtype == rows.dtype and target.device == rows.device:
-                torch.clamp(rows, 0, 1, out=target)  # one pass for both
-            else:
-                target.copy_(rows.clamp(0, 1) if clamp else rows)
-            return
-        self._drain(_IN_FLIGHT - 1)
-        rows = (rows.clamp(0, 1) if clamp else rows).to(target.dtype).contiguous()
-        staging = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)  # from torch's pool of pinned blocks
-        self._stream.wait_stream(torch.cuda.current_stream(rows.device))
-        with torch.cuda.stream(self._stream):
-            staging.copy_(rows, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record(self._stream)
-        rows.record_stream(self._stream)  # its memory must not be reused before the copy is over
-        self._pending.append((done, staging, target))
+    def __enter__(self) -> Transfer:
+        return self
 
-    def finish(self) -> None:
-        """Wait until every row is in its place."""
-        self._drain(0)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with ExitStack() as last:  # all of them, whatever the first ones say
+            if self._numbers:
+                last.callback(self._numbers.mark().synchronize)
+            last.callback(self.intake.close)
+            last.callback(self.outlet.close)
 
-    def _drain(self, keep: int) -> None:
-        while len(self._pending) > keep:
-            done, staging, target = self._pending.popleft()
-            done.synchronize()
-            target.copy_(staging)
+    def computed(self) -> Moment:
+        """The moment when all that is queued for computing by now is done."""
+        return self._compute.mark() if self._compute else Past()
+
+    def fetch(self, numbers: Tensor, computed: Moment) -> Callable[[], Tensor]:
+        """A few `numbers`, there when `computed` is past, start on their way to main memory; calling the result waits
+        for them, and for nothing else."""
+        if self._device is None or self._numbers is None:
+            return numbers.cpu
+        landed = self._device.pinned(numbers.nbytes).view(numbers.dtype).view(numbers.shape)
+        self._numbers.follow(computed)
+        self._numbers.keep(numbers)
+        self._numbers.copy(landed, numbers)
+        arrived = self._numbers.mark()
+
+        def wait() -> Tensor:
+            arrived.synchronize()
+            return landed
+
+        return wait

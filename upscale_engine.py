@@ -1,7 +1,7 @@
 """The main path: check -> choose precision -> plan tiles -> stream them through the model -> assemble -> heal.
 
-    image [B, H, W, C] --frame--> channels.to_model --canvas--> tiles [n, c, t, t] --forward--> tiles [n, c', ts, ts]
-          --health, repair--> the same, well --assembly--> rows --transfer--> output [B, H*s, W*s, C]
+    image [B, H, W, C] --intake--> channels.to_model --canvas--> tiles [n, c, t, t] --forward--> tiles [n, c', ts, ts]
+          --health, repair--> the same, well --assembly--> rows --outlet--> output [B, H*s, W*s, C]
           --postprocess, where illness is left--> the same, healthy
 
 Nothing of the caller's is changed: the picture is read, the model is copied (working.py).
@@ -25,15 +25,13 @@ from .contracts import (
     CudaspeedError,
     ImageHealth,
     ModelFailedError,
-    ModelTraits,
-    OutOfMemoryError,
     RunContext,
     UpscaleOptions,
     UpscaleReport,
     UpscaleResult,
 )
-from .memory import free_host_bytes
 from .postprocess import FrameVerdict
+from .results import new_output
 from .streaming import Run, no_room
 from .telling import health_warnings
 from .traits import traits_of
@@ -65,7 +63,7 @@ def upscale(
     check_image(image)
     traits = traits_of(model)
     channels = plan_channels(image.shape[-1], traits, options.alpha_mode, image[..., -1])
-    output = _new_output(image, traits, context)
+    output = new_output(image, traits, context)
     check_finite(image)
 
     def attempt(variant: Variant) -> tuple[Run, list[FrameVerdict]]:
@@ -164,18 +162,3 @@ def warm_up(
         works = compiled.check(tile)
     compiled.save()
     return compiled.status(used=works)
-
-
-def _new_output(image: Tensor, traits: ModelTraits, context: RunContext) -> Tensor:
-    """The result's memory, or an error before any work when there is not enough."""
-    frames, height, width, channels = image.shape
-    shape = (frames, height * traits.scale, width * traits.scale, channels)
-    size = frames * shape[1] * shape[2] * channels * context.output_dtype.itemsize
-    free = free_host_bytes() if context.output_device.type == "cpu" else context.free_bytes()
-    if size > free:
-        raise OutOfMemoryError(
-            f"the result, {frames} frame(s) of {shape[2]}x{shape[1]}, takes {size / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB are free; upscale fewer frames at a time, or use a model of a smaller scale"
-        )
-    with torch.inference_mode(False):  # an ordinary tensor, which later nodes may change in place
-        return torch.empty(shape, dtype=context.output_dtype, device=context.output_device)

@@ -25,20 +25,31 @@ LEAVES = (
     "borders",
     "checks",
     "health",
+    "lanes",
     "memory",
     "packages",
     "quantiles",
     "telling",
     "tiling",
     "traits",
-    "transfer",
     "weights",
 )
 COMPILING = {"artifacts", "compile_cache", "compile_jobs", "compile_worker", "economy", "environment"}
+PIPELINE = {"intake", "outlet", "transfer"}
 REPAIRING = {"group", "ladder", "postprocess", "repair"}
-BELOW_STREAMING = {"channels", "contracts", "folding", "planning", "working", *COMPILING, *REPAIRING, *LEAVES}
+BELOW_STREAMING = {
+    "channels",
+    "contracts",
+    "folding",
+    "planning",
+    "working",
+    *COMPILING,
+    *PIPELINE,
+    *REPAIRING,
+    *LEAVES,
+}
 BELOW_CACHES = BELOW_STREAMING | {"precision", "profiles", "reach", "tuning"}
-BELOW_ENGINE = BELOW_CACHES | {"caches", "streaming"}
+BELOW_ENGINE = BELOW_CACHES | {"caches", "results", "streaming"}
 ALLOWED: dict[str, set[str]] = {
     "contracts": set(),
     "entries": set(),
@@ -66,13 +77,17 @@ ALLOWED: dict[str, set[str]] = {
     "compile_worker": {"agreement", "artifacts", "contracts", "folding", "packages", "traits", "weights", "working"},
     "compile_jobs": {"artifacts", "compile_worker"},
     "compile_cache": {"agreement", "contracts", "packages", "working", *COMPILING} - {"compile_cache"},
-    "group": {"assembly", "borders", "channels", "contracts", "postprocess", "tiling", "transfer"},
+    "intake": {"lanes"},
+    "outlet": {"lanes"},
+    "transfer": {"intake", "lanes", "outlet"},
+    "group": {"assembly", "borders", "channels", "contracts", "lanes", "postprocess", "tiling", "transfer"},
     "ladder": {"compile_cache", "contracts", "working"},
     "repair": {"agreement", "contracts", "health", "ladder", "memory", "working"},
     "planning": {"contracts", "memory", "tiling"},
     "precision": {"contracts", "traits", "working"},
     "tuning": {"agreement", "contracts", "precision", "rewriting", "traits", "winograd", "working"},
     "streaming": BELOW_STREAMING,
+    "results": {"contracts", "memory"},
     "caches": BELOW_CACHES,
     "standalone": {"contracts", "memory"},
     "host": {"contracts", "memory", "standalone", "weights"},
