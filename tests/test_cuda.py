@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
 import zoo
 from torch import Tensor
 
+from cudaspeed import results, streaming
 from cudaspeed.contracts import ModelFailedError, UpscaleOptions
+from cudaspeed.lanes import CudaLane
 from cudaspeed.memory import measure_cost, working_bytes
+from cudaspeed.outlet import LaneOutlet
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.traits import traits_of
 from cudaspeed.upscale_engine import Caches, upscale
@@ -50,10 +57,115 @@ def test_half_precision_stays_close(precision: str, autocast: bool, truth) -> No
     assert psnr(result.image, truth(image, model)) >= 45
 
 
-def test_rows_that_stream_out_land_in_their_places(truth) -> None:
-    video, model = zoo.photograph(300, 200, frames=4), zoo.toy(2)
-    result = run(video, model, precision="fp32", tile=48, batch_size=4)
-    assert torch.equal(result.image, truth(video, model))
+def enlarged(image: Tensor) -> Tensor:
+    return image.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+WAYS_OUT = pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "pageable"])
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
+    """A device whose copies are late; what it gives makes a model's results late, too. What is read too early is then
+    wrong for certain."""
+    copy = CudaLane.copy
+
+    def slowly(lane: CudaLane, target: Tensor, source: Tensor) -> None:
+        with lane.active():
+            torch.cuda._sleep(3_000_000)
+        copy(lane, target, source)
+
+    def compute(y: Tensor) -> Tensor:
+        torch.cuda._sleep(6_000_000)
+        return y * 1
+
+    monkeypatch.setattr(CudaLane, "copy", slowly)
+    return compute
+
+
+@WAYS_OUT
+@pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"tile": 48, "batch_size": 4}, {"level": "memory"}])
+@pytest.mark.parametrize("source", ["pageable", "pinned", "device"])
+def test_frames_and_rows_land_in_their_places_however_late(
+    source: str, options: dict, pinned: bool, late, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "may_be_pinned", lambda *_: pinned)
+    video = zoo.photograph(300, 200, frames=5)
+    given = {"pageable": video, "pinned": video.pin_memory(), "device": video.cuda()}[source]
+    for _ in range(2):  # the second time, in memory that was used before
+        result = run(given, zoo.toy(2, late), precision="fp32", compile=False, **options).image
+        assert result.is_pinned() == pinned
+        assert torch.equal(result, enlarged(video))
+
+
+@WAYS_OUT
+def test_half_precision_arrives_as_it_was_computed(pinned: bool, late, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "may_be_pinned", lambda *_: pinned)
+    video = zoo.photograph(200, 150, frames=6)
+    result = run(video, zoo.toy(2, late), precision="fp16", autocast=False, compile=False).image
+    assert result.dtype == torch.float32
+    assert torch.equal(result, enlarged(video.half().float()))
+
+
+def test_a_host_that_is_slower_than_the_device_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    land = LaneOutlet._land
+
+    def slowly(*arguments) -> None:
+        time.sleep(0.01)
+        land(*arguments)
+
+    monkeypatch.setattr(results, "may_be_pinned", lambda *_: False)
+    monkeypatch.setattr(LaneOutlet, "_land", slowly)
+    video = zoo.photograph(64, 64, frames=40)
+    assert torch.equal(run(video, zoo.toy(2), precision="fp32", compile=False).image, enlarged(video))
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 48}, {"tiling_mode": "wrap"}])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_frames_made_on_the_device_are_those_made_in_main_memory(
+    channels: int, options: dict, late, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, model = zoo.photograph(120, 90, channels, frames=3), zoo.toy(2, late)
+    on_device = run(video, model, precision="fp32", compile=False, **options).image
+    monkeypatch.setattr(streaming, "_SHARE_FOR_FRAMES", 0.0)
+    elsewhere = run(video, model, precision="fp32", compile=False, **options).image
+    assert float((on_device - elsewhere).abs().max()) <= 1e-5  # alpha is interpolated by either
+
+
+@WAYS_OUT
+def test_an_interrupt_leaves_no_thread_and_no_pinned_memory_in_use(
+    pinned: bool, late, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if 2 * done >= total:
+            raise Interrupted
+
+    def in_use() -> int:
+        torch.cuda.synchronize()
+        if not hasattr(torch.cuda, "host_memory_stats"):
+            return 0
+        torch.empty(1, pin_memory=True)  # what was given back is counted when the next is asked for
+        return torch.cuda.host_memory_stats().get("active_bytes.current", 0)
+
+    monkeypatch.setattr(results, "may_be_pinned", lambda *_: pinned)
+    video, model = zoo.photograph(300, 200, frames=6), zoo.toy(2, late)
+    options = UpscaleOptions(precision="fp32", compile=False)
+    upscale(video, model, options, StandaloneContext("cuda"), Caches())
+    before = in_use()
+    with pytest.raises(Interrupted):
+        upscale(video, model, options, StandaloneContext("cuda", on_progress=stop), Caches())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cudaspeed-outlet")]
+    assert in_use() == before
+
+
+def test_only_so_much_pinned_memory_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "_pinned", type(results._pinned)())
+    monkeypatch.setattr(results, "_MOST_PINNED", 2 << 20)
+    images = [run(zoo.photograph(150, 150), zoo.toy(2), precision="fp32", compile=False).image for _ in range(2)]
+    assert [image.is_pinned() for image in images] == [True, False], "each takes 2 MiB, the next power of two"
 
 
 def test_the_estimate_holds_the_real_peak() -> None:
