@@ -211,16 +211,16 @@ def _convolve(
     sources = source + place.to(tl.int64)[:, None] * source_pitch + channel[None, :]
     weights = weight + out_channel[None, :] * (9 * channels) + channel[:, None]
     known = (out_channel < out_channels)[None, :]
+    there = tl.zeros((block_pixels,), dtype=tl.int32)  # a bit for each tap that lies in the picture: cheap to look up
+    for number in tl.static_range(9):
+        row, column = y + (number // 3 - 1), x + (number % 3 - 1)
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (place < pixels)
+        there |= inside.to(tl.int32) << number
     result = tl.zeros((block_pixels, block_out), dtype=tl.float32)
     for step in range(0, 9 * (channels // block_channels)):
-        tap, start = (
-            step % 9,
-            step // 9 * block_channels,
-        )  # all taps of some channels before the next: they are still near
-        down, right = tap // 3 - 1, tap % 3 - 1
-        inside = (x + right >= 0) & (x + right < width) & (y + down >= 0) & (y + down < height) & (place < pixels)
-        offset = (down * width + right) * source_pitch + start
-        picture = tl.load(sources + offset, mask=inside[:, None], other=0.0)
+        tap, start = step % 9, step // 9 * block_channels  # all taps of some channels first: they are still near
+        offset = ((tap // 3 - 1) * width + tap % 3 - 1) * source_pitch + start
+        picture = tl.load(sources + offset, mask=((there >> tap) & 1)[:, None] != 0, other=0.0)
         kernel = tl.load(weights + tap * channels + start, mask=known, other=0.0)
         result = tl.dot(picture, kernel, result, input_precision="ieee")
     _finish(
@@ -282,13 +282,15 @@ def _convolve_rows(
     sources = source + place.to(tl.int64)[:, None] * source_pitch + channel[None, :]
     weights = weight + out_channel[None, :] * (9 * channels) + channel[:, None]
     known = (out_channel < out_channels)[None, :]
+    there = here.to(tl.int32) << 1  # a bit for each row of taps that lies in the picture
+    there |= (here & (y > 0)).to(tl.int32) | ((here & (y < height - 1)).to(tl.int32) << 2)
     left = tl.zeros((block_pixels, block_out), dtype=tl.float32)
     middle = tl.zeros((block_pixels, block_out), dtype=tl.float32)
     right = tl.zeros((block_pixels, block_out), dtype=tl.float32)
     for step in range(0, 3 * (channels // block_channels)):
         row, start = step % 3, step // 3 * block_channels
-        inside = (y + row >= 1) & (y + row <= height) & here
-        picture = tl.load(sources + ((row - 1) * width * source_pitch + start), mask=inside[:, None], other=0.0)
+        offset = (row - 1) * width * source_pitch + start
+        picture = tl.load(sources + offset, mask=((there >> row) & 1)[:, None] != 0, other=0.0)
         kernels = weights + (3 * row * channels + start)
         left = tl.dot(picture, tl.load(kernels, mask=known, other=0.0), left, input_precision="ieee")
         kernels += channels
