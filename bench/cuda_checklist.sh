@@ -2,8 +2,8 @@
 # Everything that needs a CUDA device, in one command and less than eight minutes: bench/cuda_checklist.sh
 #
 # Tests, memory estimate, peers, overhead, streams, an out-of-memory drill, scaling, health, compiling, kernels: no step
-# ends the others. Writes bench/results/<gpu>-<date>.json and the table in docs/performance.md. Needs torch with CUDA, spandrel and
-# pytest in the Python that runs it (PYTHON=...), COMFYUI_DIR for core's row, and nothing from the network.
+# ends the others. Writes bench/results/<gpu>-<date>.json and the table in docs/performance.md. Needs torch with CUDA,
+# spandrel and pytest in the Python that runs it (PYTHON=...), COMFYUI_DIR for core's row, and nothing from the network.
 #
 # bench/cuda_checklist.sh --rehearse runs the same steps on the CPU, tiny, and keeps nothing.
 set -u
