@@ -5,8 +5,8 @@ are made of. An output in pinned memory (results.py) is written by the device it
 other is reached through a ring of pinned blocks, in the smaller of the two types; a thread of our own moves what has
 arrived to its place, so that the thread which keeps the device busy waits only when the whole ring is full.
 
-Rows leave as soon as they are finished and in pieces, not a frame at a time: no later so, what nothing is left to hide
-is a small rest, and the device holds no second copy of the frame.
+Rows leave in pieces as soon as they are finished, not a frame at a time. That is never later, leaves only a small rest
+that no computing hides, and needs no second copy of the frame on the device.
 """
 
 from __future__ import annotations
