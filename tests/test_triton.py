@@ -52,10 +52,10 @@ def run(shape, slope, residuals, bias, dtype, by_rows):
     source, into = page(count, 200, height, width), page(count, 100, height, width)
     weight, bias = page(out, channels, 3, 3) / 20, torch.randn(out) if bias else None
     slope = torch.linspace(-0.5, 1.5, out) if slope is None else slope
-    others = [source[:, :out], page(count, out, height, width)][:residuals]
+    other = page(count, out, height, width)
     def convolve(how, dtype):
         target, near = into.to(dtype), source.to(dtype)
-        rest = [Residual(0.2, other.to(dtype)) for other in ([near[:, :out], *others[1:]] if others else [])]
+        rest = [Residual(0.2, near[:, :out]), Residual(0.3, other.to(dtype))][:residuals]
         parameters = weight.to(dtype), None if bias is None else bias.to(dtype)
         how(near[:, 8 : 8 + channels], target[:, 32 : 32 + out], *parameters, slope, rest)
         return target.float()
