@@ -32,7 +32,7 @@ _ROOM = 2.0  # a model that shifts its tiles on purpose does not shift all of th
 @dataclass
 class Nature:
     """What this process has seen of a model. `most_shift` and `kinds` are its own way: it does so in fp32, too.
-    `alike`: and in fp32 the results were the same as in this variant.
+    `alike`: and torch's own kernels gave the same as this variant of the best precision, which need not be left.
 
     `careful`: it leaves illness in the picture even there, so that whole frames are looked after (postprocess.py).
     `repairs` counts the tiles that had to be computed again, by variant and device.
@@ -101,7 +101,7 @@ class Repairer:
             return suspect.result, None
         if attempt.ill in (None, _MILD) and not same:
             self._note(suspect, ill, attempt.variant)
-        elif same and attempt.ill == ill and ill in self._nature.kinds:
+        elif same and attempt.ill == ill and ill in self._nature.kinds and self._as_precise(suspect):
             self._nature.alike.add((ill, suspect.step.variant))  # no attempt need be made again
         elif attempt.variant and attempt.ill != _MILD and self._count(suspect, attempt.ill):
             self._due = attempt.variant, False  # no better, but no attempt is then made twice
@@ -173,6 +173,10 @@ class Repairer:
         precisions = {suspect.precision, attempt.variant.precision if attempt.variant else suspect.precision}
         coarser = "bf16" if "bf16" in precisions else suspect.precision
         return disagreement(suspect.result[None], attempt.result[None], coarser) is None
+
+    def _as_precise(self, suspect: Suspect) -> bool:
+        """Whether all that is better than how it was computed is no more precise."""
+        return all(variant.precision == suspect.precision for variant in self._ladder.above)
 
     def _accept(self, ill: Ailment, vitals: Vitals) -> None:
         """It is the model that is so."""

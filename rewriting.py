@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from spandrel.architectures.Compact import Compact
 from torch import nn
 
 from .contracts import Kernels
 from .convolution import activation_slope
-from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, dense_groups, is_dense_block, rewrite_dense_groups
-from .fused_chain import fuse_chains, fusible_pairs
+from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
+from .fused_chain import FusedConvolution, fuse_chains, fusible_pairs
 from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
 
 
@@ -19,8 +20,16 @@ def rewrite(model: nn.Module, kernels: Kernels) -> int:
     device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
     """
     if kernels == "fused":
-        return rewrite_dense_groups(model) + fuse_chains(model)
+        return rewrite_dense_groups(model) + fuse_chains(model)  # in this order: groups are known by their parts
     return _use_winograd(model, type(model) is nn.Sequential) if kernels == "winograd" else 0
+
+
+def narrow_fused(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of "fused" modules in `dtype`, the one they compute in under autocast: the same numbers, without
+    a cast in every forward."""
+    for module in model.modules():
+        if isinstance(module, DenseGroup | FusedConvolution):
+            module.to(dtype)
 
 
 def can_fuse(model: nn.Module) -> bool:

@@ -191,6 +191,7 @@ class Run:
                     raise no_room(tile, self._traits, self._context) from error
                 logger.info("out of memory with %s, %d at a time: going on with less", tile, self.planner.batch)
                 self._on_device = False
+                self.ladder.now.working.release_graphs()
             self.repairer.discard()
             if len(verdicts) < frames:
                 self._context.release_cached()  # here, where the failed forward's tensors are no longer referenced
@@ -245,7 +246,8 @@ class Run:
     def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
         step, began = self.ladder.now, time.perf_counter()
         tiles = group.cut(jobs)
-        forward = (step.compiled and step.compiled.take(tiles)) or step.working.forward
+        eager = step.working.eager(self._context.device)
+        forward = (step.compiled and step.compiled.take(tiles)) or eager
         results = self._run_forward(forward, tiles)
         compiled = bool(step.compiled and step.compiled.works(forward))
         vitals = take_vitals(tiles, results)
@@ -320,7 +322,7 @@ class Run:
         compiles = batch.step.compiled
         assert compiles is not None
         compiles.note(batch.forward, len(batch.tiles) * batch.tiles[0, 0].numel(), seconds)
-        if batch.forward is not batch.step.working.forward:
+        if batch.forward is not batch.step.working.eager(self._context.device):
             self.compiled = self.compiled or compiles.works(batch.forward)
             return
         ready = compiles.ready()

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from .contracts import DTYPES, Forward, Kernels, Precision
 from .folding import fold_convolutions
-from .rewriting import rewrite
+from .graphs import CudaRecorder, GraphedForward
+from .rewriting import narrow_fused, rewrite
+from .traits import is_convolutional
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,36 @@ class WorkingModel:
     def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
         self.variant = variant
         self.versions = versions_of(descriptor.model)
+        self._convolutional = is_convolutional(descriptor.model)
         self.module: nn.Module = _copy(descriptor.model, variant)
         self.residence: object = None
         # spandrel keeps the architecture's own call (some return tuples, some want other ranges) here; its public
         # __call__ also clamps, which would hide broken values from the health check, and pads, which the tile plan did.
         self.forward = _forward(self.module, descriptor._call_fn, variant)
         self.compiled: dict[str, Any] = {}
+        self._graphed: GraphedForward | None = None
+
+    def eager(self, device: torch.device) -> Forward:
+        """`forward` as runs call it on `device`, where the module lies.
+
+        On CUDA the kernels of convolutional models are launched as one where that is clearly faster; others may look at
+        what they computed, which cannot be recorded.
+        """
+        if device.type != "cuda" or not self._convolutional:
+            return self.forward
+        if self._graphed is None:
+            self._graphed = GraphedForward(self.forward, self.module, self.variant.precision, CudaRecorder(device))
+        return self._graphed
+
+    def release_graphs(self) -> None:
+        """Give back the memory of recorded CUDA graphs, which are recorded anew when they are wanted."""
+        if self._graphed:
+            self._graphed.release()
 
     def release(self) -> None:
-        """Give back what was made beside the weights: compiled forwards, which are loaded anew when they are wanted."""
+        """Give back what was made beside the weights, and is made or loaded anew when it is wanted."""
         self.compiled.clear()
+        self.release_graphs()
 
 
 def architecture_of(descriptor: ImageModelDescriptor) -> str:
@@ -106,7 +128,10 @@ def _copy(module: nn.Module, variant: Variant) -> nn.Module:
             tensor.data = tensor.data.clone()
         rewrite(ours, variant.kernels)
         layout = torch.channels_last if variant.channels_last else torch.preserve_format
-        return ours.to(device="cpu", dtype=variant.weight_dtype, memory_format=layout)
+        ours.to(device="cpu", dtype=variant.weight_dtype, memory_format=layout)
+        if variant.autocast:
+            narrow_fused(ours, DTYPES[variant.precision])
+        return ours
 
 
 def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], variant: Variant) -> Forward:

@@ -242,3 +242,14 @@ def test_compiled_code_gives_the_eager_picture(model, precision: str) -> None:
         if size == (128, 192):
             assert psnr(result.image, eager.image) >= 50
     assert [report.compiled for report in reports] == [True] * 3, reports[0].compiling
+
+
+def test_small_frames_are_replayed_as_they_were_recorded(truth) -> None:
+    """Enough batches of one shape that a CUDA graph is recorded, where that gains anything."""
+    model, video = zoo.compact(2), zoo.photograph(48, 64, frames=40)
+    caches = Caches()
+    for _ in range(2):
+        result = upscale(
+            video, model, UpscaleOptions(precision="fp32", compile=False), StandaloneContext("cuda"), caches
+        )
+        assert float((result.image - truth(video, model)).abs().max()) <= 2 / 255

@@ -6,15 +6,19 @@ import copy
 
 import pytest
 import torch
+import zoo
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 from torch import Tensor, nn
 
+from cudaspeed.agreement import disagreement
 from cudaspeed.convolution import plain_convolution
 from cudaspeed.dense_block import DenseGroup, rewrite_dense_groups
 from cudaspeed.fused_chain import FusedConvolution, fuse_chains
 from cudaspeed.memory import measure_cost
+from cudaspeed.rewriting import can_fuse
 from cudaspeed.traits import traits_of
+from cudaspeed.working import Variant, WorkingModel
 
 
 def network(**changes) -> nn.Module:
@@ -197,3 +201,17 @@ def test_a_fused_step_keeps_the_activations_parameters() -> None:
     convolution, activation = nn.Conv2d(16, 16, 3, padding=1), nn.PReLU(16)
     names = dict(FusedConvolution(convolution, activation).named_parameters())
     assert {id(p) for p in names.values()} == {id(p) for p in (*convolution.parameters(), *activation.parameters())}
+
+
+@pytest.mark.parametrize("model", [zoo.compact(2, features=16), zoo.esrgan()], ids=["Compact", "ESRGAN"])
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_working_copy_with_fused_kernels_gives_the_same(model, precision: str, autocast: bool) -> None:
+    autocast = autocast and precision != "fp32"
+    plain = WorkingModel(model, Variant(precision, autocast, channels_last=True))
+    fused = WorkingModel(model, Variant(precision, autocast, channels_last=True, kernels="fused"))
+    assert can_fuse(model.model)
+    assert any(isinstance(module, DenseGroup | FusedConvolution) for module in fused.module.modules())
+    x = torch.rand(2, 3, 20, 28, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert disagreement(fused.forward(x), plain.forward(x), precision) is None

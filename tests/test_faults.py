@@ -150,6 +150,7 @@ def test_a_picture_scaled_in_half_precision_only_is_computed_in_fp32(truth: Tens
     assert result.report.precision == "fp32"
 
 
+@pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.parametrize(
     "veil", [lambda y: y + 0.3, lambda y: 0.7 * y + 0.15, lambda y: 0 * y], ids=["+", "grey", "black"]
 )
