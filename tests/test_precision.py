@@ -31,6 +31,7 @@ def bf16_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
 
 
+@pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.usefixtures("bf16_is_fast")
 def test_automatic_takes_half_precision_where_it_stays_close() -> None:
     model = zoo.compact()

@@ -207,6 +207,7 @@ def profiles_kept() -> int:
     return len(list((StandaloneContext("cpu").cache_folder / "profiles").glob("*.json")))
 
 
+@pytest.mark.usefixtures("plain_kernels")
 def test_only_seams_ask_for_it() -> None:
     image, model = zoo.photograph(90, 100), zoo.compact()
     for options in (UpscaleOptions(precision="fp32"), UpscaleOptions(precision="fp32", tile=48, overlap=8)):
