@@ -1,5 +1,5 @@
-// 3x3 convolutions of stride 1 on a CPU by Winograd's method F(4x4, 3x3): 36 multiplications where the definition has 144.
-// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308), section 4.3, has the three
+// 3x3 convolutions of stride 1 on a CPU by Winograd's method F(4x4, 3x3): 36 multiplications where the definition has
+// 144. Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308), section 4.3, has the three
 // transforms. Here a thread takes a run of tiles along a row, transforms them, multiplies by the transformed weights and
 // transforms back before the next: what lies between never leaves its cache, where a library's general convolution, or
 // the same in tensor operations, is bound by memory.
@@ -20,6 +20,7 @@ constexpr int WIDEST = 8;
 constexpr int ROWS = 6;
 #endif
 constexpr int POINTS = 36, SIDE = 6, OUT = 4;
+constexpr int LINE = 16;  // floats in a cache line
 
 template <int L> struct Lanes {
     typedef float Vector __attribute__((vector_size(L * sizeof(float))));
@@ -51,7 +52,8 @@ template <class V> inline void out_of(const V* x, int step, V* y) {
 }
 
 // sums[R][columns] = tiles[R][channels] . weights[channels][columns], columns being one register or two.
-template <int L, int R, int WIDE> inline void block(const float* tiles, int channels, const float* weights, float* sums, int stride) {
+template <int L, int R, int WIDE>
+inline void block(const float* tiles, int channels, const float* weights, float* sums, int stride) {
     using Vector = typename Lanes<L>::Vector;
     Vector sum[R][WIDE] = {};
     for (int c = 0; c < channels; ++c) {
@@ -66,7 +68,8 @@ template <int L, int R, int WIDE> inline void block(const float* tiles, int chan
         for (int k = 0; k < WIDE; ++k) Lanes<L>::store(sums + int64_t(r) * stride + k * L, sum[r][k]);
 }
 
-template <int L, int WIDE> void columns(const float* tiles, int count, int channels, const float* weights, float* sums, int stride) {
+template <int L, int WIDE>
+void columns(const float* tiles, int count, int channels, const float* weights, float* sums, int stride) {
     int t = 0;
     for (; t + ROWS <= count; t += ROWS)
         block<L, ROWS, WIDE>(tiles + int64_t(t) * channels, channels, weights, sums + int64_t(t) * stride, stride);
@@ -78,7 +81,8 @@ template <int L, int WIDE> void columns(const float* tiles, int count, int chann
 
 // sums[count][outputs] = tiles[count][channels] . weights, which lie in blocks of two registers' columns, and one's at
 // the end where `outputs` asks for it.
-template <int L> void multiply(const float* tiles, int count, int channels, const float* weights, float* sums, int outputs) {
+template <int L>
+void multiply(const float* tiles, int count, int channels, const float* weights, float* sums, int outputs) {
     int o = 0;
     for (; o + 2 * L <= outputs; o += 2 * L)
         columns<L, 2>(tiles, count, channels, weights + int64_t(o) * channels, sums + o, outputs);
@@ -110,22 +114,37 @@ struct Sizes {
 
 namespace {
 
-// What one thread has room for: a run of tiles, transformed, and their sums.
-inline int64_t room(const Sizes& s) { return int64_t(POINTS) * s.run * (s.channels + s.outputs); }
+// How far apart the matrices of two points lie: an odd number of cache lines, or the 36 of them that a tile is spread
+// over would fall into the same few sets of the cache.
+inline int64_t apart(int count, int channels) {
+    const int64_t lines = (int64_t(count) * channels + LINE - 1) / LINE;
+    return (lines | 1) * LINE;
+}
 
-template <int L> void take_in(const Picture& x, const Sizes& s, int picture, int top, int left, int count, float* tiles) {
+// What one thread has room for: a run of tiles, transformed, and their sums.
+inline int64_t room(const Sizes& s) { return POINTS * (apart(s.run, s.channels) + apart(s.run, s.outputs)); }
+
+template <int L>
+void take_in(const Picture& x, const Sizes& s, int picture, int top, int left, int count, float* tiles) {
     using Vector = typename Lanes<L>::Vector;
+    const int64_t step = apart(count, s.channels);
     for (int t = 0; t < count; ++t) {
         const int y0 = top - s.edge, x0 = left + OUT * t - s.edge;
         const float* corner = x.data + picture * x.picture + y0 * x.row + x0 * x.pixel;
         const bool inside = y0 >= 0 && x0 >= 0 && y0 + SIDE <= s.x_height && x0 + SIDE <= s.x_width;
         for (int c = 0; c < s.channels; c += L) {
             Vector seen[POINTS], half[POINTS];
-            for (int i = 0; i < SIDE; ++i)
-                for (int j = 0; j < SIDE; ++j) {
-                    const bool there = inside || (y0 + i >= 0 && y0 + i < s.x_height && x0 + j >= 0 && x0 + j < s.x_width);
-                    seen[i * SIDE + j] = there ? Lanes<L>::load(corner + i * x.row + j * x.pixel + c) : Vector{};
-                }
+            if (inside) {
+                for (int i = 0; i < SIDE; ++i)
+                    for (int j = 0; j < SIDE; ++j)
+                        seen[i * SIDE + j] = Lanes<L>::load(corner + i * x.row + j * x.pixel + c);
+            } else {
+                for (int i = 0; i < SIDE; ++i)
+                    for (int j = 0; j < SIDE; ++j) {
+                        const bool there = y0 + i >= 0 && y0 + i < s.x_height && x0 + j >= 0 && x0 + j < s.x_width;
+                        seen[i * SIDE + j] = there ? Lanes<L>::load(corner + i * x.row + j * x.pixel + c) : Vector{};
+                    }
+            }
             for (int j = 0; j < SIDE; ++j) {
                 Vector column[SIDE];
                 into(seen + j, SIDE, column);
@@ -135,14 +154,17 @@ template <int L> void take_in(const Picture& x, const Sizes& s, int picture, int
                 Vector row[SIDE];
                 into(half + i * SIDE, 1, row);
                 for (int j = 0; j < SIDE; ++j)
-                    Lanes<L>::store(tiles + (int64_t(i * SIDE + j) * count + t) * s.channels + c, row[j]);
+                    Lanes<L>::store(tiles + (i * SIDE + j) * step + int64_t(t) * s.channels + c, row[j]);
             }
         }
     }
 }
 
-template <int L> void give_out(const float* sums, const Sizes& s, int picture, int top, int left, int count, const Ending& ending, const Picture& y) {
+template <int L>
+void give_out(const float* sums, const Sizes& s, int picture, int top, int left, int count, const Ending& ending,
+              const Picture& y) {
     using Vector = typename Lanes<L>::Vector;
+    const int64_t step = apart(count, s.outputs);
     for (int t = 0; t < count; ++t) {
         const int x0 = left + OUT * t, rows = std::min(OUT, s.height - top), across = std::min(OUT, s.width - x0);
         float* corner = y.data + picture * y.picture + top * y.row + x0 * y.pixel;
@@ -151,7 +173,7 @@ template <int L> void give_out(const float* sums, const Sizes& s, int picture, i
             : nullptr;
         for (int o = 0; o < s.outputs; o += L) {
             Vector sum[POINTS], half[OUT * SIDE];
-            for (int k = 0; k < POINTS; ++k) sum[k] = Lanes<L>::load(sums + (int64_t(k) * count + t) * s.outputs + o);
+            for (int k = 0; k < POINTS; ++k) sum[k] = Lanes<L>::load(sums + k * step + int64_t(t) * s.outputs + o);
             for (int j = 0; j < SIDE; ++j) {
                 Vector column[OUT];
                 out_of(sum + j, SIDE, column);
@@ -177,7 +199,8 @@ template <int L> void give_out(const float* sums, const Sizes& s, int picture, i
     }
 }
 
-template <int L> void run(const Picture& x, const float* weights, const Ending& ending, const Picture& y, const Sizes& s, float* scratch) {
+template <int L>
+void run(const Picture& x, const float* weights, const Ending& ending, const Picture& y, const Sizes& s, float* scratch) {
     const int down = (s.height + OUT - 1) / OUT, across = (s.width + OUT - 1) / OUT;
     const int runs = (across + s.run - 1) / s.run, even = (across + runs - 1) / runs;
     const int64_t jobs = int64_t(s.pictures) * down * runs;
@@ -188,7 +211,7 @@ template <int L> void run(const Picture& x, const float* weights, const Ending& 
 #pragma omp atomic capture
         mine = taken++;
         float* tiles = scratch + mine * room(s);
-        float* sums = tiles + int64_t(POINTS) * s.run * s.channels;
+        float* sums = tiles + POINTS * apart(s.run, s.channels);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < jobs; ++job) {
             const int picture = int(job / (int64_t(down) * runs)), in_picture = int(job % (int64_t(down) * runs));
@@ -197,8 +220,9 @@ template <int L> void run(const Picture& x, const float* weights, const Ending& 
             if (count <= 0) continue;
             take_in<L>(x, s, picture, top, first * OUT, count, tiles);
             for (int k = 0; k < POINTS; ++k)
-                multiply<L>(tiles + int64_t(k) * count * s.channels, count, s.channels,
-                            weights + int64_t(k) * s.channels * s.outputs, sums + int64_t(k) * count * s.outputs, s.outputs);
+                multiply<L>(tiles + k * apart(count, s.channels), count, s.channels,
+                            weights + int64_t(k) * s.channels * s.outputs,
+                            sums + k * apart(count, s.outputs), s.outputs);
             give_out<L>(sums, s, picture, top, first * OUT, count, ending, y);
         }
     }
@@ -208,14 +232,15 @@ template <int L> void run(const Picture& x, const float* weights, const Ending& 
 
 extern "C" {
 
-// The floats in a register: channels and outputs that are multiples of it run at full width, of 8 at least they must be.
+// The floats in a register: channels and outputs that are multiples of it run at full width; they must be of 8.
 int widest() { return WIDEST; }
 
 // Bytes of scratch that `convolve` needs for these sizes.
 int64_t scratch_bytes(const Sizes* sizes) { return room(*sizes) * sizes->threads * int64_t(sizeof(float)); }
 
 // y = the convolution of x; `weights` as winograd.py packs them. x and y must not overlap.
-void convolve(const Picture* x, const float* weights, const Ending* ending, const Picture* y, const Sizes* sizes, float* scratch) {
+void convolve(const Picture* x, const float* weights, const Ending* ending, const Picture* y, const Sizes* sizes,
+              float* scratch) {
     if (sizes->lanes == WIDEST)
         run<WIDEST>(*x, weights, *ending, *y, *sizes, scratch);
     else
