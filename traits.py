@@ -61,9 +61,10 @@ def _steps(model: nn.Module) -> set[int]:
 
 def _attention_windows(model: nn.Module) -> set[int]:
     """Window sides, from the model's own attributes; the first of the names that it has decides."""
+    parts = [vars(module) for module in model.modules()]  # asking a module for what it lacks is slow
     for name in _WINDOW_ATTRIBUTES:
         value = getattr(model, name, None) or next(
-            (getattr(m, name) for m in model.modules() if isinstance(getattr(m, name, None), int | list | tuple)), None
+            (part[name] for part in parts if isinstance(part.get(name), int | list | tuple)), None
         )
         sides = value if isinstance(value, Iterable) else [value]
         windows = {side for side in sides if isinstance(side, int) and 1 < side <= _LARGEST_WINDOW}
