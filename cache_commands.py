@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 
 from .artifacts import ArtifactStore, Entry
-from .contracts import PRECISION_CHOICES, BadOptionError, UpscaleOptions
+from .contracts import NOT_NEEDED, PRECISION_CHOICES, BadOptionError, UpscaleOptions
 from .profiles import Profiles, profiles_folder
 from .standalone import StandaloneContext, compiled_folder
 from .upscale_engine import warm_up
@@ -76,7 +76,7 @@ def _warm(arguments: argparse.Namespace) -> int:
         record = {"size": [width, height], "status": status, "seconds": time.perf_counter() - began}
         line = f"{width}x{height}: {status} ({record['seconds']:.1f} s)"
         print(json.dumps(record) if arguments.json else line, flush=True)
-        code = code or int(status != "compiled")
+        code = code or int(status != "compiled" and not status.startswith(NOT_NEEDED))
     return code
 
 

@@ -43,7 +43,8 @@ class Caches:
         if choice.variant.precision != "fp32":  # nothing is more precise
             raised = self._profiles_in(context).get(self._content(model, context)).raised
             variant = choice.variant
-            for higher in self.chooser.above(model, variant, options.precision, context) if raised else ():
+            left = _place(variant, context) in raised
+            for higher in self.chooser.above(model, variant, options.precision, context) if left else ():
                 if raised.get(_place(variant, context)) == higher.precision:  # and what that was left for
                     variant = higher
             if variant != choice.variant:
@@ -65,8 +66,14 @@ class Caches:
         for candidate in (variant, *others):
             if str(candidate) == known:
                 return candidate
-        best = fastest(model, variant, others, context) if others else None
-        if best is None:
+        if not others:
+            return variant
+        try:
+            best = fastest(model, variant, others, context)
+        except Exception as error:  # only for want of memory: what else the model raises, it raises in the run
+            if not context.is_out_of_memory(error):
+                raise
+            context.release_cached()
             return variant
         self.working.put(model, best)
         profiles.update(content, fastest={**profile.fastest, place: str(best.variant)})
@@ -93,7 +100,8 @@ class Caches:
 
         def remember(higher: Variant) -> None:
             profiles, content = self._profiles_in(context), self._content(model, context)
-            raised = {**profiles.get(content).raised, _place(variant, context): higher.precision}
+            left = {variant} if higher.precision == variant.precision else {variant, replace(variant, kernels="plain")}
+            raised = {**profiles.get(content).raised, **{_place(one, context): higher.precision for one in left}}
             profiles.update(content, raised=raised)
 
         return Ladder(model, variant, above, self.working, dress, remember)

@@ -40,6 +40,9 @@ OUTSIDE = 0.01  # the share of values that says so
 # The range of an output that shows nothing, and of an input that shows something.
 NO_DETAIL, DETAIL = 1e-4, 0.05
 
+# Of compiling, in reports: kernels of ours are faster than what would be compiled.
+NOT_NEEDED = "not needed"
+
 DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 

@@ -129,8 +129,11 @@ class Convolutions:
         height = max(1, min(height, _MOST_PIXELS // (count * width)))
         pitches = (max(tensor.stride(3), tensor.shape[1]) for tensor in (source, target))
         layer = Layer(source.device, source.dtype, count, height, width, channels, target.shape[1], *pitches)
-        with torch.cuda.device_of(source):
-            self._chosen[kind] = self._measure(layer)
+        try:
+            with torch.cuda.device_of(source):
+                self._chosen[kind] = self._measure(layer)
+        except torch.cuda.OutOfMemoryError:  # there is room for the forward, but not for the choice: another time
+            return plain_convolution
         return self._chosen[kind]
 
     def _measure(self, layer: Layer) -> Convolution:

@@ -128,7 +128,8 @@ class GraphedForward:
         return recording
 
     def _gains(self, recording: Recording, x: Tensor) -> bool:
-        eager, replayed = self._seconds(lambda: self._forward(x)), self._seconds(lambda: replay(recording, x))
+        with torch.cuda.device_of(x):  # the clock's is the current one
+            eager, replayed = self._seconds(lambda: self._forward(x)), self._seconds(lambda: replay(recording, x))
         logger.debug("%s eager %.2e s, as a CUDA graph %.2e s", tuple(x.shape), eager, replayed)
         return replayed <= (1 - _WORTH) * eager
 

@@ -6,6 +6,8 @@ where there is no CUDA, the tests put a device in its place that is as late as i
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -66,7 +68,10 @@ class Device(Protocol):
         """The lane that everything is in which names none: where the models compute."""
 
     def lane(self, urgent: bool = False) -> Lane:
-        """A lane of its own. An urgent one's short kernels need not wait for a long one's place to become free."""
+        """A lane that the last one handed out was not.
+
+        An urgent one's short kernels need not wait for a long one's place to become free.
+        """
 
     def pinned(self, size: int) -> Tensor:
         """`size` bytes that the device copies by itself, [size] uint8."""
@@ -99,16 +104,23 @@ class CudaLane:
 
 
 class CudaDevice:
-    """A CUDA device as a `Device`. Pinned memory is torch's, which keeps what is given back for the next run."""
+    """A CUDA device as a `Device`. Pinned memory is torch's, which keeps what is given back for the next run.
+
+    Its lanes are two of each kind, handed out in turn: torch keeps the memory that was freed in a stream for that one.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._lanes = {
+            urgent: itertools.cycle([CudaLane(torch.cuda.Stream(device, priority=-urgent)) for _ in range(2)])
+            for urgent in (False, True)
+        }
 
     def current(self) -> Lane:
         return CudaLane(torch.cuda.current_stream(self.device))
 
     def lane(self, urgent: bool = False) -> Lane:
-        return CudaLane(torch.cuda.Stream(self.device, priority=-1 if urgent else 0))
+        return next(self._lanes[urgent])
 
     def pinned(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
@@ -121,7 +133,13 @@ def device_with_lanes(device: torch.device) -> Device | None:
     """`device` as one that works on its own; None where it does not, or where there is no pinned memory to be had."""
     if device.type != "cuda":
         return None
-    found = CudaDevice(device)
+    return _cuda_device(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _cuda_device(index: int) -> Device | None:
+    """One for all runs, which its lanes merely put in order."""
+    found = CudaDevice(torch.device("cuda", index))
     try:
         found.pinned(1)
     except RuntimeError as error:  # a driver or a container that allows none; copies then wait for each other

@@ -33,6 +33,7 @@ _SOURCES = Path(__file__).parent / "kernels"
 _COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-c")
 _LINK = ("-shared",)
 _SECONDS = 120.0  # it takes one
+_PATIENCE, _ASKED_AGAIN = 10.0, 0.1  # where another process builds
 _SURROUNDINGS = ("hardware", "system", "compiler")
 
 _loaded: dict[str, ctypes.CDLL | None] = {}  # a library is loaded once into a process, and stays
@@ -70,9 +71,7 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
         known = store.get(id)
         if known and known.state == "failed":  # under another `what` it has another id
             raise BuildError(known.reason)
-        if not store.claim(id, what):
-            raise BuildError("another process is building them")
-        path = _build(source, store, id)
+        path = _build(source, store, id) if store.claim(id, what) else _await(store, id)
     try:
         library = ctypes.CDLL(str(path))
         flaw = check(library)
@@ -82,6 +81,17 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
         store.fail(id, flaw, "model", "")
         raise BuildError(flaw)
     return library
+
+
+def _await(store: ArtifactStore, id: str) -> Path:
+    """What another process is building; it takes it a second."""
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        time.sleep(_ASKED_AGAIN)
+        path = store.path_of(id)
+        if path:
+            return path
+    raise BuildError("another process is building them")
 
 
 def _build(source: Path, store: ArtifactStore, id: str) -> Path:

@@ -122,7 +122,7 @@ def _measured(
 
 def _in_fp32(working: WorkingModel) -> nn.Module:
     """The copy's own module, or one of it in fp32, beside it for the time of the measurement."""
-    if working.variant.weight_dtype is torch.float32:
+    if all(weight.dtype is torch.float32 for weight in working.module.parameters()):
         return working.module
     try:
         return copy.deepcopy(working.module).float()

@@ -18,6 +18,7 @@ from .borders import border_for
 from .channels import ChannelPlan
 from .compile_cache import CompiledForwards
 from .contracts import (
+    NOT_NEEDED,
     Forward,
     ModelFailedError,
     ModelTraits,
@@ -44,6 +45,7 @@ _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked
 # Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
 # frame) take no more than this share of what is free.
 _SHARE_FOR_FRAMES = 1 / 4
+_TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
@@ -118,6 +120,8 @@ class Run:
         context.make_resident(working, working_bytes(cost, height * width, context.device))
         # on a device that works on its own, beside the frame in work the one before it and the next
         held = self._image[0].numel() * 4 * (3 if self._lanes else 1)
+        if self._lanes and self._channels.has_alpha:
+            held += self._image[0].numel() * 4 * _TO_BLEED
         if context.output_device.type == context.device.type:
             # allocated, but perhaps not yet touched and so not yet missing from what is free
             held += self._output.nbytes
@@ -157,7 +161,7 @@ class Run:
         compiled = self.ladder.now.compiled
         if compiled:
             return compiled.status(self.compiled)
-        return f"not needed: {self.ladder.now.variant.kernels} kernels" if self._options.compile else "off"
+        return f"{NOT_NEEDED}: {self.ladder.now.variant.kernels} kernels" if self._options.compile else "off"
 
     @property
     def total_tiles(self) -> int:

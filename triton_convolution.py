@@ -177,7 +177,11 @@ def _finish(
     tl.store(target + place * target_pitch + channel[None, :], result.to(target.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+# Or another size of picture, divisible by 16 or not, would be compiled for anew.
+_SIZES = ["height", "width", "pixels"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def _convolve(
     source,
     target,
@@ -245,7 +249,7 @@ def _convolve(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _convolve_rows(
     source,
     target,

@@ -25,7 +25,6 @@ logger = logging.getLogger("cudaspeed")
 _LEAST_ROUNDS, _MOST_ROUNDS = 2, 10  # what else the machine does only slows down: the best counts
 _ENOUGH_SECONDS = 0.3
 _CLEARLY = 0.95  # of the time of what would be used anyway
-_REPEATS = {"cuda": 6}  # of the probe picture, each way: less does not fill a GPU
 
 
 def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: RunContext) -> list[Variant]:
@@ -51,46 +50,60 @@ def fastest(
     """`descriptor`'s copy in `variant`, or in that of `others` which is clearly faster and computes the same.
 
     Each is run some times, for a third of a second together or twice. Raises what `variant` raises, and the context's
-    out-of-memory error.
+    interrupt and out-of-memory error.
     """
-    repeats = _REPEATS.get(context.device.type, 1)
-    picture = probe_picture(descriptor).repeat(1, 1, repeats, repeats).to(context.device)
+    picture = probe_picture(descriptor).repeat(1, 1, *_copies(context.device)).to(context.device)
     with torch.inference_mode():
         usual = WorkingModel(descriptor, variant)
         context.make_resident(usual, 0)
         truth = usual.forward(picture)
-        rivals = [WorkingModel(descriptor, other) for other in others]
-        rivals = [rival for rival in rivals if _computes_the_same(rival, picture, truth, variant, context)]
-        times = _best_times([usual, *rivals], picture)
-    seconds, best = min(zip(times[1:], rivals, strict=True), key=lambda pair: pair[0], default=(times[0], usual))
+        found = [_rival(descriptor, other, picture, truth, variant, context) for other in others]
+        models = [usual, *(rival for rival in found if rival)]
+        times = _best_times(models, picture, context)
+    best = times.index(min(times))
     logger.debug(
-        "%s: %.4f s in %s, %.4f s in %s", descriptor.architecture.name, times[0], variant, seconds, best.variant
+        "%s: %s", descriptor.architecture.name, dict(zip((str(m.variant) for m in models), times, strict=True))
     )
-    return best if seconds < _CLEARLY * times[0] else usual
+    return models[best] if times[best] < _CLEARLY * times[0] else usual
 
 
-def _computes_the_same(
-    rival: WorkingModel, picture: Tensor, truth: Tensor, usual: Variant, context: RunContext
-) -> bool:
-    context.make_resident(rival, 0)
+def _copies(device: torch.device) -> tuple[int, int]:
+    """How often the probe picture is repeated, down and across, so that it is work for the whole device."""
+    return (6, 6) if device.type == "cuda" else (max(1, torch.get_num_threads() // 4), 1)
+
+
+def _rival(
+    descriptor: ImageModelDescriptor,
+    variant: Variant,
+    picture: Tensor,
+    truth: Tensor,
+    usual: Variant,
+    context: RunContext,
+) -> WorkingModel | None:
+    """The copy in `variant`, if it can be made and makes the same of `picture`."""
     try:
-        output = rival.forward(picture)
+        working = WorkingModel(descriptor, variant)
+        context.make_resident(working, 0)
+        output = working.forward(picture)
     except Exception as error:  # a model may fail in any way in another layout, or with modules it does not know
+        context.raise_if_interrupted()
         if context.is_out_of_memory(error):
             raise
-        logger.debug("not in %s: %s", rival.variant, first_line(error))
-        return False
+        logger.debug("not in %s: %s", variant, first_line(error))
+        return None
     flaw = disagreement(output, truth, usual.precision)
     if flaw:
-        logger.warning("not in %s: %s", rival.variant, flaw)
-    return flaw is None
+        logger.warning("not in %s: %s", variant, flaw)
+    return None if flaw else working
 
 
-def _best_times(models: Sequence[WorkingModel], picture: Tensor) -> list[float]:
+def _best_times(models: Sequence[WorkingModel], picture: Tensor, context: RunContext) -> list[float]:
     """The least seconds each takes for `picture`, in turn, so that what else happens meets them all."""
     best, spent, rounds = [float("inf")] * len(models), 0.0, 0
     while len(models) > 1 and (rounds < _LEAST_ROUNDS or (spent < _ENOUGH_SECONDS and rounds < _MOST_ROUNDS)):
         for k, working in enumerate(models):
+            context.raise_if_interrupted()
+            context.make_resident(working, 0)  # a host short of memory has unloaded it for another
             seconds = _seconds(working, picture)
             best[k], spent = min(best[k], seconds), spent + seconds
         rounds += 1

@@ -21,6 +21,7 @@ from .caches import Caches
 from .channels import plan_channels
 from .checks import check_finite, check_image
 from .contracts import (
+    NOT_NEEDED,
     BrokenOutputError,
     CudaspeedError,
     ImageHealth,
@@ -142,16 +143,16 @@ def warm_up(
 ) -> str:
     """Compile now, and wait for it, what upscaling pictures of `size` (height, width) with these options would use.
 
-    Returns where compiling stands, in a few words: "compiled", or why not. No picture is computed, but one tile, which
-    checks the result. Raises what `upscale` raises for the model and the options.
+    Returns where compiling stands, in a few words: "compiled", "not needed: ...", or why not. No picture is computed,
+    but one tile, which checks the result. Raises what `upscale` raises for the model and the options.
     """
     check_model(model)
     traits = traits_of(model)
     options = replace(options, compile=True, compile_mode="wait")
     ladder = caches.ladder(model, caches.choose(model, options, context).variant, traits, options, context)
     compiled = ladder.now.compiled
-    if compiled is None:  # our own kernels, which are
-        return "compiled"
+    if compiled is None:
+        return f"{NOT_NEEDED}: {ladder.now.variant.kernels} kernels"
     image = torch.zeros(1, 1, 1, 1).expand(1, *size, traits.in_channels)  # has a size and takes no memory
     with torch.inference_mode():
         channels = plan_channels(traits.in_channels, traits)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from .convolution import activation_slope
 from .native import load_library
@@ -31,7 +32,9 @@ _WEIGHTS = (
 _EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
 _LANES = 8  # channels come in multiples of it
 _RUN = 24  # tiles that a thread takes at once: with 64 channels some 400 KB, which a core's cache holds
-_LEAST_WORK = 1 << 23  # multiplications that a thread more is worth: about a tenth of a millisecond
+# Multiplications that threads are worth, about a tenth of a millisecond. All threads or one: OpenMP ends and makes anew
+# those by which two teams in turn differ.
+_LEAST_WORK = 1 << 23
 _RIGHT = 1e-4  # of the largest value; the method's rounding is a hundredth of it
 
 
@@ -120,10 +123,12 @@ class Kernels:
         `added` [N, h, w, O] the result is scale * convolution + added. `x` and `y` may be channels of one buffer,
         if they are not the same ones. No more threads than torch may use.
         """
+        if not y.numel():
+            raise ValueError(f"there is nothing to compute of a picture of {tuple(x.shape)}")
         (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
         edge = (height - x_height + 2) // 2
         lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
-        threads = min(torch.get_num_threads(), 1 + work // _LEAST_WORK)
+        threads = torch.get_num_threads() if work >= _LEAST_WORK else 1
         sizes = _Sizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, run, threads))
         ending = _Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
         if added is not None:
@@ -240,7 +245,7 @@ def _picture(x: Tensor) -> _Picture:
 def _flaw(library: ctypes.CDLL) -> str | None:
     """What is wrong with the kernels just loaded, if anything is: an odd size, with everything that can follow."""
     kernels, generator = Kernels(library), torch.Generator().manual_seed(0)
-    convolution, activation = nn.Conv2d(32, 32, 3, padding=1), nn.PReLU(32)
+    convolution, activation = skip_init(nn.Conv2d, 32, 32, 3, padding=1), nn.PReLU(32)  # draws no random numbers
     for parameter in (*convolution.parameters(), *activation.parameters()):
         parameter.data.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
     x = torch.rand(2, 32, 9, 14, generator=generator)

@@ -126,6 +126,7 @@ def _copy(module: nn.Module, variant: Variant) -> nn.Module:
         fold_convolutions(ours)
         for tensor in (*ours.parameters(), *ours.buffers()):
             tensor.data = tensor.data.clone()
+        ours.to("cpu")
         rewrite(ours, variant.kernels)
         layout = torch.channels_last if variant.channels_last else torch.preserve_format
         ours.to(device="cpu", dtype=variant.weight_dtype, memory_format=layout)

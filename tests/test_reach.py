@@ -283,3 +283,15 @@ def test_size_requirements_hold_for_the_probe_too() -> None:
     )
     assert seen
     assert all(side % 20 == 0 for size in seen for side in size)
+
+
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+def test_a_copy_that_computes_in_half_precision_is_measured_in_fp32(kernels: str, tmp_path: Path) -> None:
+    model = zoo.compact(2, features=16)
+    reaches = {}
+    for variant in (FP32, Variant("bf16", autocast=True, channels_last=True, kernels=kernels)):
+        profiles, working = Profiles(tmp_path / variant.precision), WorkingModel(model, variant)
+        traits = with_reach(traits_of(model), model, working, profiles, StandaloneContext("cpu"))
+        reaches[variant.precision] = traits.reach
+    assert reaches["bf16"] is not None
+    assert reaches["bf16"] == reaches["fp32"]

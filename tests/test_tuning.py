@@ -80,6 +80,33 @@ def test_what_fails_is_not(model, context, monkeypatch) -> None:
     assert fastest(model, PLAIN, [OURS], context).variant == PLAIN
 
 
+def test_each_is_on_the_device_when_it_runs(model, context, monkeypatch) -> None:
+    """A host short of memory has room for one at a time."""
+    resident: list[WorkingModel] = []
+
+    def make_resident(working: WorkingModel, bytes_wanted: int) -> None:
+        resident[:] = [working]
+
+    def seconds(working: WorkingModel, picture: Tensor) -> float:
+        assert resident == [working]
+        return 1.0
+
+    context.make_resident = make_resident
+    monkeypatch.setattr(tuning, "_seconds", seconds)
+    fastest(model, PLAIN, [OURS], context)
+
+
+def test_too_little_memory_to_compare_costs_the_choice_and_not_the_picture(model, context, monkeypatch) -> None:
+    def fail(y: Tensor) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        after_every_convolution(patch, fail)
+        assert run(model, precision="fp32").report.kernels == "plain"
+    takes(monkeypatch, plain=1.0, winograd=0.1)
+    assert run(model, precision="fp32").report.kernels == "winograd", "it is compared when there is room"
+
+
 def test_there_is_no_other_way_where_it_would_be_less_precise_or_is_none(model, context) -> None:
     half = Variant("bf16", autocast=True, channels_last=True)
     assert rivals(model.model, PLAIN, "fp32", context) == [OURS]

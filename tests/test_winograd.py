@@ -56,6 +56,11 @@ def test_without_padding_too(size: tuple[int, int, int]) -> None:
     assert_same(WinogradConvolution(plain)(x), plain(x))
 
 
+def test_a_picture_too_small_for_it_is_an_error() -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        WinogradConvolution(nn.Conv2d(8, 8, 3).requires_grad_(False))(noise(1, 8, 5, 2))
+
+
 @pytest.mark.parametrize(
     "activation", [nn.PReLU(), nn.PReLU(16), nn.LeakyReLU(0.2), nn.LeakyReLU(1.5), nn.ReLU(), None], ids=str
 )
