@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,6 +35,28 @@ FP32 = {
     "enable_compile": "enable",
     "optimization_level": "balanced",
 }
+
+# A node that makes the server one where our kernels for CPUs cannot be built, and compiling is what makes it faster.
+WITHOUT_KERNELS = """
+import sys
+
+
+class WithoutKernels:
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "testing", "run", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def run(self):
+        for name, module in list(sys.modules.items()):
+            if name.endswith(".winograd") and hasattr(module, "prepare"):
+                module.prepare = lambda folder: False
+        return ()
+
+
+NODE_CLASS_MAPPINGS = {"WithoutKernels": WithoutKernels}
+"""
 
 pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_DIR is not set: no ComfyUI to run in")
 
@@ -86,6 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name in ("custom_nodes", "input", "output", "temp", "user", "models/upscale_models"):
         (folder / name).mkdir(parents=True)
     (folder / "custom_nodes" / "upscale-cudaspeed").symlink_to(PACK)
+    (folder / "custom_nodes" / "without_kernels.py").write_text(WITHOUT_KERNELS)
     # larger than one of core's tiles of 512
     Image.open(EXAMPLE).convert("RGB").resize((700, 530), Image.Resampling.BICUBIC).save(folder / "input" / "large.png")
     with socket.socket() as free:
@@ -230,11 +254,17 @@ def test_it_can_be_interrupted_and_unloaded_and_still_works(server: Server) -> N
 def test_a_compiled_model_lives_in_the_user_folder_and_is_loaded_again_after_unloading(server: Server) -> None:
     def ready() -> dict[str, Any]:
         index = json.loads((server.folder / "user" / "cudaspeed" / "compiled" / "index.json").read_text())
-        (entry,) = [entry for entry in index["entries"].values() if entry.get("state") == "ready"]
+        models = [entry for entry in index["entries"].values() if "shapes" in entry["what"]]
+        (entry,) = [entry for entry in models if entry.get("state") == "ready"]
         return entry
 
     warm = node("WarmUpUpscalerCUDAspeed", upscale_model=["model", 0], width=700, height=530, tile_size=0)
     warm["inputs"] |= {"use_autocast": "disable", "precision": "fp32"}
+    entry = server.run({"model": loaded()["model"], "warm": warm})
+    if sys.platform == "linux" and shutil.which("g++"):
+        assert entry["outputs"]["warm"]["text"] == ["not needed: winograd kernels"]
+    assert server.run({"without": node("WithoutKernels")})["status"]["status_str"] == "success"
+    warm["inputs"]["width"] += 1  # or the result of the last is taken
     entry = server.run({"model": loaded()["model"], "warm": warm})
     assert entry["status"]["status_str"] == "success", entry["status"]
     if "no C++ compiler" in json.dumps(entry["outputs"]):
