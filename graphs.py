@@ -182,7 +182,7 @@ class CudaRecorder:
         try:
             output = forward(input)
             graph.capture_end()
-        except BaseException:
+        except BaseException:  # an interrupt, too, must leave no capture open; it goes on up
             self._abandon(graph)
             raise
         return graph, output

@@ -114,9 +114,7 @@ class Kernels:
         slope = torch.as_tensor(activation_slope(activation), dtype=torch.float32).detach()
         return Packed(weights, bias, slope.expand(outputs).clone())
 
-    def convolve(
-        self, x: Tensor, packed: Packed, y: Tensor, scale: float = 1.0, added: Tensor | None = None, run: int = _RUN
-    ) -> None:
+    def convolve(self, x: Tensor, packed: Packed, y: Tensor, scale: float = 1.0, added: Tensor | None = None) -> None:
         """Write into `y` [N, h, w, O] the convolution of `x` [N, h, w, C], both float32 on the CPU, channels dense.
 
         Where `x` is two rows and two pixels larger than `y` there is nothing around it, else there are zeros. With
@@ -129,7 +127,7 @@ class Kernels:
         edge = (height - x_height + 2) // 2
         lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
         threads = torch.get_num_threads() if work >= _LEAST_WORK else 1
-        sizes = _Sizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, run, threads))
+        sizes = _Sizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads))
         ending = _Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
         if added is not None:
             ending.added = _picture(added)
@@ -161,11 +159,16 @@ class WinogradConvolution(nn.Module):
         self._outputs = convolution.out_channels
         self.lost = 2 - 2 * _EDGES[convolution.padding]
 
+    @property
+    def packed(self) -> Packed:
+        """What the kernels take."""
+        return Packed(self.weights, self.bias, self.slope)
+
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1).contiguous()  # no copy where it is channels last
         count, height, width, _ = x.shape
         y = x.new_empty(count, height - self.lost, width - self.lost, self._outputs)
-        _kernels().convolve(x, Packed(self.weights, self.bias, self.slope), y)
+        _kernels().convolve(x, self.packed, y)
         return y.permute(0, 3, 1, 2)
 
 
@@ -182,7 +185,7 @@ class WinogradChain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1).contiguous()
-        *before, last = (Packed(step.weights, step.bias, step.slope) for step in self.steps)
+        *before, last = (step.packed for step in self.steps)
         pixels = x.shape[:3]
         buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
         for packed, buffer in zip(before, itertools.cycle(buffers), strict=False):
@@ -205,7 +208,7 @@ class WinogradDenseBlock(nn.Module):
     def __init__(self, convolutions: list[tuple[nn.Conv2d, nn.Module | None]], scale: float) -> None:
         super().__init__()
         self._scale = scale
-        self.packed = nn.ModuleList(WinogradConvolution(*pair) for pair in convolutions)
+        self.steps = nn.ModuleList(WinogradConvolution(*pair) for pair in convolutions)
         self._width = convolutions[-1][0].in_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,7 +216,7 @@ class WinogradDenseBlock(nn.Module):
         known = x.shape[3]
         buffer = x.new_empty(*x.shape[:3], self._width)
         buffer[..., :known] = x
-        *grow, last = (Packed(step.weights, step.bias, step.slope) for step in self.packed)
+        *grow, last = (step.packed for step in self.steps)
         for packed in grow:
             more = len(packed.bias)
             _kernels().convolve(buffer[..., :known], packed, buffer[..., known : known + more])

@@ -129,7 +129,7 @@ def _copy(module: nn.Module, variant: Variant) -> nn.Module:
         ours.to("cpu")
         rewrite(ours, variant.kernels)
         layout = torch.channels_last if variant.channels_last else torch.preserve_format
-        ours.to(device="cpu", dtype=variant.weight_dtype, memory_format=layout)
+        ours.to(dtype=variant.weight_dtype, memory_format=layout)
         if variant.autocast:
             narrow_fused(ours, DTYPES[variant.precision])
         return ours
