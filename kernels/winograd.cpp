@@ -1,8 +1,8 @@
 // 3x3 convolutions of stride 1 on a CPU by Winograd's method F(4x4, 3x3): 36 multiplications where the definition has
 // 144. Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308), section 4.3, has the three
-// transforms. Here a thread takes a run of tiles along a row, transforms them, multiplies by the transformed weights and
-// transforms back before the next: what lies between never leaves its cache, where a library's general convolution, or
-// the same in tensor operations, is bound by memory.
+// transforms. Here a thread takes a run of tiles, transforms them, multiplies by the transformed weights and transforms
+// back before the next: what lies between never leaves its cache, where a library's general convolution, or the same in
+// tensor operations, is bound by memory. What the next run reads is fetched while this one is multiplied.
 //
 // Built by native.py, called by winograd.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
 // Pictures are [picture][row][pixel][channel], channels dense; strides are counted in floats.
@@ -124,13 +124,25 @@ inline int64_t apart(int count, int channels) {
 // What one thread has room for: a run of tiles, transformed, and their sums.
 inline int64_t room(const Sizes& s) { return POINTS * (apart(s.run, s.channels) + apart(s.run, s.outputs)); }
 
+// Where a tile of the output begins: tiles are counted along rows, row after row, picture after picture.
+struct Place {
+    int picture, top, left;
+};
+
+inline Place place(int64_t tile, const Sizes& s) {
+    const int down = (s.height + OUT - 1) / OUT, across = (s.width + OUT - 1) / OUT;
+    const int64_t row = tile / across;
+    return {int(row / down), int(row % down) * OUT, int(tile % across) * OUT};
+}
+
 template <int L>
-void take_in(const Picture& x, const Sizes& s, int picture, int top, int left, int count, float* tiles) {
+void take_in(const Picture& x, const Sizes& s, int64_t first, int count, float* tiles) {
     using Vector = typename Lanes<L>::Vector;
     const int64_t step = apart(count, s.channels);
     for (int t = 0; t < count; ++t) {
-        const int y0 = top - s.edge, x0 = left + OUT * t - s.edge;
-        const float* corner = x.data + picture * x.picture + y0 * x.row + x0 * x.pixel;
+        const Place at = place(first + t, s);
+        const int y0 = at.top - s.edge, x0 = at.left - s.edge;
+        const float* corner = x.data + at.picture * x.picture + y0 * x.row + x0 * x.pixel;
         const bool inside = y0 >= 0 && x0 >= 0 && y0 + SIDE <= s.x_height && x0 + SIDE <= s.x_width;
         for (int c = 0; c < s.channels; c += L) {
             Vector seen[POINTS], half[POINTS];
@@ -161,16 +173,16 @@ void take_in(const Picture& x, const Sizes& s, int picture, int top, int left, i
 }
 
 template <int L>
-void give_out(const float* sums, const Sizes& s, int picture, int top, int left, int count, const Ending& ending,
-              const Picture& y) {
+void give_out(const float* sums, const Sizes& s, int64_t first, int count, const Ending& ending, const Picture& y) {
     using Vector = typename Lanes<L>::Vector;
     const int64_t step = apart(count, s.outputs);
+    const Picture& more = ending.added;
     for (int t = 0; t < count; ++t) {
-        const int x0 = left + OUT * t, rows = std::min(OUT, s.height - top), across = std::min(OUT, s.width - x0);
-        float* corner = y.data + picture * y.picture + top * y.row + x0 * y.pixel;
-        const float* added = ending.added.data
-            ? ending.added.data + picture * ending.added.picture + top * ending.added.row + x0 * ending.added.pixel
-            : nullptr;
+        const Place at = place(first + t, s);
+        const int rows = std::min(OUT, s.height - at.top), across = std::min(OUT, s.width - at.left);
+        float* corner = y.data + at.picture * y.picture + at.top * y.row + at.left * y.pixel;
+        const float* added =
+            more.data ? more.data + at.picture * more.picture + at.top * more.row + at.left * more.pixel : nullptr;
         for (int o = 0; o < s.outputs; o += L) {
             Vector sum[POINTS], half[OUT * SIDE];
             for (int k = 0; k < POINTS; ++k) sum[k] = Lanes<L>::load(sums + k * step + int64_t(t) * s.outputs + o);
@@ -191,7 +203,7 @@ void give_out(const float* sums, const Sizes& s, int picture, int top, int left,
                     }
                     if (added)
                         value = ending.scale * value
-                            + Lanes<L>::load(added + i * ending.added.row + j * ending.added.pixel + o);
+                            + Lanes<L>::load(added + i * more.row + j * more.pixel + o);
                     Lanes<L>::store(corner + i * y.row + j * y.pixel + o, value);
                 }
             }
@@ -199,11 +211,20 @@ void give_out(const float* sums, const Sizes& s, int picture, int top, int left,
     }
 }
 
+// Have the `part`-th of POINTS parts of what the run of tiles from `at` on reads brought into the second-level cache (the
+// first one is full of what is multiplied): the rows of its tiles, as far as they lie side by side.
+inline void fetch(const Picture& x, const Sizes& s, const Place& at, int part) {
+    const int row = std::min(at.top + part % SIDE, s.x_height - 1), width = std::min(s.run * OUT, s.x_width - at.left);
+    const int64_t floats = width * x.pixel / SIDE;
+    const float* from = x.data + at.picture * x.picture + row * x.row + at.left * x.pixel + part / SIDE * floats;
+    for (int64_t k = 0; k < floats; k += LINE) __builtin_prefetch(from + k, 0, 2);
+    asm volatile("");  // g++ drops calls of functions that do nothing but prefetch
+}
+
 template <int L>
 void run(const Picture& x, const float* weights, const Ending& ending, const Picture& y, const Sizes& s, float* scratch) {
-    const int down = (s.height + OUT - 1) / OUT, across = (s.width + OUT - 1) / OUT;
-    const int runs = (across + s.run - 1) / s.run, even = (across + runs - 1) / runs;
-    const int64_t jobs = int64_t(s.pictures) * down * runs;
+    const int64_t down = (s.height + OUT - 1) / OUT, across = (s.width + OUT - 1) / OUT;
+    const int64_t all = s.pictures * down * across, runs = (all + s.run - 1) / s.run;
     int taken = 0;
 #pragma omp parallel num_threads(s.threads)
     {
@@ -213,17 +234,18 @@ void run(const Picture& x, const float* weights, const Ending& ending, const Pic
         float* tiles = scratch + mine * room(s);
         float* sums = tiles + POINTS * apart(s.run, s.channels);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t job = 0; job < jobs; ++job) {
-            const int picture = int(job / (int64_t(down) * runs)), in_picture = int(job % (int64_t(down) * runs));
-            const int top = in_picture / runs * OUT, first = in_picture % runs * even;
-            const int count = std::min(even, across - first);
-            if (count <= 0) continue;
-            take_in<L>(x, s, picture, top, first * OUT, count, tiles);
-            for (int k = 0; k < POINTS; ++k)
-                multiply<L>(tiles + k * apart(count, s.channels), count, s.channels,
-                            weights + int64_t(k) * s.channels * s.outputs,
-                            sums + k * apart(count, s.outputs), s.outputs);
-            give_out<L>(sums, s, picture, top, first * OUT, count, ending, y);
+        for (int64_t k = 0; k < runs; ++k) {
+            const int64_t first = k * s.run;
+            const int count = int(std::min<int64_t>(s.run, all - first));
+            take_in<L>(x, s, first, count, tiles);
+            const Place next = place(std::min(first + int64_t(s.threads) * s.run, all - 1), s);
+            for (int p = 0; p < POINTS; ++p) {
+                fetch(x, s, next, p);
+                multiply<L>(tiles + p * apart(count, s.channels), count, s.channels,
+                            weights + int64_t(p) * s.channels * s.outputs,
+                            sums + p * apart(count, s.outputs), s.outputs);
+            }
+            give_out<L>(sums, s, first, count, ending, y);
         }
     }
 }
