@@ -10,7 +10,7 @@ from .contracts import Kernels
 from .convolution import activation_slope
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
 from .fused_chain import FusedConvolution, fuse_chains, fusible_pairs
-from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
+from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, aligned, suits
 
 
 def rewrite(model: nn.Module, kernels: Kernels) -> int:
@@ -80,4 +80,5 @@ def _dense_parts(block: nn.Module) -> list[tuple[nn.Conv2d, nn.Module | None]] |
     if not is_dense_block(block):
         return None
     parts = [[*getattr(block, name), None][:2] for name in DENSE_CONVOLUTIONS]
-    return [(convolution, after) for convolution, after in parts] if all(suits(part[0]) for part in parts) else None
+    taken = all(suits(convolution) and aligned(convolution) for convolution, _ in parts)
+    return [(convolution, after) for convolution, after in parts] if taken else None

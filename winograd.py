@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
@@ -30,7 +31,7 @@ _WEIGHTS = (
 )
 # What may be around the picture: zeros, so that the output is as large, or nothing.
 _EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
-_LANES = 8  # channels come in multiples of it
+_LANES = 8  # the kernels' channels come in multiples of it; others get company of zeros
 _RUN = 12  # tiles that a thread takes at once: with 64 channels some 220 KB, which a core's cache holds
 # Multiplications that threads are worth, about a tenth of a millisecond. All threads or one: OpenMP ends and makes anew
 # those by which two teams in turn differ.
@@ -67,8 +68,8 @@ class _Sizes(ctypes.Structure):
 
 
 class Packed(NamedTuple):
-    """A convolution made ready: `weights` [36, C * O] in the kernel's order, `bias` [O], and the `slope` [O] by which
-    negative results are multiplied; None: they stay."""
+    """A convolution made ready, C and O rounded up to multiples of 8: `weights` [36, C * O] in the kernel's order,
+    `bias` [O], and the `slope` [O] by which negative results are multiplied; None: they stay."""
 
     weights: Tensor
     bias: Tensor
@@ -91,8 +92,12 @@ def suits(module: nn.Module) -> bool:
         and module.padding in _EDGES
         and module.padding_mode == "zeros"
         and module.groups == 1
-        and module.in_channels % _LANES == module.out_channels % _LANES == 0
     )
+
+
+def aligned(convolution: nn.Conv2d) -> bool:
+    """Whether its channels, in and out, are what the kernels take, so that they may be some of a wider picture's."""
+    return convolution.in_channels % _LANES == convolution.out_channels % _LANES == 0
 
 
 class Kernels:
@@ -107,12 +112,15 @@ class Kernels:
     def pack(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> Packed:
         """`convolution`, one that `suits`, with what follows it, one that has an `activation_slope`."""
         outputs, channels = convolution.weight.shape[:2]
-        bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float().clone()
-        weights = _transformed(convolution.weight.detach(), self._lanes(channels, outputs))
-        if activation is None:
-            return Packed(weights, bias, None)
-        slope = torch.as_tensor(activation_slope(activation), dtype=torch.float32).detach()
-        return Packed(weights, bias, slope.expand(outputs).clone())
+        more = -outputs % _LANES
+        weights = F.pad(convolution.weight.detach(), (0, 0, 0, 0, 0, -channels % _LANES, 0, more))
+        weights = _transformed(weights, self._lanes(*weights.shape[1::-1]))
+        bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float()
+        bias, slope = F.pad(bias, (0, more)), None
+        if activation is not None:
+            slope = torch.as_tensor(activation_slope(activation), dtype=torch.float32).detach().expand(outputs)
+            slope = F.pad(slope, (0, more))
+        return Packed(weights, bias, slope)
 
     def convolve(self, x: Tensor, packed: Packed, y: Tensor, scale: float = 1.0, added: Tensor | None = None) -> None:
         """Write into `y` [N, h, w, O] the convolution of `x` [N, h, w, C], both float32 on the CPU, channels dense.
@@ -156,7 +164,7 @@ class WinogradConvolution(nn.Module):
         packed = _kernels().pack(convolution, activation)
         for name, value in packed._asdict().items():
             self.register_buffer(name, value)
-        self._outputs = convolution.out_channels
+        self.outputs = convolution.out_channels
         self.lost = 2 - 2 * _EDGES[convolution.padding]
 
     @property
@@ -165,11 +173,11 @@ class WinogradConvolution(nn.Module):
         return Packed(self.weights, self.bias, self.slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1).contiguous()  # no copy where it is channels last
+        x, packed = _channels_last(x), self.packed
         count, height, width, _ = x.shape
-        y = x.new_empty(count, height - self.lost, width - self.lost, self._outputs)
-        _kernels().convolve(x, self.packed, y)
-        return y.permute(0, 3, 1, 2)
+        y = x.new_empty(count, height - self.lost, width - self.lost, len(packed.bias))
+        _kernels().convolve(x, packed, y)
+        return y.permute(0, 3, 1, 2)[:, : self.outputs]
 
 
 class WinogradChain(nn.Module):
@@ -182,9 +190,10 @@ class WinogradChain(nn.Module):
     def __init__(self, steps: list[WinogradConvolution]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
+        self._outputs = steps[-1].outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1).contiguous()
+        x = _channels_last(x)
         *before, last = (step.packed for step in self.steps)
         pixels = x.shape[:3]
         buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
@@ -195,7 +204,7 @@ class WinogradChain(nn.Module):
             x = y
         y = x.new_empty(*pixels, len(last.bias))
         _kernels().convolve(x, last, y)
-        return y.permute(0, 3, 1, 2)
+        return y.permute(0, 3, 1, 2)[:, : self._outputs]
 
 
 class WinogradDenseBlock(nn.Module):
@@ -239,6 +248,16 @@ def _transformed(weight: Tensor, lanes: int) -> Tensor:
     transform = torch.tensor(_WEIGHTS, dtype=torch.float64)
     points = torch.einsum("ai,ocij,bj->abco", transform, weight.double(), transform).flatten(0, 1).float()
     return torch.cat([block.flatten(1) for block in points.split(2 * lanes, dim=2)], dim=1).contiguous()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[N, h, w, C] of x [N, C, h, w], C rounded up to a multiple of 8; no copy where x is that in memory."""
+    x, missing = x.permute(0, 2, 3, 1), -x.shape[1] % _LANES
+    if not missing:
+        return x.contiguous()
+    filled = x.new_zeros(*x.shape[:3], x.shape[3] + missing)
+    filled[..., : x.shape[3]] = x
+    return filled
 
 
 def _picture(x: Tensor) -> _Picture:

@@ -42,7 +42,7 @@ def assert_same(ours: Tensor, plain: Tensor) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 3, 5), (1, 4, 4), (2, 6, 9), (3, 17, 8), (1, 2, 203), (1, 130, 33)])
-@pytest.mark.parametrize("channels", [(8, 8), (64, 32), (24, 40), (48, 48), (32, 64)])
+@pytest.mark.parametrize("channels", [(8, 8), (64, 32), (24, 40), (48, 48), (32, 64), (3, 64), (64, 12), (1, 1)])
 def test_it_is_the_plain_convolution(size: tuple[int, int, int], channels: tuple[int, int]) -> None:
     plain = convolution(*channels)
     x = noise(size[0], channels[0], *size[1:])
@@ -132,8 +132,6 @@ def changed(change: Callable[[nn.Conv2d], object]) -> nn.Conv2d:
         nn.Conv2d(8, 8, 3, padding=1, groups=8),
         nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(8, 8, 5, padding=2),
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.Conv2d(8, 12, 3, padding=1),
         nn.ConvTranspose2d(8, 8, 3, padding=1),
         changed(lambda module: module.register_forward_hook(lambda *_: None)),
         nn.utils.parametrizations.weight_norm(convolution(8, 8)),
@@ -167,10 +165,10 @@ def test_an_activation_is_taken_along_only_where_it_is_known_to_come_next() -> N
 
 @pytest.mark.parametrize("convolutions", [2, 3, 6])
 def test_convolutions_in_a_row_are_one(convolutions: int) -> None:
-    row: list[nn.Module] = [convolution(8, 24), nn.PReLU(24), convolution(24, 16), nn.ReLU(), nn.Identity()]
-    row += [convolution(16, 16) for _ in range(convolutions - 2)]
-    model = nn.Sequential(*row, nn.Tanh(), nn.Conv2d(16, 16, 3)).requires_grad_(False)
-    x = noise(2, 8, 10, 15)
+    row: list[nn.Module] = [convolution(3, 20), nn.PReLU(20), convolution(20, 13), nn.ReLU(), nn.Identity()]
+    row += [convolution(13, 13) for _ in range(convolutions - 2)]
+    model = nn.Sequential(*row, nn.Tanh(), nn.Conv2d(13, 16, 3)).requires_grad_(False)
+    x = noise(2, 3, 10, 15)
     truth = model(x)
     rewrite(model, "winograd")
     assert sum(isinstance(module, WinogradChain) for module in model) == 1
@@ -202,6 +200,17 @@ def test_a_whole_model_gives_the_same_picture(model: ImageModelDescriptor) -> No
         truth, result = plain.forward(x), ours.forward(x)
     assert float((result - truth).abs().max()) <= 1e-4 * float(truth.abs().max())
     assert [type(module) for module in model.model.modules()] == before, "the caller's model is as it was"
+
+
+def test_a_dense_block_of_odd_widths_is_computed_layer_by_layer() -> None:
+    """Its convolutions would have to read and write channels that the kernels cannot begin at."""
+    torch.manual_seed(0)
+    model = ESRGAN(num_filters=12, num_blocks=1).eval().requires_grad_(False)
+    x = noise(1, 3, 12, 12)
+    truth = model(x)
+    rewrite(model, "winograd")
+    assert not any(isinstance(module, WinogradDenseBlock) for module in model.modules())
+    assert_same(model(x), truth)
 
 
 def test_a_dense_block_with_more_paths_is_not_taken_for_a_plain_one() -> None:
