@@ -9,6 +9,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +104,39 @@ def aligned(convolution: nn.Conv2d) -> bool:
     return convolution.in_channels % _LANES == convolution.out_channels % _LANES == 0
 
 
+class _Workspace(threading.local):
+    held: dict[str, Tensor] | None = None
+
+
+_WORKSPACE = _Workspace()
+
+
+@contextmanager
+def shared_workspace() -> Iterator[None]:
+    """Within it all modules of this thread take the same memory for what they need for a moment, one after the other;
+    it is given back at the end.
+
+    Large tensors are new to the processor every time they are asked for, and mapping their pages costs a fifth of the
+    time.
+    """
+    before, _WORKSPACE.held = _WORKSPACE.held, {}
+    try:
+        yield
+    finally:
+        _WORKSPACE.held = before
+
+
+def _workspace(name: str, *shape: int) -> Tensor:
+    """float32 of `shape`, of any content, the caller's until it is asked for by this name again."""
+    held, count = _WORKSPACE.held, math.prod(shape)
+    if held is None:
+        return torch.empty(shape)
+    if name not in held or len(held[name]) < count:
+        held.pop(name, None)  # before the larger one is there
+        held[name] = torch.empty(count)
+    return held[name][:count].view(shape)
+
+
 class Kernels:
     """The library's functions, for tensors."""
 
@@ -183,8 +220,7 @@ class WinogradConvolution(nn.Module):
 class WinogradChain(nn.Module):
     """Convolutions in a row, each of the last one's result: x [N, C, h, w] float32 -> [N, O, h, w], channels last.
 
-    What lies between is written to and fro between two buffers: large ones are new to the processor every time they are
-    asked for, and mapping their pages costs a fifth of the time.
+    What lies between is written to and fro between two buffers.
     """
 
     def __init__(self, steps: list[WinogradConvolution]) -> None:
@@ -196,10 +232,8 @@ class WinogradChain(nn.Module):
         x = _channels_last(x)
         *before, last = (step.packed for step in self.steps)
         pixels = x.shape[:3]
-        buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
-        for packed, buffer in zip(before, itertools.cycle(buffers), strict=False):
-            outputs = len(packed.bias)
-            y = buffer[: pixels.numel() * outputs].view(*pixels, outputs)
+        for packed, buffer in zip(before, itertools.cycle(("even", "odd")), strict=False):
+            y = _workspace(buffer, *pixels, len(packed.bias))
             _kernels().convolve(x, packed, y)
             x = y
         y = x.new_empty(*pixels, len(last.bias))
@@ -223,7 +257,7 @@ class WinogradDenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
         known = x.shape[3]
-        buffer = x.new_empty(*x.shape[:3], self._width)
+        buffer = _workspace("dense", *x.shape[:3], self._width)
         buffer[..., :known] = x
         *grow, last = (step.packed for step in self.steps)
         for packed in grow:

@@ -24,6 +24,7 @@ from .folding import fold_convolutions
 from .graphs import CudaRecorder, GraphedForward
 from .rewriting import narrow_fused, rewrite
 from .traits import is_convolutional
+from .winograd import shared_workspace
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], var
     def forward(x: Tensor) -> Tensor:
         # always a copy: some architectures (RCAN) write into what they are given
         x = x.to(dtype=variant.weight_dtype, memory_format=layout, copy=True)
-        with torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext():
+        automatic = torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext()
+        with automatic, shared_workspace():
             return call(module, x)
 
     return forward

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
-_FIT_SIDE = 64  # pixels of the picture that a last layer is fitted to; a multiple of every attention window
+_FIT_SIDE = 64  # of the pieces that a last layer is fitted to, in pixels; a multiple of every attention window
 _RIDGE = 1e-2  # of the features' mean square: keeps the fitted weights small, and half precision close to fp32
 
 
@@ -121,12 +121,15 @@ def build_fitted(name: str, picture: Tensor) -> ImageModelDescriptor:
     """As `build`, but what it makes of a photograph is one, as from a trained model: a random network's output is grey
     noise, for which no PSNR means anything and which our look at the output takes for ill.
 
-    Its last convolution is fitted to `picture` [1, 3, h, w] 0..1 enlarged (ridge regression on what comes into that
-    layer), where the picture lies; the model comes back on the CPU. Models that are trained stay as they are.
+    Its last convolution is fitted to pieces of `picture` [1, 3, h, w] 0..1 enlarged (ridge regression on what comes into
+    that layer), where the picture lies; the model comes back on the CPU. Models that are trained stay as they are.
     """
     model = build(name)
     if name in _BUILDERS and name != "bundled":
-        _fit_last_layer(model.to(picture.device), picture[..., :_FIT_SIDE, :_FIT_SIDE])
+        side, height, width = _FIT_SIDE, *picture.shape[2:]
+        corners = {(y, x) for y in (0, max(0, height - side)) for x in (0, max(0, width - side))}
+        pieces = [picture[..., y : y + side, x : x + side] for y, x in sorted(corners)]
+        _fit_last_layer(model.to(picture.device), torch.cat(pieces))
     return model.cpu()
 
 
@@ -153,11 +156,12 @@ def _fit_last_layer(model: ImageModelDescriptor, picture: Tensor) -> None:
     target = F.interpolate(picture, scale_factor=model.scale, mode="bicubic").clamp(0, 1)
     wanted = F.pixel_unshuffle(target - output, factor) + made
 
-    columns = F.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)[0].cpu().double()
+    columns = F.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    columns = columns.transpose(0, 1).flatten(1).cpu().double()
     columns = torch.cat([columns, torch.ones_like(columns[:1])])
     square = columns @ columns.T
     square.diagonal().add_(_RIDGE * square.diagonal().mean())
-    solved = torch.linalg.solve(square, columns @ wanted[0].flatten(1).cpu().double().T).T
+    solved = torch.linalg.solve(square, columns @ wanted.transpose(0, 1).flatten(1).cpu().double().T).T
     layer.weight.copy_(solved[:, :-1].reshape(layer.weight.shape))
     assert layer.bias is not None
     layer.bias.copy_(solved[:, -1])

@@ -128,7 +128,7 @@ def by_quarters(forward: Callable[[Tensor], Tensor], scale: int, x: Tensor, over
 
 
 def tensorrt(setting: Setting) -> Upscaler:
-    """torch-tensorrt as torch.compile's backend. Never run yet: no machine of ours has it."""
+    """torch-tensorrt as torch.compile's backend. Never run yet: it needs a GPU, and no machine of ours had one."""
     if importlib.util.find_spec("torch_tensorrt") is None:
         raise UnavailableError("not installed")
     importlib.import_module("torch_tensorrt")  # registers the backend
@@ -138,22 +138,25 @@ def tensorrt(setting: Setting) -> Upscaler:
 
 
 def onnxruntime(setting: Setting) -> Upscaler:
-    """onnxruntime-gpu on an exported graph of one size. Never run yet: no machine of ours has it."""
-    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
-        raise UnavailableError("not installed")
+    """onnxruntime, on CUDA onnxruntime-gpu, on an exported graph of one size."""
+    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnxscript") is None:
+        raise UnavailableError("not installed (onnxruntime or onnxruntime-gpu, and onnxscript)")
     runtime = importlib.import_module("onnxruntime")
-    if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise UnavailableError("onnxruntime has no CUDA here")
+    provider = "CUDAExecutionProvider" if setting.device.type == "cuda" else "CPUExecutionProvider"
+    if provider not in runtime.get_available_providers():
+        raise UnavailableError(f"onnxruntime has no {provider} here")
     precision: Precision = "fp16" if setting.half == "fp16" and setting.model.supports_half else "fp32"
     ours = _copy(setting, precision, last=False)
     sessions: dict[torch.Size, Any] = {}
+    threads = runtime.SessionOptions()
+    threads.intra_op_num_threads = torch.get_num_threads()  # as many as the others have
 
     def forward(x: Tensor) -> Tensor:
         if x.shape not in sessions:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, "model.onnx")
-                torch.onnx.export(ours.model, (x,), file, input_names=["x"], output_names=["y"])
-                sessions[x.shape] = runtime.InferenceSession(str(file), providers=["CUDAExecutionProvider"])
+                torch.onnx.export(ours.model, (x,), file, input_names=["x"], output_names=["y"], dynamo=False)
+                sessions[x.shape] = runtime.InferenceSession(str(file), threads, providers=[provider])
         return torch.from_numpy(sessions[x.shape].run(None, {"x": x.cpu().numpy()})[0]).clamp(0, 1)
 
     return _by_frames(setting, forward, precision, last=False, batch=1)

@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "native": {"artifacts", "contracts", "environment"},
     "winograd": {"convolution", "native"},
     "rewriting": {"contracts", "convolution", "dense_block", "fused_chain", "winograd"},
-    "working": {"contracts", "folding", "graphs", "rewriting", "traits"},
+    "working": {"contracts", "folding", "graphs", "rewriting", "traits", "winograd"},
     "profiles": {"shared_files", "working"},
     "reach": {"contracts", "profiles", "tiling", "working"},
     "compile_worker": {"agreement", "artifacts", "contracts", "folding", "packages", "traits", "weights", "working"},

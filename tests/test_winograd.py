@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,20 @@ def test_a_whole_model_gives_the_same_picture(model: ImageModelDescriptor) -> No
         truth, result = plain.forward(x), ours.forward(x)
     assert float((result - truth).abs().max()) <= 1e-4 * float(truth.abs().max())
     assert [type(module) for module in model.model.modules()] == before, "the caller's model is as it was"
+
+
+def test_threads_do_not_write_into_each_others_workspace() -> None:
+    working = WorkingModel(with_biases(zoo.esrgan()), OURS)
+    pictures = [noise(1, 3, 20 + 4 * k, 24) for k in range(6)]
+    with torch.inference_mode():
+        truths = [working.forward(picture) for picture in pictures]
+
+    def compute(k: int) -> bool:
+        with torch.inference_mode():
+            return all(torch.equal(working.forward(pictures[k]), truths[k]) for _ in range(5))
+
+    with ThreadPoolExecutor(len(pictures)) as pool:
+        assert all(pool.map(compute, range(len(pictures))))
 
 
 def test_a_dense_block_of_odd_widths_is_computed_layer_by_layer() -> None:
