@@ -16,6 +16,7 @@ from .contracts import MemoryCost, ModelTraits, RunContext, UpscaleOptions
 from .environment import describe_environment
 from .ladder import Ladder, Step
 from .memory import measure_cost
+from .pace import Pace, Paced, measure_pace
 from .precision import Choice, PrecisionChooser
 from .profiles import Profiles, profiles_folder
 from .reach import with_reach
@@ -32,6 +33,7 @@ class Caches:
         self.chooser = PrecisionChooser(self.working)
         self.compiles = CompileCache()
         self._profiles: dict[Path, Profiles] = {}
+        self._seen: weakref.WeakKeyDictionary[nn.Module, dict[str, dict[int, float]]] = weakref.WeakKeyDictionary()
         self._natures: weakref.WeakKeyDictionary[nn.Module, tuple[object, Nature]] = weakref.WeakKeyDictionary()
         self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
 
@@ -120,6 +122,25 @@ class Caches:
         """What completes the model's traits by its reach, which it looks up or measures with a copy on the device."""
         profiles = self._profiles_in(context)
         return lambda traits, working: with_reach(traits, model, working, profiles, context)
+
+    def paced(self, model: ImageModelDescriptor, context: RunContext) -> Paced:
+        """What looks up, or measures, the pace of a copy of the model."""
+        profiles, content = self._profiles_in(context), self._content(model, context)
+        seen = self._seen.setdefault(model.model, {})
+
+        def pace(working: WorkingModel, traits: ModelTraits, pixels_ahead: int, most_pixels: int) -> Pace:
+            place = _place(working.variant, context)
+            known = Pace(tuple(profiles.get(content).paces.get(place, ())))
+            found = measure_pace(known, working.forward, traits, context, pixels_ahead, most_pixels)
+            if found != known:
+                profiles.update(content, paces={**profiles.get(content).paces, place: found.points})
+            return found.with_points(seen.get(place, {}))
+
+        def note(working: WorkingModel, pixels: int, seconds: float) -> None:
+            rates = seen.setdefault(_place(working.variant, context), {})
+            rates[pixels] = min(seconds, rates.get(pixels, seconds))
+
+        return Paced(pace, note)
 
     def _cost(self, model: ImageModelDescriptor, traits: ModelTraits, variant: Variant) -> MemoryCost:
         """What a forward in `variant` costs, measured once."""

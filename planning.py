@@ -1,12 +1,14 @@
 """How a run is cut up: tiles and batches within the memory there is, and smaller ones when there was less.
 
-The planner and the compile cache agree on tiles: where a compiled forward takes only certain shapes, a plan of such
-tiles competes with the plan of the fewest pixels, each at its own price per pixel.
+The fewest pixels are computed where the whole picture goes through the model in one piece. Smaller tiles compete with
+that where a pixel was measured to be cheaper in them, and tiles of the shapes that a compiled forward takes, each at
+their own price.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,9 +16,11 @@ import torch
 
 from .contracts import Level, MemoryCost, ModelTraits, TilePlan, TileShapes, UpscaleOptions
 from .memory import affordable_pixels
+from .pace import NO_PACE, Pace
 from .tiling import automatic_overlap, memory_saving_side, plan_fixed, plan_tiles, round_up
 
-# Beyond this many pixels a batch no longer fills the device better. A CPU is full with one small tile.
+# Where nothing was measured: beyond this many pixels a batch no longer fills the device better. A CPU is full with one
+# small tile.
 _BATCH_PIXELS = {"cuda": 1 << 20, "cpu": 1 << 14}
 
 # Four overlaps, but within these, are the side of the first tiles at least, however little memory seems free: smaller
@@ -26,9 +30,14 @@ _LEAST_SIDES = (64, 128)
 # A tile compiled for by itself: larger ones gain nothing more, and fewer pictures are as large.
 _LARGEST_COMPILED = 1024
 
+# The whole picture in one piece is left for smaller tiles where they are clearly cheaper; sides to choose from.
+_CLEARLY = 0.9
+_STEP = math.sqrt(2)
+
 
 class _Offer(NamedTuple):
-    """A plan, its price in eager pixels a frame, and the compiled forward's shapes that give it that price, if any."""
+    """A plan, its price in eager pixels a frame (at the best size of forwards), and the compiled forward's shapes that
+    give it that price, if any."""
 
     plan: TilePlan
     price: float
@@ -39,8 +48,9 @@ class Planner:
     """The tile plan and the batch of a run, which `shrink` makes smaller.
 
     `size` is a frame's (height, width), `pictures` how many pictures go through the model together at most (frames in
-    flight, three for each where colours go one by one). `compiled` are the tile shapes that can run compiled, with
-    what a pixel costs so (eager: 1). Raises `BadOptionError` for a tile or overlap that cannot be.
+    flight, three for each where colours go one by one). `pace` is that of the model, eager. `compiled` are the tile
+    shapes that can run compiled, with what a pixel costs so (eager: 1). Raises `BadOptionError` for a tile or overlap
+    that cannot be.
     """
 
     def __init__(
@@ -52,9 +62,11 @@ class Planner:
         cost: MemoryCost,
         free_bytes: int,
         device: torch.device,
+        pace: Pace = NO_PACE,
         compiled: Mapping[TileShapes, float] | None = None,
     ) -> None:
         self._size, self._pictures, self._traits, self._options, self._device = size, pictures, traits, options, device
+        self._pace = pace if pace.settled else NO_PACE
         least = max(_LEAST_SIDES[0], min(4 * automatic_overlap(traits), _LEAST_SIDES[1]))
         self._affordable = max(least * least, affordable_pixels(cost, free_bytes, self._share(), device))
         self._batch_limit: int | None = None
@@ -62,9 +74,9 @@ class Planner:
 
     def adopt(self, compiled: Mapping[TileShapes, float], share_left: float = 1.0) -> bool:
         """Plan anew for what is compiled by now, if all of the work is cheaper so than the share of it left is now."""
-        if self._best(compiled).price >= share_left * _offer(self.plan, compiled).price:
+        if self._best(compiled).price >= share_left * self._offer(self.plan, compiled).price:
             self._compiled = dict(compiled)
-            shapes = _offer(self.plan, compiled).shapes
+            shapes = self._offer(self.plan, compiled).shapes
             if shapes:
                 self.batch = min(self.batch, shapes.batch)
             return False
@@ -74,13 +86,13 @@ class Planner:
     def tile_to_compile(self) -> tuple[int, int]:
         """(height, width) of the tiles this run would have if each were compiled for by itself: not so large that no
         other picture could use them."""
-        plan = self._plan(min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED), self._traits)
+        plan = self._plan_at_pace(min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED), self._traits)
         return plan.rows.tile, plan.columns.tile
 
     def worth_compiling(self, possible: Mapping[TileShapes, float]) -> TileShapes | None:
         """The tile shapes that would make the run cheapest if they were compiled; None where none would help."""
         best = self._best({**possible, **self._compiled})
-        now = _offer(self.plan, self._compiled)
+        now = self._offer(self.plan, self._compiled)
         return best.shapes if best.shapes in possible and best.price < now.price else None
 
     def one_by_one(self) -> None:
@@ -120,9 +132,9 @@ class Planner:
         return "speed" if self._traits.sees_whole and level == "balanced" else level
 
     def _best(self, compiled: Mapping[TileShapes, float]) -> _Offer:
-        """The cheapest plan: the one of the fewest pixels, or one in tiles that a compiled forward takes."""
-        plans = [self._plan(self._max_side(), self._traits), *filter(None, map(self._plan_in, compiled))]
-        return min((_offer(plan, compiled) for plan in plans), key=lambda offer: offer.price)
+        """The cheapest plan: the best one for any forward, or one in tiles that a compiled forward takes."""
+        plans = [self._plan_at_pace(self._max_side(), self._traits), *filter(None, map(self._plan_in, compiled))]
+        return min((self._offer(plan, compiled) for plan in plans), key=lambda offer: offer.price)
 
     def _max_side(self) -> int | None:
         """The user's limit, or the level's."""
@@ -130,6 +142,21 @@ class Planner:
         if options.tile or options.level != "memory":
             return options.tile or None
         return memory_saving_side(traits, options.overlap or automatic_overlap(traits))
+
+    def _plan_at_pace(self, max_side: int | None, traits: ModelTraits) -> TilePlan:
+        """The plan of the fewest pixels, or one of smaller tiles that is clearly cheaper."""
+        largest = self._plan(max_side, traits)
+        offers = [self._offer(self._plan(side, traits), {}) for side in self._smaller_sides(largest)]
+        best = min(offers, key=lambda offer: offer.price, default=None)
+        return best.plan if best and best.price < _CLEARLY * self._offer(largest, {}).price else largest
+
+    def _smaller_sides(self, plan: TilePlan) -> Iterator[int]:
+        """Sides of tiles to try in place of `plan`'s: down to where they get wasteful, and not for a model that had
+        better see the whole picture."""
+        least = memory_saving_side(self._traits, self._options.overlap or automatic_overlap(self._traits))
+        side = float(max(plan.rows.tile, plan.columns.tile))
+        while self._pace.points and not self._traits.sees_whole and (side := side / _STEP) >= least:
+            yield int(side)
 
     def _plan(self, max_side: int | None, traits: ModelTraits) -> TilePlan:
         """Within what is affordable; the whole picture in one where that fits."""
@@ -148,22 +175,30 @@ class Planner:
             return plan_fixed(*self._size, self._traits, (height, width), overlap)
         on_steps = replace(self._traits, multiple_of=shapes.step)  # the whole picture, too
         most = min(shapes.most)
-        plan = self._plan(min(limit or most, most), on_steps)
+        plan = self._plan_at_pace(min(limit or most, most), on_steps)
         return plan if shapes.fit((1, 1, plan.rows.tile, plan.columns.tile)) else None
 
     def _even_batch(self, most: int) -> int:
         """At most `most` tiles and what the device has use for, evened out over the pictures' tiles."""
-        tile, total = self.plan.tile_pixels, self._pictures * self.plan.count
-        appetite = tile if self._options.level == "memory" else _BATCH_PIXELS.get(self._device.type, 1 << 20)
-        compiled = _offer(self.plan, self._compiled).shapes
-        limits = (total, most, appetite // tile, compiled and compiled.batch, self._batch_limit)
+        total = self._pictures * self.plan.count
+        compiled = self._offer(self.plan, self._compiled).shapes
+        limits = (total, most, self._appetite(min(total, most)), compiled and compiled.batch, self._batch_limit)
         most = max(1, min(limit for limit in limits if limit is not None))
         return -(-total // -(-total // most))
 
+    def _appetite(self, most: int) -> int:
+        """As how many of the plan's tiles, of at most so many, the device computes best."""
+        if self._options.level == "memory":
+            return 1
+        if self._pace.points:
+            return self._pace.best_count(self.plan.tile_pixels, most)
+        return _BATCH_PIXELS.get(self._device.type, 1 << 20) // self.plan.tile_pixels
 
-def _offer(plan: TilePlan, compiled: Mapping[TileShapes, float]) -> _Offer:
-    """The plan at the best price there is for its tiles."""
-    shape = (1, 1, plan.rows.tile, plan.columns.tile)
-    prices = [(1.0, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
-    cost, shapes = min(prices, key=lambda price: price[0])
-    return _Offer(plan, cost * plan.count * plan.tile_pixels, shapes)
+    def _offer(self, plan: TilePlan, compiled: Mapping[TileShapes, float]) -> _Offer:
+        """The plan at the best price there is for its tiles."""
+        shape = (1, 1, plan.rows.tile, plan.columns.tile)
+        prices = [(1.0, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
+        cost, shapes = min(prices, key=lambda price: price[0])
+        together = self._pace.best_count(plan.tile_pixels, self._pictures * plan.count)
+        pace = self._pace.relative(together * plan.tile_pixels)
+        return _Offer(plan, cost * pace * plan.count * plan.tile_pixels, shapes)

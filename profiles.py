@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .working import content_of
 
 logger = logging.getLogger("cudaspeed")
 
-_SCHEMA = 2  # also of how the values are measured: another number, and they are measured anew
+_SCHEMA = 3  # also of how the values are measured: another number, and they are measured anew
 _LOCK_SECONDS = 1.0
 _MOST_BYTES = 1 << 16
 _MOST_PIXELS = 4096
@@ -34,12 +34,14 @@ _CONTENT = re.compile("[0-9a-f]{64}")
 class Profile:
     """What is known of a model. `reach` and `endless` are `reach.Reach`'s (None: never measured); `raised` says of a
     precision on a device, "fp16 autocast on <card>, torch <version>", which precision to start with instead; `fastest`
-    of the same, as which variant it was computed fastest (`str` of a `working.Variant`)."""
+    of the same, as which variant it was computed fastest (`str` of a `working.Variant`); `paces` of the same, what a
+    pixel cost in forwards of different sizes (`pace.Pace.points`)."""
 
     reach: int | None = None
     endless: bool = False
     raised: Mapping[str, str] = field(default_factory=dict)
     fastest: Mapping[str, str] = field(default_factory=dict)
+    paces: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
 
 def profiles_folder(cache_folder: Path) -> Path:
@@ -117,7 +119,7 @@ class Profiles:
 def _text(profile: Profile) -> str:
     """What `_parse` reads."""
     told = {field.name: getattr(profile, field.name) for field in fields(Profile)}
-    told |= {"raised": dict(profile.raised), "fastest": dict(profile.fastest)}
+    told |= {"raised": dict(profile.raised), "fastest": dict(profile.fastest), "paces": dict(profile.paces)}
     return json.dumps({"schema": _SCHEMA, **told}, indent=1)
 
 
@@ -135,4 +137,16 @@ def _parse(told: Any) -> Profile:
     for told in (profile.raised, profile.fastest):
         if type(told) is not dict or not all(type(text) is str for text in told.values()):
             raise ValueError(f"{told!r} is no table of texts")
-    return profile
+    if type(profile.paces) is not dict:
+        raise ValueError(f"paces are {profile.paces!r}")
+    return replace(profile, paces={place: _parse_points(points) for place, points in profile.paces.items()})
+
+
+def _parse_points(told: Any) -> tuple[tuple[int, float], ...]:
+    points = tuple((pixels, seconds) for pixels, seconds in told)
+    sizes = [pixels for pixels, _ in points]
+    if not all(type(pixels) is int and pixels > 0 and type(s) is float and s > 0 for pixels, s in points):
+        raise ValueError(f"a pace is {told!r}")
+    if sizes != sorted(set(sizes)):
+        raise ValueError(f"a pace has the sizes {sizes}")
+    return points

@@ -1,11 +1,15 @@
-"""How long work takes on a CUDA device, by the device's own clock."""
+"""How long work takes: a forward by the host's clock, anything on a CUDA device by the device's own."""
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
+from .contracts import Forward
 
 Timer = Callable[[Callable[[], object]], float]
 """Seconds that one run of some work takes on the device."""
@@ -27,3 +31,10 @@ def seconds_on_cuda(work: Callable[[], object], rounds: int = 5, runs: int = 4) 
         ended.synchronize()
         times.append(began.elapsed_time(ended) / 1000 / runs)
     return statistics.median(times)
+
+
+def seconds_of_forward(forward: Forward, x: Tensor) -> float:
+    """Seconds of one run on any device, until its result is there."""
+    began = time.perf_counter()
+    forward(x)[..., :1, :1].cpu()  # waits for it
+    return time.perf_counter() - began

@@ -7,6 +7,7 @@ before is looked at and put into its frames, and finished frames leave; also fro
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from .compile_cache import CompiledForwards
 from .contracts import (
     NOT_NEEDED,
     Forward,
+    MemoryCost,
     ModelFailedError,
     ModelTraits,
     OutOfMemoryError,
@@ -31,7 +33,8 @@ from .group import Complete, FrameGroup, Job
 from .health import Vitals, take_vitals
 from .ladder import Ladder, Step
 from .lanes import Moment, device_with_lanes
-from .memory import with_results, working_bytes
+from .memory import affordable_pixels, with_results, working_bytes
+from .pace import NO_PACE, Pace, Paced
 from .planning import Planner
 from .postprocess import FrameVerdict
 from .repair import Nature, Repairer, Suspect
@@ -46,6 +49,7 @@ _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked
 # frame) take no more than this share of what is free.
 _SHARE_FOR_FRAMES = 1 / 4
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
+_TELLS_PACE = {"cpu"}  # elsewhere a session's first forwards are slower than the later ones, by far
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
@@ -95,10 +99,12 @@ class Run:
         options: UpscaleOptions,
         context: RunContext,
         measured: Callable[[ModelTraits, WorkingModel], ModelTraits],
+        paced: Paced,
     ) -> None:
         self._image, self._output, self.ladder, self._nature = image, output, ladder, nature
         self._traits, self._channels, self._options, self._context = traits, channels, options, context
         self._lanes = device_with_lanes(context.device)
+        self._paced = paced
         self._complete: deque[Complete] = deque()
         self.repairer = Repairer(ladder, nature, context)
         self._plan()
@@ -130,16 +136,27 @@ class Run:
         free, size = context.free_bytes() - held, self._border.around((height, width))
         made = self._bytes_to_make_frames(size)
         self._on_device = 0 < made <= _SHARE_FOR_FRAMES * free
+        free = max(0, free - made * self._on_device)
+        pictures = min(options.batch_size, frames) * self._channels.pictures_per_frame
         self.planner = Planner(
             size,
-            min(options.batch_size, frames) * self._channels.pictures_per_frame,
+            pictures,
             self._traits,
             options,
             cost,
-            max(0, free - made * self._on_device),
+            free,
             context.device,
+            self._pace(working, cost, free, pictures * math.prod(size)),
             compiled.ready() if compiled else {},
         )
+
+    def _pace(self, working: WorkingModel, cost: MemoryCost, free: int, at_once: int) -> Pace:
+        """The model's, where the run leaves a choice; `at_once` are the pixels that could go into one forward."""
+        if self._options.level == "memory":
+            return NO_PACE
+        most = min(at_once, affordable_pixels(cost, free, self._options.level, self._context.device))
+        ahead = at_once * -(-self._image.shape[0] // self._options.batch_size)
+        return self._paced.look_up(working, self._traits, ahead, most)
 
     def _bytes_to_make_frames(self, size: tuple[int, int]) -> int:
         """What it takes on the device to make a frame of the model's pictures, of an input `size` (height, width); 0
@@ -267,6 +284,9 @@ class Run:
         seconds = self._last_arrival - began
         yield from self._settle(batch, vitals, transfer)
         transfer.outlet.pace()
+        if batch.forward is batch.step.working.eager(self._context.device) and self._context.device.type in _TELLS_PACE:
+            pixels = len(batch.tiles) * batch.tiles[0, 0].numel()
+            self._paced.note(batch.step.working, pixels, seconds / pixels * 1e6)
         if batch.step.compiled:
             self._think_of_compiling(batch, seconds)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from .agreement import disagreement
 from .contracts import PrecisionChoice, RunContext, first_line
 from .precision import probe_picture
 from .rewriting import can_fuse
+from .stopwatch import seconds_of_forward
 from .traits import is_convolutional
 from .winograd import suits
 from .working import Variant, WorkingModel
@@ -104,13 +104,7 @@ def _best_times(models: Sequence[WorkingModel], picture: Tensor, context: RunCon
         for k, working in enumerate(models):
             context.raise_if_interrupted()
             context.make_resident(working, 0)  # a host short of memory has unloaded it for another
-            seconds = _seconds(working, picture)
+            seconds = seconds_of_forward(working.forward, picture)
             best[k], spent = min(best[k], seconds), spent + seconds
         rounds += 1
     return best
-
-
-def _seconds(working: WorkingModel, picture: Tensor) -> float:
-    began = time.perf_counter()
-    working.forward(picture)[..., :1, :1].cpu()  # waits for it
-    return time.perf_counter() - began

@@ -71,8 +71,9 @@ def upscale(
         ladder = caches.ladder(model, variant, traits, options, context)
         try:
             with torch.inference_mode():
-                measured = caches.measured(model, context)
-                run = Run(image, output, ladder, caches.nature(model), traits, channels, options, context, measured)
+                measured, paced = caches.measured(model, context), caches.paced(model, context)
+                nature = caches.nature(model)
+                run = Run(image, output, ladder, nature, traits, channels, options, context, measured, paced)
                 return run, run.all_frames()
         finally:
             ladder.save()
@@ -156,8 +157,8 @@ def warm_up(
     image = torch.zeros(1, 1, 1, 1).expand(1, *size, traits.in_channels)  # has a size and takes no memory
     with torch.inference_mode():
         channels = plan_channels(traits.in_channels, traits)
-        measured = caches.measured(model, context)
-        run = Run(image, image, ladder, caches.nature(model), traits, channels, options, context, measured)
+        measured, paced = caches.measured(model, context), caches.paced(model, context)
+        run = Run(image, image, ladder, caches.nature(model), traits, channels, options, context, measured, paced)
         plan = run.planner.plan
         tile = torch.rand(1, traits.in_channels, plan.rows.tile, plan.columns.tile, device=context.device)
         works = compiled.check(tile)

@@ -111,6 +111,7 @@ def measure(
     def work() -> None:
         upscale_engine.upscale(image, model, options, context, kept)
 
+    work()  # the first run shows how large tiles had better be
     report = upscale_engine.upscale(image, model, options, context, kept).report
     working = kept.working.get(model, kept.choose(model, options, context).variant)
     frames, height, width, _ = image.shape

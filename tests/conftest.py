@@ -23,6 +23,13 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "compiled"))
 
 
+@pytest.fixture(autouse=True)
+def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine happens to be fast at decides no test's tiles; test_pace.py has its own paces."""
+    monkeypatch.setattr("cudaspeed.caches.measure_pace", lambda known, *_: known)
+    monkeypatch.setattr("cudaspeed.pace.Pace.settled", False)
+
+
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without kernels of ours, where compiling is what makes models faster."""

@@ -14,6 +14,7 @@ from torch import nn
 from cudaspeed.profiles import Profile, Profiles
 
 CONTENT = "0123456789abcdef" * 4
+WRITTEN = {"schema": 3, "reach": 3, "endless": False, "fastest": {}, "raised": {}, "paces": {}}
 
 
 @pytest.fixture
@@ -32,6 +33,8 @@ def test_what_was_found_out_is_known_to_later_sessions(folder: Path) -> None:
     assert Profiles(folder).get(CONTENT) == told
     assert Profiles(folder).update(CONTENT, raised={"fp16 on cuda": "bf16"}).reach == 7
     assert Profiles(folder).get(CONTENT) == Profile(7, True, {"fp16 on cuda": "bf16"})
+    Profiles(folder).update(CONTENT, paces={"fp32 on cpu": ((4096, 1.5), (16384, 1.25))})
+    assert Profiles(folder).get(CONTENT).paces == {"fp32 on cpu": ((4096, 1.5), (16384, 1.25))}
     assert Profiles(folder).get("f" * 64) == Profile()
 
 
@@ -56,18 +59,23 @@ def test_files_are_this_users_alone(folder: Path) -> None:
         "[]",
         "null",
         "[" * 5000,
-        json.dumps({"schema": 2}),
-        json.dumps({"schema": 1, "reach": 3, "endless": False, "fastest": {}, "raised": {}}),
-        json.dumps({"schema": 2, "reach": 3, "endless": False, "fastest": {}, "raised": {}, "more": 1}),
-        json.dumps({"schema": 2, "reach": -1, "endless": False, "fastest": {}, "raised": {}}),
-        json.dumps({"schema": 2, "reach": 10**9, "endless": False, "fastest": {}, "raised": {}}),
-        json.dumps({"schema": 2, "reach": True, "endless": False, "fastest": {}, "raised": {}}),
-        json.dumps({"schema": 2, "reach": "3", "endless": False, "fastest": {}, "raised": {}}),
-        json.dumps({"schema": 2, "reach": 3, "endless": 1, "fastest": {}, "raised": {}}),
-        json.dumps({"schema": 2, "reach": 3, "endless": False, "fastest": {}, "raised": []}),
-        json.dumps({"schema": 2, "reach": 3, "endless": False, "fastest": {}, "raised": {"fp16 on cuda": 1}}),
-        json.dumps({"schema": 2, "reach": 3, "endless": False, "fastest": {"fp32 on cpu": 1}, "raised": {}}),
-        json.dumps({"schema": 2, "reach": 3, "endless": False, "fastest": {}, "raised": {"x": "y" * (1 << 16)}}),
+        json.dumps({"schema": 3}),
+        json.dumps(WRITTEN | {"schema": 2}),
+        json.dumps(WRITTEN | {"more": 1}),
+        json.dumps(WRITTEN | {"reach": -1}),
+        json.dumps(WRITTEN | {"reach": 10**9}),
+        json.dumps(WRITTEN | {"reach": True}),
+        json.dumps(WRITTEN | {"reach": "3"}),
+        json.dumps(WRITTEN | {"endless": 1}),
+        json.dumps(WRITTEN | {"raised": []}),
+        json.dumps(WRITTEN | {"raised": {"fp16 on cuda": 1}}),
+        json.dumps(WRITTEN | {"raised": {"x": "y" * (1 << 16)}}),
+        json.dumps(WRITTEN | {"fastest": {"fp32 on cpu": 1}}),
+        json.dumps(WRITTEN | {"paces": []}),
+        json.dumps(WRITTEN | {"paces": {"fp32 on cpu": 1.5}}),
+        json.dumps(WRITTEN | {"paces": {"fp32 on cpu": [[4096, 1.5], [1024, 2.5]]}}),
+        json.dumps(WRITTEN | {"paces": {"fp32 on cpu": [[4096, -1.5]]}}),
+        json.dumps(WRITTEN | {"paces": {"fp32 on cpu": [["4096", 1.5]]}}),
     ],
 )
 def test_a_damaged_file_is_ignored_and_replaced(folder: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:

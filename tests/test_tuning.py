@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import zoo
 from torch import Tensor
 
 from cudaspeed import caches, tuning, winograd
-from cudaspeed.contracts import UpscaleOptions, UpscaleResult
+from cudaspeed.contracts import Forward, UpscaleOptions, UpscaleResult
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.tuning import fastest, rivals
 from cudaspeed.upscale_engine import Caches, upscale
@@ -37,10 +37,10 @@ def context(tmp_path: Path) -> StandaloneContext:
 def takes(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     """Make computing with these kernels take so long."""
 
-    def measured(working: WorkingModel, picture: Tensor) -> float:
-        return seconds[working.variant.kernels]
+    def measured(models: Sequence[WorkingModel], picture: Tensor, context: StandaloneContext) -> list[float]:
+        return [seconds[working.variant.kernels] for working in models]
 
-    monkeypatch.setattr(tuning, "_seconds", measured)
+    monkeypatch.setattr(tuning, "_best_times", measured)
 
 
 def after_every_convolution(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], object]) -> None:
@@ -87,12 +87,12 @@ def test_each_is_on_the_device_when_it_runs(model, context, monkeypatch) -> None
     def make_resident(working: WorkingModel, bytes_wanted: int) -> None:
         resident[:] = [working]
 
-    def seconds(working: WorkingModel, picture: Tensor) -> float:
-        assert resident == [working]
+    def seconds(forward: Forward, picture: Tensor) -> float:
+        assert [working.forward for working in resident] == [forward]
         return 1.0
 
     context.make_resident = make_resident
-    monkeypatch.setattr(tuning, "_seconds", seconds)
+    monkeypatch.setattr(tuning, "seconds_of_forward", seconds)
     fastest(model, PLAIN, [OURS], context)
 
 

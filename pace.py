@@ -1,0 +1,133 @@
+"""What a pixel costs in forwards of different sizes: measured on the model itself, so that tiles and batches suit it.
+
+A small forward leaves the device idle. A large one outgrows the caches; on a CPU large tensors are, beyond 32 MiB at
+the latest, new memory to the processor every time (GNU's C library, mallopt(3) under M_MMAP_THRESHOLD), which it has to
+map page by page: some models then take three times as long for a pixel.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from .contracts import Forward, ModelTraits, RunContext, first_line
+from .stopwatch import seconds_of_forward
+from .tiling import round_up
+from .working import WorkingModel
+
+logger = logging.getLogger("cudaspeed")
+
+_SIDES = (64, 128, 256, 512, 1024, 2048)  # of the forwards that are measured, in pixels, rounded up to the model's grid
+_LONG = 0.5  # seconds; shorter forwards are measured twice, for the first warms up, or is disturbed
+# All the measuring takes no more than this part of the work ahead, and is left where that is so few seconds.
+_SHARE = 8
+_LITTLE_WORK = 0.5
+_SMALLER = 0.15  # what a pixel is taken to cost more with every halving of the smallest forward that was measured
+_FALLING = 0.95
+_AS_GOOD = 1.03
+
+
+@dataclass(frozen=True)
+class Pace:
+    """`points`: (pixels of a forward's input, seconds a megapixel), by pixels. None of them: nothing is known, and all
+    sizes count as equal."""
+
+    points: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the best size was found: at the largest that was measured, a pixel did not get cheaper any more."""
+        return len(self.points) > 1 and self.points[-1][1] > _FALLING * self.points[-2][1]
+
+    def relative(self, pixels: int) -> float:
+        """What a pixel costs in forwards of so many, by that of the best size that was measured."""
+        if not self.points:
+            return 1.0
+        least, first = self.points[0]
+        seconds = self.points[-1][1]
+        if pixels < least:
+            seconds = first * (1 + _SMALLER * math.log2(least / pixels))
+        for (small, before), (large, after) in zip(self.points, self.points[1:], strict=False):
+            if small <= pixels < large:
+                seconds = before + (after - before) * math.log(pixels / small) / math.log(large / small)
+        return seconds / min(seconds for _, seconds in self.points)
+
+    def best_count(self, pixels: int, most: int) -> int:
+        """How many tiles of so many pixels, of at most `most`, to compute at once: the fewest that are as good as any.
+
+        No more than make a forward as large as the largest that was measured."""
+        most = max(1, min(most, self.points[-1][0] // pixels if self.points else 1))
+        costs = [self.relative(count * pixels) for count in range(1, most + 1)]
+        return 1 + next(k for k, cost in enumerate(costs) if cost <= _AS_GOOD * min(costs))
+
+    def with_points(self, seen: Mapping[int, float]) -> Pace:
+        """This with further points, or others at the same sizes."""
+        return Pace(tuple(sorted({**dict(self.points), **seen}.items())))
+
+
+NO_PACE = Pace()
+
+
+class Paced(NamedTuple):
+    """Where a run asks for a copy's pace, `look_up(copy, traits, pixels ahead, most pixels in a forward)`, and tells
+    what it saw itself, `note(copy, pixels of a forward, seconds a megapixel)`, for later runs of this session."""
+
+    look_up: Callable[[WorkingModel, ModelTraits, int, int], Pace]
+    note: Callable[[WorkingModel, int, float], None]
+
+
+def measure_pace(
+    known: Pace, forward: Forward, traits: ModelTraits, context: RunContext, pixels_ahead: int, most_pixels: int
+) -> Pace:
+    """The pace at as large sizes as an eighth of the work ahead, `pixels_ahead`, has the time for; `known` where that
+    is no larger than what is known. All of it is measured in one go, or what else the machine does would decide.
+
+    `forward` computes on the context's device, and may be given up to `most_pixels` at once. Nothing is measured where
+    there is little work. Raises only the context's interrupt.
+    """
+    sides = [round_up(max(side, traits.minimum), traits.grid) for side in _SIDES]
+    sizes = sorted({side * side for side in sides if side * side <= min(most_pixels, pixels_ahead // _SHARE)})
+    if known.points:
+        affordable = [size for size in sizes if _worthwhile(known.points[-1][1], 0.0, size, pixels_ahead)]
+        if not affordable or affordable[-1] <= known.points[-1][0]:
+            return known
+    points: list[tuple[int, float]] = []
+    try:
+        points.extend(_measured(sizes, forward, traits, context, pixels_ahead))
+    except Exception as error:  # the model fails, or memory runs out: the run will see, and tell
+        context.raise_if_interrupted()
+        if context.is_out_of_memory(error):
+            context.release_cached()
+        logger.debug("the pace of %s cannot be measured: %s", traits.name, first_line(error))
+    logger.debug("%s: pixels a forward, seconds a megapixel: %s", traits.name, points)
+    return max(Pace(tuple(points)), known, key=lambda pace: len(pace.points))
+
+
+def _worthwhile(rate: float, spent: float, pixels: int, pixels_ahead: int) -> bool:
+    """Whether a forward of so many pixels, at `rate` seconds a megapixel, may be measured after the time `spent`."""
+    ahead = rate * pixels_ahead / 1e6
+    return ahead >= _LITTLE_WORK and spent + rate * pixels / 1e6 <= ahead / _SHARE
+
+
+def _measured(
+    sizes: list[int], forward: Forward, traits: ModelTraits, context: RunContext, pixels_ahead: int
+) -> Iterator[tuple[int, float]]:
+    """Points at those of the sizes for which there is time."""
+    spent = rate = 0.0
+    for pixels in sizes:
+        if rate and not _worthwhile(rate, spent, pixels, pixels_ahead):
+            return
+        side = math.isqrt(pixels)
+        x = torch.rand(1, traits.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+        x = x.to(context.device)
+        times: list[float] = []
+        while not times or (len(times) < 2 and times[0] < _LONG):
+            context.raise_if_interrupted()
+            times.append(seconds_of_forward(forward, x))
+        spent, rate = spent + sum(times), min(times) / pixels * 1e6
+        yield pixels, rate
