@@ -23,10 +23,14 @@ from .working import WorkingModel
 logger = logging.getLogger("cudaspeed")
 
 _SIDES = (64, 128, 256, 512, 1024, 2048)  # of the forwards that are measured, in pixels, rounded up to the model's grid
-_LONG = 0.5  # seconds; shorter forwards are measured twice, for the first warms up, or is disturbed
+# The first forward of a size warms up, or is disturbed; elsewhere than on a CPU, where a long one is left at that, it
+# may choose and build kernels, too.
+_RUNS = 2
+_LONG = 0.5  # seconds
 # All the measuring takes no more than this part of the work ahead, and is left where that is so few seconds.
 _SHARE = 8
 _LITTLE_WORK = 0.5
+_TO_SPARE = 1.5
 _SMALLER = 0.15  # what a pixel is taken to cost more with every halving of the smallest forward that was measured
 _FALLING = 0.95
 _AS_GOOD = 1.03
@@ -92,10 +96,10 @@ def measure_pace(
     """
     sides = [round_up(max(side, traits.minimum), traits.grid) for side in _SIDES]
     sizes = sorted({side * side for side in sides if side * side <= min(most_pixels, pixels_ahead // _SHARE)})
-    if known.points:
-        affordable = [size for size in sizes if _worthwhile(known.points[-1][1], 0.0, size, pixels_ahead)]
-        if not affordable or affordable[-1] <= known.points[-1][0]:
-            return known
+    if not sizes or _SHARE * _RUNS * sizes[0] > pixels_ahead:
+        return known
+    if known.points and not _time_for_more(known, sizes, pixels_ahead):
+        return known
     points: list[tuple[int, float]] = []
     try:
         points.extend(_measured(sizes, forward, traits, context, pixels_ahead))
@@ -114,6 +118,18 @@ def _worthwhile(rate: float, spent: float, pixels: int, pixels_ahead: int) -> bo
     return ahead >= _LITTLE_WORK and spent + rate * pixels / 1e6 <= ahead / _SHARE
 
 
+def _time_for_more(known: Pace, sizes: list[int], pixels_ahead: int) -> bool:
+    """Whether there is time for a larger size than those that are known, after these, with some to spare: or all would
+    be measured again and again, and never more."""
+    most, rate = known.points[-1]
+    larger = next((size for size in sizes if size > most), None)
+    if larger is None:
+        return False
+    rates = dict(known.points)
+    spent = sum(_RUNS * size * rates.get(size, rate) for size in sizes if size < larger) / 1e6
+    return _worthwhile(rate, _TO_SPARE * spent, larger, pixels_ahead)
+
+
 def _measured(
     sizes: list[int], forward: Forward, traits: ModelTraits, context: RunContext, pixels_ahead: int
 ) -> Iterator[tuple[int, float]]:
@@ -126,7 +142,7 @@ def _measured(
         x = torch.rand(1, traits.in_channels, side, side, generator=torch.Generator().manual_seed(0))
         x = x.to(context.device)
         times: list[float] = []
-        while not times or (len(times) < 2 and times[0] < _LONG):
+        while len(times) < _RUNS and not (times and times[0] > _LONG and x.device.type == "cpu"):
             context.raise_if_interrupted()
             times.append(seconds_of_forward(forward, x))
         spent, rate = spent + sum(times), min(times) / pixels * 1e6

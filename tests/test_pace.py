@@ -112,7 +112,7 @@ def test_it_takes_no_more_than_its_share_of_the_work_ahead(monkeypatch, ahead: f
 
 def test_nothing_is_measured_for_little_work(monkeypatch) -> None:
     clock = Clock(monkeypatch, {64: 0.001})
-    assert measure(ahead=8 * 64 * 64 - 1) == NO_PACE
+    assert measure(ahead=16 * 64 * 64 - 1) == NO_PACE
     assert not clock.sides
     measure(ahead=1e6)
     assert set(clock.sides) == {64}, "by then it is clear that all of it takes a millisecond"
@@ -133,6 +133,15 @@ def test_more_is_measured_when_there_is_time_for_it_and_then_all_of_it_in_one_go
     assert not clock.sides, "it is known"
     assert measure(first, ahead=1e9, most=512 * 512) == KNOWN
     assert set(clock.sides) == {64, 128, 256, 512}
+
+
+@pytest.mark.parametrize("ahead", [1e5, 2e5, 4e5, 6e5, 1e6, 2e6, 3e6, 5e6])
+def test_what_is_known_is_not_measured_again_by_runs_of_the_same_size(monkeypatch, ahead: float) -> None:
+    clock = Clock(monkeypatch, BY_SIDE | {1024: 6.0})
+    known = measure(measure(ahead=ahead), ahead=ahead)
+    clock.sides.clear()
+    assert measure(known, ahead=ahead) == known
+    assert not clock.sides
 
 
 @pytest.mark.parametrize("error", [RuntimeError("not this size"), MemoryError("out of memory")])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +119,31 @@ def test_nan_reaches_no_further_than_its_tiles() -> None:
     result = WinogradConvolution(convolution(8, 8))(x)
     assert not bool(torch.isfinite(result[:, :, 2:5, 2:5]).all())
     assert bool(torch.isfinite(result[:, :, 9:, 9:]).all())
+
+
+@pytest.mark.parametrize("channels", [(16, 16), (64, 48), (192, 64), (80, 112), (24, 40), (3, 64), (64, 3)])
+def test_registers_of_sixteen_floats_give_the_same(channels: tuple[int, int], wide: winograd.Kernels) -> None:
+    """As processors with AVX-512 have them, in code that runs on others."""
+    plain, activation = convolution(*channels), nn.LeakyReLU(0.2)
+    packed = wide.pack(plain, activation)
+    for count, height, width in [(1, 1, 1), (1, 3, 5), (2, 17, 33), (1, 70, 64)]:
+        x = noise(count, channels[0], height, width)
+        y = torch.empty(count, height, width, len(packed.bias))
+        wide.convolve(winograd._channels_last(x), packed, y)
+        assert_same(y.permute(0, 3, 1, 2)[:, : channels[1]], activation(plain(x)))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> winograd.Kernels:
+    if not shutil.which("g++"):
+        pytest.skip("no g++ to build it with")
+    source = Path(winograd.__file__).with_name("kernels") / "winograd.cpp"
+    library = tmp_path_factory.mktemp("wide") / "winograd.so"
+    flags = ("-O1", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-shared", "-DAS_IF_AVX512", "-Wno-psabi")
+    subprocess.run(["g++", *flags, "-o", str(library), str(source)], check=True)
+    kernels = winograd.Kernels(ctypes.CDLL(str(library)))
+    assert kernels._widest == 16
+    return kernels
 
 
 def changed(change: Callable[[nn.Conv2d], object]) -> nn.Conv2d:
