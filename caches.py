@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,17 @@ from .tuning import fastest, rivals
 from .working import Variant, WorkingModel, WorkingModels, versions_of
 
 
+@dataclass
+class _Session:
+    """What was found out of a model's copies in this session, by place, and is found out anew in the next one: the
+    `fastest` as far as a busy machine can tell; the seconds a megapixel that runs have `seen`, by a forward's pixels;
+    the most pixels of work for which its pace was `tried` to be measured."""
+
+    fastest: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, dict[int, float]] = field(default_factory=dict)
+    tried: dict[str, int] = field(default_factory=dict)
+
+
 class Caches:
     """All of it is keyed by the caller's module and gone with it, but for what lies in the context's cache folder."""
 
@@ -33,7 +44,7 @@ class Caches:
         self.chooser = PrecisionChooser(self.working)
         self.compiles = CompileCache()
         self._profiles: dict[Path, Profiles] = {}
-        self._seen: weakref.WeakKeyDictionary[nn.Module, dict[str, dict[int, float]]] = weakref.WeakKeyDictionary()
+        self._sessions: weakref.WeakKeyDictionary[nn.Module, _Session] = weakref.WeakKeyDictionary()
         self._natures: weakref.WeakKeyDictionary[nn.Module, tuple[object, Nature]] = weakref.WeakKeyDictionary()
         self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
 
@@ -64,21 +75,25 @@ class Caches:
         profiles, content, place = self._profiles_in(context), self._content(model, context), _place(variant, context)
         profile = profiles.get(content)
         others = [other for other in others if _place(other, context) not in profile.raised]
-        known = profile.fastest.get(place)
+        session = self._sessions.setdefault(model.model, _Session())
+        known = profile.fastest.get(place) or session.fastest.get(place)
         for candidate in (variant, *others):
             if str(candidate) == known:
                 return candidate
         if not others:
             return variant
         try:
-            best = fastest(model, variant, others, context)
+            best, sure = fastest(model, variant, others, context)
         except Exception as error:  # only for want of memory: what else the model raises, it raises in the run
             if not context.is_out_of_memory(error):
                 raise
             context.release_cached()
             return variant
         self.working.put(model, best)
-        profiles.update(content, fastest={**profile.fastest, place: str(best.variant)})
+        if sure:
+            profiles.update(content, fastest={**profile.fastest, place: str(best.variant)})
+        else:
+            session.fastest[place] = str(best.variant)
         return best.variant
 
     def ladder(
@@ -126,18 +141,21 @@ class Caches:
     def paced(self, model: ImageModelDescriptor, context: RunContext) -> Paced:
         """What looks up, or measures, the pace of a copy of the model."""
         profiles, content = self._profiles_in(context), self._content(model, context)
-        seen = self._seen.setdefault(model.model, {})
+        session = self._sessions.setdefault(model.model, _Session())
 
         def pace(working: WorkingModel, traits: ModelTraits, pixels_ahead: int, most_pixels: int) -> Pace:
             place = _place(working.variant, context)
             known = Pace(tuple(profiles.get(content).paces.get(place, ())))
-            found = measure_pace(known, working.forward, traits, context, pixels_ahead, most_pixels)
+            found = known
+            if pixels_ahead > 2 * session.tried.get(place, 0):  # else it comes to the same, or the machine is as busy
+                session.tried[place] = pixels_ahead
+                found = measure_pace(known, working.forward, traits, context, pixels_ahead, most_pixels)
             if found != known:
                 profiles.update(content, paces={**profiles.get(content).paces, place: found.points})
-            return found.with_points(seen.get(place, {}))
+            return found.with_points(session.seen.get(place, {}))
 
         def note(working: WorkingModel, pixels: int, seconds: float) -> None:
-            rates = seen.setdefault(_place(working.variant, context), {})
+            rates = session.seen.setdefault(_place(working.variant, context), {})
             rates[pixels] = min(seconds, rates.get(pixels, seconds))
 
         return Paced(pace, note)

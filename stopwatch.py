@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,3 +38,10 @@ def seconds_of_forward(forward: Forward, x: Tensor) -> float:
     began = time.perf_counter()
     forward(x)[..., :1, :1].cpu()  # waits for it
     return time.perf_counter() - began
+
+
+def reproduced(times: Sequence[float]) -> bool:
+    """Whether the least of the times was seen twice, within a tenth: then it is what the work takes, and not what else
+    the machine did. Another busy process can make a short forward take twenty times as long."""
+    least, *others = sorted(times)
+    return bool(others) and others[0] <= 1.1 * least

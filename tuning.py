@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -15,15 +16,16 @@ from .agreement import disagreement
 from .contracts import PrecisionChoice, RunContext, first_line
 from .precision import probe_picture
 from .rewriting import can_fuse
-from .stopwatch import seconds_of_forward
+from .stopwatch import reproduced, seconds_of_forward
 from .traits import is_convolutional
 from .winograd import suits
 from .working import Variant, WorkingModel
 
 logger = logging.getLogger("cudaspeed")
 
-_LEAST_ROUNDS, _MOST_ROUNDS = 2, 10  # what else the machine does only slows down: the best counts
+_LEAST_ROUNDS, _ENOUGH_ROUNDS = 2, 10  # what else the machine does only slows down: the best counts
 _ENOUGH_SECONDS = 0.3
+_MOST_ROUNDS, _MOST_SECONDS = 100, 3.0  # on a busy machine
 _CLEARLY = 0.95  # of the time of what would be used anyway
 
 
@@ -44,13 +46,21 @@ def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: 
     return [replace(variant, channels_last=not variant.channels_last), *([fused] if can_fuse(model) else [])]
 
 
+class Fastest(NamedTuple):
+    """The fastest copy, and whether that is `sure`: on a busy machine it may be chance."""
+
+    working: WorkingModel
+    sure: bool
+
+
 def fastest(
     descriptor: ImageModelDescriptor, variant: Variant, others: Sequence[Variant], context: RunContext
-) -> WorkingModel:
+) -> Fastest:
     """`descriptor`'s copy in `variant`, or in that of `others` which is clearly faster and computes the same.
 
-    Each is run some times, for a third of a second together or twice. Raises what `variant` raises, and the context's
-    interrupt and out-of-memory error.
+    Each is run some times, for a third of a second together or twice; on a busy machine until it is clear what each
+    takes, but no longer than three seconds. Raises what `variant` raises, and the context's interrupt and out-of-memory
+    error.
     """
     picture = probe_picture(descriptor).repeat(1, 1, *_copies(context.device)).to(context.device)
     with torch.inference_mode():
@@ -59,12 +69,12 @@ def fastest(
         truth = usual.forward(picture)
         found = [_rival(descriptor, other, picture, truth, variant, context) for other in others]
         models = [usual, *(rival for rival in found if rival)]
-        times = _best_times(models, picture, context)
-    best = times.index(min(times))
-    logger.debug(
-        "%s: %s", descriptor.architecture.name, dict(zip((str(m.variant) for m in models), times, strict=True))
-    )
-    return models[best] if times[best] < _CLEARLY * times[0] else usual
+        all_times = _times(models, picture, context) if len(models) > 1 else [[0.0, 0.0]]
+    times = [min(taken) for taken in all_times]
+    best, sure = times.index(min(times)), all(map(reproduced, all_times))
+    told = {str(working.variant): least for working, least in zip(models, times, strict=True)}
+    logger.debug("%s: %s%s", descriptor.architecture.name, told, "" if sure else ", on a busy machine")
+    return Fastest(models[best] if times[best] < _CLEARLY * times[0] else usual, sure)
 
 
 def _copies(device: torch.device) -> tuple[int, int]:
@@ -97,14 +107,19 @@ def _rival(
     return None if flaw else working
 
 
-def _best_times(models: Sequence[WorkingModel], picture: Tensor, context: RunContext) -> list[float]:
-    """The least seconds each takes for `picture`, in turn, so that what else happens meets them all."""
-    best, spent, rounds = [float("inf")] * len(models), 0.0, 0
-    while len(models) > 1 and (rounds < _LEAST_ROUNDS or (spent < _ENOUGH_SECONDS and rounds < _MOST_ROUNDS)):
-        for k, working in enumerate(models):
+def _times(models: Sequence[WorkingModel], picture: Tensor, context: RunContext) -> list[list[float]]:
+    """The seconds each takes for `picture`, in turn, so that what else happens meets them all."""
+    times: list[list[float]] = [[] for _ in models]
+    spent, rounds = 0.0, 0
+    while (
+        rounds < _LEAST_ROUNDS
+        or (spent < _ENOUGH_SECONDS and rounds < _ENOUGH_ROUNDS)
+        or (spent < _MOST_SECONDS and rounds < _MOST_ROUNDS and not all(map(reproduced, times)))
+    ):
+        for working, taken in zip(models, times, strict=True):
             context.raise_if_interrupted()
             context.make_resident(working, 0)  # a host short of memory has unloaded it for another
-            seconds = seconds_of_forward(working.forward, picture)
-            best[k], spent = min(best[k], seconds), spent + seconds
+            taken.append(seconds_of_forward(working.forward, picture))
+            spent += taken[-1]
         rounds += 1
-    return best
+    return times

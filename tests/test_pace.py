@@ -144,6 +144,14 @@ def test_what_is_known_is_not_measured_again_by_runs_of_the_same_size(monkeypatc
     assert not clock.sides
 
 
+def test_a_machine_too_busy_to_tell_is_asked_no_further(monkeypatch) -> None:
+    times = [0.4 * 0.8**k for k in range(30)]
+    asked = iter(times)
+    monkeypatch.setattr(pace, "seconds_of_forward", lambda *_: next(asked))
+    assert measure() == NO_PACE
+    assert next(asked) in times[2:10]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("not this size"), MemoryError("out of memory")])
 def test_a_size_that_fails_costs_no_picture(monkeypatch, error: Exception) -> None:
     def forward(x: Tensor) -> Tensor:
