@@ -16,11 +16,12 @@ from .contracts import MemoryCost, ModelTraits, RunContext, UpscaleOptions
 from .environment import describe_environment
 from .ladder import Ladder, Step
 from .memory import measure_cost
-from .pace import Pace, Paced, measure_pace
+from .pace import Pace, Paced, measure_pace, rounded
 from .precision import Choice, PrecisionChooser
 from .profiles import Profiles, profiles_folder
 from .reach import with_reach
 from .repair import Nature
+from .stopwatch import reproduced
 from .tuning import fastest, rivals
 from .working import Variant, WorkingModel, WorkingModels, versions_of
 
@@ -28,11 +29,11 @@ from .working import Variant, WorkingModel, WorkingModels, versions_of
 @dataclass
 class _Session:
     """What was found out of a model's copies in this session, by place, and is found out anew in the next one: the
-    `fastest` as far as a busy machine can tell; the seconds a megapixel that runs have `seen`, by a forward's pixels;
-    the most pixels of work for which its pace was `tried` to be measured."""
+    `fastest` as far as a busy machine can tell; the seconds a megapixel that runs have `seen`, by a forward's pixels
+    (rounded); the most pixels of work for which its pace was `tried` to be measured."""
 
     fastest: dict[str, str] = field(default_factory=dict)
-    seen: dict[str, dict[int, float]] = field(default_factory=dict)
+    seen: dict[str, dict[int, list[float]]] = field(default_factory=dict)
     tried: dict[str, int] = field(default_factory=dict)
 
 
@@ -148,15 +149,16 @@ class Caches:
             known = Pace(tuple(profiles.get(content).paces.get(place, ())))
             found = known
             if pixels_ahead > 2 * session.tried.get(place, 0):  # else it comes to the same, or the machine is as busy
-                session.tried[place] = pixels_ahead
                 found = measure_pace(known, working.forward, traits, context, pixels_ahead, most_pixels)
+                session.tried[place] = pixels_ahead
             if found != known:
                 profiles.update(content, paces={**profiles.get(content).paces, place: found.points})
-            return found.with_points(session.seen.get(place, {}))
+            seen = session.seen.get(place, {})
+            return found.with_points({size: min(times) for size, times in seen.items() if reproduced(times)})
 
         def note(working: WorkingModel, pixels: int, seconds: float) -> None:
-            rates = session.seen.setdefault(_place(working.variant, context), {})
-            rates[pixels] = min(seconds, rates.get(pixels, seconds))
+            times = session.seen.setdefault(_place(working.variant, context), {}).setdefault(rounded(pixels), [])
+            times[:] = sorted([*times, seconds])[:2]
 
         return Paced(pace, note)
 

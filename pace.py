@@ -29,7 +29,7 @@ _RUNS = 2
 _MOST_RUNS = 6  # on a busy machine
 _LONG = 0.5  # seconds
 # All the measuring takes no more than this part of the work ahead, and is left where that is so few seconds.
-_SHARE = 8
+_SHARE = 6
 _LITTLE_WORK = 0.5
 _TO_SPARE = 1.5
 _SMALLER = 0.15  # what a pixel is taken to cost more with every halving of the smallest forward that was measured
@@ -46,8 +46,9 @@ class Pace:
 
     @property
     def settled(self) -> bool:
-        """Whether the best size was found: at the largest that was measured, a pixel did not get cheaper any more."""
-        return len(self.points) > 1 and self.points[-1][1] > _FALLING * self.points[-2][1]
+        """Whether the best size was found: the largest that was measured was no longer clearly the cheapest."""
+        *before, (_, last) = self.points or [(0, 0.0)]
+        return bool(before) and last > _FALLING * min(seconds for _, seconds in before)
 
     def relative(self, pixels: int) -> float:
         """What a pixel costs in forwards of so many, by that of the best size that was measured."""
@@ -63,12 +64,11 @@ class Pace:
         return seconds / min(seconds for _, seconds in self.points)
 
     def best_count(self, pixels: int, most: int) -> int:
-        """How many tiles of so many pixels, of at most `most`, to compute at once: the fewest that are as good as any.
-
-        No more than make a forward as large as the largest that was measured."""
+        """How many tiles of so many pixels, of at most `most`, to compute at once: the fewest, by doublings, that are
+        as good as any. No more than make a forward as large as the largest that was measured."""
         most = max(1, min(most, self.points[-1][0] // pixels if self.points else 1))
-        costs = [self.relative(count * pixels) for count in range(1, most + 1)]
-        return 1 + next(k for k, cost in enumerate(costs) if cost <= _AS_GOOD * min(costs))
+        costs = {count: self.relative(count * pixels) for count in (1 << k for k in range(most.bit_length()))}
+        return next(count for count, cost in costs.items() if cost <= _AS_GOOD * min(costs.values()))
 
     def with_points(self, seen: Mapping[int, float]) -> Pace:
         """This with further points, or others at the same sizes."""
@@ -76,6 +76,11 @@ class Pace:
 
 
 NO_PACE = Pace()
+
+
+def rounded(pixels: int) -> int:
+    """The next half doubling: forwards of about as many pixels are one size."""
+    return round(2 ** (round(2 * math.log2(pixels)) / 2))
 
 
 class Paced(NamedTuple):
@@ -101,22 +106,15 @@ def measure_pace(
         return known
     if known.points and not _time_for_more(known, sizes, pixels_ahead):
         return known
-    points: list[tuple[int, float]] = []
-    try:
-        points.extend(_measured(sizes, forward, traits, context, pixels_ahead))
-    except Exception as error:  # the model fails, or memory runs out: the run will see, and tell
-        context.raise_if_interrupted()
-        if context.is_out_of_memory(error):
-            context.release_cached()
-        logger.debug("the pace of %s cannot be measured: %s", traits.name, first_line(error))
+    points = tuple(_measured(sizes, forward, traits, context, pixels_ahead))
     logger.debug("%s: pixels a forward, seconds a megapixel: %s", traits.name, points)
-    return max(Pace(tuple(points)), known, key=lambda pace: len(pace.points))
+    return max(Pace(points), known, key=lambda pace: len(pace.points))
 
 
 def _worthwhile(rate: float, spent: float, pixels: int, pixels_ahead: int) -> bool:
-    """Whether a forward of so many pixels, at `rate` seconds a megapixel, may be measured after the time `spent`."""
+    """Whether forwards of so many pixels, at `rate` seconds a megapixel, may be measured after the time `spent`."""
     ahead = rate * pixels_ahead / 1e6
-    return ahead >= _LITTLE_WORK and spent + rate * pixels / 1e6 <= ahead / _SHARE
+    return ahead >= _LITTLE_WORK and spent + _RUNS * rate * pixels / 1e6 <= ahead / _SHARE
 
 
 def _time_for_more(known: Pace, sizes: list[int], pixels_ahead: int) -> bool:
@@ -134,21 +132,33 @@ def _time_for_more(known: Pace, sizes: list[int], pixels_ahead: int) -> bool:
 def _measured(
     sizes: list[int], forward: Forward, traits: ModelTraits, context: RunContext, pixels_ahead: int
 ) -> Iterator[tuple[int, float]]:
-    """Points at those of the sizes for which there is time."""
+    """Points at those of the sizes for which there is time, as far as the model takes them."""
     spent = rate = 0.0
     for pixels in sizes:
         if rate and not _worthwhile(rate, spent, pixels, pixels_ahead):
             return
-        side = math.isqrt(pixels)
-        x = torch.rand(1, traits.in_channels, side, side, generator=torch.Generator().manual_seed(0))
-        x = x.to(context.device)
-        times: list[float] = []
-        done = False
-        while not done:
-            context.raise_if_interrupted()
-            times.append(seconds_of_forward(forward, x))
-            done = reproduced(times) or (times[0] > _LONG and x.device.type == "cpu")
-            if not done and len(times) == _MOST_RUNS:
-                return  # nobody knows
+        times = _times(forward, traits, context, math.isqrt(pixels))
+        if not times:
+            return
         spent, rate = spent + sum(times), min(times) / pixels * 1e6
         yield pixels, rate
+
+
+def _times(forward: Forward, traits: ModelTraits, context: RunContext, side: int) -> list[float]:
+    """Seconds that a forward of a square took; none where it fails, or the machine is too busy to tell."""
+    x = torch.rand(1, traits.in_channels, side, side, generator=torch.Generator().manual_seed(0)).to(context.device)
+    times: list[float] = []
+    no_room = False
+    while len(times) < _MOST_RUNS:
+        context.raise_if_interrupted()
+        try:
+            times.append(seconds_of_forward(forward, x))
+        except Exception as error:  # the model fails, or memory runs out: the run will see, and tell
+            no_room = context.is_out_of_memory(error)
+            logger.debug("the pace of %s at %dx%d cannot be measured: %s", traits.name, side, side, first_line(error))
+            break
+        if reproduced(times) or (times[0] > _LONG and context.device.type == "cpu"):
+            return times
+    if no_room:  # here, where the failed forward's tensors are no longer referenced
+        context.release_cached()
+    return []

@@ -115,6 +115,7 @@ class Planner:
         """Halve the pixels of a forward: fewer tiles a batch first, then smaller tiles. False: there is no less."""
         if self.batch > 1:
             self.batch = self._even_batch(self.batch // 2)
+            self._affordable = self.batch * self.plan.tile_pixels
             return True
         before = self.plan.tile_pixels
         self._affordable = max(1, before // 2)
@@ -153,7 +154,8 @@ class Planner:
     def _smaller_sides(self, plan: TilePlan) -> Iterator[int]:
         """Sides of tiles to try in place of `plan`'s: down to where they get wasteful, and not for a model that had
         better see the whole picture."""
-        least = memory_saving_side(self._traits, self._options.overlap or automatic_overlap(self._traits))
+        overlap, grid = self._options.overlap or automatic_overlap(self._traits), self._traits.grid
+        least = max(memory_saving_side(self._traits, overlap), round_up(overlap, grid) + grid)
         side = float(max(plan.rows.tile, plan.columns.tile))
         while self._pace.points and not self._traits.sees_whole and (side := side / _STEP) >= least:
             yield int(side)
@@ -195,10 +197,12 @@ class Planner:
         return _BATCH_PIXELS.get(self._device.type, 1 << 20) // self.plan.tile_pixels
 
     def _offer(self, plan: TilePlan, compiled: Mapping[TileShapes, float]) -> _Offer:
-        """The plan at the best price there is for its tiles."""
+        """The plan at the best price there is for its tiles. That of a compiled forward was measured where it is used,
+        at its own size."""
         shape = (1, 1, plan.rows.tile, plan.columns.tile)
-        prices = [(1.0, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
+        most = min(self._pictures * plan.count, self._affordable // plan.tile_pixels)
+        together = 1 if self._batch_limit else self._pace.best_count(plan.tile_pixels, most)
+        eager = self._pace.relative(together * plan.tile_pixels)
+        prices = [(eager, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
         cost, shapes = min(prices, key=lambda price: price[0])
-        together = self._pace.best_count(plan.tile_pixels, self._pictures * plan.count)
-        pace = self._pace.relative(together * plan.tile_pixels)
-        return _Offer(plan, cost * pace * plan.count * plan.tile_pixels, shapes)
+        return _Offer(plan, cost * plan.count * plan.tile_pixels, shapes)

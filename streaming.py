@@ -107,7 +107,8 @@ class Run:
         self._paced = paced
         self._complete: deque[Complete] = deque()
         self.repairer = Repairer(ladder, nature, context)
-        self._plan()
+        frames, height, width, _ = image.shape
+        self._plan(pixels_ahead=frames * channels.pictures_per_frame * height * width)
         if not options.overlap and (self._border or self.planner.plan.count > 1):
             # there are seams: what the model needs there is looked up, or measured once, by the model on its device
             self._traits = measured(traits, ladder.now.working)
@@ -117,8 +118,9 @@ class Run:
         if ladder.now.compiled and options.compile_mode == "wait":
             self._compile_first(ladder.now.compiled)
 
-    def _plan(self) -> None:
-        """Plan for the step that the run stands on, with its model on the device."""
+    def _plan(self, pixels_ahead: int = 0) -> None:
+        """Plan for the step that the run stands on, with its model on the device. Its pace is measured, if it is not
+        known, where there are enough `pixels_ahead`."""
         (working, cost, compiled), context, options = self.ladder.now, self._context, self._options
         # the results of batches that are computed ahead, and of those before them, which are on their way out
         cost = with_results(cost, self._traits, 2 * _AHEAD.get(context.device.type, 0))
@@ -146,17 +148,19 @@ class Run:
             cost,
             free,
             context.device,
-            self._pace(working, cost, free, pictures * math.prod(size)),
+            self._pace(working, pixels_ahead, min(pictures * math.prod(size), self._affordable(cost, free))),
             compiled.ready() if compiled else {},
         )
 
-    def _pace(self, working: WorkingModel, cost: MemoryCost, free: int, at_once: int) -> Pace:
-        """The model's, where the run leaves a choice; `at_once` are the pixels that could go into one forward."""
+    def _pace(self, working: WorkingModel, pixels_ahead: int, most_pixels: int) -> Pace:
+        """The model's, where the run leaves a choice."""
         if self._options.level == "memory":
             return NO_PACE
-        most = min(at_once, affordable_pixels(cost, free, self._options.level, self._context.device))
-        ahead = at_once * -(-self._image.shape[0] // self._options.batch_size)
-        return self._paced.look_up(working, self._traits, ahead, most)
+        return self._paced.look_up(working, self._traits, pixels_ahead, most_pixels)
+
+    def _affordable(self, cost: MemoryCost, free: int) -> int:
+        """The most pixels that a forward may have within `free` bytes."""
+        return affordable_pixels(cost, free, self._options.level, self._context.device)
 
     def _bytes_to_make_frames(self, size: tuple[int, int]) -> int:
         """What it takes on the device to make a frame of the model's pictures, of an input `size` (height, width); 0

@@ -212,10 +212,10 @@ void give_out(const float* sums, const Sizes& s, int64_t first, int count, const
 }
 
 // Have the `part`-th of POINTS parts of what the run of tiles from `at` on reads brought into the second-level cache (the
-// first one is full of what is multiplied): the rows of its tiles, as far as they lie side by side.
+// first one is full of what is multiplied): the rows of its tiles, as far as they lie side by side, whole pixels.
 inline void fetch(const Picture& x, const Sizes& s, const Place& at, int part) {
-    const int row = std::min(at.top + part % SIDE, s.x_height - 1), width = std::min(s.run * OUT, s.x_width - at.left);
-    const int64_t floats = width * x.pixel / SIDE;
+    const int row = std::min(std::max(at.top - s.edge + part % SIDE, 0), s.x_height - 1);
+    const int64_t floats = std::min(s.run * OUT, s.x_width - at.left) * x.pixel / SIDE;
     const float* from = x.data + at.picture * x.picture + row * x.row + at.left * x.pixel + part / SIDE * floats;
     for (int64_t k = 0; k < floats; k += LINE) __builtin_prefetch(from + k, 0, 2);
     asm volatile("");  // g++ drops calls of functions that do nothing but prefetch

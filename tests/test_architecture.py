@@ -49,7 +49,7 @@ BELOW_STREAMING = {
     *REPAIRING,
     *LEAVES,
 }
-BELOW_CACHES = BELOW_STREAMING | {"precision", "profiles", "reach", "tuning"}
+BELOW_CACHES = BELOW_STREAMING | {"precision", "profiles", "reach", "stopwatch", "tuning"}
 BELOW_ENGINE = BELOW_CACHES | {"caches", "results", "streaming"}
 ALLOWED: dict[str, set[str]] = {
     "contracts": set(),
