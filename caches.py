@@ -26,6 +26,9 @@ from .tuning import fastest, rivals
 from .working import Variant, WorkingModel, WorkingModels, versions_of
 
 
+_ALIKE = 0.25  # batches of real work, which take long, and among other things
+
+
 @dataclass
 class _Session:
     """What was found out of a model's copies in this session, by place, and is found out anew in the next one: the
@@ -154,7 +157,7 @@ class Caches:
             if found != known:
                 profiles.update(content, paces={**profiles.get(content).paces, place: found.points})
             seen = session.seen.get(place, {})
-            return found.with_points({size: min(times) for size, times in seen.items() if reproduced(times)})
+            return found.with_points({size: min(times) for size, times in seen.items() if reproduced(times, _ALIKE)})
 
         def note(working: WorkingModel, pixels: int, seconds: float) -> None:
             times = session.seen.setdefault(_place(working.variant, context), {}).setdefault(rounded(pixels), [])

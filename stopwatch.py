@@ -40,8 +40,8 @@ def seconds_of_forward(forward: Forward, x: Tensor) -> float:
     return time.perf_counter() - began
 
 
-def reproduced(times: Sequence[float]) -> bool:
-    """Whether the least of the times was seen twice, within a tenth: then it is what the work takes, and not what else
-    the machine did. Another busy process can make a short forward take twenty times as long."""
+def reproduced(times: Sequence[float], within: float = 0.1) -> bool:
+    """Whether the least of the times was seen twice, `within` this share: then it is what the work takes, and not what
+    else the machine did. Another busy process can make a short forward take twenty times as long."""
     least, *others = sorted(times)
-    return bool(others) and others[0] <= 1.1 * least
+    return bool(others) and others[0] <= (1 + within) * least

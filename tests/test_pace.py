@@ -274,7 +274,7 @@ def test_it_is_measured_once_and_remembered_and_the_picture_is_the_same(monkeypa
 def test_what_runs_see_themselves_counts_for_the_next_ones(monkeypatch, plain_kernels) -> None:
     """The first picture's own time is dear, and is known only after it."""
     Clock(monkeypatch, {64: 1e-3})
-    monkeypatch.setattr("cudaspeed.caches.reproduced", lambda times: True)  # however busy this machine is
+    monkeypatch.setattr("cudaspeed.caches.reproduced", lambda *_: True)  # however busy this machine is
     caches, context = Caches(), StandaloneContext("cpu")
     assert run(caches).report.tiles == 1
     working = caches.working.get(MODEL, caches.choose(MODEL, UpscaleOptions(), context).variant)
