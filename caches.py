@@ -25,7 +25,6 @@ from .stopwatch import reproduced
 from .tuning import fastest, rivals
 from .working import Variant, WorkingModel, WorkingModels, versions_of
 
-
 _ALIKE = 0.25  # batches of real work, which take long, and among other things
 
 
