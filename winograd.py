@@ -105,7 +105,8 @@ def aligned(convolution: nn.Conv2d) -> bool:
 
 
 class _Workspace(threading.local):
-    held: dict[str, Tensor] | None = None
+    shared = False
+    memory: Tensor | None = None
 
 
 _WORKSPACE = _Workspace()
@@ -113,28 +114,29 @@ _WORKSPACE = _Workspace()
 
 @contextmanager
 def shared_workspace() -> Iterator[None]:
-    """Within it all modules of this thread take the same memory for what they need for a moment, one after the other;
-    it is given back at the end.
+    """Within it all dense blocks of this thread take the same memory for what they need for a moment, one after the
+    other; it is given back at the end.
 
     Large tensors are new to the processor every time they are asked for, and mapping their pages costs a fifth of the
     time.
     """
-    before, _WORKSPACE.held = _WORKSPACE.held, {}
+    before = _WORKSPACE.shared, _WORKSPACE.memory
+    _WORKSPACE.shared, _WORKSPACE.memory = True, None
     try:
         yield
     finally:
-        _WORKSPACE.held = before
+        _WORKSPACE.shared, _WORKSPACE.memory = before
 
 
-def _workspace(name: str, *shape: int) -> Tensor:
-    """float32 of `shape`, of any content, the caller's until it is asked for by this name again."""
-    held, count = _WORKSPACE.held, math.prod(shape)
-    if held is None:
+def _workspace(*shape: int) -> Tensor:
+    """float32 of `shape`, of any content, the caller's until the next one is asked for."""
+    if not _WORKSPACE.shared:
         return torch.empty(shape)
-    if name not in held or len(held[name]) < count:
-        held.pop(name, None)  # before the larger one is there
-        held[name] = torch.empty(count)
-    return held[name][:count].view(shape)
+    count, memory = math.prod(shape), _WORKSPACE.memory
+    if memory is None or len(memory) < count:
+        _WORKSPACE.memory = memory = None  # before the larger one is there
+        _WORKSPACE.memory = memory = torch.empty(count)
+    return memory[:count].view(shape)
 
 
 class Kernels:
@@ -220,7 +222,8 @@ class WinogradConvolution(nn.Module):
 class WinogradChain(nn.Module):
     """Convolutions in a row, each of the last one's result: x [N, C, h, w] float32 -> [N, O, h, w], channels last.
 
-    What lies between is written to and fro between two buffers.
+    What lies between is written to and fro between two buffers, which are gone by the time that what comes after takes
+    memory.
     """
 
     def __init__(self, steps: list[WinogradConvolution]) -> None:
@@ -232,8 +235,10 @@ class WinogradChain(nn.Module):
         x = _channels_last(x)
         *before, last = (step.packed for step in self.steps)
         pixels = x.shape[:3]
-        for packed, buffer in zip(before, itertools.cycle(("even", "odd")), strict=False):
-            y = _workspace(buffer, *pixels, len(packed.bias))
+        buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
+        for packed, buffer in zip(before, itertools.cycle(buffers), strict=False):
+            outputs = len(packed.bias)
+            y = buffer[: pixels.numel() * outputs].view(*pixels, outputs)
             _kernels().convolve(x, packed, y)
             x = y
         y = x.new_empty(*pixels, len(last.bias))
@@ -257,7 +262,7 @@ class WinogradDenseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
         known = x.shape[3]
-        buffer = _workspace("dense", *x.shape[:3], self._width)
+        buffer = _workspace(*x.shape[:3], self._width)
         buffer[..., :known] = x
         *grow, last = (step.packed for step in self.steps)
         for packed in grow:
