@@ -115,8 +115,9 @@ def content_of(module: nn.Module) -> str:
 def versions_of(module: nn.Module) -> tuple[int, ...]:
     """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
     is loaded under inference mode) do not count their changes."""
-    weights = (*module.parameters(), *module.buffers())
-    return tuple(weight._version for weight in weights if not weight.is_inference())
+    # not by `parameters`, which takes some times as long for deep models: this is asked five times for a picture
+    parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
+    return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
 
 
 def _copy(module: nn.Module, variant: Variant) -> nn.Module:
