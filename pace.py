@@ -94,16 +94,15 @@ class Paced(NamedTuple):
 def measure_pace(
     known: Pace, forward: Forward, traits: ModelTraits, context: RunContext, pixels_ahead: int, most_pixels: int
 ) -> Pace:
-    """The pace at as large sizes as an eighth of the work ahead, `pixels_ahead`, has the time for; `known` where that
+    """The pace at as large sizes as a sixth of the work ahead, `pixels_ahead`, has the time for; `known` where that
     is no larger than what is known. All of it is measured in one go, or what else the machine does would decide.
 
     `forward` computes on the context's device, and may be given up to `most_pixels` at once. Nothing is measured where
     there is little work. Raises only the context's interrupt.
     """
     sides = [round_up(max(side, traits.minimum), traits.grid) for side in _SIDES]
-    sizes = sorted({side * side for side in sides if side * side <= min(most_pixels, pixels_ahead // _SHARE)})
-    if not sizes or _SHARE * _RUNS * sizes[0] > pixels_ahead:
-        return known
+    most_pixels = min(most_pixels, pixels_ahead // (_SHARE * _RUNS))
+    sizes = sorted({side * side for side in sides if side * side <= most_pixels})
     if known.points and not _time_for_more(known, sizes, pixels_ahead):
         return known
     points = tuple(_measured(sizes, forward, traits, context, pixels_ahead))

@@ -248,8 +248,8 @@ class Run:
                             yield from self._look_at(in_flight.popleft(), transfer)
                 while in_flight:
                     yield from self._look_at(in_flight.popleft(), transfer)
-            except Exception:
-                yield from self._arrived(wait=True)  # what is complete is kept, whatever became of the rest
+            except Exception:  # whatever became of the rest, what is complete is kept; it goes on up
+                yield from self._arrived(wait=True)
                 raise
             yield from self._arrived(wait=True)
 
