@@ -72,6 +72,10 @@ class Server:
         with urllib.request.urlopen(self._url + path, timeout=10) as answer:
             return json.load(answer)
 
+    def log(self) -> str:
+        """What it said last."""
+        return (self.folder / "log.txt").read_text()[-4000:]
+
     def post(self, path: str, content: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             self._url + path, json.dumps(content).encode(), {"Content-Type": "application/json"}
@@ -96,7 +100,7 @@ class Server:
     def pictures(self, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
         """SaveImage node -> the picture it wrote, [H, W, C] uint8."""
         entry = self.run(prompt)
-        assert entry["status"]["status_str"] == "success", entry["status"]
+        assert entry["status"]["status_str"] == "success", self.log()
         return {
             node: np.asarray(Image.open(self.folder / "output" / output["images"][0]["filename"]))
             for node, output in entry["outputs"].items()
@@ -128,14 +132,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(folder, port)
     try:
         for _ in range(240):
-            assert process.poll() is None, (folder / "log.txt").read_text()[-4000:]
+            assert process.poll() is None, running.log()
             try:
                 running.get("/system_stats")
                 break
             except OSError:
                 time.sleep(0.5)
         else:
-            pytest.fail("ComfyUI did not answer in two minutes: " + (folder / "log.txt").read_text()[-4000:])
+            pytest.fail("ComfyUI did not answer in two minutes: " + running.log())
         yield running
     finally:
         process.terminate()
@@ -274,7 +278,7 @@ def test_a_compiled_model_lives_in_the_user_folder_and_is_loaded_again_after_unl
     hits = ready()["hits"]
     for turn in range(2):
         server.post("/free", {"unload_models": True})
-        time.sleep(1)
+        time.sleep(3)  # a prompt that is there before it wakes up is run first
         # another picture each time, or the result of the last is taken
         again = node("RepeatImageBatch", image=["picture", 0], amount=turn + 1)
         first = node("ImageFromBatch", image=["again", 0], batch_index=turn, length=1)
@@ -283,4 +287,4 @@ def test_a_compiled_model_lives_in_the_user_folder_and_is_loaded_again_after_unl
         prompt = loaded(again=again, first=first, mine=mine, core=core, save=save("mine"), save_core=save("core"))
         pictures = server.pictures(prompt)
         assert furthest(pictures["save"], pictures["save_core"]) <= 2
-        assert ready()["hits"] == hits + turn + 1, "let go with the model, and loaded with it"
+        assert ready()["hits"] == hits + turn + 1, f"let go with the model, and loaded with it: {ready()} {server.log()}"
