@@ -23,7 +23,7 @@ from .reach import with_reach
 from .repair import Nature
 from .stopwatch import reproduced
 from .tuning import fastest, rivals
-from .working import Variant, WorkingModel, WorkingModels, versions_of
+from .working import Variant, WorkingModel, WorkingModels, call_of, versions_of
 
 _ALIKE = 0.25  # batches of real work, which take long, and among other things
 
@@ -49,7 +49,8 @@ class Caches:
         self._profiles: dict[Path, Profiles] = {}
         self._sessions: weakref.WeakKeyDictionary[nn.Module, _Session] = weakref.WeakKeyDictionary()
         self._natures: weakref.WeakKeyDictionary[nn.Module, tuple[object, Nature]] = weakref.WeakKeyDictionary()
-        self._costs: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype, MemoryCost]] = weakref.WeakKeyDictionary()
+        self._costs: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype, bool], MemoryCost]]
+        self._costs = weakref.WeakKeyDictionary()
 
     def choose(self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext) -> Choice:
         """The variant to run: what suits the device and the model, unless it failed on pictures before, and of what
@@ -111,7 +112,7 @@ class Caches:
 
         def dress(working: WorkingModel) -> Step:
             # what a compiler makes of convolutions for a CPU is slower than our kernels
-            compiles = options.compile and working.variant.kernels != "winograd"
+            compiles = options.compile and not (working.variant.kernels == "winograd" and traits.convolutional)
             compiled = self.compiles.forwards_of(working, model, traits, context) if compiles else None
             return Step(working, self._cost(model, traits, working.variant), compiled)
 
@@ -166,10 +167,10 @@ class Caches:
 
     def _cost(self, model: ImageModelDescriptor, traits: ModelTraits, variant: Variant) -> MemoryCost:
         """What a forward in `variant` costs, measured once."""
-        known, dtype = self._costs.setdefault(model.model, {}), variant.memory_dtype
-        if dtype not in known:
-            known[dtype] = measure_cost(model.model, model._call_fn, traits, dtype)
-        return known[dtype]
+        known, what = self._costs.setdefault(model.model, {}), (variant.memory_dtype, variant.kernels == "plain")
+        if what not in known:
+            known[what] = measure_cost(model.model, call_of(model, variant), traits, variant.memory_dtype)
+        return known[what]
 
     def _profiles_in(self, context: RunContext) -> Profiles:
         folder = profiles_folder(context.cache_folder)

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from .agreement import disagreement
 from .artifacts import ArtifactStore, Entry, Usage
+from .compile_errors import explain
 from .compile_jobs import CompileJob, scratch_folder
-from .compile_worker import Request, explain
-from .contracts import Forward, ModelTraits, RunContext, TileShapes, first_line
+from .compile_worker import Request
+from .contracts import Forward, Kernels, ModelTraits, RunContext, TileShapes, first_line
 from .economy import BestTime, Expectation, candidates, expect, repays
 from .environment import describe_environment
 from .packages import load_package
@@ -84,9 +85,9 @@ class _Loaded:
     Not where that was done before (`checked`): the same file, in the same surroundings, computes the same.
     """
 
-    def __init__(self, owner: CompiledForwards, shapes: TileShapes, forward: Forward, checked: bool) -> None:
+    def __init__(self, owner: CompiledForwards, shapes: TileShapes, forward: Forward, entry: Entry) -> None:
         self._owner: CompiledForwards = weakref.proxy(owner)  # no circle: what is released must go at once
-        self.shapes, self.checked = shapes, checked
+        self.shapes, self.checked, self.sha256 = shapes, entry.verified, entry.sha256
         self._forward: Forward | None = forward
 
     @property
@@ -139,7 +140,9 @@ class CompiledForwards:
     ) -> None:
         self._cache, self._store = cache, store
         self._module = weakref.ref(descriptor.model)  # which must not live on because its copy is compiled
-        self._traits, self._device, self._variant = traits, device, replace(working.variant, kernels="plain")
+        self._traits, self._device = traits, device
+        kernels: Kernels = "plain" if traits.convolutional or working.variant.kernels == "plain" else "attention"
+        self._variant = replace(working.variant, kernels=kernels)  # a compiler makes other modules than ours of its own
         self.eager, self.precision = working.forward, working.variant.precision
         surroundings = describe_environment(device)
         self._environment = _digest(surroundings)
@@ -150,6 +153,7 @@ class CompiledForwards:
             "weights": self._content,
             "precision": f"{self.precision}{' autocast' if self._variant.autocast else ''}",
             "layout": "channels last" if self._variant.channels_last else "contiguous",
+            **({} if kernels == "plain" else {"kernels": kernels}),
             **{name: value for name, value in surroundings.items() if name not in _ONLY_FOR_COMPILING},
         }
         self._model_id = _digest(self._what)
@@ -254,8 +258,9 @@ class CompiledForwards:
         try:
             while self._cache.busy() or self.compiling():
                 context.raise_if_interrupted()
-                what = self.compiling() or "another model"
-                context.say(f"compiling for {what}, {time.monotonic() - began:.0f} s so far")
+                shapes = self.compiling()
+                what = f"compiling for {shapes}" if shapes else "compiling faster code, or for another model"
+                context.say(f"{what}, {time.monotonic() - began:.0f} s so far")
                 time.sleep(_ASKED_AGAIN)
         except BaseException:  # an interrupt, of whatever kind the host's is
             self._cache.stop()
@@ -291,7 +296,7 @@ class CompiledForwards:
         self._eager_seconds = 0.0
         for shapes, loaded in self._loaded.items():
             both = bool(eager and self._rate(shapes))  # measured side by side, or they cannot be compared
-            usage = Usage(0.0, eager * both, self._rate(shapes) * both, verified=loaded.checked)
+            usage = Usage(0.0, eager * both, self._rate(shapes) * both, loaded.checked, loaded.sha256)
             self._store.note(self._id(shapes), self._what_of(shapes), usage)
 
     def status(self, used: bool) -> str:
@@ -349,14 +354,15 @@ class CompiledForwards:
         return 1.0 - self._expectation().share_saved
 
     def _load(self, shapes: TileShapes) -> _Loaded | None:
-        if shapes in self._loaded:
-            return self._loaded[shapes]
-        entry, path = self._store.get(self._id(shapes)), self._store.path_of(self._id(shapes))
-        if path is None:  # it was damaged and is gone, or the store cannot be used just now
-            return None
+        entry, loaded = self._store.get(self._id(shapes)), self._loaded.get(shapes)
+        if loaded and (entry is None or entry.sha256 in ("", loaded.sha256)):
+            return loaded
+        path = self._store.path_of(self._id(shapes))
+        if entry is None or path is None:  # it was damaged and is gone, or the store cannot be used just now
+            return loaded
         try:
-            verified = entry is not None and entry.verified
-            self._loaded[shapes] = _Loaded(self, shapes, load_package(path, self._device), verified)
+            self._loaded[shapes] = _Loaded(self, shapes, load_package(path, self._device), entry)
+            self._times.pop(shapes, None)  # they were another's, which was improved
         except Exception as error:  # a package of another torch, a library that is missing
             # it may pass: memory or disk are full, or another process deleted the file meanwhile, to make room
             lasting = path.exists() and explain(error)[0] == "model"

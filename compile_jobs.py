@@ -106,7 +106,8 @@ class CompileJob:
         """See to it that the store says how it ended, where the worker could not."""
         if code is None:
             self.stop()
-            self._fail(f"compiling took longer than {self._request.limit:.0f} s and was stopped")
+            if self.without_result:
+                self._fail(f"compiling took longer than {self._request.limit:.0f} s and was stopped")
         elif code and code != _KILLED and self.without_result:
             self._fail(f"the compiling process died ({_death(code)}): {self._last_words()}")
         self._clean_up()

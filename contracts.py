@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 Precision = Literal["fp16", "bf16", "fp32"]
 PrecisionChoice = Literal["auto", "fp16", "fp32", "bf16"]
-Kernels = Literal["plain", "winograd", "fused"]
-"""What computes a model: torch's own operations, or modules of ours in place of some (rewriting.py)."""
+Kernels = Literal["plain", "attention", "winograd", "fused"]
+"""What computes a model: torch's own operations, or modules of ours in place of some (rewriting.py). All but "plain"
+compute attention, where a model has it, in one operation (attention.py)."""
 Level = Literal["balanced", "speed", "memory"]
 CompileMode = Literal["auto", "wait", "background"]
 TilingMode = Literal["none", "wrap", "wrap_x", "wrap_y"]

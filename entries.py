@@ -52,12 +52,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a run learned. `eager_seconds` are added to the entry's; rates above 0 replace its; `verified` stays."""
+    """What a run learned. `eager_seconds` are added to the entry's; rates above 0 replace its; `verified` stays. What
+    was compiled had the hash `sha256`, where that is known; rate and verdict say nothing of another file."""
 
     eager_seconds: float = 0.0
     eager_rate: float = 0.0
     compiled_rate: float = 0.0
     verified: bool = False
+    sha256: str = ""
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Entry) if field.name not in ("id", "what")}
@@ -91,10 +93,15 @@ def settled(entry: Entry) -> Entry:
 
 def with_usage(entry: Entry, usage: Usage) -> Entry:
     """The entry with what a run learned."""
-    return replace(
+    known = replace(
         entry,
         eager_seconds=entry.eager_seconds + max(0.0, usage.eager_seconds),
         eager_rate=usage.eager_rate if usage.eager_rate > 0 else entry.eager_rate,
+    )
+    if usage.sha256 and entry.sha256 and usage.sha256 != entry.sha256:  # it was improved meanwhile
+        return known
+    return replace(
+        known,
         compiled_rate=usage.compiled_rate if usage.compiled_rate > 0 else entry.compiled_rate,
         verified=entry.verified or usage.verified,
     )

@@ -18,6 +18,7 @@ def rewrite(model: nn.Module, kernels: Kernels) -> int:
 
     "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions. "fused" (any
     device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
+    "attention" takes over no modules.
     """
     if kernels == "fused":
         return rewrite_dense_groups(model) + fuse_chains(model)  # in this order: groups are known by their parts

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from .contracts import Forward
 
+_LEAST_ROUNDS, _ENOUGH_ROUNDS = 2, 10  # what else the machine does only slows down: the best counts
+_ENOUGH_SECONDS = 0.3
+_MOST_ROUNDS, _MOST_SECONDS = 100, 3.0  # on a busy machine
+
 Timer = Callable[[Callable[[], object]], float]
 """Seconds that one run of some work takes on the device."""
 
@@ -38,6 +42,24 @@ def seconds_of_forward(forward: Forward, x: Tensor) -> float:
     began = time.perf_counter()
     forward(x)[..., :1, :1].cpu()  # waits for it
     return time.perf_counter() - began
+
+
+def taking_turns(works: Sequence[Callable[[], float]]) -> list[list[float]]:
+    """The seconds that each of `works` says that it took, in turn, so that what else happens meets them all: for a
+    third of a second together or twice; on a busy machine until it is clear what each takes, but no longer than three
+    seconds."""
+    times: list[list[float]] = [[] for _ in works]
+    spent, rounds = 0.0, 0
+    while (
+        rounds < _LEAST_ROUNDS
+        or (spent < _ENOUGH_SECONDS and rounds < _ENOUGH_ROUNDS)
+        or (spent < _MOST_SECONDS and rounds < _MOST_ROUNDS and not all(map(reproduced, times)))
+    ):
+        for work, taken in zip(works, times, strict=True):
+            taken.append(work())
+            spent += taken[-1]
+        rounds += 1
+    return times
 
 
 def reproduced(times: Sequence[float], within: float = 0.1) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,16 +17,13 @@ from .agreement import disagreement
 from .contracts import PrecisionChoice, RunContext, first_line
 from .precision import probe_picture
 from .rewriting import can_fuse
-from .stopwatch import reproduced, seconds_of_forward
+from .stopwatch import reproduced, seconds_of_forward, taking_turns
 from .traits import is_convolutional
 from .winograd import suits
 from .working import Variant, WorkingModel
 
 logger = logging.getLogger("cudaspeed")
 
-_LEAST_ROUNDS, _ENOUGH_ROUNDS = 2, 10  # what else the machine does only slows down: the best counts
-_ENOUGH_SECONDS = 0.3
-_MOST_ROUNDS, _MOST_SECONDS = 100, 3.0  # on a busy machine
 _CLEARLY = 0.95  # of the time of what would be used anyway
 
 
@@ -34,16 +32,16 @@ def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: 
 
     Our kernels are built for it if need be. Only where precision is automatic may it be another one than `variant`'s.
     """
-    if not is_convolutional(model):
-        return []
-    device = context.device.type
+    device, convolutional = context.device.type, is_convolutional(model)
+    found = [] if convolutional else [replace(variant, kernels="attention")]
     exact = variant.precision == "fp32" or asked == "auto"
     if device == "cpu" and exact and any(map(suits, model.modules())) and winograd.prepare(context.cache_folder):
-        return [Variant("fp32", autocast=False, channels_last=True, kernels="winograd")]
-    if device != "cuda":
-        return []
-    fused = replace(variant, channels_last=True, kernels="fused")
-    return [replace(variant, channels_last=not variant.channels_last), *([fused] if can_fuse(model) else [])]
+        found.append(Variant("fp32", autocast=False, channels_last=True, kernels="winograd"))
+    if device == "cuda" and convolutional:
+        found.append(replace(variant, channels_last=not variant.channels_last))
+        if can_fuse(model):
+            found.append(replace(variant, channels_last=True, kernels="fused"))
+    return found
 
 
 class Fastest(NamedTuple):
@@ -58,9 +56,8 @@ def fastest(
 ) -> Fastest:
     """`descriptor`'s copy in `variant`, or in that of `others` which is clearly faster and computes the same.
 
-    Each is run some times, for a third of a second together or twice; on a busy machine until it is clear what each
-    takes, but no longer than three seconds. Raises what `variant` raises, and the context's interrupt and out-of-memory
-    error.
+    Each is run some times, in turn, for some seconds at most or twice. Raises what `variant` raises, and the context's
+    interrupt and out-of-memory error.
     """
     picture = probe_picture(descriptor).repeat(1, 1, *_copies(context.device)).to(context.device)
     with torch.inference_mode():
@@ -108,18 +105,11 @@ def _rival(
 
 
 def _times(models: Sequence[WorkingModel], picture: Tensor, context: RunContext) -> list[list[float]]:
-    """The seconds each takes for `picture`, in turn, so that what else happens meets them all."""
-    times: list[list[float]] = [[] for _ in models]
-    spent, rounds = 0.0, 0
-    while (
-        rounds < _LEAST_ROUNDS
-        or (spent < _ENOUGH_SECONDS and rounds < _ENOUGH_ROUNDS)
-        or (spent < _MOST_SECONDS and rounds < _MOST_ROUNDS and not all(map(reproduced, times)))
-    ):
-        for working, taken in zip(models, times, strict=True):
-            context.raise_if_interrupted()
-            context.make_resident(working, 0)  # a host short of memory has unloaded it for another
-            taken.append(seconds_of_forward(working.forward, picture))
-            spent += taken[-1]
-        rounds += 1
-    return times
+    """The seconds that each takes for `picture`, some times."""
+
+    def once(working: WorkingModel) -> float:
+        context.raise_if_interrupted()
+        context.make_resident(working, 0)  # a host short of memory has unloaded it for another
+        return seconds_of_forward(working.forward, picture)
+
+    return taking_turns([partial(once, working) for working in models])

@@ -19,6 +19,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
+from .attention import FusedAttention
 from .contracts import DTYPES, Forward, Kernels, Precision
 from .folding import fold_convolutions
 from .graphs import CudaRecorder, GraphedForward
@@ -66,9 +67,7 @@ class WorkingModel:
         self._convolutional = is_convolutional(descriptor.model)
         self.module: nn.Module = _copy(descriptor.model, variant)
         self.residence: object = None
-        # spandrel keeps the architecture's own call (some return tuples, some want other ranges) here; its public
-        # __call__ also clamps, which would hide broken values from the health check, and pads, which the tile plan did.
-        self.forward = _forward(self.module, descriptor._call_fn, variant)
+        self.forward = _forward(self.module, call_of(descriptor, variant), variant)
         self.compiled: dict[str, Any] = {}
         self._graphed: GraphedForward | None = None
 
@@ -118,6 +117,21 @@ def versions_of(module: nn.Module) -> tuple[int, ...]:
     # not by `parameters`, which takes some times as long for deep models: this is asked five times for a picture
     parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
     return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
+
+
+def call_of(descriptor: ImageModelDescriptor, variant: Variant) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The architecture's own call, for the module and x [N, C, h, w], as `variant` computes attention."""
+    # Some return tuples, some want other ranges. spandrel's public __call__ also clamps, which would hide broken values
+    # from the health check, and pads, which the tile plan did.
+    call = descriptor._call_fn
+    if variant.kernels == "plain" or is_convolutional(descriptor.model):
+        return call
+
+    def fused(module: nn.Module, x: Tensor) -> Tensor:
+        with FusedAttention():
+            return call(module, x)
+
+    return fused
 
 
 def _copy(module: nn.Module, variant: Variant) -> nn.Module:

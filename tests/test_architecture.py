@@ -34,7 +34,7 @@ LEAVES = (
     "traits",
     "weights",
 )
-COMPILING = {"artifacts", "compile_cache", "compile_jobs", "compile_worker", "economy", "environment"}
+COMPILING = {"artifacts", "compile_cache", "compile_errors", "compile_jobs", "compile_worker", "economy", "environment"}
 PIPELINE = {"intake", "outlet", "transfer"}
 REPAIRING = {"group", "ladder", "postprocess", "repair"}
 BELOW_STREAMING = {
@@ -72,10 +72,15 @@ ALLOWED: dict[str, set[str]] = {
     "native": {"artifacts", "contracts", "environment"},
     "winograd": {"convolution", "native"},
     "rewriting": {"contracts", "convolution", "dense_block", "fused_chain", "winograd"},
-    "working": {"contracts", "folding", "graphs", "rewriting", "traits", "winograd"},
+    "attention": set(),
+    "working": {"attention", "contracts", "folding", "graphs", "rewriting", "traits", "winograd"},
     "profiles": {"shared_files", "working"},
     "reach": {"contracts", "profiles", "tiling", "working"},
-    "compile_worker": {"agreement", "artifacts", "contracts", "folding", "packages", "traits", "weights", "working"},
+    "compile_errors": {"contracts"},
+    "compile_worker": {
+        *("agreement", "artifacts", "compile_errors", "contracts", "folding", "packages", "stopwatch", "traits"),
+        *("weights", "working"),
+    },
     "compile_jobs": {"artifacts", "compile_worker"},
     "compile_cache": {"agreement", "contracts", "packages", "working", *COMPILING} - {"compile_cache"},
     "intake": {"lanes"},

@@ -287,4 +287,6 @@ def test_a_compiled_model_lives_in_the_user_folder_and_is_loaded_again_after_unl
         prompt = loaded(again=again, first=first, mine=mine, core=core, save=save("mine"), save_core=save("core"))
         pictures = server.pictures(prompt)
         assert furthest(pictures["save"], pictures["save_core"]) <= 2
-        assert ready()["hits"] == hits + turn + 1, f"let go with the model, and loaded with it: {ready()} {server.log()}"
+        assert ready()["hits"] == hits + turn + 1, (
+            f"let go with the model, and loaded with it: {ready()} {server.log()}"
+        )

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from cudaspeed import compile_cache
 from cudaspeed.artifacts import ArtifactStore
-from cudaspeed.compile_worker import explain
+from cudaspeed.compile_errors import explain
 from cudaspeed.contracts import UpscaleOptions, UpscaleReport
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale

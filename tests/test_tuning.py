@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,8 @@ def test_there_is_no_other_way_where_it_would_be_less_precise_or_is_none(model, 
     assert rivals(model.model, PLAIN, "fp32", context) == [OURS]
     assert rivals(model.model, half, "auto", context) == [OURS], "float32 is precise enough for automatic"
     assert rivals(model.model, half, "bf16", context) == [], "bf16 was asked for"
-    assert rivals(zoo.swinir().model, PLAIN, "fp32", context) == []
+    fused = replace(PLAIN, kernels="attention")
+    assert rivals(zoo.swinir().model, PLAIN, "fp32", context) == [fused, OURS], "its convolutions, too"
 
 
 def test_the_picture_is_the_same_and_the_report_says_how_it_was_computed(model, context, monkeypatch) -> None:
