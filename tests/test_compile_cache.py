@@ -112,6 +112,48 @@ def test_what_is_compiled_is_there_after_a_restart(compilers: Compilers) -> None
     assert len(compilers.jobs) == 1
 
 
+def test_what_is_improved_is_taken_at_once_and_checked_anew(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker goes on after it has published, and a long film should not wait for the next session."""
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    assert run(caches, model, WAIT).compiled
+    job, store = compilers.jobs[0], ArtifactStore(StandaloneContext("cpu").cache_folder)
+    assert store.get(job.id).verified
+    better = store.folder / "better.pt2"
+    better.write_text("better")
+    compilers.modules["better"] = compilers.modules[job.id]
+    store.improve(job.id, better)
+    assert not store.get(job.id).verified
+    loads, right = [], compilers.load
+
+    def load(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+        loads.append(path.read_text())
+        return right(path, device)
+
+    monkeypatch.setattr(compile_cache, "load_package", load)
+    assert compiled(caches, model)
+    assert compiled(caches, model)
+    assert loads == ["better"]
+    assert store.get(job.id).verified
+
+
+def test_a_run_that_used_the_file_before_it_was_improved_says_nothing_of_the_new_one(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    store = ArtifactStore(StandaloneContext("cpu").cache_folder)
+
+    def improve(done: int, total: int) -> None:
+        better = store.folder / "better.pt2"
+        if done == total:  # between its last tile and its end
+            better.write_text("better")
+            store.improve(compilers.jobs[0].id, better)
+
+    assert run(caches, model, WAIT, on_progress=improve).compiled
+    assert not store.get(compilers.jobs[0].id).verified
+
+
 def test_models_of_one_architecture_do_not_share(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
     caches, model, other = process(compilers), zoo.compact(), zoo.compact()
