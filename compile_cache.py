@@ -140,7 +140,7 @@ class CompiledForwards:
     ) -> None:
         self._cache, self._store = cache, store
         self._module = weakref.ref(descriptor.model)  # which must not live on because its copy is compiled
-        self._traits, self._device = traits, device
+        self._traits, self._device, self._eager = traits, device, working.variant
         kernels: Kernels = "plain" if traits.convolutional or working.variant.kernels == "plain" else "attention"
         self._variant = replace(working.variant, kernels=kernels)  # a compiler makes other modules than ours of its own
         self.eager, self.precision = working.forward, working.variant.precision
@@ -305,6 +305,8 @@ class CompiledForwards:
         self._cache.busy()  # one that just died is no longer compiling, but why it died is not noted before this
         if used or not shapes:
             told = next(iter(self._refused.values()), None) or self._failure(self._entries(), any_scope=True)
+            if not told and not self.ready() and any(entry.state == "ready" for entry in self._entries().values()):
+                told = "what was compiled is slower here"
             return "compiled" if used else f"eager: {told}" if told else "eager: compiling would not pay yet"
         return f"compiling for {shapes} in the background, eager meanwhile"
 
@@ -386,6 +388,7 @@ class CompiledForwards:
                 content=self._content,
                 architecture=self._architecture,
                 variant=self._variant,
+                eager=self._eager,
                 shapes=shapes,
                 device=str(self._device),
                 environment=self._environment,

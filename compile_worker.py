@@ -4,7 +4,7 @@ It is started by compile_jobs.py, apart from the caller's process, so that whate
 interpreter, crashes, flags) happens here. The result outlives whoever asked for it.
 
     weights -> spandrel -> working copy -> torch.export -> AOTInductor -> checked against eager -> store
-                                                        -> again, every kernel tried out (max_autotune) -> if faster
+                                             again, every kernel tried out (max_autotune) -> checked -> if faster
 
 AOTInductor (https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html) rather than `torch.compile`'s own
 caches, because a package loads in milliseconds, without dynamo, pickle or a process-wide flag; docs/compiling.md has
@@ -28,8 +28,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from . import winograd
 from .agreement import disagreement
-from .artifacts import ArtifactStore
+from .artifacts import ArtifactStore, Usage
 from .compile_errors import CompileError, TraceError, explain, said
 from .contracts import Forward, TileShapes
 from .folding import fold_constants
@@ -61,7 +62,8 @@ _CONFIGS = {
 class Request:
     """What to compile, and how it will be called. `id` is its name in the store in `folder`.
 
-    `content` and `architecture` are what the weights must turn out to be. After `limit` seconds the worker gives up.
+    `content` and `architecture` are what the weights must turn out to be; `variant` is compiled, and `eager` is what it
+    has to be faster than. After `limit` seconds the worker gives up.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Request:
     content: str
     architecture: str
     variant: Variant
+    eager: Variant
     shapes: TileShapes
     device: str
     environment: str
@@ -81,13 +84,14 @@ class Request:
     @staticmethod
     def from_json(text: str) -> Request:
         fields = json.loads(text)
-        variant, shapes = Variant(**fields.pop("variant")), TileShapes.parse(fields.pop("shapes"))
-        return Request(**fields, variant=variant, shapes=shapes)
+        variants = {name: Variant(**fields.pop(name)) for name in ("variant", "eager")}
+        shapes = TileShapes.parse(fields.pop("shapes"))
+        return Request(**fields, **variants, shapes=shapes)
 
 
 def main(request_file: str) -> None:
-    """Compile what the file asks for and publish it, and then what is faster still, if that can be made; note in the
-    store why it failed, if it did."""
+    """Compile what the file asks for and publish it, note how fast it is, and go on to what is faster still, if that
+    can be made; note in the store why it failed, if it did."""
     logging.basicConfig(level=logging.INFO)
     scratch = Path(request_file).parent
     request = Request.from_json(Path(request_file).read_text(encoding="utf-8"))
@@ -102,8 +106,14 @@ def main(request_file: str) -> None:
         usual = compiler.usual(scratch / "model.pt2")
         store.publish(request.id, scratch / "model.pt2", time.perf_counter() - began)
         published.set()
-        if compiler.is_faster(usual, scratch / "faster.pt2"):
-            store.improve(request.id, scratch / "faster.pt2")
+        eager, rate = compiler.rates(usual)
+        store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
+        tuned = compiler.tuned(usual, scratch / "tuned.pt2")
+        if tuned:
+            eager, before, rate = compiler.rates(usual, tuned)
+            if rate < _CLEARLY * before:
+                store.improve(request.id, scratch / "tuned.pt2")
+                store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
     except Exception as error:  # compilers fail in every way there is; each is one line in the store
         logger.exception("compiling failed")
         scope, reason = explain(error)
@@ -135,7 +145,7 @@ class _Compiler:
         Path(request.weights).unlink()  # as large as the model, and read
         if content_of(descriptor.model) != request.content or architecture_of(descriptor) != request.architecture:
             raise CompileError("spandrel makes another model of its weights than the one that is used")
-        self._request, self._device = request, torch.device(request.device)
+        self._request, self._descriptor, self._device = request, descriptor, torch.device(request.device)
         self._channels, self._convolutional = descriptor.input_channels, is_convolutional(descriptor.model)
         self._working = WorkingModel(descriptor, request.variant)
         self._working.module.to(self._device)
@@ -152,17 +162,27 @@ class _Compiler:
                 logger.exception("compiling with packed weights failed")
         return self._build(target, freezing=False)
 
-    def is_faster(self, usual: _Built, target: Path) -> bool:
-        """Compile into `target` with every kernel chosen by trying it out; whether that was worth it. Raises what
-        `usual` raises."""
+    def tuned(self, usual: _Built, target: Path) -> _Built | None:
+        """Compile into `target` with every kernel chosen by trying it out, where there are such. Raises what `usual`
+        raises."""
         if self._device.type == "cpu" and self._convolutional:  # oneDNN's, whatever is tried
-            return False
-        tuned = self._build(target, **usual.configs, max_autotune=True)
+            return None
+        return self._build(target, **usual.configs, max_autotune=True)
+
+    def rates(self, *built: _Built) -> list[float]:
+        """Seconds for a megapixel of input, in eager and in each of `built`; 0 where the machine is too busy to say.
+
+        At low priority, but all in turn: what they are to each other is right."""
+        if self._request.eager.kernels == "winograd" and not winograd.prepare(Path(self._request.folder)):
+            return [0.0] * (1 + len(built))
+        eager = WorkingModel(self._descriptor, self._request.eager)
+        eager.module.to(self._device)
         x, _ = self._example()
+        forwards = [eager.forward, *(one.forward for one in built)]
         with torch.inference_mode():
-            times = taking_turns([partial(seconds_of_forward, built.forward, x) for built in (usual, tuned)])
-        logger.info("usual and tuned took %s", times)
-        return all(map(reproduced, times)) and min(times[1]) <= _CLEARLY * min(times[0])
+            times = taking_turns([partial(seconds_of_forward, forward, x) for forward in forwards])
+        megapixels = x.shape[0] * x.shape[2] * x.shape[3] / 1e6
+        return [min(taken) / megapixels * all(map(reproduced, times)) for taken in times]
 
     def _build(self, target: Path, **configs: Any) -> _Built:
         with torch.no_grad():

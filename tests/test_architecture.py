@@ -79,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "compile_errors": {"contracts"},
     "compile_worker": {
         *("agreement", "artifacts", "compile_errors", "contracts", "folding", "packages", "stopwatch", "traits"),
-        *("weights", "working"),
+        *("weights", "winograd", "working"),
     },
     "compile_jobs": {"artifacts", "compile_worker"},
     "compile_cache": {"agreement", "contracts", "packages", "working", *COMPILING} - {"compile_cache"},

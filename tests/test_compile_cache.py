@@ -399,7 +399,9 @@ def test_compiled_code_that_is_slower_here_is_left_alone(compilers: Compilers) -
     ArtifactStore(StandaloneContext("cpu").cache_folder).note(
         job.id, {}, compile_cache.Usage(eager_rate=1.0, compiled_rate=1.5)
     )
-    assert not compiled(process(compilers), model)
+    report = run(process(compilers), model)
+    assert not report.compiled
+    assert report.compiling == "eager: what was compiled is slower here"
 
 
 # --- waiting, stopping, unloading ------------------------------------------------------------------------------------

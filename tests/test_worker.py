@@ -26,7 +26,7 @@ class Compiling:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store, self.scratch = ArtifactStore(folder / "store"), folder / "store" / "jobs" / "one"
         self.model = zoo.swinir()
-        self.seconds = {"usual": 1.0, "tuned": 0.5}
+        self.seconds = {"forward": 1.5, "usual": 1.0, "tuned": 0.5}  # "forward" is eager
         self.ways: list[dict[str, object]] = []
         self.before_tuning: Callable[[], object] = lambda: None
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", self._compile)
@@ -35,9 +35,9 @@ class Compiling:
         monkeypatch.setattr(compile_worker._Compiler, "_program", lambda self: None)  # takes seconds
         monkeypatch.setattr(compile_worker, "_trust_the_processor", lambda: None)
 
-    def run(self, limit: float = 60.0, variant: Variant | None = None) -> bytes | None:
+    def run(self, limit: float = 60.0, eager: Variant | None = None) -> bytes | None:
         """What the store has after it."""
-        variant = variant or Variant("fp32", autocast=False, channels_last=False)
+        variant = Variant("fp32", autocast=False, channels_last=False)
         assert self.store.claim(ID, {"model": "SwinIR"})
         self.scratch.mkdir(parents=True)
         weights = self.scratch / "weights.safetensors"
@@ -45,7 +45,7 @@ class Compiling:
         self._working = WorkingModel(self.model, variant)
         request = Request(
             ID, str(self.store.folder), str(weights), content_of(self.model.model), architecture_of(self.model),
-            variant, TileShapes.one(24, 32), "cpu", "here", limit,
+            variant, eager or variant, TileShapes.one(24, 32), "cpu", "here", limit,
         )  # fmt: skip
         (self.scratch / "request.json").write_text(request.to_json())
         main(str(self.scratch / "request.json"))
@@ -84,11 +84,35 @@ def test_what_is_tuned_is_kept_where_it_is_clearly_faster(seconds: float, kept: 
     assert not compiling.scratch.exists()
 
 
+def test_how_fast_it_is_beside_eager_is_known_before_it_is_used(compiling: Compiling) -> None:
+    pixels = 24 * 32 / 1e6
+    compiling.run()
+    assert compiling.store.get(ID).eager_rate == pytest.approx(1.5 / pixels)
+    assert compiling.store.get(ID).compiled_rate == pytest.approx(0.5 / pixels)
+
+
+def test_on_a_busy_machine_nothing_is_said(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_worker, "taking_turns", lambda works: [[work(), 9.0] for work in works])
+    assert compiling.run() == USUAL
+    assert compiling.store.get(ID).compiled_rate == 0
+
+
 def test_what_is_published_can_be_used_while_tuning_goes_on(compiling: Compiling) -> None:
     seen = []
     compiling.before_tuning = lambda: seen.append(compiling.store.path_of(ID).read_bytes())
     assert compiling.run() == TUNED
     assert seen == [USUAL]
+
+
+def test_it_is_compared_with_the_kernels_that_it_would_replace(
+    compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    real = compile_worker.WorkingModel
+    monkeypatch.setattr(compile_worker, "WorkingModel", lambda d, variant: compared.append(variant) or real(d, variant))
+    eager = Variant("fp32", autocast=False, channels_last=True, kernels="attention")
+    compiling.run(eager=eager)
+    assert eager in compared
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such kernel"), MemoryError(), OSError(28, "no space left")])
