@@ -3,8 +3,9 @@
 Every attention of spandrel's architectures is the same handful of operations, `softmax(q @ k^T * scale + bias) @ v`, in
 modules that have little else in common. While `FusedAttention` is active, a product that may be the first of them is
 not computed but noted; so is what it is multiplied by and what is added to it; and when its softmax meets `v`, all of
-it is one call of torch's fused attention (Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135), which never
-holds the [N, M] scores. A product that turns out to be something else is computed after all.
+it is one call of a fused attention, which never holds the [N, M] scores: ours on a CPU (window_attention.py), else
+torch's (Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135). A product that turns out to be something else is
+computed after all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from . import window_attention
 
 _MOST_CHANNELS = 128  # of a head: beyond, fused kernels are slow or missing
 _ALIGNED = 8  # channels: what CUDA's fused kernels take
@@ -97,9 +100,12 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, added: Sequence[Tensor] 
     lead, channels = query.shape[:-2], query.shape[-1]
     pair = (math.prod(lead[:-1]), lead[-1])  # the kernels take two dimensions before those of the matrices
     query, keys, values = (tensor.reshape(*pair, *tensor.shape[-2:]) for tensor in (query, keys, values))
-    bias = _regrouped(reduce(add, added), lead, pair).to(query.dtype) if added else None
+    biases = [_regrouped(tensor, lead, pair) for tensor in added]
+    if window_attention.suits(query, keys, values, biases):
+        return window_attention.attend(query, keys, values, biases).reshape(*lead, *query.shape[-2:])
     if query.is_cuda and channels % _ALIGNED:
         query, keys, values = (F.pad(tensor, (0, -channels % _ALIGNED)) for tensor in (query, keys, values))
+    bias = reduce(add, biases).to(query.dtype) if biases else None
     result = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
     return result[..., :channels].reshape(*lead, *result.shape[-2:-1], channels)
 

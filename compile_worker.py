@@ -28,7 +28,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from . import winograd
+from . import window_attention, winograd
 from .agreement import disagreement
 from .artifacts import ArtifactStore, Usage
 from .compile_errors import CompileError, TraceError, explain, said
@@ -173,7 +173,10 @@ class _Compiler:
         """Seconds for a megapixel of input, in eager and in each of `built`; 0 where the machine is too busy to say.
 
         At low priority, but all in turn: what they are to each other is right."""
-        if self._request.eager.kernels == "winograd" and not winograd.prepare(Path(self._request.folder)):
+        kernels, folder = self._request.eager.kernels, Path(self._request.folder)
+        if kernels == "attention" and self._device.type == "cpu":
+            window_attention.prepare(folder)
+        if kernels == "winograd" and not (winograd.prepare(folder) and window_attention.prepare(folder)):
             return [0.0] * (1 + len(built))
         eager = WorkingModel(self._descriptor, self._request.eager)
         eager.module.to(self._device)

@@ -64,7 +64,8 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
     source = _SOURCES / f"{name}.cpp"
     around = describe_environment(torch.device("cpu"))
     what = {"model": f"{name} kernels", "flags": " ".join(_COMPILE), **{key: around[key] for key in _SURROUNDINGS}}
-    what["code"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    code = b"".join(file.read_bytes() for file in (source, *sorted(_SOURCES.glob("*.h"))))
+    what["code"] = hashlib.sha256(code).hexdigest()
     id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     path = store.path_of(id)
     if path is None:

@@ -12,7 +12,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from . import winograd
+from . import window_attention, winograd
 from .agreement import disagreement
 from .contracts import PrecisionChoice, RunContext, first_line
 from .precision import probe_picture
@@ -24,6 +24,7 @@ from .working import Variant, WorkingModel
 
 logger = logging.getLogger("cudaspeed")
 
+_LEAST_SIDE = 64  # for attention: in less, scores fit caches that they outgrow in any real tile
 _CLEARLY = 0.95  # of the time of what would be used anyway
 
 
@@ -33,6 +34,8 @@ def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: 
     Our kernels are built for it if need be. Only where precision is automatic may it be another one than `variant`'s.
     """
     device, convolutional = context.device.type, is_convolutional(model)
+    if device == "cpu" and not convolutional:
+        window_attention.prepare(context.cache_folder)
     found = [] if convolutional else [replace(variant, kernels="attention")]
     exact = variant.precision == "fp32" or asked == "auto"
     if device == "cpu" and exact and any(map(suits, model.modules())) and winograd.prepare(context.cache_folder):
@@ -59,7 +62,9 @@ def fastest(
     Each is run some times, in turn, for some seconds at most or twice. Raises what `variant` raises, and the context's
     interrupt and out-of-memory error.
     """
-    picture = probe_picture(descriptor).repeat(1, 1, *_copies(context.device)).to(context.device)
+    picture = probe_picture(descriptor)
+    least = 0 if is_convolutional(descriptor.model) else _LEAST_SIDE
+    picture = picture.repeat(1, 1, *_copies(context.device, picture.shape[2:], least)).to(context.device)
     with torch.inference_mode():
         usual = WorkingModel(descriptor, variant)
         context.make_resident(usual, 0)
@@ -74,9 +79,13 @@ def fastest(
     return Fastest(models[best] if times[best] < _CLEARLY * times[0] else usual, sure)
 
 
-def _copies(device: torch.device) -> tuple[int, int]:
-    """How often the probe picture is repeated, down and across, so that it is work for the whole device."""
-    return (6, 6) if device.type == "cuda" else (max(1, torch.get_num_threads() // 4), 1)
+def _copies(device: torch.device, size: Sequence[int], least: int) -> tuple[int, int]:
+    """How often the probe picture of `size` (height, width) is repeated, down and across, so that it is work for the
+    whole device, and its sides are of `least` pixels."""
+    if device.type == "cuda":
+        return 6, 6
+    down, across = (max(1, -(-least // side)) for side in size)
+    return max(torch.get_num_threads() // 4, down), across
 
 
 def _rival(

@@ -7,27 +7,12 @@
 // Built by native.py, called by winograd.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
 // Pictures are [picture][row][pixel][channel], channels dense; strides are counted in floats.
 
-#include <algorithm>
-#include <cstdint>
+#include "product.h"
 
 namespace {
 
-#if defined(__AVX512F__) || defined(AS_IF_AVX512)  // the latter is for tests: g++ makes each register of two
-constexpr int WIDEST = 16;  // floats in a register
-constexpr int ROWS = 12;    // tiles multiplied at once: as many sums as the registers hold
-#else
-constexpr int WIDEST = 8;
-constexpr int ROWS = 6;
-#endif
 constexpr int POINTS = 36, SIDE = 6, OUT = 4;
 constexpr int LINE = 16;  // floats in a cache line
-
-template <int L> struct Lanes {
-    typedef float Vector __attribute__((vector_size(L * sizeof(float))));
-    typedef float Unaligned __attribute__((vector_size(L * sizeof(float)), aligned(sizeof(float))));
-    static Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
-    static void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
-};
 
 // y = B' x for six values `step` apart.
 template <class V> inline void into(const V* x, int step, V* y) {
@@ -49,44 +34,6 @@ template <class V> inline void out_of(const V* x, int step, V* y) {
     y[1] = b + 2.f * d;
     y[2] = a + 4.f * c;
     y[3] = b + 8.f * d + x[5 * step];
-}
-
-// sums[R][columns] = tiles[R][channels] . weights[channels][columns], columns being one register or two.
-template <int L, int R, int WIDE>
-inline void block(const float* tiles, int channels, const float* weights, float* sums, int stride) {
-    using Vector = typename Lanes<L>::Vector;
-    Vector sum[R][WIDE] = {};
-    for (int c = 0; c < channels; ++c) {
-        Vector weight[WIDE];
-        for (int k = 0; k < WIDE; ++k) weight[k] = Lanes<L>::load(weights + (int64_t(c) * WIDE + k) * L);
-        for (int r = 0; r < R; ++r) {
-            const float value = tiles[int64_t(r) * channels + c];
-            for (int k = 0; k < WIDE; ++k) sum[r][k] += value * weight[k];
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int k = 0; k < WIDE; ++k) Lanes<L>::store(sums + int64_t(r) * stride + k * L, sum[r][k]);
-}
-
-template <int L, int WIDE>
-void columns(const float* tiles, int count, int channels, const float* weights, float* sums, int stride) {
-    int t = 0;
-    for (; t + ROWS <= count; t += ROWS)
-        block<L, ROWS, WIDE>(tiles + int64_t(t) * channels, channels, weights, sums + int64_t(t) * stride, stride);
-    for (; t + 3 <= count; t += 3)
-        block<L, 3, WIDE>(tiles + int64_t(t) * channels, channels, weights, sums + int64_t(t) * stride, stride);
-    for (; t < count; ++t)
-        block<L, 1, WIDE>(tiles + int64_t(t) * channels, channels, weights, sums + int64_t(t) * stride, stride);
-}
-
-// sums[count][outputs] = tiles[count][channels] . weights, which lie in blocks of two registers' columns, and one's at
-// the end where `outputs` asks for it.
-template <int L>
-void multiply(const float* tiles, int count, int channels, const float* weights, float* sums, int outputs) {
-    int o = 0;
-    for (; o + 2 * L <= outputs; o += 2 * L)
-        columns<L, 2>(tiles, count, channels, weights + int64_t(o) * channels, sums + o, outputs);
-    if (o < outputs) columns<L, 1>(tiles, count, channels, weights + int64_t(o) * channels, sums + o, outputs);
 }
 
 }  // namespace
@@ -241,9 +188,9 @@ void run(const Picture& x, const float* weights, const Ending& ending, const Pic
             const Place next = place(std::min(first + int64_t(s.threads) * s.run, all - 1), s);
             for (int p = 0; p < POINTS; ++p) {
                 fetch(x, s, next, p);
-                multiply<L>(tiles + p * apart(count, s.channels), count, s.channels,
+                multiply<L>({tiles + p * apart(count, s.channels), s.channels}, count, s.channels,
                             weights + int64_t(p) * s.channels * s.outputs,
-                            sums + p * apart(count, s.outputs), s.outputs);
+                            {sums + p * apart(count, s.outputs), s.outputs}, s.outputs);
             }
             give_out<L>(sums, s, first, count, ending, y);
         }

@@ -34,6 +34,8 @@ def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without kernels of ours, where compiling is what makes models faster."""
     monkeypatch.setattr("cudaspeed.winograd.prepare", lambda folder: False)
+    monkeypatch.setattr("cudaspeed.window_attention.prepare", lambda folder: False)
+    monkeypatch.setattr("cudaspeed.window_attention._library", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
