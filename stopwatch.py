@@ -37,21 +37,27 @@ def seconds_on_cuda(work: Callable[[], object], rounds: int = 5, runs: int = 4) 
     return statistics.median(times)
 
 
+def timed(forward: Forward, x: Tensor) -> tuple[Tensor, float]:
+    """The result of one run on any device, and the seconds until it is there."""
+    began = time.perf_counter()
+    result = forward(x)
+    result[..., :1, :1].cpu()  # waits for it
+    return result, time.perf_counter() - began
+
+
 def seconds_of_forward(forward: Forward, x: Tensor) -> float:
     """Seconds of one run on any device, until its result is there."""
-    began = time.perf_counter()
-    forward(x)[..., :1, :1].cpu()  # waits for it
-    return time.perf_counter() - began
+    return timed(forward, x)[1]
 
 
-def taking_turns(works: Sequence[Callable[[], float]]) -> list[list[float]]:
+def taking_turns(works: Sequence[Callable[[], float]], before: Sequence[float] = ()) -> list[list[float]]:
     """The seconds that each of `works` says that it took, in turn, so that what else happens meets them all: for a
-    third of a second together or twice; on a busy machine until it is clear what each takes, but no longer than three
-    seconds."""
-    times: list[list[float]] = [[] for _ in works]
+    third of a second together or twice, once if they took the seconds `before`; on a busy machine until it is clear
+    what each takes, but no longer than three seconds."""
+    times: list[list[float]] = [[seconds] for seconds in before] or [[] for _ in works]
     spent, rounds = 0.0, 0
     while (
-        rounds < _LEAST_ROUNDS
+        rounds + bool(before) < _LEAST_ROUNDS
         or (spent < _ENOUGH_SECONDS and rounds < _ENOUGH_ROUNDS)
         or (spent < _MOST_SECONDS and rounds < _MOST_ROUNDS and not all(map(reproduced, times)))
     ):

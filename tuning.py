@@ -17,7 +17,7 @@ from .agreement import disagreement
 from .contracts import PrecisionChoice, RunContext, first_line
 from .precision import probe_picture
 from .rewriting import can_fuse
-from .stopwatch import reproduced, seconds_of_forward, taking_turns
+from .stopwatch import reproduced, seconds_of_forward, taking_turns, timed
 from .traits import is_convolutional
 from .winograd import suits
 from .working import Variant, WorkingModel
@@ -25,6 +25,7 @@ from .working import Variant, WorkingModel
 logger = logging.getLogger("cudaspeed")
 
 _LEAST_SIDE = 64  # for attention: in less, scores fit caches that they outgrow in any real tile
+_LONG = 0.3  # seconds: what else the machine does for a moment is little beside it
 _CLEARLY = 0.95  # of the time of what would be used anyway
 
 
@@ -36,10 +37,10 @@ def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: 
     device, convolutional = context.device.type, is_convolutional(model)
     if device == "cpu" and not convolutional:
         window_attention.prepare(context.cache_folder)
-    found = [] if convolutional else [replace(variant, kernels="attention")]
     exact = variant.precision == "fp32" or asked == "auto"
     if device == "cpu" and exact and any(map(suits, model.modules())) and winograd.prepare(context.cache_folder):
-        found.append(Variant("fp32", autocast=False, channels_last=True, kernels="winograd"))
+        return [Variant("fp32", autocast=False, channels_last=True, kernels="winograd")]  # and attention
+    found = [] if convolutional else [replace(variant, kernels="attention")]
     if device == "cuda" and convolutional:
         found.append(replace(variant, channels_last=not variant.channels_last))
         if can_fuse(model):
@@ -59,8 +60,9 @@ def fastest(
 ) -> Fastest:
     """`descriptor`'s copy in `variant`, or in that of `others` which is clearly faster and computes the same.
 
-    Each is run some times, in turn, for some seconds at most or twice. Raises what `variant` raises, and the context's
-    interrupt and out-of-memory error.
+    Each is run some times, in turn, for some seconds at most or twice. The choice is sure if all took their least time
+    more than once, or if the fastest takes long and none of its times is near another's. Raises what `variant` raises,
+    and the context's interrupt and out-of-memory error.
     """
     picture = probe_picture(descriptor)
     least = 0 if is_convolutional(descriptor.model) else _LEAST_SIDE
@@ -68,15 +70,28 @@ def fastest(
     with torch.inference_mode():
         usual = WorkingModel(descriptor, variant)
         context.make_resident(usual, 0)
-        truth = usual.forward(picture)
+        truth, seconds = timed(usual.forward, picture)
         found = [_rival(descriptor, other, picture, truth, variant, context) for other in others]
-        models = [usual, *(rival for rival in found if rival)]
-        all_times = _times(models, picture, context) if len(models) > 1 else [[0.0, 0.0]]
-    times = [min(taken) for taken in all_times]
-    best, sure = times.index(min(times)), all(map(reproduced, all_times))
+        ways = [_Way(usual, seconds), *(rival for rival in found if rival)]
+        all_times = _times(ways, picture, context) if len(ways) > 1 else [[0.0, 0.0]]
+    models, times = [way.working for way in ways], [min(taken) for taken in all_times]
+    best = times.index(min(times))
+    apart = times[best] > _LONG and all(max(all_times[best]) < _CLEARLY * least for least in _without(best, times))
+    sure = apart or all(map(reproduced, all_times))
     told = {str(working.variant): least for working, least in zip(models, times, strict=True)}
     logger.debug("%s: %s%s", descriptor.architecture.name, told, "" if sure else ", on a busy machine")
     return Fastest(models[best] if times[best] < _CLEARLY * times[0] else usual, sure)
+
+
+def _without(index: int, values: Sequence[float]) -> list[float]:
+    return [*values[:index], *values[index + 1 :]]
+
+
+class _Way(NamedTuple):
+    """A copy of the model, and the seconds that it took for the picture the first time."""
+
+    working: WorkingModel
+    seconds: float
 
 
 def _copies(device: torch.device, size: Sequence[int], least: int) -> tuple[int, int]:
@@ -95,12 +110,12 @@ def _rival(
     truth: Tensor,
     usual: Variant,
     context: RunContext,
-) -> WorkingModel | None:
+) -> _Way | None:
     """The copy in `variant`, if it can be made and makes the same of `picture`."""
     try:
         working = WorkingModel(descriptor, variant)
         context.make_resident(working, 0)
-        output = working.forward(picture)
+        output, seconds = timed(working.forward, picture)
     except Exception as error:  # a model may fail in any way in another layout, or with modules it does not know
         context.raise_if_interrupted()
         if context.is_out_of_memory(error):
@@ -110,10 +125,10 @@ def _rival(
     flaw = disagreement(output, truth, usual.precision)
     if flaw:
         logger.warning("not in %s: %s", variant, flaw)
-    return None if flaw else working
+    return None if flaw else _Way(working, seconds)
 
 
-def _times(models: Sequence[WorkingModel], picture: Tensor, context: RunContext) -> list[list[float]]:
+def _times(ways: Sequence[_Way], picture: Tensor, context: RunContext) -> list[list[float]]:
     """The seconds that each takes for `picture`, some times."""
 
     def once(working: WorkingModel) -> float:
@@ -121,4 +136,4 @@ def _times(models: Sequence[WorkingModel], picture: Tensor, context: RunContext)
         context.make_resident(working, 0)  # a host short of memory has unloaded it for another
         return seconds_of_forward(working.forward, picture)
 
-    return taking_turns([partial(once, working) for working in models])
+    return taking_turns([partial(once, way.working) for way in ways], before=[way.seconds for way in ways])

@@ -38,8 +38,8 @@ def context(tmp_path: Path) -> StandaloneContext:
 def takes(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     """Make computing with these kernels take so long."""
 
-    def measured(models: Sequence[WorkingModel], picture: Tensor, context: StandaloneContext) -> list[list[float]]:
-        return [[seconds[working.variant.kernels]] * 2 for working in models]
+    def measured(ways: Sequence[tuning._Way], *_: object) -> list[list[float]]:
+        return [[seconds[way.working.variant.kernels]] * 2 for way in ways]
 
     monkeypatch.setattr(tuning, "_times", measured)
 
@@ -108,13 +108,16 @@ def test_too_little_memory_to_compare_costs_the_choice_and_not_the_picture(model
     assert run(model, precision="fp32").report.kernels == "winograd", "it is compared when there is room"
 
 
-def test_there_is_no_other_way_where_it_would_be_less_precise_or_is_none(model, context) -> None:
+def test_there_is_no_other_way_where_it_would_be_less_precise_or_is_none(model, context, monkeypatch) -> None:
     half = Variant("bf16", autocast=True, channels_last=True)
     assert rivals(model.model, PLAIN, "fp32", context) == [OURS]
     assert rivals(model.model, half, "auto", context) == [OURS], "float32 is precise enough for automatic"
     assert rivals(model.model, half, "bf16", context) == [], "bf16 was asked for"
-    fused = replace(PLAIN, kernels="attention")
-    assert rivals(zoo.swinir().model, PLAIN, "fp32", context) == [fused, OURS], "its convolutions, too"
+    attention, half_attention = replace(PLAIN, kernels="attention"), replace(half, kernels="attention")
+    assert rivals(zoo.swinir().model, PLAIN, "fp32", context) == [OURS], "its convolutions and its attention"
+    assert rivals(zoo.swinir().model, half, "bf16", context) == [half_attention]
+    monkeypatch.setattr(winograd, "prepare", lambda folder: False)
+    assert rivals(zoo.swinir().model, PLAIN, "fp32", context) == [attention]
 
 
 def test_the_picture_is_the_same_and_the_report_says_how_it_was_computed(model, context, monkeypatch) -> None:
@@ -159,9 +162,20 @@ def test_what_a_busy_machine_tells_is_not_kept_and_not_asked_for_twice(model, co
 def test_a_busy_machine_is_asked_until_the_answer_is_clear(model, context, monkeypatch) -> None:
     disturbed = iter([9.0, 9.0, 5.0, 4.0, 2.0, 1.0, 1.0, 0.3, 1.05, 0.31])
     monkeypatch.setattr(tuning, "seconds_of_forward", lambda *_: next(disturbed) / 20)
+    monkeypatch.setattr(tuning, "timed", lambda forward, x: (forward(x), 9.0))
     best = fastest(model, PLAIN, [OURS], context)
     assert (best.working.variant, best.sure) == (OURS, True)
     assert next(disturbed, None) is None
+
+
+def test_long_times_that_are_far_apart_need_not_be_seen_twice(model, context, monkeypatch) -> None:
+    """A large model should not be run a dozen times to see what is plain already."""
+    taken = iter([4.0, 2.5, 5.0, 2.0])
+    monkeypatch.setattr(tuning, "timed", lambda forward, x: (forward(x), next(taken)))
+    monkeypatch.setattr(tuning, "seconds_of_forward", lambda *_: next(taken))
+    best = fastest(model, PLAIN, [OURS], context)
+    assert (best.working.variant, best.sure) == (OURS, True)
+    assert next(taken, None) is None, "four forwards in all"
 
 
 def test_tiles_that_our_kernels_spoil_are_mended_and_later_sessions_do_without(model, context, monkeypatch) -> None:
