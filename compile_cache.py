@@ -251,22 +251,28 @@ class CompiledForwards:
         return next((shapes for shapes, entry in self._entries().items() if entry.state == "compiling"), None)
 
     def wait(self, context: RunContext) -> None:
-        """Until nothing of ours is being compiled, nor this model by anyone. An interrupt ends our compile."""
-        if not (self._cache.busy() or self.compiling()):
+        """Until nothing of ours is being compiled, nor this model by anyone; what is ready, and only tried to be
+        improved, is not waited for. An interrupt ends our compile."""
+        if not self._pending():
             return
         began = time.monotonic()
         try:
-            while self._cache.busy() or self.compiling():
+            while self._pending():
                 context.raise_if_interrupted()
-                shapes = self.compiling()
-                what = f"compiling for {shapes}" if shapes else "compiling faster code, or for another model"
-                context.say(f"{what}, {time.monotonic() - began:.0f} s so far")
+                what = self.compiling() or "another model"
+                context.say(f"compiling for {what}, {time.monotonic() - began:.0f} s so far")
                 time.sleep(_ASKED_AGAIN)
         except BaseException:  # an interrupt, of whatever kind the host's is
             self._cache.stop()
             raise
         finally:
             context.say("")
+
+    def _pending(self) -> bool:
+        if self.compiling():
+            return True
+        ready = {entry.id for entry in self._entries().values() if entry.state == "ready"}
+        return self._cache.busy() and self._cache.job is not None and self._cache.job.id not in ready
 
     def refuse(self, shapes: TileShapes, reason: str, lasting: bool) -> None:
         """Go on without: in this process, and, where `lasting`, until something changes."""

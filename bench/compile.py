@@ -25,6 +25,7 @@ import torch
 from harness import Column, Record, Results, Table, Work, command_line, seconds
 from spandrel import ImageModelDescriptor
 from torch import Tensor
+from ways import settle
 
 from cudaspeed.artifacts import ArtifactStore
 from cudaspeed.contracts import UpscaleOptions
@@ -56,7 +57,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.model: ImageModelDescriptor = build(args.models[0])
         self.context, self.caches, self.runs = StandaloneContext(args.device), Caches(), args.runs
-        self.options = UpscaleOptions(precision=args.precision)
+        self.options, self.tuning = UpscaleOptions(precision=args.precision), args.tuning
         self.picture = torch.rand(1, args.side, args.side, 3, generator=torch.Generator().manual_seed(0))
         self.traits = traits_of(self.model)
 
@@ -84,10 +85,12 @@ def cold(bench: Bench, folder: Path) -> Record:
         status = warm_up(bench.model, tuple(bench.picture.shape[1:3]), bench.options, bench.context, bench.caches)
 
     seconds = bench.seconds(compile_it)
+    tuning = bench.seconds(lambda: settle(bench.caches, bench.tuning))
     entries = ArtifactStore(folder / _PACKAGES).entries().values()
     ready = [entry for entry in entries if entry.state == "ready"]
     record = {
         "cold_seconds": seconds,
+        "tuning_seconds": tuning,
         "worker_seconds": sum(entry.compile_seconds for entry in ready),
         "package_bytes": sum(entry.bytes for entry in ready),
         "shapes": [entry.what["shapes"] for entry in ready],
@@ -150,6 +153,7 @@ def by_package(bench: Bench, folder: Path) -> Record:
         if not forwards.take(tile):
             forwards.start(candidates(bench.traits, tuple(tile.shape[2:]))[0])
             forwards.wait(bench.context)
+        bench.caches.compiles.stop()  # it would go on to tune it
         compiled = forwards.take(tile)
         if not compiled:
             raise RuntimeError(forwards.status(used=False))
@@ -233,7 +237,7 @@ def run_part(args: argparse.Namespace) -> None:
 def in_child(part: Callable[[Bench, Path], Record], model: str, folder: Path, args: argparse.Namespace) -> Record:
     """What `part` measures in a new process; a record with a "failure" where it died."""
     command = [sys.executable, __file__, "--child", part.__name__, str(folder), "--models", model]
-    for name in ("precision", "device", "side", "runs"):
+    for name in ("precision", "device", "side", "runs", "tuning"):
         command += [f"--{name}", str(getattr(args, name))]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
@@ -358,6 +362,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--side", type=int, default=128, help="of the square picture, pixels: one tile")
     parser.add_argument("--runs", type=int, default=7, help="forwards whose median counts, at least")
+    parser.add_argument("--tuning", type=float, default=600.0, help="seconds that a compile may go on for faster code")
     parser.add_argument("--methods", action="store_true", help="compare the ways to keep a compile")
     parser.add_argument("--child", nargs=2, metavar=("PART", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,9 +1,9 @@
 """What rewritten layers and CUDA graphs gain, layer by layer: `python bench/kernels.py [--json FILE]`.
 
 Tables, each against the plain modules of the same run, in turn: the convolutions of a dense block and of Compact, by
-torch and by each of Triton's block sizes; dense blocks as a whole; Compact as a whole; forwards eager and as CUDA
-graphs. "off" is the largest difference from the plain result, as a share of its root mean square. On a CPU the sizes
-are small and only what runs there is shown: a rehearsal.
+torch and by each of Triton's block sizes; dense blocks as a whole; Compact as a whole; attention within windows;
+forwards eager and as CUDA graphs. "off" is the largest difference from the plain result, as a share of its root mean
+square. On a CPU the sizes are small and only what runs there is shown: a rehearsal.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 
+from cudaspeed import window_attention
+from cudaspeed.attention import attend
 from cudaspeed.contracts import DTYPES, first_line
 from cudaspeed.convolution import Convolution, plain_convolution
 from cudaspeed.dense_block import dense_groups, rewrite_dense_groups
@@ -30,6 +32,7 @@ from cudaspeed.standalone import StandaloneContext
 
 _GROWTH = 32
 _LAYERS = [(64, 32), (96, 32), (128, 32), (160, 32), (192, 64), (64, 64)]  # a dense block's, then Compact's
+_ATTENTION = [("SwinIR-M", 6, 64, 30), ("HAT", 6, 256, 24), ("DAT light", 3, 256, 10)]  # heads, window, channels
 _GRAPH_SIDES = (64, 128, 256)
 
 _TABLE = Table(
@@ -168,6 +171,21 @@ def chain(x: Tensor) -> dict[str, Callable[[], Tensor]]:
     return ways
 
 
+def attention(windows: int, heads: int, length: int, channels: int, like: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """`windows` of `length` pixels, in the type and on the device of `like`."""
+    given = torch.randn(windows, length, 3, heads, channels, device=like.device).to(like.dtype)
+    query, keys, values = given.permute(2, 0, 3, 1, 4)
+    bias = torch.randn(heads, length, length, device=like.device).to(like.dtype)
+
+    def plain() -> Tensor:
+        return (query @ keys.mT + bias).softmax(-1) @ values
+
+    def torchs() -> Tensor:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+
+    return {"one by one": plain, "torch's": torchs, "as models get it": lambda: attend(query, keys, values, [bias])}
+
+
 def graphs(network: nn.Module, x: Tensor) -> dict[str, Callable[[], Tensor]]:
     """A forward launch by launch, and as a CUDA graph with its copies in and out."""
 
@@ -216,6 +234,10 @@ def main() -> None:
         flops = 6 * 2 * 9 * sum(channels * out for channels, out in _LAYERS[:5]) * side * side
         bench.compare(f"2 RRDBs of 64 features, {size}", dense(picture(64)), flops)
         bench.compare(f"Compact x4 of 64 features, 16 convolutions, {size}", chain(picture(3)))
+        window_attention.prepare(StandaloneContext(args.device).cache_folder)
+        for name, heads, window, channels in _ATTENTION:
+            works = attention(side * side // window, heads, window, channels, picture(1))
+            bench.compare(f"attention of {name}, windows of {window}, {heads} heads of {channels}, {size}", works)
         if not on_cuda:
             print("\nCUDA graphs: no CUDA device")
             return

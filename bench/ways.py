@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from cudaspeed.traits import traits_of
 from cudaspeed.upscale_engine import Caches, upscale
 
 _BATCH = 16  # frames at once, where a way takes several
+_TUNING_SECONDS = 15.0  # that a compile may go on to look for faster code
 _SPLIT_OVERLAP = 16  # pixels that a quarter sees beyond its edge
 
 
@@ -217,15 +219,25 @@ def ours(setting: Setting, level: Level, half: bool, compiled: bool) -> Upscaler
 
     def run(image: Tensor) -> Made:
         result = upscale(image, setting.model, options, StandaloneContext(str(setting.device)), caches)
+        settle(caches, _TUNING_SECONDS)
         report = result.report
         how = f"{report.tiles} of {report.tile[1]}x{report.tile[0]}"
-        if report.kernels != "plain":
+        if report.kernels != "plain" and not report.compiled:
             how += f", {report.kernels}"
-        elif compiled and not report.compiled:
-            how += f", eager: {report.compiling}"
+        if compiled and not report.compiled:
+            how += f", {report.compiling}"
         return Made(result.image, report.precision, how)
 
     return run
+
+
+def settle(caches: Caches, seconds: float) -> None:
+    """Give the compiling process, which tunes what it has published, so long; then end it, for it would disturb what is
+    measured next."""
+    until = time.monotonic() + seconds
+    while caches.compiles.busy() and time.monotonic() < until:
+        time.sleep(0.2)
+    caches.compiles.stop()
 
 
 WAYS: dict[str, Prepare] = {

@@ -61,10 +61,17 @@ class Job:
         self._store.release(self.id)
 
     def succeed(self, seconds: float = 30.0) -> None:
+        self.publish(seconds)
+        self._over = True
+
+    def publish(self, seconds: float = 30.0) -> None:
+        """It is ready, and the process goes on to improve it."""
         package = self._scratch / "model.pt2"
         package.write_text(self.id)
         self._store.publish(self.id, package, seconds)
         shutil.rmtree(self._scratch)
+
+    def end(self) -> None:
         self._over = True
 
     def fail(self, reason: str = "it uses an unknown operator", scope: str = "model") -> None:

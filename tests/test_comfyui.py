@@ -36,7 +36,8 @@ FP32 = {
     "optimization_level": "balanced",
 }
 
-# A node that makes the server one where our kernels for CPUs cannot be built, and compiling is what makes it faster.
+# A node that makes the server one where our kernels for CPUs cannot be built, and compiling is what makes it faster,
+# whatever else this machine does just then.
 WITHOUT_KERNELS = """
 import sys
 
@@ -52,6 +53,8 @@ class WithoutKernels:
         for name, module in list(sys.modules.items()):
             if name.endswith(".winograd") and hasattr(module, "prepare"):
                 module.prepare = lambda folder: False
+            if name.endswith(".compile_cache") and hasattr(module, "_CLEARLY_SLOWER"):
+                module._CLEARLY_SLOWER = 100.0
         return ()
 
 

@@ -139,6 +139,24 @@ def test_what_is_improved_is_taken_at_once_and_checked_anew(
     assert store.get(job.id).verified
 
 
+def test_what_is_ready_is_not_waited_for_until_it_is_improved(compilers: Compilers) -> None:
+    compilers.at_once = Job.publish
+    caches = process(compilers)
+    assert run(caches, zoo.compact(), WAIT).compiled
+    assert compilers.jobs[0].running()
+    said: list[str] = []
+    context = StandaloneContext("cpu")
+
+    def say(text: str) -> None:
+        said.append(text)
+        compilers.jobs[0].end()
+
+    context.say = say  # type: ignore[method-assign]
+    other = zoo.compact(convs=2)
+    assert upscale(zoo.photograph(40, 40), other, WAIT, context, caches).report.compiled, "after the first has ended"
+    assert said[0].startswith("compiling for another model")
+
+
 def test_a_run_that_used_the_file_before_it_was_improved_says_nothing_of_the_new_one(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
     caches, model = process(compilers), zoo.compact()

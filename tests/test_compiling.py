@@ -71,6 +71,12 @@ def folder(compiled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return tmp_path / "copy"
 
 
+@pytest.fixture(autouse=True)
+def no_compiled_code_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it pays here, for models this small, decides no test."""
+    monkeypatch.setattr(compile_cache, "_CLEARLY_SLOWER", 100.0)
+
+
 def run(caches: Caches, options: UpscaleOptions = OPTIONS, size: tuple[int, int] = (40, 40)) -> UpscaleReport:
     """Upscale, and find the eager picture."""
     image = zoo.photograph(*size, frames=2)
@@ -207,6 +213,7 @@ def test_an_attention_model_is_compiled_for_the_tile() -> None:
         eager = upscale(image, model, UpscaleOptions(precision="fp32", compile=False), StandaloneContext("cpu"))
         inside = result.image[:, :64, :96], eager.image[:, :64, :96]  # where the tile's larger size is out of sight
         torch.testing.assert_close(*inside, atol=1e-3 if size == (48, 64) else 2 / 255, rtol=0)
+    caches.compiles.stop()  # it would go on to improve it
 
 
 def test_a_full_disk_costs_a_warning_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

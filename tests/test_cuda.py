@@ -11,8 +11,9 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed import results, streaming
-from cudaspeed.contracts import ModelFailedError, UpscaleOptions
+from cudaspeed import results, streaming, tuning
+from cudaspeed.attention import attend
+from cudaspeed.contracts import DTYPES, ModelFailedError, UpscaleOptions
 from cudaspeed.lanes import CudaLane
 from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.outlet import LaneOutlet
@@ -241,7 +242,39 @@ def test_compiled_code_gives_the_eager_picture(model, precision: str) -> None:
         reports.append(result.report)
         if size == (128, 192):
             assert psnr(result.image, eager.image) >= 50
-    assert [report.compiled for report in reports] == [True] * 3, reports[0].compiling
+    caches.compiles.stop()  # it would go on to improve it
+    assert all(report.compiled for report in reports) or "slower here" in reports[-1].compiling
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("channels", [8, 10, 24, 30])
+def test_attention_in_one_operation_is_the_same_and_holds_no_scores(precision: str, channels: int) -> None:
+    """Heads of any width, though CUDA's kernels take multiples of eight; biases spread over windows, and masks."""
+    torch.manual_seed(0)
+    windows, heads, length = 64, 6, 256
+    shapes = [(windows, heads, length, channels)] * 3 + [(heads, length, length), (windows, 1, length, length)]
+    query, keys, values, bias, mask = (torch.randn(shape, device="cuda").to(DTYPES[precision]) for shape in shapes)
+    scores = windows * heads * length**2 * query.element_size()
+    for biases in ([], [bias]):
+        truth = sum(biases, query.float() @ keys.float().mT).softmax(-1) @ values.float()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        found = attend(query, keys, values, biases)
+        assert torch.cuda.max_memory_allocated() - before < scores
+        assert psnr(found.float(), truth) >= 40
+    masked = (query.float() @ keys.float().mT + bias + mask).softmax(-1) @ values.float()
+    assert psnr(attend(query, keys, values, [bias, mask]).float(), masked) >= 40
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_models_with_attention_in_one_operation_give_the_plain_picture(precision: str, truth, monkeypatch) -> None:
+    seconds = {"plain": 1.0, "attention": 0.1}
+    monkeypatch.setattr(tuning, "_times", lambda ways, *_: [[seconds[way.working.variant.kernels]] * 2 for way in ways])
+    image, model = zoo.photograph(96, 128), zoo.swinir()
+    result = run(image, model, precision=precision, compile=False)
+    assert result.report.kernels == "attention"
+    assert psnr(result.image, truth(image, model)) >= (80 if precision == "fp32" else 45)
 
 
 def test_small_frames_are_replayed_as_they_were_recorded(truth) -> None:
