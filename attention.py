@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import repeat
 from numbers import Number
 from operator import add
 from typing import Any
@@ -26,6 +27,7 @@ from . import window_attention
 
 _MOST_CHANNELS = 128  # of a head: beyond, fused kernels are slow or missing
 _ALIGNED = 8  # channels: what CUDA's fused kernels take
+_MOST_WINDOWS = 65535  # at once, on CUDA: they are the last dimension of a grid of blocks
 
 Function = Callable[..., Any]
 
@@ -97,17 +99,27 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, added: Sequence[Tensor] 
     tensors that are broadcast to [..., N, M]. On a meta device its memory: that of the result."""
     if query.is_meta:
         return query.new_empty(query.shape)
-    lead, channels = query.shape[:-2], query.shape[-1]
-    pair = (math.prod(lead[:-1]), lead[-1])  # the kernels take two dimensions before those of the matrices
+    lead = query.shape[:-2]
+    pair = (math.prod(lead[:-1]), lead[-1]) if len(lead) > 1 else (*lead, 1)  # windows and heads, for the kernels
     query, keys, values = (tensor.reshape(*pair, *tensor.shape[-2:]) for tensor in (query, keys, values))
     biases = [_regrouped(tensor, lead, pair) for tensor in added]
     if window_attention.suits(query, keys, values, biases):
-        return window_attention.attend(query, keys, values, biases).reshape(*lead, *query.shape[-2:])
-    if query.is_cuda and channels % _ALIGNED:
-        query, keys, values = (F.pad(tensor, (0, -channels % _ALIGNED)) for tensor in (query, keys, values))
-    bias = reduce(add, biases).to(query.dtype) if biases else None
-    result = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
-    return result[..., :channels].reshape(*lead, *result.shape[-2:-1], channels)
+        result = window_attention.attend(query, keys, values, biases)
+    else:
+        result = _by_torch(query, keys, values, reduce(add, biases).to(query.dtype) if biases else None)
+    return result.reshape(*lead, *result.shape[-2:])
+
+
+def _by_torch(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    if not query.is_cuda:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+    channels, given = query.shape[-1], (query, keys, values)
+    if channels % _ALIGNED:
+        given = tuple(F.pad(tensor, (0, -channels % _ALIGNED)) for tensor in given)
+    biases = bias.split(_MOST_WINDOWS) if bias is not None and len(bias) > 1 else repeat(bias)
+    pieces = zip(*(tensor.split(_MOST_WINDOWS) for tensor in given), biases, strict=False)
+    results = [F.scaled_dot_product_attention(q, k, v, attn_mask=b, scale=1.0) for q, k, v, b in pieces]
+    return (results[0] if len(results) == 1 else torch.cat(results))[..., :channels]
 
 
 # --- what is noted: each returns the scores it leads to, or None where it is no part of attention --------------------

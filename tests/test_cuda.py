@@ -267,6 +267,16 @@ def test_attention_in_one_operation_is_the_same_and_holds_no_scores(precision: s
     assert psnr(attend(query, keys, values, [bias, mask]).float(), masked) >= 40
 
 
+def test_more_windows_than_a_grid_has_blocks() -> None:
+    query, keys, values = (torch.randn(70_000, 2, 8, 8, device="cuda") for _ in range(3))
+    mask = torch.randn(70_000, 1, 8, 8, device="cuda")
+    for biases in ([], [mask], [mask[:1]]):
+        truth = sum(biases, query @ keys.mT).softmax(-1) @ values
+        assert psnr(attend(query, keys, values, biases), truth) >= 60
+        without_heads = attend(query[:, 0], keys[:, 0], values[:, 0], [bias[:, 0] for bias in biases])
+        assert psnr(without_heads, truth[:, 0]) >= 60
+
+
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_models_with_attention_in_one_operation_give_the_plain_picture(precision: str, truth, monkeypatch) -> None:
     seconds = {"plain": 1.0, "attention": 0.1}
