@@ -26,15 +26,16 @@ from .tuning import fastest, rivals
 from .working import Variant, WorkingModel, WorkingModels, call_of, versions_of
 
 _ALIKE = 0.25  # batches of real work, which take long, and among other things
+_MOST_TRIES = 3  # in one session, to find out what is the fastest on a machine that is busy
 
 
 @dataclass
 class _Session:
     """What was found out of a model's copies in this session, by place, and is found out anew in the next one: the
-    `fastest` as far as a busy machine can tell; the seconds a megapixel that runs have `seen`, by a forward's pixels
+    `fastest` that each try on a busy machine came to, the newest last; the seconds a megapixel that runs have `seen`, by a forward's pixels
     (rounded); the most pixels of work for which its pace was `tried` to be measured."""
 
-    fastest: dict[str, str] = field(default_factory=dict)
+    fastest: dict[str, list[str]] = field(default_factory=dict)
     seen: dict[str, dict[int, list[float]]] = field(default_factory=dict)
     tried: dict[str, int] = field(default_factory=dict)
 
@@ -79,8 +80,8 @@ class Caches:
         profiles, content, place = self._profiles_in(context), self._content(model, context), _place(variant, context)
         profile = profiles.get(content)
         others = [other for other in others if _place(other, context) not in profile.raised]
-        session = self._sessions.setdefault(model.model, _Session())
-        known = profile.fastest.get(place) or session.fastest.get(place)
+        tries = self._sessions.setdefault(model.model, _Session()).fastest.setdefault(place, [])
+        known = profile.fastest.get(place) or (tries[-1] if len(tries) >= _MOST_TRIES else None)
         for candidate in (variant, *others):
             if str(candidate) == known:
                 return candidate
@@ -97,7 +98,7 @@ class Caches:
         if sure:
             profiles.update(content, fastest={**profile.fastest, place: str(best.variant)})
         else:
-            session.fastest[place] = str(best.variant)
+            tries.append(str(best.variant))
         return best.variant
 
     def ladder(

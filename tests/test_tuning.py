@@ -143,7 +143,7 @@ def test_it_is_measured_once_and_remembered_by_the_next_session(model, context, 
     assert run(zoo.compact(2, features=16), precision="fp32").report.kernels == "winograd"
 
 
-def test_what_a_busy_machine_tells_is_not_kept_and_not_asked_for_twice(model, context, monkeypatch) -> None:
+def test_what_a_busy_machine_tells_is_not_kept_and_asked_for_thrice_at_most(model, context, monkeypatch) -> None:
     """Times of which the least was not seen twice say more of the machine than of the model."""
     asked: list[int] = []
 
@@ -153,8 +153,8 @@ def test_what_a_busy_machine_tells_is_not_kept_and_not_asked_for_twice(model, co
 
     monkeypatch.setattr(tuning, "_times", measured)
     kept = Caches()
-    assert run(model, kept).report.kernels == run(model, kept).report.kernels == "winograd"
-    assert asked == [2]
+    assert [run(model, kept).report.kernels for _ in range(5)] == ["winograd"] * 5
+    assert asked == [2] * 3
     takes(monkeypatch, plain=1.0, winograd=1.0)
     assert run(model).report.kernels == "plain", "the next session finds out"
 
