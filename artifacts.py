@@ -113,16 +113,18 @@ class ArtifactStore:
             self._put(entries, replace(plain(_find(entries, id)), compile_seconds=seconds), file, digest, size)
             self._delete_old_jobs()
 
-    def improve(self, id: str, file: Path) -> None:
+    def improve(self, id: str, file: Path) -> bool:
         """Make `file`, which does the same faster, the file of `id` instead of what was published; moved as there.
 
-        Not where that is no longer there: it was evicted, cleared away, or found to be wrong.
+        False where that is no longer there: it was evicted, cleared away, or found to be wrong.
         """
         digest, size = sha256_of(file), file.stat().st_size
         with self._changing() as entries:
-            entry = _find(entries, id)
-            if entry.state == "ready":
-                self._put(entries, replace(plain(entry), compiled_rate=0.0), file, digest, size)
+            entry = entries.get(_checked(id))
+            if entry is None or entry.state != "ready":
+                return False
+            self._put(entries, replace(plain(entry), compiled_rate=0.0), file, digest, size)
+            return True
 
     def fail(self, id: str, reason: str, scope: str, environment: str) -> None:
         """Note why `id` cannot be compiled, or what was compiled cannot be used; its file, if any, is deleted.
@@ -140,7 +142,8 @@ class ArtifactStore:
             entries[id] = replace(with_usage(entry, usage), what=entry.what or what, used=time.time())
 
     def clear(self) -> int:
-        """Delete all and return the bytes freed. While a living process compiles, its entry and all scratch stay."""
+        """Delete all and return the bytes freed. While a living process compiles, its entry and all scratch stay; one
+        that has published, and only goes on to improve that, loses its scratch and ends."""
         if not self.folder.exists():
             return 0
         before = self.size()

@@ -5,7 +5,8 @@ modules that have little else in common. While `FusedAttention` is active, a pro
 not computed but noted; so is what it is multiplied by and what is added to it; and when its softmax meets `v`, all of
 it is one call of a fused attention, which never holds the [N, M] scores: ours on a CPU (window_attention.py), else
 torch's (Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135). A product that turns out to be something else is
-computed after all.
+computed after all. Queries, keys, biases, and views of scores, must not be written to between the product and its
+softmax; no known model does so, and tuning.py would see that it computes something else.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Scores(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _TOLD:
                 return func(*args)
-            note = _NOTES.get(func)
+            note = _NOTES.get(func) if args else None
             noted = note(*args, **(kwargs or {})) if note else None
             return _apply(func, args, kwargs) if noted is None else noted
 
@@ -96,13 +97,13 @@ def _computed(value: Any) -> Any:
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, added: Sequence[Tensor] = ()) -> Tensor:
     """`softmax(query @ keys^T + added) @ values`, [..., N, d], for query [..., N, d], keys and values [..., M, d], and
-    tensors that are broadcast to [..., N, M]. On a meta device its memory: that of the result."""
-    if query.is_meta:
-        return query.new_empty(query.shape)
+    tensors that are broadcast to [..., N, M]. On a meta device it takes the memory that it would take elsewhere."""
     lead = query.shape[:-2]
     pair = (math.prod(lead[:-1]), lead[-1]) if len(lead) > 1 else (*lead, 1)  # windows and heads, for the kernels
     query, keys, values = (tensor.reshape(*pair, *tensor.shape[-2:]) for tensor in (query, keys, values))
     biases = [_regrouped(tensor, lead, pair) for tensor in added]
+    if query.is_meta and window_attention.ready():
+        return query.new_empty(query.shape).reshape(*lead, *query.shape[-2:])
     if window_attention.suits(query, keys, values, biases):
         result = window_attention.attend(query, keys, values, biases)
     else:
@@ -111,13 +112,15 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, added: Sequence[Tensor] 
 
 
 def _by_torch(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    if not query.is_cuda:
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+    """For query [W, H, N, d]; with channels filled up, and so many windows at a time, as CUDA's kernels want them."""
     channels, given = query.shape[-1], (query, keys, values)
-    if channels % _ALIGNED:
+    if channels % _ALIGNED and (query.is_cuda or query.is_meta):
         given = tuple(F.pad(tensor, (0, -channels % _ALIGNED)) for tensor in given)
-    biases = bias.split(_MOST_WINDOWS) if bias is not None and len(bias) > 1 else repeat(bias)
-    pieces = zip(*(tensor.split(_MOST_WINDOWS) for tensor in given), biases, strict=False)
+    if query.is_meta:  # there torch would make scores
+        return torch.empty_like(given[0])[..., :channels]
+    most = _MOST_WINDOWS if query.is_cuda else len(query)
+    biases = bias.split(most) if bias is not None and len(bias) > 1 else repeat(bias)
+    pieces = zip(*(tensor.split(most) for tensor in given), biases, strict=False)
     results = [F.scaled_dot_product_attention(q, k, v, attn_mask=b, scale=1.0) for q, k, v, b in pieces]
     return (results[0] if len(results) == 1 else torch.cat(results))[..., :channels]
 
@@ -137,24 +140,24 @@ def _may_be_scores(query: Any, keys: Any) -> bool:
     )
 
 
-def _multiplied(scores: Any, factor: Any, **more: Any) -> Scores | None:
+def _multiplied(scores: Any, factor: Any = None, **more: Any) -> Scores | None:
     if more or not _raw(scores) or scores.added or not _one_per_matrix(factor, scores):
         return None
     return Scores.of(scores.query * factor, scores.keys)
 
 
-def _divided(scores: Any, by: Any, **more: Any) -> Scores | None:
+def _divided(scores: Any, by: Any = None, **more: Any) -> Scores | None:
     if more or not _raw(scores) or scores.added or not _one_per_matrix(by, scores):
         return None
     return Scores.of(scores.query / by, scores.keys)
 
 
-def _plus(scores: Any, other: Any, **more: Any) -> Scores | None:
+def _plus(scores: Any, other: Any = None, **more: Any) -> Scores | None:
     if not isinstance(scores, Scores):
         scores, other = other, scores
     if more or not _raw(scores) or not isinstance(other, Tensor) or isinstance(other, Scores):
         return None
-    if not other.is_floating_point() or not _broadcasts(other, scores):
+    if not other.is_floating_point() or other.dtype == torch.float64 or not _broadcasts(other, scores):
         return None
     return Scores.of(scores.query, scores.keys, (*scores.added, other))
 
@@ -162,7 +165,7 @@ def _plus(scores: Any, other: Any, **more: Any) -> Scores | None:
 def _in_place(note: Function) -> Function:
     """What `note` notes, of the very scores that it is given."""
 
-    def noted(scores: Any, other: Any, **more: Any) -> Scores | None:
+    def noted(scores: Any, other: Any = None, **more: Any) -> Scores | None:
         result = note(scores, other, **more) if isinstance(scores, Scores) else None
         if result is not None:
             scores.query, scores.added = result.query, result.added
@@ -171,8 +174,10 @@ def _in_place(note: Function) -> Function:
     return noted
 
 
-def _viewed(scores: Any, *shape: Any) -> Scores | None:
+def _viewed(scores: Any, *shape: Any, **more: Any) -> Scores | None:
     """Only its leading dimensions in another grouping, as for windows' masks."""
+    if more or not shape:
+        return None
     sizes = list(shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple | torch.Size) else shape)
     if scores.values is not None or not all(isinstance(size, int) for size in sizes):
         return None
@@ -196,10 +201,12 @@ def _dropout(scores: Any, p: float = 0.5, training: bool = True, inplace: bool =
     return None if training and p else scores
 
 
-def _attended(scores: Any, values: Any, **more: Any) -> Tensor | None:
+def _attended(scores: Any, values: Any = None, **more: Any) -> Tensor | None:
     if more or not isinstance(scores, Scores) or not scores.normalized or scores.values is not None:
         return None
     if not isinstance(values, Tensor) or isinstance(values, Scores) or values.shape != scores.keys.shape:
+        return None
+    if values.dtype != scores.query.dtype:
         return None
     return attend(scores.query, scores.keys, values, scores.added)
 

@@ -12,7 +12,7 @@ from spandrel import ImageModelDescriptor
 from torch import nn
 
 from .compile_cache import CompileCache
-from .contracts import MemoryCost, ModelTraits, RunContext, UpscaleOptions
+from .contracts import MemoryCost, ModelFailedError, ModelTraits, RunContext, UpscaleOptions, first_line
 from .environment import describe_environment
 from .ladder import Ladder, Step
 from .memory import measure_cost
@@ -22,7 +22,7 @@ from .profiles import Profiles, profiles_folder
 from .reach import with_reach
 from .repair import Nature
 from .stopwatch import reproduced
-from .tuning import fastest, rivals
+from .tuning import code_behind, fastest, least_pixels, rivals
 from .working import Variant, WorkingModel, WorkingModels, call_of, versions_of
 
 _ALIKE = 0.25  # batches of real work, which take long, and among other things
@@ -32,9 +32,11 @@ _MOST_TRIES = 3  # in one session, to find out what is the fastest on a machine 
 @dataclass
 class _Session:
     """What was found out of a model's copies in this session, by place, and is found out anew in the next one: the
-    `fastest` that each try on a busy machine came to, the newest last; the seconds a megapixel that runs have `seen`, by a forward's pixels
-    (rounded); the most pixels of work for which its pace was `tried` to be measured."""
+    `fastest` that each try on a busy machine came to, the newest last; the seconds a megapixel that runs have `seen`,
+    by a forward's pixels (rounded); the most pixels of work for which its pace was `tried` to be measured; the `pixels`
+    of all runs."""
 
+    pixels: int = 0
     fastest: dict[str, list[str]] = field(default_factory=dict)
     seen: dict[str, dict[int, list[float]]] = field(default_factory=dict)
     tried: dict[str, int] = field(default_factory=dict)
@@ -53,9 +55,11 @@ class Caches:
         self._costs: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype, bool], MemoryCost]]
         self._costs = weakref.WeakKeyDictionary()
 
-    def choose(self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext) -> Choice:
+    def choose(
+        self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext, pixels: int | None = None
+    ) -> Choice:
         """The variant to run: what suits the device and the model, unless it failed on pictures before, and of what
-        is as good the fastest."""
+        is as good the fastest. It is for a run of so many `pixels`; None: for more than enough."""
         asked = (model, options.precision, options.autocast, context)
         choice = self.chooser.choose(*asked)
         if choice.variant.precision != "fp32":  # nothing is more precise
@@ -68,24 +72,52 @@ class Caches:
             if variant != choice.variant:
                 told = f"{choice.variant.precision} gave ill tiles with this model before: {variant.precision} is used"
                 choice = self.chooser.remember(*asked, Choice(variant, f"{told} instead"))
-        return replace(choice, variant=self._fastest(model, choice.variant, options, context))
+        return replace(choice, variant=self._fastest(model, choice.variant, options, context, pixels))
+
+    def retreat(
+        self,
+        model: ImageModelDescriptor,
+        variant: Variant,
+        options: UpscaleOptions,
+        context: RunContext,
+        error: ModelFailedError,
+    ) -> Choice:
+        """What to run instead of `variant`, which failed on a picture with `error`, now and later: the same by torch's
+        own operations, then fp32. Raises `error` where nothing is left."""
+        if variant.kernels == "plain":
+            if variant.precision == "fp32":
+                raise error
+            return self.chooser.retreat(model, options.precision, options.autocast, context, error)
+        profiles, content = self._profiles_in(context), self._content(model, context)
+        raised = {**profiles.get(content).raised, _place(variant, context): variant.precision}
+        profiles.update(content, raised=raised)
+        warning = f"{variant.kernels} kernels failed on a picture and torch's are used: {first_line(error)}"
+        return Choice(replace(variant, kernels="plain"), warning)
 
     def _fastest(
-        self, model: ImageModelDescriptor, variant: Variant, options: UpscaleOptions, context: RunContext
+        self,
+        model: ImageModelDescriptor,
+        variant: Variant,
+        options: UpscaleOptions,
+        context: RunContext,
+        pixels: int | None,
     ) -> Variant:
-        """`variant`, or what is faster here and computes the same; measured once, and remembered."""
+        """`variant`, or what is faster here and computes the same; measured once there is work enough, and
+        remembered."""
         others = rivals(model.model, variant, options.precision, context)
         if not others:
             return variant
         profiles, content, place = self._profiles_in(context), self._content(model, context), _place(variant, context)
-        profile = profiles.get(content)
+        place += code_behind(model.model, others)
+        profile, session = profiles.get(content), self._sessions.setdefault(model.model, _Session())
         others = [other for other in others if _place(other, context) not in profile.raised]
-        tries = self._sessions.setdefault(model.model, _Session()).fastest.setdefault(place, [])
+        tries = session.fastest.setdefault(place, [])
         known = profile.fastest.get(place) or (tries[-1] if len(tries) >= _MOST_TRIES else None)
         for candidate in (variant, *others):
             if str(candidate) == known:
                 return candidate
-        if not others:
+        session.pixels += pixels or 0
+        if not others or (pixels is not None and session.pixels < least_pixels(model, context)):
             return variant
         try:
             best, sure = fastest(model, variant, others, context)

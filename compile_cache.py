@@ -62,6 +62,10 @@ class CompileCache:
             self.job = None
         return self.job is not None
 
+    def at_work(self) -> bool:
+        """Whether a compile of ours is running whose result is not there yet."""
+        return self.busy() and self.job is not None and not self.job.published
+
     def stop(self) -> None:
         """End our running compile, if there is one; it may be started again."""
         if self.job:
@@ -160,6 +164,7 @@ class CompiledForwards:
         self._what["id"] = self._model_id  # so that what is compiled of it is found without comparing all the rest
         self._loaded: dict[TileShapes, _Loaded] = {}
         self._refused: dict[TileShapes, str] = {}
+        self._unloadable = ""  # the hash of what is better than what is loaded, but has no room beside it
         self._eager_seconds = 0.0
         self._times: dict[TileShapes | None, BestTime] = {}
 
@@ -234,8 +239,9 @@ class CompiledForwards:
         return repays(spent - paid + self._rate(None) * pixels_ahead / 1e6, expected)
 
     def start(self, shapes: TileShapes) -> bool:
-        """Start compiling in the background. False when something else is being compiled, or it cannot be started."""
-        if self._cache.busy() or self.compiling():
+        """Start compiling in the background, instead of improving what is compiled. False when something else is being
+        compiled, or it cannot be started."""
+        if self._cache.at_work() or self.compiling():
             return False
         known = self._entries().get(shapes)
         if known and known.state == "failed" and not self._outdated(known):  # just now: ours died since it was asked
@@ -251,13 +257,13 @@ class CompiledForwards:
         return next((shapes for shapes, entry in self._entries().items() if entry.state == "compiling"), None)
 
     def wait(self, context: RunContext) -> None:
-        """Until nothing of ours is being compiled, nor this model by anyone; what is ready, and only tried to be
-        improved, is not waited for. An interrupt ends our compile."""
-        if not self._pending():
+        """Until nothing of ours is being compiled, nor this model by anyone; what is only being improved is not waited
+        for. An interrupt ends our compile."""
+        if not (self._cache.at_work() or self.compiling()):
             return
         began = time.monotonic()
         try:
-            while self._pending():
+            while self._cache.at_work() or self.compiling():
                 context.raise_if_interrupted()
                 what = self.compiling() or "another model"
                 context.say(f"compiling for {what}, {time.monotonic() - began:.0f} s so far")
@@ -267,12 +273,6 @@ class CompiledForwards:
             raise
         finally:
             context.say("")
-
-    def _pending(self) -> bool:
-        if self.compiling():
-            return True
-        ready = {entry.id for entry in self._entries().values() if entry.state == "ready"}
-        return self._cache.busy() and self._cache.job is not None and self._cache.job.id not in ready
 
     def refuse(self, shapes: TileShapes, reason: str, lasting: bool) -> None:
         """Go on without: in this process, and, where `lasting`, until something changes."""
@@ -363,17 +363,25 @@ class CompiledForwards:
 
     def _load(self, shapes: TileShapes) -> _Loaded | None:
         entry, loaded = self._store.get(self._id(shapes)), self._loaded.get(shapes)
-        if loaded and (entry is None or entry.sha256 in ("", loaded.sha256)):
+        if loaded and (entry is None or entry.sha256 in ("", loaded.sha256, self._unloadable)):
             return loaded
         path = self._store.path_of(self._id(shapes))
         if entry is None or path is None:  # it was damaged and is gone, or the store cannot be used just now
             return loaded
         try:
-            self._loaded[shapes] = _Loaded(self, shapes, load_package(path, self._device), entry)
+            forward = load_package(path, self._device)
+            now = self._store.get(self._id(shapes))
+            if now is None or now.sha256 != entry.sha256:  # it was improved meanwhile: the next batch asks again
+                return loaded
+            self._loaded[shapes] = _Loaded(self, shapes, forward, entry)
             self._times.pop(shapes, None)  # they were another's, which was improved
         except Exception as error:  # a package of another torch, a library that is missing
             # it may pass: memory or disk are full, or another process deleted the file meanwhile, to make room
             lasting = path.exists() and explain(error)[0] == "model"
+            if loaded and not lasting:
+                logger.debug("what was improved is not loaded: %s", first_line(error))
+                self._unloadable = entry.sha256
+                return loaded
             self.refuse(shapes, f"what was compiled cannot be loaded ({first_line(error)})", lasting)
             return None
         return self._loaded[shapes]
@@ -400,6 +408,7 @@ class CompiledForwards:
                 environment=self._environment,
                 limit=limit,
             )
+            self._cache.stop()  # what only improves gives way
             self._cache.job = self._cache.start_job(self._store, request, module, scratch)
             undo.pop_all()
         logger.info("compiling %s for %s in the background", self._what["model"], shapes)

@@ -54,7 +54,7 @@ class CompileJob:
     """
 
     def __init__(self, store: ArtifactStore, request: Request, module: nn.Module, scratch: Path) -> None:
-        self.id, self.shapes = request.id, request.shapes
+        self.id, self.shapes, self._published = request.id, request.shapes, False
         self._store, self._scratch, self._request = store, scratch, request
         self._until = time.monotonic() + request.limit + _GRACE
         _save_weights(module, request.weights)
@@ -75,14 +75,21 @@ class CompileJob:
             Path(f"/proc/{self._process.pid}/autogroup").write_text(str(_LOW_PRIORITY))
 
     @property
+    def published(self) -> bool:
+        """Whether its result is there, or was when this was last asked: it is only trying to improve it."""
+        entry = self._store.get(self.id)
+        self._published = self._published or (entry is not None and entry.state == "ready")
+        return self._published
+
+    @property
     def without_result(self) -> bool:
         """Whether it ended and the store says neither that it is ready nor that it failed: memory or disk ran out, or
         someone killed it."""
         entry = self._store.get(self.id)
-        return entry is None or entry.state in ("seen", "compiling")
+        return not self.published and (entry is None or entry.state in ("seen", "compiling"))
 
     def running(self) -> bool:
-        """Whether it is still compiling. When it no longer is, the store says what became of it."""
+        """Whether its process is still at it. When it no longer is, the store says what became of it."""
         code = self._process.poll()
         if code is None and time.monotonic() < self._until:
             return True

@@ -107,12 +107,12 @@ def main(request_file: str) -> None:
         store.publish(request.id, scratch / "model.pt2", time.perf_counter() - began)
         published.set()
         eager, rate = compiler.rates(usual)
-        store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
+        if store.get(request.id):  # nobody has cleared it away
+            store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
         tuned = compiler.tuned(usual, scratch / "tuned.pt2")
         if tuned:
             eager, before, rate = compiler.rates(usual, tuned)
-            if rate < _CLEARLY * before:
-                store.improve(request.id, scratch / "tuned.pt2")
+            if rate < _CLEARLY * before and store.improve(request.id, scratch / "tuned.pt2"):
                 store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
     except Exception as error:  # compilers fail in every way there is; each is one line in the store
         logger.exception("compiling failed")
@@ -181,7 +181,7 @@ class _Compiler:
         eager = WorkingModel(self._descriptor, self._request.eager)
         eager.module.to(self._device)
         x, _ = self._example()
-        forwards = [eager.forward, *(one.forward for one in built)]
+        forwards = [eager.eager(self._device), *(one.forward for one in built)]
         with torch.inference_mode():
             times = taking_turns([partial(seconds_of_forward, forward, x) for forward in forwards])
         megapixels = x.shape[0] * x.shape[2] * x.shape[3] / 1e6

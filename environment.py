@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 # The rooms that decide what a compiled forward computes and how it is called: another version, another result.
-_OUR_CODE = ("compile_worker.py", "working.py", "folding.py", "contracts.py")
+_OUR_CODE = ("compile_worker.py", "working.py", "folding.py", "attention.py", "contracts.py")
 
 
 @lru_cache(maxsize=8)  # asked at every run, and none of it changes while the process lives

@@ -58,14 +58,23 @@ def load_library(name: str, folder: Path, check: Callable[[ctypes.CDLL], str | N
     return _loaded[name]
 
 
+def code_of(name: str) -> str:
+    """A digest of the source of kernels/<name>.cpp, 64 hexadecimal digits, where its library is loaded; else ""."""
+    return _code(name) if _loaded.get(name) else ""
+
+
+def _code(name: str) -> str:
+    files = (_SOURCES / f"{name}.cpp", *sorted(_SOURCES.glob("*.h")))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | None]) -> ctypes.CDLL:
     if sys.platform != "linux":
         raise BuildError(f"they are not built on {sys.platform}")
     source = _SOURCES / f"{name}.cpp"
     around = describe_environment(torch.device("cpu"))
     what = {"model": f"{name} kernels", "flags": " ".join(_COMPILE), **{key: around[key] for key in _SURROUNDINGS}}
-    code = b"".join(file.read_bytes() for file in (source, *sorted(_SOURCES.glob("*.h"))))
-    what["code"] = hashlib.sha256(code).hexdigest()
+    what["code"] = _code(name)
     id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     path = store.path_of(id)
     if path is None:

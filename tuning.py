@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import window_attention, winograd
 from .agreement import disagreement
 from .contracts import PrecisionChoice, RunContext, first_line
+from .native import code_of
 from .precision import probe_picture
 from .rewriting import can_fuse
 from .stopwatch import reproduced, seconds_of_forward, taking_turns, timed
@@ -25,6 +26,7 @@ from .working import Variant, WorkingModel
 logger = logging.getLogger("cudaspeed")
 
 _LEAST_SIDE = 64  # for attention: in less, scores fit caches that they outgrow in any real tile
+_WORTH = 16  # probes; it takes four
 _LONG = 0.3  # seconds: what else the machine does for a moment is little beside it
 _CLEARLY = 0.95  # of the time of what would be used anyway
 
@@ -38,14 +40,30 @@ def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: 
     if device == "cpu" and not convolutional:
         window_attention.prepare(context.cache_folder)
     exact = variant.precision == "fp32" or asked == "auto"
-    if device == "cpu" and exact and any(map(suits, model.modules())) and winograd.prepare(context.cache_folder):
-        return [Variant("fp32", autocast=False, channels_last=True, kernels="winograd")]  # and attention
     found = [] if convolutional else [replace(variant, kernels="attention")]
+    if device == "cpu" and exact and any(map(suits, model.modules())) and winograd.prepare(context.cache_folder):
+        ours = Variant("fp32", autocast=False, channels_last=True, kernels="winograd")
+        return [ours] if variant.precision == "fp32" else [*found, ours]  # it computes attention as well
     if device == "cuda" and convolutional:
         found.append(replace(variant, channels_last=not variant.channels_last))
         if can_fuse(model):
             found.append(replace(variant, channels_last=True, kernels="fused"))
     return found
+
+
+def code_behind(model: nn.Module, others: Sequence[Variant]) -> str:
+    """Our kernels that `others` compute with, for a key: what was measured says nothing of later ones, or of none."""
+    names = {"winograd"} if any(other.kernels == "winograd" for other in others) else set()
+    names |= set() if is_convolutional(model) else {"attention"}
+    return "".join(f", {name} {code_of(name)[:8]}" for name in sorted(names) if code_of(name))
+
+
+def least_pixels(descriptor: ImageModelDescriptor, context: RunContext) -> int:
+    """The work that is worth finding out for. Convolutional models, and devices other than a CPU, are quick about
+    it."""
+    if context.device.type != "cpu" or is_convolutional(descriptor.model):
+        return 0
+    return _WORTH * _LEAST_SIDE**2
 
 
 class Fastest(NamedTuple):

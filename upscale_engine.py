@@ -79,14 +79,15 @@ def upscale(
             ladder.save()
 
     try:
-        choice = caches.choose(model, options, context)
-        try:
-            run, verdicts = attempt(choice.variant)
-        except ModelFailedError as error:  # a model may pass its try in half precision and fail on the picture
-            if choice.variant.precision == "fp32" or isinstance(error, BrokenOutputError):
+        choice = caches.choose(model, options, context, image.shape[:3].numel())
+        while True:
+            try:
+                run, verdicts = attempt(choice.variant)
+                break
+            except BrokenOutputError:
                 raise
-            choice = caches.chooser.retreat(model, options.precision, options.autocast, context, error)
-            run, verdicts = attempt(choice.variant)
+            except ModelFailedError as error:  # it may pass its try, small, and fail on the picture
+                choice = caches.retreat(model, choice.variant, options, context, error)
     except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
         if context.is_out_of_memory(error) and not isinstance(error, CudaspeedError):
             raise no_room("the model and a tiny picture", traits, context) from error

@@ -45,13 +45,19 @@ def prepare(folder: Path) -> bool:
     return _library is not None
 
 
+def ready() -> bool:
+    """Whether `prepare` has found them."""
+    return _library is not None
+
+
 def suits(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> bool:
     """Whether the kernels are there and take these: query [W, H, N, d], keys and values [W, H, M, d] and biases that
     are broadcast to [W, H, N, M], all float32 on the CPU, M a multiple of 8."""
     return (
-        _library is not None
+        ready()
         and all(type(tensor) is Tensor for tensor in (query, keys, values, *biases))  # none of a tracer's
         and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (query, keys, values, *biases))
+        and keys.shape == values.shape
         and keys.shape[2] % _LANES == 0
         and keys.shape[2] <= _MOST_COLUMNS
         and not torch.is_autocast_enabled("cpu")
@@ -69,8 +75,9 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
     shape = (windows, heads, rows, columns)
     if len(biases) > _MOST_BIASES:
         biases = [sum(biases[1:], biases[0])]
-    spread = [bias.expand(shape) for bias in biases]
-    given = [tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (query, keys, values, *spread)]
+    biases = [bias.expand(*bias.shape[:-1], columns) for bias in biases]
+    tensors = [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, keys, values, *biases)]
+    given = [*tensors[:3], *(bias.expand(shape) for bias in tensors[3:])]
     widest = library.widest()
     sizes = _Sizes(
         windows, heads, rows, columns, channels, len(biases),
@@ -80,9 +87,9 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
     library.scratch_bytes.restype = ctypes.c_int64
     scratch = torch.empty(library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
     result = torch.empty(windows, rows, heads, channels)
-    tensors = (_Tensor * len(given))(*(_Tensor(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in given))
+    told = (_Tensor * len(given))(*(_Tensor(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in given))
     library.attend(
-        ctypes.byref(tensors),
+        ctypes.byref(told),
         ctypes.c_void_p(result.data_ptr()),
         ctypes.byref(sizes),
         ctypes.c_void_p(scratch.data_ptr()),
@@ -91,12 +98,17 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
 
 
 def _flaw(library: ctypes.CDLL) -> str | None:
-    """What is wrong with the kernels just loaded, if anything is: an odd size, both kinds of bias, and a mask."""
+    """What is wrong with the kernels just loaded, if anything is: odd sizes, by one thread and half a register, and by
+    all and whole ones, both kinds of bias, and a mask."""
     generator = torch.Generator().manual_seed(0)
-    query, keys, values = (torch.randn(3, n, 2, 11, generator=generator).transpose(1, 2) for n in (31, 40, 40))
-    biases = [torch.randn(2, 31, 40, generator=generator), torch.zeros(3, 1, 31, 40)]
-    biases[1][1, :, :, ::3] = -100.0
-    found = _attend(library, query, keys, values, biases)
-    truth = (query @ keys.mT + biases[0] + biases[1]).softmax(-1) @ values
-    worst = float((found - truth).abs().max() / truth.abs().max())
+    worst = 0.0
+    for windows, rows, columns in ((3, 31, 40), (9, 61, 112)):
+        query, keys, values = (
+            torch.randn(windows, n, 2, 11, generator=generator).transpose(1, 2) for n in (rows, columns, columns)
+        )
+        biases = [torch.randn(2, rows, columns, generator=generator), torch.zeros(windows, 1, rows, columns)]
+        biases[1][1, :, :, ::3] = -100.0
+        found = _attend(library, query, keys, values, biases)
+        truth = (query @ keys.mT + biases[0] + biases[1]).softmax(-1) @ values
+        worst = max(worst, float((found - truth).abs().max() / truth.abs().max()))
     return None if worst < _RIGHT else f"their results differ by {worst:.1e} from torch's"

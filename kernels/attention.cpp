@@ -99,6 +99,8 @@ void run(const Tensor* given, float* result, const Sizes& s, float* scratch) {
     const Tensor &queries = given[0], &keys = given[1], &values = given[2];
     const int wide = int(rounded(s.channels, L));
     const int64_t pairs = int64_t(s.windows) * s.heads, across = int64_t(s.heads) * s.channels;
+    // a window's heads share cache lines; but all threads should have some
+    const int together = int(std::max<int64_t>(1, std::min<int64_t>(s.heads, pairs / (4 * s.threads))));
     int taken = 0;
 #pragma omp parallel num_threads(s.threads)
     {
@@ -109,7 +111,7 @@ void run(const Tensor* given, float* result, const Sizes& s, float* scratch) {
         float* packed_values = packed_keys + int64_t(s.columns) * s.channels;
         float* scores = packed_values + int64_t(s.columns) * wide;
         float* sums = scores + int64_t(RUN) * s.columns;
-#pragma omp for schedule(dynamic, s.heads)  // a window's heads share cache lines
+#pragma omp for schedule(dynamic, together)
         for (int64_t pair = 0; pair < pairs; ++pair) {
             const float *key = at(keys, pair, s), *value = at(values, pair, s), *query = at(queries, pair, s);
             pack<L>(s.channels, s.columns, [&](int c, int column) { return key[column * keys.row + c]; }, packed_keys);

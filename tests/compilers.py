@@ -53,6 +53,11 @@ class Job:
         self._over = False
         self.stopped = self.without_result = False
 
+    @property
+    def published(self) -> bool:
+        entry = self._store.get(self.id)
+        return entry is not None and entry.state == "ready"
+
     def running(self) -> bool:
         return not self._over
 

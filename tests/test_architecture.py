@@ -96,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
     "tuning": {
         "agreement",
         "contracts",
+        "native",
         "precision",
         "rewriting",
         "stopwatch",

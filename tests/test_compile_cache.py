@@ -139,22 +139,46 @@ def test_what_is_improved_is_taken_at_once_and_checked_anew(
     assert store.get(job.id).verified
 
 
-def test_what_is_ready_is_not_waited_for_until_it_is_improved(compilers: Compilers) -> None:
+def test_what_is_only_being_improved_is_not_waited_for_and_gives_way(compilers: Compilers) -> None:
     compilers.at_once = Job.publish
-    caches = process(compilers)
+    caches, model = process(compilers), zoo.swinir()
+    sizes = [(40, 40), (64, 104)]
+    for size in sizes:
+        report = run(caches, model, WAIT, size)
+        assert report.compiled, report.compiling
     assert run(caches, zoo.compact(), WAIT).compiled
-    assert compilers.jobs[0].running()
-    said: list[str] = []
-    context = StandaloneContext("cpu")
+    assert [job.stopped for job in compilers.jobs] == [True, True, False]
+    assert [compiled(caches, model, size) for size in sizes] == [True, True], "what was published stays"
 
-    def say(text: str) -> None:
-        said.append(text)
-        compilers.jobs[0].end()
 
-    context.say = say  # type: ignore[method-assign]
-    other = zoo.compact(convs=2)
-    assert upscale(zoo.photograph(40, 40), other, WAIT, context, caches).report.compiled, "after the first has ended"
-    assert said[0].startswith("compiling for another model")
+def test_improving_what_was_cleared_away_meanwhile_is_not_held_against_the_model(compilers: Compilers) -> None:
+    compilers.at_once = Job.publish
+    caches, model = process(compilers), zoo.compact()
+    assert run(caches, model, WAIT).compiled
+    ArtifactStore(StandaloneContext("cpu").cache_folder).clear()
+    compilers.jobs[0].end()
+    caches.compiles.busy()
+    assert run(caches, zoo.compact(), WAIT).compiled
+    assert len(compilers.jobs) == 2
+
+
+def test_what_was_improved_and_has_no_room_beside_what_is_loaded_costs_nothing(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compilers.at_once = Job.succeed
+    caches, model = process(compilers), zoo.compact()
+    assert run(caches, model, WAIT).compiled
+    store = ArtifactStore(StandaloneContext("cpu").cache_folder)
+    better = store.folder / "better.pt2"
+    better.write_text("better")
+    store.improve(compilers.jobs[0].id, better)
+
+    def full(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(compile_cache, "load_package", full)
+    assert compiled(caches, model)
+    assert compiled(caches, model)
 
 
 def test_a_run_that_used_the_file_before_it_was_improved_says_nothing_of_the_new_one(compilers: Compilers) -> None:
