@@ -823,3 +823,49 @@ def test_what_was_asked_for_is_the_askers_to_change(store: ArtifactStore) -> Non
     store.note(ID, WHAT, Usage(eager_seconds=1.0))
     del store.entries()[ID]
     assert store.entries().keys() == {ID}
+
+
+# --- improving what is published -------------------------------------------------------------------------------------
+
+
+def better(store: ArtifactStore) -> Path:
+    file = store.folder / "jobs" / "better.pt2"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"faster machine code")
+    return file
+
+
+def test_an_improved_file_is_given_out_and_nothing_is_said_of_it_yet(store: ArtifactStore) -> None:
+    path = publish(store)
+    store.note(ID, WHAT, Usage(eager_seconds=5.0, eager_rate=3.0, compiled_rate=2.0, verified=True))
+    assert store.improve(ID, better(store))
+    assert store.path_of(ID) == path
+    assert path.read_bytes() == b"faster machine code"
+    entry = store.get(ID)
+    assert (entry.compiled_rate, entry.verified) == (0.0, False)
+    assert (entry.eager_rate, entry.eager_seconds, entry.compile_seconds) == (3.0, 5.0, 7.5)
+
+
+def test_what_a_run_learned_of_the_file_before_is_not_told_of_the_improved_one(store: ArtifactStore) -> None:
+    publish(store)
+    before = store.get(ID).sha256
+    store.improve(ID, better(store))
+    store.note(ID, WHAT, Usage(eager_rate=3.0, compiled_rate=2.0, verified=True, sha256=before))
+    assert (store.get(ID).compiled_rate, store.get(ID).verified, store.get(ID).eager_rate) == (0.0, False, 3.0)
+    store.note(ID, WHAT, Usage(compiled_rate=1.0, verified=True, sha256=store.get(ID).sha256))
+    assert (store.get(ID).compiled_rate, store.get(ID).verified) == (1.0, True)
+
+
+@pytest.mark.parametrize("gone", ["never there", "cleared away", "refused"])
+def test_what_is_gone_is_not_improved(gone: str, store: ArtifactStore) -> None:
+    path = publish(store, id=OTHER)
+    if gone != "never there":
+        path = publish(store)
+    if gone == "cleared away":
+        store.clear()
+    if gone == "refused":
+        store.fail(ID, "its result was refused", "model", "here")
+    assert not store.improve(ID, better(store))
+    assert store.path_of(ID) is None
+    assert ID not in store.entries() or store.get(ID).state == "failed"
+    assert gone == "never there" or not path.exists()
