@@ -32,12 +32,13 @@ RUN_IN_A_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import zoo
-from cudaspeed import winograd
+from cudaspeed import compile_cache, winograd
 from cudaspeed.contracts import UpscaleOptions
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
 winograd.prepare = lambda folder: False
+compile_cache._CLEARLY_SLOWER = 100.0
 options = UpscaleOptions(precision="fp32", compile_mode="wait")
 report = upscale(zoo.photograph(40, 40), zoo.compact(), options, StandaloneContext("cpu")).report
 assert report.compiled, report.compiling
@@ -59,6 +60,9 @@ def compiled_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for process in processes:
         _, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors
+    until = time.monotonic() + 120
+    while any((folder / "jobs").iterdir()) and time.monotonic() < until:
+        time.sleep(0.1)  # the worker measures what it has published
     yield folder
 
 
