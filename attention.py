@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import repeat
 from numbers import Number
-from operator import add
+from operator import add, mul, truediv
 from typing import Any
 
 import torch
@@ -140,16 +140,13 @@ def _may_be_scores(query: Any, keys: Any) -> bool:
     )
 
 
-def _multiplied(scores: Any, factor: Any = None, **more: Any) -> Scores | None:
-    if more or not _raw(scores) or scores.added or not _one_per_matrix(factor, scores):
-        return None
-    return Scores.of(scores.query * factor, scores.keys)
+def _scaled(by: Function) -> Function:
+    def noted(scores: Any, factor: Any = None, **more: Any) -> Scores | None:
+        if more or not _raw(scores) or scores.added or not _one_per_matrix(factor, scores):
+            return None
+        return Scores.of(by(scores.query, factor), scores.keys)
 
-
-def _divided(scores: Any, by: Any = None, **more: Any) -> Scores | None:
-    if more or not _raw(scores) or scores.added or not _one_per_matrix(by, scores):
-        return None
-    return Scores.of(scores.query / by, scores.keys)
+    return noted
 
 
 def _plus(scores: Any, other: Any = None, **more: Any) -> Scores | None:
@@ -167,9 +164,10 @@ def _in_place(note: Function) -> Function:
 
     def noted(scores: Any, other: Any = None, **more: Any) -> Scores | None:
         result = note(scores, other, **more) if isinstance(scores, Scores) else None
-        if result is not None:
-            scores.query, scores.added = result.query, result.added
-        return None if result is None else scores
+        if result is None:
+            return None
+        scores.query, scores.added = result.query, result.added
+        return scores
 
     return noted
 
@@ -247,10 +245,10 @@ _TOLD = {
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point),
 }
 _NOTES: dict[Function, Function] = {
-    **dict.fromkeys((torch.mul, Tensor.mul), _multiplied),
-    **dict.fromkeys((torch.div, Tensor.div), _divided),
+    **dict.fromkeys((torch.mul, Tensor.mul), _scaled(mul)),
+    **dict.fromkeys((torch.div, Tensor.div), _scaled(truediv)),
     **dict.fromkeys((torch.add, Tensor.add), _plus),
-    Tensor.mul_: _in_place(_multiplied),
+    Tensor.mul_: _in_place(_scaled(mul)),
     Tensor.add_: _in_place(_plus),
     **dict.fromkeys((Tensor.view, Tensor.reshape, torch.reshape), _viewed),
     **dict.fromkeys((torch.softmax, Tensor.softmax, F.softmax), _softmax),

@@ -13,7 +13,7 @@ from .tiling import round_up
 
 # Until there is anything to learn from. CPU: measured (docs/compiling.md), two cores, fp32. CUDA: guesses.
 _COMPILE_SECONDS = 60.0
-_SHARE_SAVED_OF_CONVOLUTIONS = {"cpu": 0.1}
+_SHARE_SAVED_OF_CONVOLUTIONS_ON_CPU = 0.1
 _SHARE_SAVED_ELSEWHERE = 0.3
 
 _LEAST_SIDE, _MOST_SIDE, _MOST_TILES = 32, 2048, 256
@@ -61,10 +61,10 @@ def expect(entries: Iterable[Entry], architecture: str, device_type: str, convol
         for entry in same
         if entry.compiled_rate and entry.eager_rate
     ]
-    rule = _SHARE_SAVED_OF_CONVOLUTIONS if convolutional else {}
+    rule = _SHARE_SAVED_OF_CONVOLUTIONS_ON_CPU if convolutional and device_type == "cpu" else _SHARE_SAVED_ELSEWHERE
     return Expectation(
         compile_seconds=median(seconds[0] or seconds[1] or [_COMPILE_SECONDS]),
-        share_saved=median(saved or [rule.get(device_type, _SHARE_SAVED_ELSEWHERE)]),
+        share_saved=median(saved or [rule]),
     )
 
 

@@ -8,6 +8,7 @@ changes. Linux only: on macOS torch has the GPU, on Windows no compiler that tak
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import logging
@@ -63,6 +64,7 @@ def code_of(name: str) -> str:
     return _code(name) if _loaded.get(name) else ""
 
 
+@functools.cache  # asked at every run
 def _code(name: str) -> str:
     files = (_SOURCES / f"{name}.cpp", *sorted(_SOURCES.glob("*.h")))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -53,9 +53,12 @@ def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: 
 
 def code_behind(model: nn.Module, others: Sequence[Variant]) -> str:
     """Our kernels that `others` compute with, for a key: what was measured says nothing of later ones, or of none."""
-    names = {"winograd"} if any(other.kernels == "winograd" for other in others) else set()
-    names |= set() if is_convolutional(model) else {"attention"}
-    return "".join(f", {name} {code_of(name)[:8]}" for name in sorted(names) if code_of(name))
+    ours, attention = any(other.kernels == "winograd" for other in others), code_of("attention")
+    codes = {
+        "attention": attention if attention and not is_convolutional(model) else "",  # in this order: asking is slow
+        "winograd": code_of("winograd") if ours else "",
+    }
+    return "".join(f", {name} {code[:8]}" for name, code in codes.items() if code)
 
 
 def least_pixels(descriptor: ImageModelDescriptor, context: RunContext) -> int:
@@ -94,15 +97,12 @@ def fastest(
         all_times = _times(ways, picture, context) if len(ways) > 1 else [[0.0, 0.0]]
     models, times = [way.working for way in ways], [min(taken) for taken in all_times]
     best = times.index(min(times))
-    apart = times[best] > _LONG and all(max(all_times[best]) < _CLEARLY * least for least in _without(best, times))
+    others_times = [*times[:best], *times[best + 1 :]]
+    apart = times[best] > _LONG and max(all_times[best]) < _CLEARLY * min(others_times, default=0.0)
     sure = apart or all(map(reproduced, all_times))
     told = {str(working.variant): least for working, least in zip(models, times, strict=True)}
     logger.debug("%s: %s%s", descriptor.architecture.name, told, "" if sure else ", on a busy machine")
     return Fastest(models[best] if times[best] < _CLEARLY * times[0] else usual, sure)
-
-
-def _without(index: int, values: Sequence[float]) -> list[float]:
-    return [*values[:index], *values[index + 1 :]]
 
 
 class _Way(NamedTuple):

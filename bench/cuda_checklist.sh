@@ -49,8 +49,7 @@ bench() {  # name, most seconds, script, arguments
   bench drill 25 drill --size $size
   bench scaling 40 scaling --most-megapixels $megapixels --most-frames $frames
   bench health 20 health --size $size --tile $tile
-  bench compile 60 compile --models ${models%% *} --side $compile_side --precision auto \
-    --tuning 15
+  bench compile 60 compile --models ${models%% *} --side $compile_side --precision auto --tuning 15
   bench peers-compiled 50 peers --models ${models%% *} --sizes $size --rounds $rounds \
     --rows plain-half-last compile-default "ours-balanced-*-compiled"
   bench kernels 25 kernels
