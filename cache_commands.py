@@ -8,12 +8,12 @@ import re
 import time
 from dataclasses import asdict
 
-from .artifacts import ArtifactStore, Entry
 from .contracts import NOT_NEEDED, PRECISION_CHOICES, BadOptionError, UpscaleOptions
-from .profiles import Profiles, profiles_folder
+from .models.loader import load_model, resolve_model
 from .standalone import StandaloneContext, compiled_folder
+from .storage.artifacts import ArtifactStore, Entry
+from .storage.profiles import Profiles, profiles_folder
 from .upscale_engine import warm_up
-from .weights import load_model, resolve_model
 
 _LONGEST_SIDE = 1 << 16
 

@@ -34,10 +34,17 @@ from .contracts import (
     UpscaleOptions,
     first_line,
 )
-from .pictures import ENDINGS_OF_16_BITS, READABLE_ENDINGS, WRITABLE_ENDINGS, check_fits, read_picture, write_picture
+from .images.files import (
+    ENDINGS_OF_16_BITS,
+    READABLE_ENDINGS,
+    WRITABLE_ENDINGS,
+    check_fits,
+    read_picture,
+    write_picture,
+)
+from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
 from .standalone import StandaloneContext
 from .upscale_engine import upscale
-from .weights import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
 
 DONE, PICTURE_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 logger = logging.getLogger("cudaspeed")

@@ -22,16 +22,16 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from .agreement import disagreement
-from .artifacts import ArtifactStore, Entry, Usage
-from .compile_errors import explain
-from .compile_jobs import CompileJob, scratch_folder
-from .compile_worker import Request
+from .compiling.aoti import load_package
+from .compiling.errors import explain
+from .compiling.job import CompileJob, scratch_folder
+from .compiling.policy import BestTime, Expectation, candidates, expect, repays
+from .compiling.worker import Request
 from .contracts import Forward, Kernels, ModelTraits, RunContext, TileShapes, first_line
-from .economy import BestTime, Expectation, candidates, expect, repays
-from .environment import describe_environment
-from .packages import load_package
-from .working import WorkingModel, architecture_of, content_of
+from .kernels.numerics import disagreement
+from .models.runner import WorkingModel, architecture_of, content_of
+from .storage.artifacts import ArtifactStore, Entry, Usage
+from .storage.fingerprint import describe_environment
 
 logger = logging.getLogger("cudaspeed")
 

@@ -19,8 +19,8 @@ from spandrel import ImageModelDescriptor
 
 from .contracts import Resident, RunContext
 from .memory import is_out_of_memory
+from .models.loader import bundled_folder, find_models, load_model
 from .standalone import StandaloneContext, compiled_folder
-from .weights import bundled_folder, find_models, load_model
 
 _FOLDER = "upscale_models"
 _ON_DETACH = "on_detach_after"  # comfy.patcher_extension.CallbacksMP.ON_DETACH

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .contracts import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
-from .quantiles import quantiles
+from .images.quantiles import quantiles
 
 _ROBUST = (OUTSIDE, 1 - OUTSIDE)  # the quantiles that are taken for the ends of a picture's range
 _WILD = 16  # no highlight lies outside of a picture's range by this many times that range, or its level if larger

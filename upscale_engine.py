@@ -17,9 +17,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from .caches import Caches
-from .channels import plan_channels
-from .checks import check_finite, check_image
+from .api.report import health_warnings
 from .contracts import (
     NOT_NEEDED,
     BrokenOutputError,
@@ -31,13 +29,15 @@ from .contracts import (
     UpscaleReport,
     UpscaleResult,
 )
+from .images.channels import plan_channels
+from .images.validate import check_finite, check_image
+from .models.info import traits_of
+from .models.loader import check_model
+from .models.runner import Variant
+from .pipeline.output import new_output
+from .pipeline.run import Run, no_room
+from .pipeline.session import Caches
 from .postprocess import FrameVerdict
-from .results import new_output
-from .streaming import Run, no_room
-from .telling import health_warnings
-from .traits import traits_of
-from .weights import check_model
-from .working import Variant
 
 logger = logging.getLogger("cudaspeed")
 

@@ -27,14 +27,14 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 from ways import settle
 
-from cudaspeed.artifacts import ArtifactStore
+from cudaspeed.compiling.policy import candidates
 from cudaspeed.contracts import UpscaleOptions
-from cudaspeed.economy import candidates
-from cudaspeed.shared_files import bytes_in
+from cudaspeed.models.info import traits_of
+from cudaspeed.models.runner import WorkingModel
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.traits import traits_of
+from cudaspeed.storage.artifacts import ArtifactStore
+from cudaspeed.storage.files import bytes_in
 from cudaspeed.upscale_engine import Caches, upscale, warm_up
-from cudaspeed.working import WorkingModel
 from models import NAMES, build
 
 # New processes of each kind, in turn; the fastest counts, since what else the machine does only adds to it.
@@ -230,7 +230,8 @@ def run_part(args: argparse.Namespace) -> None:
     part, folder = args.child[0], Path(args.child[1])
     os.environ["CUDASPEED_CACHE_DIR"] = str(folder / _PACKAGES)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / _INDUCTOR)
-    with patch("cudaspeed.caches.rivals", return_value=[]):  # where our kernels win, nothing would be compiled
+    # where our kernels win, nothing would be compiled
+    with patch("cudaspeed.pipeline.session.rivals", return_value=[]):
         print(json.dumps(_PARTS[part](Bench(args), folder)))
 
 

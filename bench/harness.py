@@ -26,7 +26,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from cudaspeed.environment import describe_environment
+from cudaspeed.storage.fingerprint import describe_environment
 
 Record = dict[str, Any]
 Work = Callable[[], object]

@@ -20,14 +20,14 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 
-from cudaspeed import window_attention
-from cudaspeed.attention import attend
 from cudaspeed.contracts import DTYPES, first_line
-from cudaspeed.convolution import Convolution, plain_convolution
-from cudaspeed.dense_block import dense_groups, rewrite_dense_groups
-from cudaspeed.fastest_convolution import fastest_convolution
-from cudaspeed.fused_chain import fuse_chains
-from cudaspeed.graphs import CudaRecorder, replay
+from cudaspeed.kernels import window_attention
+from cudaspeed.kernels.attention_fusion import attend
+from cudaspeed.kernels.autotuned_convolution import fastest_convolution
+from cudaspeed.kernels.convolution import Convolution, plain_convolution
+from cudaspeed.kernels.dense_block import dense_groups, rewrite_dense_groups
+from cudaspeed.kernels.fused_convolution import fuse_chains
+from cudaspeed.models.cuda_graphs import CudaRecorder, replay
 from cudaspeed.standalone import StandaloneContext
 
 _GROWTH = 32
@@ -108,7 +108,7 @@ def convolutions(layer: tuple[int, int], x: Tensor) -> dict[str, Callable[[], Te
         "torch, out of and into a page": through(plain_convolution),
     }
     if x.is_cuda:
-        from cudaspeed.triton_convolution import suitable_blocks, triton_convolution
+        from cudaspeed.kernels.triton_convolution import suitable_blocks, triton_convolution
 
         ways |= {f"Triton {some}": through(triton_convolution(some)) for some in suitable_blocks(*layer)}
     return ways

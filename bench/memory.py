@@ -13,7 +13,7 @@ from harness import Column, Record, Results, Table, command_line, give_back, meg
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.contracts import Precision, UpscaleOptions
-from cudaspeed.precision import fast_precisions
+from cudaspeed.models.precision import fast_precisions
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 from models import build

@@ -20,7 +20,7 @@ from spandrel.architectures.SPAN import SPAN, SPANArch
 from spandrel.architectures.SwinIR import SwinIR, SwinIRArch
 from torch import Tensor, nn
 
-from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
+from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 
 _FIT_SIDE = 64  # of the pieces that a last layer is fitted to, in pixels; a multiple of every attention window
 _RIDGE = 1e-2  # of the features' mean square: keeps the fitted weights small, and half precision close to fp32

@@ -26,23 +26,25 @@ from photograph import photograph
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed import assembly, caches, group, intake, outlet, planning, repair, streaming, upscale_engine
+from cudaspeed import upscale_engine
 from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.models.runner import WorkingModel
+from cudaspeed.pipeline import download, frames, retry, run, scheduler, session, upload
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.working import WorkingModel
+from cudaspeed.tiling import blend
 from models import build_fitted
 
 # What is timed, by the name under which the path finds it. A part's time is without that of the parts it calls.
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "checks, memory for the result": ((upscale_engine, "check_finite"), (upscale_engine, "new_output")),
-    "choosing, planning": ((caches.Caches, "choose"), (caches.Caches, "ladder"), (planning.Planner, "__init__")),
-    "copies in": ((intake.Intake, "frame"), (intake.LaneIntake, "frame"), (group, "to_canvas")),
-    "cutting tiles": ((group.FrameGroup, "cut"),),
-    "health": ((streaming, "take_vitals"), (repair.Repairer, "settle")),
-    "assembly, blending": ((assembly.FrameAssembler, "add"),),
+    "choosing, planning": ((session.Caches, "choose"), (session.Caches, "ladder"), (scheduler.Planner, "__init__")),
+    "copies in": ((upload.Intake, "frame"), (upload.LaneIntake, "frame"), (frames, "to_canvas")),
+    "cutting tiles": ((frames.FrameGroup, "cut"),),
+    "health": ((run, "take_vitals"), (retry.Repairer, "settle")),
+    "assembly, blending": ((blend.FrameAssembler, "add"),),
     "copies out": (
-        *((outlet.Outlet, name) for name in ("write", "pace", "close")),
-        *((outlet.LaneOutlet, name) for name in ("write", "pace", "close")),
+        *((download.Outlet, name) for name in ("write", "pace", "close")),
+        *((download.LaneOutlet, name) for name in ("write", "pace", "close")),
     ),
 }
 _MODEL, _REST = "the model", "everything else"
@@ -106,7 +108,7 @@ def measure(
     model: ImageModelDescriptor, image: Tensor, options: UpscaleOptions, context: StandaloneContext, rounds: int
 ) -> Record:
     """A row of the table, with the parts."""
-    kept, device = caches.Caches(), context.device
+    kept, device = session.Caches(), context.device
 
     def work() -> None:
         upscale_engine.upscale(image, model, options, context, kept)

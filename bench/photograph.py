@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cudaspeed.pictures import read_picture
+from cudaspeed.images.files import read_picture
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "chelsea.png"
 _STEP = 3  # pixels between one frame and the next

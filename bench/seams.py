@@ -30,12 +30,12 @@ from spandrel import Architecture, ImageModelDescriptor
 from torch import Tensor, nn
 
 from cudaspeed.contracts import UpscaleOptions, UpscaleReport, first_line
-from cudaspeed.reach import measure_reach
+from cudaspeed.models.info import traits_of
+from cudaspeed.models.loader import load_model
+from cudaspeed.models.receptive_field import measure_reach
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.tiling import automatic_overlap
-from cudaspeed.traits import traits_of
+from cudaspeed.tiling.plan import automatic_overlap
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.weights import load_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "chelsea.png"
 _CORE_OVERLAP = 32

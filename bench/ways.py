@@ -21,9 +21,9 @@ from torch import Tensor
 
 from cudaspeed.contracts import DTYPES, LEVELS, Level, Precision, UpscaleOptions
 from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, working_bytes
-from cudaspeed.precision import fast_precisions, supported_precisions
+from cudaspeed.models.info import traits_of
+from cudaspeed.models.precision import fast_precisions, supported_precisions
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.traits import traits_of
 from cudaspeed.upscale_engine import Caches, upscale
 
 _BATCH = 16  # frames at once, where a way takes several

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cudaspeed.artifacts import ArtifactStore
-from cudaspeed.compile_worker import Request
+from cudaspeed.compiling.worker import Request
+from cudaspeed.storage.artifacts import ArtifactStore
 
 
 class Compilers:

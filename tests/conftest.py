@@ -26,16 +26,16 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this machine happens to be fast at decides no test's tiles; test_pace.py has its own paces."""
-    monkeypatch.setattr("cudaspeed.caches.measure_pace", lambda known, *_: known)
-    monkeypatch.setattr("cudaspeed.pace.Pace.settled", False)
+    monkeypatch.setattr("cudaspeed.pipeline.session.measure_pace", lambda known, *_: known)
+    monkeypatch.setattr("cudaspeed.models.throughput.Pace.settled", False)
 
 
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without kernels of ours, where compiling is what makes models faster."""
-    monkeypatch.setattr("cudaspeed.winograd.prepare", lambda folder: False)
-    monkeypatch.setattr("cudaspeed.window_attention.prepare", lambda folder: False)
-    monkeypatch.setattr("cudaspeed.window_attention._library", None)
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder: False)
+    monkeypatch.setattr("cudaspeed.kernels.window_attention.prepare", lambda folder: False)
+    monkeypatch.setattr("cudaspeed.kernels.window_attention._library", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

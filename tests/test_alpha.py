@@ -12,11 +12,11 @@ from PIL import Image
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.alpha import bleed, has_edges, hold, is_constant, lanczos
 from cudaspeed.contracts import AlphaMode, UpscaleOptions
+from cudaspeed.images.alpha import bleed, has_edges, hold, is_constant, lanczos
+from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 SIDE = 48
 CACHES = Caches()  # one for all, so that each model is measured once

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from cudaspeed import artifacts, shared_files
-from cudaspeed.artifacts import ArtifactStore
-from cudaspeed.entries import Entry, Usage
-from cudaspeed.shared_files import NotOwnError
+from cudaspeed.storage import artifacts, files
+from cudaspeed.storage.artifacts import ArtifactStore
+from cudaspeed.storage.files import NotOwnError
+from cudaspeed.storage.index import Entry, Usage
 
 ROOT = Path(__file__).absolute().parent.parent
 ID, OTHER, THIRD = "a" * 24, "b" * 24, "0123456789abcdef01234567"
@@ -37,8 +37,8 @@ package = types.ModuleType("cudaspeed")
 package.__path__ = [sys.argv[1]]
 sys.modules["cudaspeed"] = package
 from pathlib import Path
-from cudaspeed.artifacts import ArtifactStore
-from cudaspeed.entries import Usage
+from cudaspeed.storage.artifacts import ArtifactStore
+from cudaspeed.storage.index import Usage
 store, ID, WHAT = ArtifactStore(Path(sys.argv[2])), sys.argv[3], {"model": "Compact"}
 print("here", flush=True)
 sys.stdin.readline()
@@ -295,7 +295,7 @@ def test_giving_up_or_handing_over_what_is_not_being_compiled_changes_nothing(st
 
 def test_two_processes_that_note_at_once_lose_nothing(store: ArtifactStore, start: Any) -> None:
     # on a busy machine a process may have to wait for its turn for longer than a note is worth
-    code = "from cudaspeed import artifacts\nartifacts._NOTE_SECONDS = 60.0\n"
+    code = "from cudaspeed.storage import artifacts\nartifacts._NOTE_SECONDS = 60.0\n"
     code += "for _ in range(200): store.note(ID, WHAT, Usage(eager_seconds=1.0))"
     children = [start(code) for _ in range(2)]
     for child in children:
@@ -342,7 +342,7 @@ def test_a_file_made_anew_while_the_old_one_is_checked_stays(
         monkeypatch.undo()
         store.fail(ID, "", "model", "")
         publish(store, content=b"better machine code")
-        return shared_files.sha256_of(path)
+        return files.sha256_of(path)
 
     monkeypatch.setattr(artifacts, "sha256_of", meanwhile)
     assert store.path_of(ID) is None
@@ -393,7 +393,7 @@ def test_a_kill_at_any_time_leaves_a_whole_index_and_no_lock(
 def test_a_process_forked_while_the_index_is_written_does_not_keep_the_lock(store: ArtifactStore, start: Any) -> None:
     code = """
 import os, time
-from cudaspeed.shared_files import locked
+from cudaspeed.storage.files import locked
 with locked(Path(sys.argv[2]) / "index.lock", 1):
     forked = os.fork()
     if not forked:
@@ -419,7 +419,7 @@ def test_a_held_lock_costs_a_note_but_no_picture(
     job = store.folder / "jobs" / "model.pt2"
     job.write_bytes(b"x")
     before = index_of(store)
-    with shared_files.locked(store.folder / "index.lock", 1):
+    with files.locked(store.folder / "index.lock", 1):
         store.note(ID, WHAT, Usage(eager_seconds=1.0))
         store.release(ID)
         store.adopt(ID, 1)
@@ -448,7 +448,7 @@ def test_a_full_or_read_only_disk_costs_a_note_but_no_picture(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(shared_files.os, what, full)
+        patch.setattr(files.os, what, full)
         store.note(ID, WHAT, Usage(eager_seconds=1.0))
         store.release(ID)
         assert store.path_of(ID) == path, "what is compiled can still be used"
@@ -483,8 +483,8 @@ def test_on_windows_an_index_that_somebody_reads_is_replaced_a_moment_later(
 
     monkeypatch.setattr(Path, "replace", busy_at_first)
     with monkeypatch.context() as patch:
-        patch.setattr(shared_files.sys, "platform", "win32")
-        shared_files.replace_whole(tmp_path / "index.json", "text")
+        patch.setattr(files.sys, "platform", "win32")
+        files.replace_whole(tmp_path / "index.json", "text")
     assert (tmp_path / "index.json").read_text() == "text"
     assert len(tries) == 3
 
@@ -642,7 +642,7 @@ def linked_index(store: ArtifactStore, patch: pytest.MonkeyPatch) -> None:
 
 def another_users(store: ArtifactStore, patch: pytest.MonkeyPatch) -> None:
     me = os.getuid()
-    patch.setattr(shared_files.os, "getuid", lambda: me + 1)
+    patch.setattr(files.os, "getuid", lambda: me + 1)
 
 
 def content_below(folder: Path) -> dict[str, tuple[int, bytes]]:

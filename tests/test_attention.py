@@ -19,13 +19,14 @@ from spandrel.architectures.Swin2SR import Swin2SR, Swin2SRArch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cudaspeed import attention, tuning, window_attention
-from cudaspeed.attention import FusedAttention, Scores, attend
 from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.kernels import attention_fusion, window_attention
+from cudaspeed.kernels.attention_fusion import FusedAttention, Scores, attend
+from cudaspeed.models import autotune
+from cudaspeed.models.info import traits_of
+from cudaspeed.models.runner import Variant, WorkingModel
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.traits import traits_of
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.working import Variant, WorkingModel
 
 WINDOWS = {"depths": [2], "embed_dim": 16, "num_heads": [2], "upscale": 2, "upsampler": "pixelshuffle"}
 PLAIN = Variant("fp32", autocast=False, channels_last=False)
@@ -55,7 +56,7 @@ def attended(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
         shapes.append(query.shape)
         return attend(query, *more)
 
-    monkeypatch.setattr(attention, "attend", noted)
+    monkeypatch.setattr(attention_fusion, "attend", noted)
     return shapes
 
 
@@ -226,9 +227,11 @@ def test_products_that_are_none_are_left_alone() -> None:
 
 def test_it_is_used_where_it_was_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch, attended: list) -> None:
     seconds = {"plain": 1.0, "attention": 0.5}
-    monkeypatch.setattr(tuning, "_times", lambda ways, *_: [[seconds[way.working.variant.kernels]] * 2 for way in ways])
-    monkeypatch.setattr("cudaspeed.winograd.prepare", lambda folder: False)
-    monkeypatch.setattr("cudaspeed.tuning._WORTH", 0)
+    monkeypatch.setattr(
+        autotune, "_times", lambda ways, *_: [[seconds[way.working.variant.kernels]] * 2 for way in ways]
+    )
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder: False)
+    monkeypatch.setattr("cudaspeed.models.autotune._WORTH", 0)
     options, image, model = UpscaleOptions(precision="fp32", compile=False), zoo.photograph(40, 48), zoo.swinir()
     results = {}
     for kernels in ("attention", "plain"):
@@ -248,7 +251,7 @@ def test_small_pictures_do_not_wait_until_the_fastest_way_is_found(monkeypatch: 
         tried.append(given)
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr("cudaspeed.caches.fastest", fail)
+    monkeypatch.setattr("cudaspeed.pipeline.session.fastest", fail)
     kept, image, options = Caches(), zoo.photograph(128, 128), UpscaleOptions(precision="fp32", compile=False)
     model = zoo.swinir()
     for attempts in (0, 0, 1):
@@ -259,17 +262,19 @@ def test_small_pictures_do_not_wait_until_the_fastest_way_is_found(monkeypatch: 
 def test_kernels_that_fail_on_a_large_picture_cost_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """They were tried on a small one; torch's own still compute it, now and in later sessions."""
     seconds = {"plain": 1.0, "attention": 0.1, "winograd": 0.1}
-    monkeypatch.setattr(tuning, "_times", lambda ways, *_: [[seconds[way.working.variant.kernels]] * 2 for way in ways])
-    monkeypatch.setattr("cudaspeed.tuning._WORTH", 0)
+    monkeypatch.setattr(
+        autotune, "_times", lambda ways, *_: [[seconds[way.working.variant.kernels]] * 2 for way in ways]
+    )
+    monkeypatch.setattr("cudaspeed.models.autotune._WORTH", 0)
     model, options = zoo.swinir(), UpscaleOptions(precision="fp32", compile=False)
-    right, large = attention.attend, zoo.photograph(96, 160)
+    right, large = attention_fusion.attend, zoo.photograph(96, 160)
 
     def too_many(query: Tensor, *more: object) -> Tensor:
         if len(query) > 200 and not query.is_meta:
             raise RuntimeError("invalid configuration argument")
         return right(query, *more)
 
-    monkeypatch.setattr(attention, "attend", too_many)
+    monkeypatch.setattr(attention_fusion, "attend", too_many)
     caches = Caches()
     assert upscale(zoo.photograph(40, 48), model, options, StandaloneContext("cpu"), caches).report.kernels != "plain"
     result = upscale(large, model, options, StandaloneContext("cpu"), caches)

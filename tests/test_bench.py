@@ -214,7 +214,7 @@ def test_works_are_told_by_width_height_and_frames() -> None:
 def test_a_photograph_is_mirrored_on_and_moves_from_frame_to_frame() -> None:
     from photograph import EXAMPLE, photograph
 
-    from cudaspeed.pictures import read_picture
+    from cudaspeed.images.files import read_picture
 
     height, width, _ = read_picture(EXAMPLE).pixels.shape
     frames = photograph(2 * height, width + 10, frames=2)

@@ -11,11 +11,11 @@ import zoo
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.borders import Border, border_for
 from cudaspeed.contracts import BadOptionError, ModelTraits, TilingMode, UpscaleOptions
+from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.standalone import StandaloneContext
+from cudaspeed.tiling.pad import Border, border_for
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 CLOSE = 2 / 255
 CACHES = Caches()  # one for all, so that each model is measured once

@@ -14,9 +14,9 @@ from PIL import Image
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
-from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 EXAMPLE = Path(__file__).absolute().parent.parent / "examples" / "chelsea.png"
 NAMES = {2: "cudaspeed-compact-x2", 4: "cudaspeed-compact-x4"}

@@ -10,7 +10,6 @@ import zoo
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.channels import plan_channels
 from cudaspeed.contracts import (
     AlphaMode,
     BadModelError,
@@ -20,6 +19,7 @@ from cudaspeed.contracts import (
     UpscaleOptions,
     UpscaleResult,
 )
+from cudaspeed.images.channels import plan_channels
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 

@@ -15,13 +15,14 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
-from cudaspeed import cli, weights
-from cudaspeed.artifacts import ArtifactStore, Usage
+from cudaspeed import cli
 from cudaspeed.cli import Job, main, plan_jobs
 from cudaspeed.contracts import BadOptionError, UpscaleOptions
-from cudaspeed.pictures import Picture, read_picture, write_picture
-from cudaspeed.profiles import Profile, Profiles, profiles_folder
+from cudaspeed.images.files import Picture, read_picture, write_picture
+from cudaspeed.models import loader
 from cudaspeed.standalone import compiled_folder
+from cudaspeed.storage.artifacts import ArtifactStore, Usage
+from cudaspeed.storage.profiles import Profile, Profiles, profiles_folder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -323,7 +324,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Path:
     folder.mkdir()
     (folder / "good.safetensors").write_bytes(model.read_bytes())
     (folder / "broken.pth").write_text("not a model")
-    monkeypatch.setattr(weights, "bundled_folder", lambda: folder)
+    monkeypatch.setattr(loader, "bundled_folder", lambda: folder)
     monkeypatch.delenv("CUDASPEED_MODELS", raising=False)
     return folder
 
@@ -373,7 +374,7 @@ def test_a_progress_bar_only_on_a_terminal_and_without_json(
 @pytest.mark.usefixtures("plain_kernels")
 def test_automatic_precision_keeps_what_16_bits_tell(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where half precision is fast."""
-    monkeypatch.setattr("cudaspeed.precision.fast_precisions", lambda device: ("bf16",))
+    monkeypatch.setattr("cudaspeed.models.precision.fast_precisions", lambda device: ("bf16",))
     used, levels = {}, {}
     for source, target, bits in (("in.png", "out.png", 16), ("in.tif", "out.jpg", 16), ("in8.png", "out8.png", 8)):
         ramp = np.linspace(0.3, 0.7, 400, dtype=np.float32)[None, :, None].repeat(24, 0).repeat(3, 2)

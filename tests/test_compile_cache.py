@@ -17,10 +17,10 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import compile_cache
-from cudaspeed.artifacts import ArtifactStore
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.contracts import UpscaleOptions, UpscaleReport
 from cudaspeed.standalone import StandaloneContext
+from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import Caches, upscale, warm_up
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
@@ -78,7 +78,7 @@ def test_work_over_many_runs_adds_up_until_a_compile_pays(
     compilers: Compilers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter(range(0, 10**9, 50))  # each look at the clock is 50 s after the one before
-    monkeypatch.setattr("cudaspeed.streaming.time.perf_counter", lambda: float(next(seconds)))
+    monkeypatch.setattr("cudaspeed.pipeline.run.time.perf_counter", lambda: float(next(seconds)))
     model = zoo.compact()
     for _ in range(30):  # every run in a process of its own
         run(process(compilers), model)

@@ -17,10 +17,10 @@ import zoo
 from safetensors import SafetensorError
 
 from cudaspeed import compile_cache
-from cudaspeed.artifacts import ArtifactStore
-from cudaspeed.compile_errors import explain
+from cudaspeed.compiling.errors import explain
 from cudaspeed.contracts import UpscaleOptions, UpscaleReport
 from cudaspeed.standalone import StandaloneContext
+from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import Caches, upscale
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
@@ -32,7 +32,8 @@ RUN_IN_A_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import zoo
-from cudaspeed import compile_cache, winograd
+from cudaspeed import compile_cache
+from cudaspeed.kernels import winograd
 from cudaspeed.contracts import UpscaleOptions
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
@@ -224,7 +225,7 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing(monkeypatch: pytest.Monk
     def full(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("cudaspeed.compile_jobs.save_file", full)
+    monkeypatch.setattr("cudaspeed.compiling.job.save_file", full)
     report = run(Caches(), UpscaleOptions(precision="fp32", compile_mode="background"))
     assert "No space left on device" in report.compiling
     assert not list((StandaloneContext("cpu").cache_folder / "jobs").iterdir())

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cudaspeed.convolution import Residual, plain_convolution
-from cudaspeed.fastest_convolution import Candidate, Convolutions, Layer, choose_convolution
+from cudaspeed.kernels.autotuned_convolution import Candidate, Convolutions, Layer, choose_convolution
+from cudaspeed.kernels.convolution import Residual, plain_convolution
 
 LAYER = Layer(torch.device("cpu"), torch.float32, 1, 9, 11, channels=16, out_channels=8, pitch=32, out_pitch=24)
 

@@ -11,14 +11,16 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed import results, streaming, tuning
-from cudaspeed.attention import attend
 from cudaspeed.contracts import DTYPES, ModelFailedError, UpscaleOptions
-from cudaspeed.lanes import CudaLane
+from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.memory import measure_cost, working_bytes
-from cudaspeed.outlet import LaneOutlet
+from cudaspeed.models import autotune
+from cudaspeed.models.info import traits_of
+from cudaspeed.pipeline import output
+from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline.download import LaneOutlet
+from cudaspeed.pipeline.streams import CudaLane
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.traits import traits_of
 from cudaspeed.upscale_engine import Caches, upscale
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -90,7 +92,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
 def test_frames_and_rows_land_in_their_places_however_late(
     source: str, options: dict, pinned: bool, late, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "may_be_pinned", lambda *_: pinned)
+    monkeypatch.setattr(output, "may_be_pinned", lambda *_: pinned)
     video = zoo.photograph(300, 200, frames=5)
     given = {"pageable": video, "pinned": video.pin_memory(), "device": video.cuda()}[source]
     for _ in range(2):  # the second time, in memory that was used before
@@ -101,7 +103,7 @@ def test_frames_and_rows_land_in_their_places_however_late(
 
 @WAYS_OUT
 def test_half_precision_arrives_as_it_was_computed(pinned: bool, late, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "may_be_pinned", lambda *_: pinned)
+    monkeypatch.setattr(output, "may_be_pinned", lambda *_: pinned)
     video = zoo.photograph(200, 150, frames=6)
     result = run(video, zoo.toy(2, late), precision="fp16", autocast=False, compile=False).image
     assert result.dtype == torch.float32
@@ -115,7 +117,7 @@ def test_a_host_that_is_slower_than_the_device_gets_everything(monkeypatch: pyte
         time.sleep(0.01)
         land(*arguments)
 
-    monkeypatch.setattr(results, "may_be_pinned", lambda *_: False)
+    monkeypatch.setattr(output, "may_be_pinned", lambda *_: False)
     monkeypatch.setattr(LaneOutlet, "_land", slowly)
     video = zoo.photograph(64, 64, frames=40)
     assert torch.equal(run(video, zoo.toy(2), precision="fp32", compile=False).image, enlarged(video))
@@ -128,7 +130,7 @@ def test_frames_made_on_the_device_are_those_made_in_main_memory(
 ) -> None:
     video, model = zoo.photograph(120, 90, channels, frames=3), zoo.toy(2, late)
     on_device = run(video, model, precision="fp32", compile=False, **options).image
-    monkeypatch.setattr(streaming, "_SHARE_FOR_FRAMES", 0.0)
+    monkeypatch.setattr(run_module, "_SHARE_FOR_FRAMES", 0.0)
     elsewhere = run(video, model, precision="fp32", compile=False, **options).image
     assert float((on_device - elsewhere).abs().max()) <= 1e-5  # alpha is interpolated by either
 
@@ -151,7 +153,7 @@ def test_an_interrupt_leaves_no_thread_and_no_pinned_memory_in_use(
         torch.empty(1, pin_memory=True)  # what was given back is counted when the next is asked for
         return torch.cuda.host_memory_stats().get("active_bytes.current", 0)
 
-    monkeypatch.setattr(results, "may_be_pinned", lambda *_: pinned)
+    monkeypatch.setattr(output, "may_be_pinned", lambda *_: pinned)
     video, model = zoo.photograph(300, 200, frames=6), zoo.toy(2, late)
     options = UpscaleOptions(precision="fp32", compile=False)
     upscale(video, model, options, StandaloneContext("cuda"), Caches())
@@ -163,8 +165,8 @@ def test_an_interrupt_leaves_no_thread_and_no_pinned_memory_in_use(
 
 
 def test_only_so_much_pinned_memory_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "_pinned", type(results._pinned)())
-    monkeypatch.setattr(results, "_MOST_PINNED", 2 << 20)
+    monkeypatch.setattr(output, "_pinned", type(output._pinned)())
+    monkeypatch.setattr(output, "_MOST_PINNED", 2 << 20)
     images = [run(zoo.photograph(150, 150), zoo.toy(2), precision="fp32", compile=False).image for _ in range(2)]
     assert [image.is_pinned() for image in images] == [True, False], "each takes 2 MiB, the next power of two"
 
@@ -281,7 +283,9 @@ def test_more_windows_than_a_grid_has_blocks() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_models_with_attention_in_one_operation_give_the_plain_picture(precision: str, truth, monkeypatch) -> None:
     seconds = {"plain": 1.0, "attention": 0.1}
-    monkeypatch.setattr(tuning, "_times", lambda ways, *_: [[seconds[way.working.variant.kernels]] * 2 for way in ways])
+    monkeypatch.setattr(
+        autotune, "_times", lambda ways, *_: [[seconds[way.working.variant.kernels]] * 2 for way in ways]
+    )
     image, model = zoo.photograph(96, 128), zoo.swinir()
     result = run(image, model, precision=precision, compile=False)
     assert result.report.kernels == "attention"

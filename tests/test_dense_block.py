@@ -11,14 +11,14 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 from torch import Tensor, nn
 
-from cudaspeed.agreement import disagreement
-from cudaspeed.convolution import plain_convolution
-from cudaspeed.dense_block import DenseGroup, rewrite_dense_groups
-from cudaspeed.fused_chain import FusedConvolution, fuse_chains
+from cudaspeed.kernels.convolution import plain_convolution
+from cudaspeed.kernels.dense_block import DenseGroup, rewrite_dense_groups
+from cudaspeed.kernels.fused_convolution import FusedConvolution, fuse_chains
+from cudaspeed.kernels.numerics import disagreement
+from cudaspeed.kernels.rewrite import can_fuse
 from cudaspeed.memory import measure_cost
-from cudaspeed.rewriting import can_fuse
-from cudaspeed.traits import traits_of
-from cudaspeed.working import Variant, WorkingModel
+from cudaspeed.models.info import traits_of
+from cudaspeed.models.runner import Variant, WorkingModel
 
 
 def network(**changes) -> nn.Module:

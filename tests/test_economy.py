@@ -6,9 +6,9 @@ import pytest
 import torch
 import zoo
 
-from cudaspeed.artifacts import Entry
-from cudaspeed.economy import BestTime, Expectation, candidates, expect, repays
-from cudaspeed.traits import traits_of
+from cudaspeed.compiling.policy import BestTime, Expectation, candidates, expect, repays
+from cudaspeed.models.info import traits_of
+from cudaspeed.storage.artifacts import Entry
 
 
 def entry(architecture: str, device: str = "cpu", seconds: float = 0, rates: tuple[float, float] = (0, 0)) -> Entry:

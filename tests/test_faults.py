@@ -18,12 +18,14 @@ from PIL import Image
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed import compile_cache, precision, streaming
+from cudaspeed import compile_cache
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.contracts import ModelFailedError, UpscaleOptions, UpscaleResult
+from cudaspeed.models import precision
+from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
+from cudaspeed.pipeline import run as run_module
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 Fault = Callable[[Tensor, Tensor], Tensor]
 """(the model's output [N, 3, 2h, 2w], its input [N, 3, h, w]) -> what it gives instead."""
@@ -104,7 +106,7 @@ def test_nan_in_one_tile_in_fp16_is_computed_again_in_bf16(
 def test_overflow_makes_the_run_leave_fp16_for_what_works_and_that_is_remembered(
     truth: Tensor, small: Tensor, fp16_runs: None, first_good: str, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(streaming._AHEAD, "cpu", ahead)  # 1: as on CUDA
+    monkeypatch.setitem(run_module._AHEAD, "cpu", ahead)  # 1: as on CUDA
     bad = (torch.float16,) if first_good == "bf16" else (torch.float16, torch.bfloat16)
     calls: list[torch.dtype] = []
 

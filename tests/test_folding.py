@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from zoo import span
 
-from cudaspeed.folding import fold_constants, fold_convolutions
-from cudaspeed.working import Variant, WorkingModel
+from cudaspeed.compiling.fold_constants import fold_constants, fold_convolutions
+from cudaspeed.models.runner import Variant, WorkingModel
 
 
 def test_folded_span_gives_the_same_picture_and_folds_no_more() -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cudaspeed import graphs
 from cudaspeed.contracts import Forward
-from cudaspeed.graphs import CudaRecorder, GraphedForward
+from cudaspeed.models import cuda_graphs
+from cudaspeed.models.cuda_graphs import CudaRecorder, GraphedForward
 
 
 class Network(nn.Module):
@@ -95,7 +95,7 @@ class Bench:
         return self.eager == before
 
 
-OFTEN = graphs._SEEN
+OFTEN = cuda_graphs._SEEN
 
 
 def test_a_shape_is_recorded_when_it_has_come_often_and_replayed_from_then_on() -> None:
@@ -163,12 +163,12 @@ def test_a_weight_that_is_written_in_place_shows_at_once() -> None:
 
 def test_only_the_shapes_used_last_are_kept() -> None:
     bench = Bench()
-    sides = range(8, 8 + graphs._MOST_SHAPES)
+    sides = range(8, 8 + cuda_graphs._MOST_SHAPES)
     for side in sides:
         bench.run(side, times=OFTEN)
     bench.run(side=8)  # the oldest, but used again
     bench.run(side=40, times=OFTEN)
-    assert bench.recorder.alive == graphs._MOST_SHAPES
+    assert bench.recorder.alive == cuda_graphs._MOST_SHAPES
     assert bench.replays(side=40)
     assert bench.replays(side=8)
     assert bench.recorder.made[1]() is None

@@ -11,10 +11,10 @@ import zoo
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from cudaspeed import streaming
 from cudaspeed.contracts import ImageHealth, UpscaleOptions, UpscaleResult
-from cudaspeed.health import take_vitals
-from cudaspeed.repair import Repairer, Suspect
+from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline.retry import Repairer, Suspect
+from cudaspeed.pipeline.tile_check import take_vitals
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
@@ -65,7 +65,7 @@ def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -
         assert result.report.health == ImageHealth()
         assert not any("tiles" not in warning for warning in result.report.warnings)
         with monkeypatch.context() as patched:
-            patched.setattr(streaming, "Repairer", Unwatched)
+            patched.setattr(run_module, "Repairer", Unwatched)
             assert torch.equal(result.image, run().image)
         clamped += int((result.image == 1).sum() + (result.image == 0).sum())
     assert clamped, "they leave the range, and are clamped"

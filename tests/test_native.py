@@ -10,11 +10,11 @@ import pytest
 import torch
 import zoo
 
-from cudaspeed import native, winograd
-from cudaspeed.artifacts import ArtifactStore
 from cudaspeed.contracts import UpscaleOptions
-from cudaspeed.native import load_library
+from cudaspeed.kernels import build, winograd
+from cudaspeed.kernels.build import load_library
 from cudaspeed.standalone import StandaloneContext
+from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import Caches, upscale
 
 
@@ -25,7 +25,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has loaded nothing."""
-    monkeypatch.setattr(native, "_loaded", {})
+    monkeypatch.setattr(build, "_loaded", {})
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a compiler was called")
 
-    monkeypatch.setattr(native, "_call", refuse)
+    monkeypatch.setattr(build, "_call", refuse)
 
 
 def test_the_next_process_finds_them(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,11 +84,11 @@ def test_without_them_the_picture_is_the_same(
     missing: str, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     if missing == "system":
-        monkeypatch.setattr(native.sys, "platform", "win32")
+        monkeypatch.setattr(build.sys, "platform", "win32")
     elif missing == "compiler":
-        monkeypatch.setattr(native.shutil, "which", lambda name: None)
+        monkeypatch.setattr(build.shutil, "which", lambda name: None)
     else:
-        monkeypatch.setattr(native, "_COMPILE", ("--no-such-flag",))
+        monkeypatch.setattr(build, "_COMPILE", ("--no-such-flag",))
     image, model = zoo.photograph(40, 48), zoo.compact(2, features=16)
     with caplog.at_level(logging.INFO, logger="cudaspeed"):
         results = [
@@ -106,16 +106,16 @@ def test_without_them_the_picture_is_the_same(
 def test_a_failed_build_is_not_tried_again_until_something_changes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if native.sys.platform != "linux":
+    if build.sys.platform != "linux":
         pytest.skip("nothing is built here")
     calls = []
 
     def fail(*command: str) -> None:
         calls.append(command)
-        raise native.BuildError("g++ says: error")
+        raise build.BuildError("g++ says: error")
 
-    monkeypatch.setattr(native, "_call", fail)
-    monkeypatch.setattr(native.shutil, "which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(build, "_call", fail)
+    monkeypatch.setattr(build.shutil, "which", lambda name: "/usr/bin/g++")
     for _ in range(2):
         assert not winograd.prepare(folder)
         forget(monkeypatch)
@@ -125,14 +125,14 @@ def test_a_failed_build_is_not_tried_again_until_something_changes(
 
 
 def test_an_interrupted_build_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if native.sys.platform != "linux":
+    if build.sys.platform != "linux":
         pytest.skip("nothing is built here")
 
     def interrupt(*command: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(native, "_call", interrupt)
-    monkeypatch.setattr(native.shutil, "which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(build, "_call", interrupt)
+    monkeypatch.setattr(build.shutil, "which", lambda name: "/usr/bin/g++")
     with pytest.raises(KeyboardInterrupt):
         winograd.prepare(folder)
     (entry,) = ArtifactStore(folder).entries().values()

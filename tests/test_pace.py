@@ -10,11 +10,11 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed import pace
-from cudaspeed.caches import Caches
 from cudaspeed.contracts import MemoryCost, ModelTraits, TileShapes, UpscaleOptions, UpscaleResult
-from cudaspeed.pace import NO_PACE, Pace, measure_pace
-from cudaspeed.planning import Planner
+from cudaspeed.models import throughput
+from cudaspeed.models.throughput import NO_PACE, Pace, measure_pace
+from cudaspeed.pipeline.scheduler import Planner
+from cudaspeed.pipeline.session import Caches
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
@@ -81,7 +81,7 @@ class Clock:
         self.sides: list[int] = []
         self.spent = 0.0
         self.by_side = by_side
-        monkeypatch.setattr(pace, "seconds_of_forward", self._seconds)
+        monkeypatch.setattr(throughput, "seconds_of_forward", self._seconds)
 
     def _seconds(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> float:
         height, width = x.shape[2:]
@@ -154,7 +154,7 @@ def test_what_is_known_is_not_measured_again_by_runs_of_the_same_size(monkeypatc
 def test_a_machine_too_busy_to_tell_is_asked_no_further(monkeypatch) -> None:
     times = [0.4 * 0.8**k for k in range(30)]
     asked = iter(times)
-    monkeypatch.setattr(pace, "seconds_of_forward", lambda *_: next(asked))
+    monkeypatch.setattr(throughput, "seconds_of_forward", lambda *_: next(asked))
     assert measure() == NO_PACE
     assert next(asked) in times[2:10]
 
@@ -274,11 +274,11 @@ def test_it_is_measured_once_and_remembered_and_the_picture_is_the_same(monkeypa
 def test_what_runs_see_themselves_counts_for_the_next_ones(monkeypatch, plain_kernels) -> None:
     """The first picture's own time is dear, and is known only after it."""
     Clock(monkeypatch, {64: 1e-3})
-    monkeypatch.setattr("cudaspeed.caches.reproduced", lambda *_: True)  # however busy this machine is
+    monkeypatch.setattr("cudaspeed.pipeline.session.reproduced", lambda *_: True)  # however busy this machine is
     caches, context = Caches(), StandaloneContext("cpu")
     assert run(caches).report.tiles == 1
     working = caches.working.get(MODEL, caches.choose(MODEL, UpscaleOptions(), context).variant)
     found = caches.paced(MODEL, context).look_up(working, traits(), 1 << 16, 1 << 16)
-    assert [pixels for pixels, _ in found.points] == [64 * 64, pace.rounded(256 * 320)]
+    assert [pixels for pixels, _ in found.points] == [64 * 64, throughput.rounded(256 * 320)]
     assert found.settled
     assert run(caches).report.tiles > 1

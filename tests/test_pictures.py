@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from cudaspeed.contracts import BadImageError
-from cudaspeed.pictures import OutputError, Picture, check_fits, read_picture, write_picture
+from cudaspeed.images.files import OutputError, Picture, check_fits, read_picture, write_picture
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 MAKE, ORIENTATION = 0x010F, 0x0112

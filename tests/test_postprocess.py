@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from cudaspeed.images.quantiles import quantiles
+from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.postprocess import FrameVerdict, heal
-from cudaspeed.quantiles import quantiles
-from cudaspeed.weights import DEFAULT_MODEL, load_model, resolve_model
 
 from . import zoo
 

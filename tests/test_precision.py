@@ -9,8 +9,8 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed import precision
 from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.models import precision
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from cudaspeed.profiles import Profile, Profiles
+from cudaspeed.storage.profiles import Profile, Profiles
 
 CONTENT = "0123456789abcdef" * 4
 WRITTEN = {"schema": 3, "reach": 3, "endless": False, "fastest": {}, "raised": {}, "paces": {}}

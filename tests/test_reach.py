@@ -13,13 +13,13 @@ from spandrel import SizeRequirements
 from torch import Tensor, nn
 
 from cudaspeed.contracts import ModelTraits, UpscaleOptions
-from cudaspeed.profiles import Profile, Profiles
-from cudaspeed.reach import Reach, measure_reach, with_reach
+from cudaspeed.models.info import traits_of
+from cudaspeed.models.receptive_field import Reach, measure_reach, with_reach
+from cudaspeed.models.runner import Variant, WorkingModel
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.tiling import automatic_overlap, plan_tiles
-from cudaspeed.traits import traits_of
+from cudaspeed.storage.profiles import Profile, Profiles
+from cudaspeed.tiling.plan import automatic_overlap, plan_tiles
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.working import Variant, WorkingModel
 
 CPU = torch.device("cpu")
 FP32 = Variant("fp32", autocast=False, channels_last=False)

@@ -10,9 +10,11 @@ import zoo
 from compilers import Compilers
 from torch import Tensor
 
-from cudaspeed import compile_cache, precision, streaming
+from cudaspeed import compile_cache
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.contracts import ModelFailedError, UpscaleOptions, UpscaleResult
+from cudaspeed.models import precision
+from cudaspeed.pipeline import run as run_module
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
@@ -58,7 +60,7 @@ def test_tiles_that_looked_well_before_the_illness_was_found_are_done_again(
     ahead: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three times as bright is nothing to see in a dark strip, and would be beside the rest."""
-    monkeypatch.setitem(streaming._AHEAD, "cpu", ahead)
+    monkeypatch.setitem(run_module._AHEAD, "cpu", ahead)
     image = zoo.photograph(100, 110, frames=3)
     image[:, :30] *= 0.02
     result = run(image, zoo.toy(2, in_half(lambda y: 3 * y)), batch_size=batch_size)

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from cudaspeed.contracts import Axis, BadOptionError, ModelTraits, TilePlan
-from cudaspeed.tiling import automatic_overlap, memory_saving_side, plan_tiles, smallest_side
+from cudaspeed.tiling.plan import automatic_overlap, memory_saving_side, plan_tiles, smallest_side
 
 
 def traits(**more) -> ModelTraits:

@@ -11,25 +11,26 @@ import zoo
 from lagging import LaggingDevice
 from torch import Tensor
 
-from cudaspeed import intake, outlet, results, streaming
-from cudaspeed.channels import ChannelPlan
 from cudaspeed.contracts import UpscaleOptions, UpscaleResult
-from cudaspeed.group import _runs
-from cudaspeed.intake import LaneIntake
-from cudaspeed.lanes import Past, device_with_lanes
-from cudaspeed.outlet import LaneOutlet
+from cudaspeed.images.channels import ChannelPlan
+from cudaspeed.models.info import traits_of
+from cudaspeed.pipeline import download, output, upload
+from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline.download import LaneOutlet
+from cudaspeed.pipeline.frames import _runs
+from cudaspeed.pipeline.streams import Past, device_with_lanes
+from cudaspeed.pipeline.transfer import Transfer
+from cudaspeed.pipeline.upload import LaneIntake
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.tiling import places, plan_tiles
-from cudaspeed.traits import traits_of
-from cudaspeed.transfer import Transfer
+from cudaspeed.tiling.plan import places, plan_tiles
 from cudaspeed.upscale_engine import Caches, upscale
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small pictures take many of them."""
-    monkeypatch.setattr(intake, "_BLOCK_BYTES", 2000)
-    monkeypatch.setattr(outlet, "_BLOCK_BYTES", 5000)
+    monkeypatch.setattr(upload, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(download, "_BLOCK_BYTES", 5000)
 
 
 @pytest.fixture(autouse=True)
@@ -184,12 +185,12 @@ def test_rows_and_numbers_follow_their_batch_and_not_the_next() -> None:
 
 
 def test_a_full_ring_holds_the_writer_up_until_a_block_is_free() -> None:
-    device, output = LaggingDevice(), torch.empty(outlet._BLOCKS + 3, 4, 4, 3)
+    device, output = LaggingDevice(), torch.empty(download._BLOCKS + 3, 4, 4, 3)
     device.gate.clear()
     way = LaneOutlet(device)
-    for frame in output[: outlet._BLOCKS]:
+    for frame in output[: download._BLOCKS]:
         way.write(frame, torch.ones(4, 4, 3), clamp=False)
-    rest = [(frame, torch.ones(4, 4, 3), False) for frame in output[outlet._BLOCKS :]]
+    rest = [(frame, torch.ones(4, 4, 3), False) for frame in output[download._BLOCKS :]]
     writer = threading.Thread(target=lambda: [way.write(*write) for write in rest])
     writer.start()
     writer.join(0.1)
@@ -207,7 +208,7 @@ def test_no_more_than_some_batches_are_leaving_at_once() -> None:
     for k, frame in enumerate(output):
         way.write(frame, torch.ones(4, 4, 3), clamp=False)
         way.pace()
-        assert int(output.mean(dim=(1, 2, 3)).sum()) == max(0, k + 1 - outlet._BATCHES_LEAVING)
+        assert int(output.mean(dim=(1, 2, 3)).sum()) == max(0, k + 1 - download._BATCHES_LEAVING)
     way.close()
 
 
@@ -277,8 +278,8 @@ def run(image: Tensor, model, context: StandaloneContext | None = None, **option
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[LaggingDevice]:
     """The CPU as a device that works on its own."""
     device = LaggingDevice()
-    monkeypatch.setitem(streaming._AHEAD, "cpu", 1)
-    monkeypatch.setattr(streaming, "device_with_lanes", lambda _: device)
+    monkeypatch.setitem(run_module._AHEAD, "cpu", 1)
+    monkeypatch.setattr(run_module, "device_with_lanes", lambda _: device)
     yield device
     assert device.idle
 
@@ -287,7 +288,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[LaggingDevice]:
 def plain(monkeypatch: pytest.MonkeyPatch):
     def plainly(*arguments, **options) -> UpscaleResult:
         with monkeypatch.context() as patched:
-            patched.setattr(streaming, "device_with_lanes", lambda _: None)
+            patched.setattr(run_module, "device_with_lanes", lambda _: None)
             return run(*arguments, **options)
 
     return plainly
@@ -314,7 +315,7 @@ def test_a_run_on_lanes_gives_the_same_video(
 def test_frames_made_of_pictures_are_the_same_wherever_they_are_made(
     channels: int, options: dict, roomy: bool, device: LaggingDevice, plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "_SHARE_FOR_FRAMES", 0.25 if roomy else 0.0)
+    monkeypatch.setattr(run_module, "_SHARE_FOR_FRAMES", 0.25 if roomy else 0.0)
     video = zoo.photograph(40, 50, channels, frames=2)
     if channels in (2, 4):
         video[..., -1] = (video[..., -1] > 0.6).float()
@@ -384,7 +385,7 @@ def test_results_do_not_pile_up_on_a_device_that_copies_more_slowly_than_it_comp
     leaving: list[int] = []
     context = StandaloneContext("cpu", on_progress=lambda *_: leaving.append(len(device.lanes[2].queue)))
     run(zoo.photograph(10, 10, frames=12), zoo.toy(), context)
-    assert max(leaving) <= 2 * (outlet._BATCHES_LEAVING + 1)  # each waits for its batch, and is copied
+    assert max(leaving) <= 2 * (download._BATCHES_LEAVING + 1)  # each waits for its batch, and is copied
 
 
 def test_an_interrupt_leaves_nothing_running(device: LaggingDevice) -> None:
@@ -449,18 +450,18 @@ def test_tiles_at_the_edges_of_wrapping_windows_are_slices_of_the_same_places() 
 
 
 def test_pinned_results_stay_within_a_limit_while_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "_MOST_PINNED", 1 << 20)
-    monkeypatch.setattr(results, "_pinned", type(results._pinned)())
+    monkeypatch.setattr(output, "_MOST_PINNED", 1 << 20)
+    monkeypatch.setattr(output, "_pinned", type(output._pinned)())
     plenty = 1 << 40
-    assert results.may_be_pinned(1 << 20, plenty)
-    assert not results.may_be_pinned((1 << 20) + 1, plenty), "it takes the next power of two"
-    assert not results.may_be_pinned(1 << 20, (1 << 20) - 1), "the memory there is"
+    assert output.may_be_pinned(1 << 20, plenty)
+    assert not output.may_be_pinned((1 << 20) + 1, plenty), "it takes the next power of two"
+    assert not output.may_be_pinned(1 << 20, (1 << 20) - 1), "the memory there is"
 
     alive = torch.empty(300_000, dtype=torch.uint8)
-    results._pinned.add(alive.untyped_storage())
+    output._pinned.add(alive.untyped_storage())
     view = alive[5:10]
     del alive
-    assert results.may_be_pinned(1 << 19, plenty)
-    assert not results.may_be_pinned((1 << 19) + 1, plenty), "a view of the one before is still there"
+    assert output.may_be_pinned(1 << 19, plenty)
+    assert not output.may_be_pinned((1 << 19) + 1, plenty), "a view of the one before is still there"
     del view
-    assert results.may_be_pinned(1 << 20, plenty)
+    assert output.may_be_pinned(1 << 20, plenty)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from spandrel.architectures.ESRGAN import ESRGAN
 
-from cudaspeed.dense_block import rewrite_dense_groups
-from cudaspeed.fastest_convolution import Candidate, Convolutions, Layer, choose_convolution
+from cudaspeed.kernels.autotuned_convolution import Candidate, Convolutions, Layer, choose_convolution
+from cudaspeed.kernels.dense_block import rewrite_dense_groups
 
 pytest.importorskip("triton", reason="this torch brings no Triton: it was built without CUDA")
 
@@ -97,7 +97,7 @@ def test_compilers_take_every_block_size_and_use_tensor_cores(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from cudaspeed import triton_convolution as room
+    from cudaspeed.kernels import triton_convolution as room
 
     for blocks in room.suitable_blocks(64, out_channels):
         kernel = room._convolve_rows if blocks.by_rows else room._convolve
@@ -138,7 +138,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.
 @DTYPES
 @pytest.mark.parametrize(("channels", "out_channels"), [(64, 32), (96, 32), (192, 64), (64, 48)])
 def test_every_block_size_is_right_on_the_device(channels: int, out_channels: int, dtype: torch.dtype) -> None:
-    from cudaspeed.triton_convolution import suitable_blocks, triton_convolution
+    from cudaspeed.kernels.triton_convolution import suitable_blocks, triton_convolution
 
     layer = Layer(torch.device("cuda"), dtype, 2, 67, 131, channels, out_channels, pitch=192, out_pitch=64)
     for blocks in suitable_blocks(channels, out_channels):
@@ -152,7 +152,7 @@ def test_every_block_size_is_right_on_the_device(channels: int, out_channels: in
 @cuda
 @DTYPES
 def test_esrgan_by_triton_gives_the_plain_picture_on_the_device(dtype: torch.dtype) -> None:
-    from cudaspeed.triton_convolution import suitable_blocks, triton_convolution
+    from cudaspeed.kernels.triton_convolution import suitable_blocks, triton_convolution
 
     def find(layer: Layer) -> list[Candidate]:
         return [Candidate("ours", triton_convolution(suitable_blocks(layer.channels, layer.out_channels)[-1]))]

@@ -11,12 +11,14 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed import caches, tuning, winograd
 from cudaspeed.contracts import Forward, UpscaleOptions, UpscaleResult
+from cudaspeed.kernels import winograd
+from cudaspeed.models import autotune
+from cudaspeed.models.autotune import fastest, rivals
+from cudaspeed.models.runner import Variant, WorkingModel
+from cudaspeed.pipeline import session
 from cudaspeed.standalone import StandaloneContext
-from cudaspeed.tuning import fastest, rivals
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.working import Variant, WorkingModel
 
 PLAIN = Variant("fp32", autocast=False, channels_last=True)
 OURS = Variant("fp32", autocast=False, channels_last=True, kernels="winograd")
@@ -38,10 +40,10 @@ def context(tmp_path: Path) -> StandaloneContext:
 def takes(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     """Make computing with these kernels take so long."""
 
-    def measured(ways: Sequence[tuning._Way], *_: object) -> list[list[float]]:
+    def measured(ways: Sequence[autotune._Way], *_: object) -> list[list[float]]:
         return [[seconds[way.working.variant.kernels]] * 2 for way in ways]
 
-    monkeypatch.setattr(tuning, "_times", measured)
+    monkeypatch.setattr(autotune, "_times", measured)
 
 
 def after_every_convolution(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], object]) -> None:
@@ -93,7 +95,7 @@ def test_each_is_on_the_device_when_it_runs(model, context, monkeypatch) -> None
         return 1.0
 
     context.make_resident = make_resident
-    monkeypatch.setattr(tuning, "seconds_of_forward", seconds)
+    monkeypatch.setattr(autotune, "seconds_of_forward", seconds)
     fastest(model, PLAIN, [OURS], context)
 
 
@@ -125,7 +127,7 @@ def test_the_picture_is_the_same_and_the_report_says_how_it_was_computed(model, 
     for kernels, seconds in (("winograd", 0.1), ("plain", 2.0)):
         takes(monkeypatch, plain=1.0, winograd=seconds)
         result = run(zoo.compact(2, features=16), precision="fp32")
-        caches.Profiles(caches.profiles_folder(context.cache_folder)).clear()
+        session.Profiles(session.profiles_folder(context.cache_folder)).clear()
         assert result.report.kernels == kernels
         results[kernels] = result.image
     assert float((results["winograd"] - results["plain"]).abs().max()) <= 2e-5
@@ -138,7 +140,7 @@ def test_it_is_measured_once_and_remembered_by_the_next_session(model, context, 
     def again(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(caches, "fastest", again)
+    monkeypatch.setattr(session, "fastest", again)
     assert run(model, precision="fp32").report.kernels == "winograd"
     assert run(zoo.compact(2, features=16), precision="fp32").report.kernels == "winograd"
 
@@ -151,7 +153,7 @@ def test_what_a_busy_machine_tells_is_not_kept_and_asked_for_thrice_at_most(mode
         asked.append(len(models))
         return [[1.0, 3.0, 2.0], [0.2, 0.9, 0.4]]
 
-    monkeypatch.setattr(tuning, "_times", measured)
+    monkeypatch.setattr(autotune, "_times", measured)
     kept = Caches()
     assert [run(model, kept).report.kernels for _ in range(5)] == ["winograd"] * 5
     assert asked == [2] * 3
@@ -161,8 +163,8 @@ def test_what_a_busy_machine_tells_is_not_kept_and_asked_for_thrice_at_most(mode
 
 def test_a_busy_machine_is_asked_until_the_answer_is_clear(model, context, monkeypatch) -> None:
     disturbed = iter([9.0, 9.0, 5.0, 4.0, 2.0, 1.0, 1.0, 0.3, 1.05, 0.31])
-    monkeypatch.setattr(tuning, "seconds_of_forward", lambda *_: next(disturbed) / 20)
-    monkeypatch.setattr(tuning, "timed", lambda forward, x: (forward(x), 9.0))
+    monkeypatch.setattr(autotune, "seconds_of_forward", lambda *_: next(disturbed) / 20)
+    monkeypatch.setattr(autotune, "timed", lambda forward, x: (forward(x), 9.0))
     best = fastest(model, PLAIN, [OURS], context)
     assert (best.working.variant, best.sure) == (OURS, True)
     assert next(disturbed, None) is None
@@ -171,8 +173,8 @@ def test_a_busy_machine_is_asked_until_the_answer_is_clear(model, context, monke
 def test_long_times_that_are_far_apart_need_not_be_seen_twice(model, context, monkeypatch) -> None:
     """A large model should not be run a dozen times to see what is plain already."""
     taken = iter([4.0, 2.5, 5.0, 2.0])
-    monkeypatch.setattr(tuning, "timed", lambda forward, x: (forward(x), next(taken)))
-    monkeypatch.setattr(tuning, "seconds_of_forward", lambda *_: next(taken))
+    monkeypatch.setattr(autotune, "timed", lambda forward, x: (forward(x), next(taken)))
+    monkeypatch.setattr(autotune, "seconds_of_forward", lambda *_: next(taken))
     best = fastest(model, PLAIN, [OURS], context)
     assert (best.working.variant, best.sure) == (OURS, True)
     assert next(taken, None) is None, "four forwards in all"

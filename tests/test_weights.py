@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from torch import nn
 
-from cudaspeed import weights
 from cudaspeed.contracts import BadModelError
-from cudaspeed.weights import check_model, find_models, load_model, model_folders, resolve_model
+from cudaspeed.models import loader
+from cudaspeed.models.loader import check_model, find_models, load_model, model_folders, resolve_model
 
 
 def tiny_state(scale: int = 2) -> dict[str, torch.Tensor]:
@@ -30,8 +30,8 @@ def tiny_state(scale: int = 2) -> dict[str, torch.Tensor]:
 def packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pack of our own below tmp_path, with an empty folder of bundled models."""
     pack = tmp_path / "packs" / "pack"
-    (pack / "models").mkdir(parents=True)
-    monkeypatch.setattr(weights, "__file__", str(pack / "weights.py"))
+    (pack / "models" / "bundled").mkdir(parents=True)
+    monkeypatch.setattr(loader, "__file__", str(pack / "models" / "loader.py"))
     monkeypatch.delenv("CUDASPEED_MODELS", raising=False)
     return pack
 
@@ -206,7 +206,7 @@ def test_an_inpainting_model_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     save_file(state, tmp_path / "model.safetensors")
     architectures = spandrel.ArchRegistry()
     architectures.add(spandrel.ArchSupport.from_architecture(Inpainting()))
-    monkeypatch.setattr(weights, "ModelLoader", lambda: spandrel.ModelLoader(registry=architectures))
+    monkeypatch.setattr(loader, "ModelLoader", lambda: spandrel.ModelLoader(registry=architectures))
 
     with pytest.raises(BadModelError, match=r"inpainting model.*needs a mask"):
         load_model(tmp_path / "model.safetensors")
@@ -228,10 +228,10 @@ def test_models_are_found_in_three_places_and_the_first_wins(
 ) -> None:
     mine, yours = tmp_path / "mine", tmp_path / "yours"
     monkeypatch.setenv("CUDASPEED_MODELS", os.pathsep.join(map(str, (mine, yours, tmp_path / "absent"))))
-    assert model_folders() == (packs / "models", mine, yours, tmp_path / "absent")
+    assert model_folders() == (packs / "models" / "bundled", mine, yours, tmp_path / "absent")
 
     for folder, names in (
-        (packs / "models", ["a.safetensors"]),
+        (packs / "models" / "bundled", ["a.safetensors"]),
         (mine, ["b.pth", "c.txt"]),
         (yours, ["b.pth", "d.PT"]),
     ):
@@ -241,7 +241,7 @@ def test_models_are_found_in_three_places_and_the_first_wins(
     (mine / "folder.pth").mkdir()
 
     assert find_models() == {
-        "a.safetensors": packs / "models" / "a.safetensors",
+        "a.safetensors": packs / "models" / "bundled" / "a.safetensors",
         "b.pth": mine / "b.pth",
         "d.PT": yours / "d.PT",
     }
@@ -251,12 +251,12 @@ def test_comfyuis_folder_is_one_of_them_for_a_pack_among_its_custom_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDASPEED_MODELS", raising=False)
-    monkeypatch.setattr(weights, "__file__", str(tmp_path / "custom_nodes" / "pack" / "weights.py"))
+    monkeypatch.setattr(loader, "__file__", str(tmp_path / "custom_nodes" / "pack" / "models" / "loader.py"))
     assert model_folders()[-1] == tmp_path / "models" / "upscale_models"
 
 
 def test_a_model_is_meant_by_path_file_name_or_name(packs: Path, tmp_path: Path) -> None:
-    bundled, elsewhere = packs / "models" / "net.v2.safetensors", tmp_path / "other.pth"
+    bundled, elsewhere = packs / "models" / "bundled" / "net.v2.safetensors", tmp_path / "other.pth"
     bundled.write_bytes(b"")
     elsewhere.write_bytes(b"")
     assert resolve_model("net.v2.safetensors") == bundled

@@ -13,10 +13,10 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed import attention, window_attention
-from cudaspeed.attention import FusedAttention
-from cudaspeed.window_attention import attend, prepare, suits
-from cudaspeed.working import Variant, WorkingModel
+from cudaspeed.kernels import attention_fusion, window_attention
+from cudaspeed.kernels.attention_fusion import FusedAttention
+from cudaspeed.kernels.window_attention import attend, prepare, suits
+from cudaspeed.models.runner import Variant, WorkingModel
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_registers_of_sixteen_floats_give_the_same(tmp_path: Path) -> None:
     """As processors with AVX-512 have them, in code that runs on others."""
     if not shutil.which("g++"):
         pytest.skip("no g++ to build it with")
-    source = Path(window_attention.__file__).with_name("kernels") / "attention.cpp"
+    source = Path(window_attention.__file__).with_name("csrc") / "attention.cpp"
     flags = ("-O1", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-shared", "-DAS_IF_AVX512", "-Wno-psabi")
     subprocess.run(["g++", *flags, "-o", str(tmp_path / "wide.so"), str(source)], check=True)
     library = ctypes.CDLL(str(tmp_path / "wide.so"))
@@ -157,7 +157,7 @@ def test_a_model_is_computed_by_them_and_can_still_be_traced(monkeypatch: pytest
         calls.append(given)
         return right(*given)
 
-    monkeypatch.setattr(attention.window_attention, "attend", counted)
+    monkeypatch.setattr(attention_fusion.window_attention, "attend", counted)
     with torch.inference_mode():
         truth = working.forward(x)
     assert calls

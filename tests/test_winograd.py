@@ -16,10 +16,10 @@ from spandrel import ImageModelDescriptor
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 
-from cudaspeed import winograd
-from cudaspeed.rewriting import rewrite
-from cudaspeed.winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
-from cudaspeed.working import Variant, WorkingModel
+from cudaspeed.kernels import winograd
+from cudaspeed.kernels.rewrite import rewrite
+from cudaspeed.kernels.winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
+from cudaspeed.models.runner import Variant, WorkingModel
 
 PLAIN = Variant("fp32", autocast=False, channels_last=True)
 OURS = Variant("fp32", autocast=False, channels_last=True, kernels="winograd")
@@ -137,7 +137,7 @@ def test_registers_of_sixteen_floats_give_the_same(channels: tuple[int, int], wi
 def wide(tmp_path_factory: pytest.TempPathFactory) -> winograd.Kernels:
     if not shutil.which("g++"):
         pytest.skip("no g++ to build it with")
-    source = Path(winograd.__file__).with_name("kernels") / "winograd.cpp"
+    source = Path(winograd.__file__).with_name("csrc") / "winograd.cpp"
     library = tmp_path_factory.mktemp("wide") / "winograd.so"
     flags = ("-O1", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-shared", "-DAS_IF_AVX512", "-Wno-psabi")
     subprocess.run(["g++", *flags, "-o", str(library), str(source)], check=True)

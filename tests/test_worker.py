@@ -10,11 +10,11 @@ import torch
 import zoo
 from safetensors.torch import save_file
 
-from cudaspeed import compile_worker
-from cudaspeed.artifacts import ArtifactStore
-from cudaspeed.compile_worker import Request, main
+from cudaspeed.compiling import worker
+from cudaspeed.compiling.worker import Request, main
 from cudaspeed.contracts import Forward, TileShapes
-from cudaspeed.working import Variant, WorkingModel, architecture_of, content_of
+from cudaspeed.models.runner import Variant, WorkingModel, architecture_of, content_of
+from cudaspeed.storage.artifacts import ArtifactStore
 
 ID = "a" * 24
 USUAL, TUNED = b"compiled as usual", b"compiled with every kernel tuned"
@@ -30,10 +30,10 @@ class Compiling:
         self.ways: list[dict[str, object]] = []
         self.before_tuning: Callable[[], object] = lambda: None
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", self._compile)
-        monkeypatch.setattr(compile_worker, "load_package", self._load)
-        monkeypatch.setattr(compile_worker, "seconds_of_forward", lambda forward, x: self.seconds[forward.__name__])
-        monkeypatch.setattr(compile_worker._Compiler, "_program", lambda self: None)  # takes seconds
-        monkeypatch.setattr(compile_worker, "_trust_the_processor", lambda: None)
+        monkeypatch.setattr(worker, "load_package", self._load)
+        monkeypatch.setattr(worker, "seconds_of_forward", lambda forward, x: self.seconds[forward.__name__])
+        monkeypatch.setattr(worker._Compiler, "_program", lambda self: None)  # takes seconds
+        monkeypatch.setattr(worker, "_trust_the_processor", lambda: None)
 
     def run(self, limit: float = 60.0, eager: Variant | None = None) -> bytes | None:
         """What the store has after it."""
@@ -92,7 +92,7 @@ def test_how_fast_it_is_beside_eager_is_known_before_it_is_used(compiling: Compi
 
 
 def test_on_a_busy_machine_nothing_is_said(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile_worker, "taking_turns", lambda works: [[work(), 9.0] for work in works])
+    monkeypatch.setattr(worker, "taking_turns", lambda works: [[work(), 9.0] for work in works])
     assert compiling.run() == USUAL
     assert compiling.store.get(ID).compiled_rate == 0
 
@@ -108,8 +108,8 @@ def test_it_is_compared_with_the_kernels_that_it_would_replace(
     compiling: Compiling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared = []
-    real = compile_worker.WorkingModel
-    monkeypatch.setattr(compile_worker, "WorkingModel", lambda d, variant: compared.append(variant) or real(d, variant))
+    real = worker.WorkingModel
+    monkeypatch.setattr(worker, "WorkingModel", lambda d, variant: compared.append(variant) or real(d, variant))
     eager = Variant("fp32", autocast=False, channels_last=True, kernels="attention")
     compiling.run(eager=eager)
     assert eager in compared
@@ -126,14 +126,14 @@ def test_tuning_that_fails_costs_nothing(error: Exception, compiling: Compiling)
 
 
 def test_a_wrong_result_of_tuning_is_not_kept(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = compile_worker.disagreement
+    right = worker.disagreement
     calls = []
 
     def disagree(*outputs: object) -> str | None:
         calls.append(outputs)
         return "it is veiled" if len(calls) == 2 else right(*outputs)
 
-    monkeypatch.setattr(compile_worker, "disagreement", disagree)
+    monkeypatch.setattr(worker, "disagreement", disagree)
     assert compiling.run() == USUAL
 
 
@@ -152,9 +152,9 @@ def test_a_time_limit_ends_tuning_and_not_what_it_began_with(
     def end(code: int) -> None:
         raise Ended
 
-    monkeypatch.setattr(compile_worker.os, "_exit", end)
+    monkeypatch.setattr(worker.os, "_exit", end)
     timers = []
-    monkeypatch.setattr(compile_worker.threading, "Timer", lambda limit, give_up, args: Timer(timers, give_up, args))
+    monkeypatch.setattr(worker.threading, "Timer", lambda limit, give_up, args: Timer(timers, give_up, args))
     compiling.before_tuning = lambda: timers[0].fire()
     with pytest.raises(Ended):
         compiling.run()

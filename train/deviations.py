@@ -20,9 +20,9 @@ from PIL import Image
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.contracts import DTYPES, UpscaleOptions
+from cudaspeed.models.loader import load_model
 from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
-from cudaspeed.weights import load_model
 
 EXAMPLES = Path(__file__).absolute().parent.parent / "examples"
 

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from spandrel.architectures.Compact import Compact
 
-MODELS = Path(__file__).absolute().parent.parent / "models"
+MODELS = Path(__file__).absolute().parent.parent / "models" / "bundled"
 
 Weights = dict[str, torch.Tensor]
 

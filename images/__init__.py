@@ -1,0 +1,1 @@
+"""Pictures: files, channels, alpha, and what is checked before any work."""

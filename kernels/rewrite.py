@@ -1,0 +1,85 @@
+"""A model's modules replaced, in our copy, by faster ones that compute the same."""
+
+from __future__ import annotations
+
+import torch
+from spandrel.architectures.Compact import Compact
+from torch import nn
+
+from ..contracts import Kernels
+from .convolution import activation_slope
+from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
+from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
+from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, aligned, suits
+
+
+def rewrite(model: nn.Module, kernels: Kernels) -> int:
+    """Replace in place what `kernels` take over, and return how many modules that were.
+
+    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions. "fused" (any
+    device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
+    "attention" takes over no modules.
+    """
+    if kernels == "fused":
+        return rewrite_dense_groups(model) + fuse_chains(model)  # in this order: groups are known by their parts
+    return _use_winograd(model, type(model) is nn.Sequential) if kernels == "winograd" else 0
+
+
+def narrow_fused(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of "fused" modules in `dtype`, the one they compute in under autocast: the same numbers, without
+    a cast in every forward."""
+    for module in model.modules():
+        if isinstance(module, DenseGroup | FusedConvolution):
+            module.to(dtype)
+
+
+def can_fuse(model: nn.Module) -> bool:
+    """Whether "fused" kernels would take over anything."""
+    return any(True for _ in dense_groups(model)) or any(True for _ in fusible_pairs(model))
+
+
+def _use_winograd(parent: nn.Module, in_order: bool) -> int:
+    """Dense blocks as wholes, other convolutions one by one, together with the activation after them where the
+    children are computed in the order in which they are kept."""
+    count = 0
+    children = list(parent.named_children())
+    for (name, child), (after, activation) in zip(children, [*children[1:], ("", None)], strict=False):
+        parts = _dense_parts(child)
+        if parts:
+            setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE))
+            count += 1
+        elif suits(child):
+            fused = in_order and activation is not None and activation_slope(activation) is not None
+            setattr(parent, name, WinogradConvolution(child, activation if fused else None))
+            if fused:
+                setattr(parent, after, nn.Identity())
+            count += 1
+        else:
+            chain = type(child) is nn.Sequential or (isinstance(parent, Compact) and name == "body")
+            count += _use_winograd(child, chain)
+    if in_order:
+        _join(parent)
+    return count
+
+
+def _join(parent: nn.Module) -> None:
+    """Make one of the convolutions that come one after the other and give a picture as large as they take."""
+    row: list[tuple[str, WinogradConvolution]] = []
+    for name, child in [*parent.named_children(), ("", None)]:
+        if isinstance(child, WinogradConvolution) and not child.lost:
+            row.append((name, child))
+        elif not isinstance(child, nn.Identity):
+            if len(row) > 1:
+                for joined, _ in row:
+                    setattr(parent, joined, nn.Identity())
+                setattr(parent, row[0][0], WinogradChain([step for _, step in row]))
+            row = []
+
+
+def _dense_parts(block: nn.Module) -> list[tuple[nn.Conv2d, nn.Module | None]] | None:
+    """The convolutions of a dense block, with the activations that follow; None where it is none, or does not suit."""
+    if not is_dense_block(block):
+        return None
+    parts = [[*getattr(block, name), None][:2] for name in DENSE_CONVOLUTIONS]
+    taken = all(suits(convolution) and aligned(convolution) for convolution, _ in parts)
+    return [(convolution, after) for convolution, after in parts] if taken else None

@@ -1,0 +1,114 @@
+"""Attention within many small windows on a CPU, 1.5 to 4 times torch's speed: csrc/attention.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .build import load_library
+
+_LANES = 8  # columns come in multiples of it
+_MOST_BIASES = 2
+_MOST_COLUMNS = 2048  # beyond, a thread's keys, values and scores leave its cache
+# Multiplications that threads are worth; as for convolutions: all threads or one.
+_LEAST_WORK = 1 << 20
+_RIGHT = 1e-5
+
+_library: ctypes.CDLL | None = None
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("window", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+    )
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int)
+        for name in ("windows", "heads", "rows", "columns", "channels", "biases", "lanes", "threads")
+    )
+
+
+def prepare(folder: Path) -> bool:
+    """Whether the kernels are there: in this process, in the store in `folder`, or else built into it now."""
+    global _library
+    _library = load_library("attention", folder, _flaw)
+    return _library is not None
+
+
+def ready() -> bool:
+    """Whether `prepare` has found them."""
+    return _library is not None
+
+
+def suits(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> bool:
+    """Whether the kernels are there and take these: query [W, H, N, d], keys and values [W, H, M, d] and biases that
+    are broadcast to [W, H, N, M], all float32 on the CPU, M a multiple of 8."""
+    return (
+        ready()
+        and all(type(tensor) is Tensor for tensor in (query, keys, values, *biases))  # none of a tracer's
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (query, keys, values, *biases))
+        and keys.shape == values.shape
+        and keys.shape[2] % _LANES == 0
+        and keys.shape[2] <= _MOST_COLUMNS
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
+    """`softmax(query @ keys^T + biases) @ values`, [W, H, N, d], for what `suits`."""
+    assert _library is not None
+    return _attend(_library, query, keys, values, biases)
+
+
+def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
+    (windows, heads, rows, channels), columns = query.shape, keys.shape[2]
+    shape = (windows, heads, rows, columns)
+    if len(biases) > _MOST_BIASES:
+        biases = [sum(biases[1:], biases[0])]
+    biases = [bias.expand(*bias.shape[:-1], columns) for bias in biases]
+    tensors = [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, keys, values, *biases)]
+    given = [*tensors[:3], *(bias.expand(shape) for bias in tensors[3:])]
+    widest = library.widest()
+    sizes = _Sizes(
+        windows, heads, rows, columns, channels, len(biases),
+        lanes=widest if columns % widest == 0 else _LANES,
+        threads=torch.get_num_threads() if 2 * math.prod(shape) * channels >= _LEAST_WORK else 1,
+    )  # fmt: skip
+    library.scratch_bytes.restype = ctypes.c_int64
+    scratch = torch.empty(library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
+    result = torch.empty(windows, rows, heads, channels)
+    told = (_Tensor * len(given))(*(_Tensor(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in given))
+    library.attend(
+        ctypes.byref(told),
+        ctypes.c_void_p(result.data_ptr()),
+        ctypes.byref(sizes),
+        ctypes.c_void_p(scratch.data_ptr()),
+    )
+    return result.permute(0, 2, 1, 3)
+
+
+def _flaw(library: ctypes.CDLL) -> str | None:
+    """What is wrong with the kernels just loaded, if anything is: odd sizes, by one thread and half a register, and by
+    all and whole ones, both kinds of bias, and a mask."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for windows, rows, columns in ((3, 31, 40), (9, 61, 112)):
+        query, keys, values = (
+            torch.randn(windows, n, 2, 11, generator=generator).transpose(1, 2) for n in (rows, columns, columns)
+        )
+        biases = [torch.randn(2, rows, columns, generator=generator), torch.zeros(windows, 1, rows, columns)]
+        biases[1][1, :, :, ::3] = -100.0
+        found = _attend(library, query, keys, values, biases)
+        truth = (query @ keys.mT + biases[0] + biases[1]).softmax(-1) @ values
+        worst = max(worst, float((found - truth).abs().max() / truth.abs().max()))
+    return None if worst < _RIGHT else f"their results differ by {worst:.1e} from torch's"

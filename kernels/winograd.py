@@ -1,0 +1,318 @@
+"""3x3 convolutions on a CPU by Winograd's method, twice as fast as oneDNN's: csrc/winograd.cpp, as modules.
+
+F(4x4, 3x3) of Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308): a quarter of
+the multiplications. In float32 the results differ from the plain convolution's by some 1e-6 of the largest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from .build import load_library
+from .convolution import activation_slope
+
+# The transform of the weights, G in the paper.
+_WEIGHTS = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+# What may be around the picture: zeros, so that the output is as large, or nothing.
+_EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
+_LANES = 8  # the kernels' channels come in multiples of it; others get company of zeros
+_RUN = 12  # tiles that a thread takes at once: with 64 channels some 220 KB, which a core's cache holds
+# Multiplications that threads are worth, about a tenth of a millisecond. All threads or one: OpenMP ends and makes anew
+# those by which two teams in turn differ.
+_LEAST_WORK = 1 << 23
+_RIGHT = 1e-4  # of the largest value; the method's rounding is a hundredth of it
+
+
+class _Picture(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("picture", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("pixel", ctypes.c_int64),
+    )
+
+
+class _Ending(ctypes.Structure):
+    _fields_ = (
+        ("bias", ctypes.c_void_p),
+        ("slope", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        ("added", _Picture),
+    )
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_int)
+        for name in (
+            *("pictures", "x_height", "x_width", "edge", "height", "width"),
+            *("channels", "outputs", "lanes", "run", "threads"),
+        )
+    )
+
+
+class Packed(NamedTuple):
+    """A convolution made ready, C and O rounded up to multiples of 8: `weights` [36, C * O] in the kernel's order,
+    `bias` [O], and the `slope` [O] by which negative results are multiplied; None: they stay."""
+
+    weights: Tensor
+    bias: Tensor
+    slope: Tensor | None
+
+
+def prepare(folder: Path) -> bool:
+    """Whether the kernels are there: in this process, in the store in `folder`, or else built into it now."""
+    return load_library("winograd", folder, _flaw) is not None
+
+
+def suits(module: nn.Module) -> bool:
+    """Whether `module` is a convolution that the kernels can take over."""
+    return (
+        type(module) is nn.Conv2d  # a subclass computes something else, a hook changes what it computes with
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and module.kernel_size == (3, 3)
+        and module.stride == module.dilation == (1, 1)
+        and module.padding in _EDGES
+        and module.padding_mode == "zeros"
+        and module.groups == 1
+    )
+
+
+def aligned(convolution: nn.Conv2d) -> bool:
+    """Whether its channels, in and out, are what the kernels take, so that they may be some of a wider picture's."""
+    return convolution.in_channels % _LANES == convolution.out_channels % _LANES == 0
+
+
+class _Workspace(threading.local):
+    shared = False
+    memory: Tensor | None = None
+
+
+_WORKSPACE = _Workspace()
+
+
+@contextmanager
+def shared_workspace() -> Iterator[None]:
+    """Within it all dense blocks of this thread take the same memory for what they need for a moment, one after the
+    other; it is given back at the end.
+
+    Large tensors are new to the processor every time they are asked for, and mapping their pages costs a fifth of the
+    time.
+    """
+    before = _WORKSPACE.shared, _WORKSPACE.memory
+    _WORKSPACE.shared, _WORKSPACE.memory = True, None
+    try:
+        yield
+    finally:
+        _WORKSPACE.shared, _WORKSPACE.memory = before
+
+
+def _workspace(*shape: int) -> Tensor:
+    """float32 of `shape`, of any content, the caller's until the next one is asked for."""
+    if not _WORKSPACE.shared:
+        return torch.empty(shape)
+    count, memory = math.prod(shape), _WORKSPACE.memory
+    if memory is None or len(memory) < count:
+        _WORKSPACE.memory = memory = None  # before the larger one is there
+        _WORKSPACE.memory = memory = torch.empty(count)
+    return memory[:count].view(shape)
+
+
+class Kernels:
+    """The library's functions, for tensors."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.scratch_bytes.restype = ctypes.c_int64
+        library.convolve.argtypes, library.convolve.restype = (ctypes.c_void_p,) * 6, None
+        self._widest: int = library.widest()
+
+    def pack(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> Packed:
+        """`convolution`, one that `suits`, with what follows it, one that has an `activation_slope`."""
+        outputs, channels = convolution.weight.shape[:2]
+        more = -outputs % _LANES
+        weights = F.pad(convolution.weight.detach(), (0, 0, 0, 0, 0, -channels % _LANES, 0, more))
+        weights = _transformed(weights, self._lanes(*weights.shape[1::-1]))
+        bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float()
+        bias, slope = F.pad(bias, (0, more)), None
+        if activation is not None:
+            slope = torch.as_tensor(activation_slope(activation), dtype=torch.float32).detach().expand(outputs)
+            slope = F.pad(slope, (0, more))
+        return Packed(weights, bias, slope)
+
+    def convolve(self, x: Tensor, packed: Packed, y: Tensor, scale: float = 1.0, added: Tensor | None = None) -> None:
+        """Write into `y` [N, h, w, O] the convolution of `x` [N, h, w, C], both float32 on the CPU, channels dense.
+
+        Where `x` is two rows and two pixels larger than `y` there is nothing around it, else there are zeros. With
+        `added` [N, h, w, O] the result is scale * convolution + added. `x` and `y` may be channels of one buffer,
+        if they are not the same ones. No more threads than torch may use.
+        """
+        if not y.numel():
+            raise ValueError(f"there is nothing to compute of a picture of {tuple(x.shape)}")
+        (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
+        edge = (height - x_height + 2) // 2
+        lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
+        threads = torch.get_num_threads() if work >= _LEAST_WORK else 1
+        sizes = _Sizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads))
+        ending = _Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
+        if added is not None:
+            ending.added = _picture(added)
+        scratch = torch.empty(self._library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
+        self._library.convolve(
+            ctypes.byref(_picture(x)),
+            packed.weights.data_ptr(),
+            ctypes.byref(ending),
+            ctypes.byref(_picture(y)),
+            ctypes.byref(sizes),
+            scratch.data_ptr(),
+        )
+
+    def _lanes(self, channels: int, outputs: int) -> int:
+        return _LANES if channels % self._widest or outputs % self._widest else self._widest
+
+
+class WinogradConvolution(nn.Module):
+    """A convolution with the activation that follows it: x [N, C, h, w] float32 -> [N, O, h, w], channels last.
+
+    Two pixels less each way where the convolution has no padding.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        packed = _kernels().pack(convolution, activation)
+        for name, value in packed._asdict().items():
+            self.register_buffer(name, value)
+        self.outputs = convolution.out_channels
+        self.lost = 2 - 2 * _EDGES[convolution.padding]
+
+    @property
+    def packed(self) -> Packed:
+        """What the kernels take."""
+        return Packed(self.weights, self.bias, self.slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, packed = _channels_last(x), self.packed
+        count, height, width, _ = x.shape
+        y = x.new_empty(count, height - self.lost, width - self.lost, len(packed.bias))
+        _kernels().convolve(x, packed, y)
+        return y.permute(0, 3, 1, 2)[:, : self.outputs]
+
+
+class WinogradChain(nn.Module):
+    """Convolutions in a row, each of the last one's result: x [N, C, h, w] float32 -> [N, O, h, w], channels last.
+
+    What lies between is written to and fro between two buffers, which are gone by the time that what comes after takes
+    memory.
+    """
+
+    def __init__(self, steps: list[WinogradConvolution]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self._outputs = steps[-1].outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _channels_last(x)
+        *before, last = (step.packed for step in self.steps)
+        pixels = x.shape[:3]
+        buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
+        for packed, buffer in zip(before, itertools.cycle(buffers), strict=False):
+            outputs = len(packed.bias)
+            y = buffer[: pixels.numel() * outputs].view(*pixels, outputs)
+            _kernels().convolve(x, packed, y)
+            x = y
+        y = x.new_empty(*pixels, len(last.bias))
+        _kernels().convolve(x, last, y)
+        return y.permute(0, 3, 1, 2)[:, : self._outputs]
+
+
+class WinogradDenseBlock(nn.Module):
+    """The dense block of ESRGAN's RRDB (Wang et al., 2018, arXiv 1809.00219): x [N, C, h, w] float32 -> the same.
+
+    Five convolutions, each of all that came before: here they read the first channels of one buffer and write the next
+    ones, so that nothing is concatenated. The last is scaled and added to x.
+    """
+
+    def __init__(self, convolutions: list[tuple[nn.Conv2d, nn.Module | None]], scale: float) -> None:
+        super().__init__()
+        self._scale = scale
+        self.steps = nn.ModuleList(WinogradConvolution(*pair) for pair in convolutions)
+        self._width = convolutions[-1][0].in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        known = x.shape[3]
+        buffer = _workspace(*x.shape[:3], self._width)
+        buffer[..., :known] = x
+        *grow, last = (step.packed for step in self.steps)
+        for packed in grow:
+            more = len(packed.bias)
+            _kernels().convolve(buffer[..., :known], packed, buffer[..., known : known + more])
+            known += more
+        y = x.new_empty(*x.shape[:3], len(last.bias))
+        _kernels().convolve(buffer, last, y, self._scale, buffer[..., : y.shape[3]])
+        return y.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _kernels() -> Kernels:
+    """The kernels that `prepare` has found."""
+    library = load_library("winograd", Path(), _flaw)
+    assert library is not None
+    return Kernels(library)
+
+
+def _transformed(weight: Tensor, lanes: int) -> Tensor:
+    """[36, C * O] of [O, C, 3, 3], in blocks of the outputs that the kernel sums up at once: two registers, or one."""
+    transform = torch.tensor(_WEIGHTS, dtype=torch.float64)
+    points = torch.einsum("ai,ocij,bj->abco", transform, weight.double(), transform).flatten(0, 1).float()
+    return torch.cat([block.flatten(1) for block in points.split(2 * lanes, dim=2)], dim=1).contiguous()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[N, h, w, C] of x [N, C, h, w], C rounded up to a multiple of 8; no copy where x is that in memory."""
+    x, missing = x.permute(0, 2, 3, 1), -x.shape[1] % _LANES
+    if not missing:
+        return x.contiguous()
+    filled = x.new_zeros(*x.shape[:3], x.shape[3] + missing)
+    filled[..., : x.shape[3]] = x
+    return filled
+
+
+def _picture(x: Tensor) -> _Picture:
+    return _Picture(x.data_ptr(), *x.stride()[:3])
+
+
+def _flaw(library: ctypes.CDLL) -> str | None:
+    """What is wrong with the kernels just loaded, if anything is: an odd size, with everything that can follow."""
+    kernels, generator = Kernels(library), torch.Generator().manual_seed(0)
+    convolution, activation = skip_init(nn.Conv2d, 32, 32, 3, padding=1), nn.PReLU(32)  # draws no random numbers
+    for parameter in (*convolution.parameters(), *activation.parameters()):
+        parameter.data.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
+    x = torch.rand(2, 32, 9, 14, generator=generator)
+    seen, y = x.permute(0, 2, 3, 1).contiguous(), torch.empty(2, 9, 14, 32)
+    kernels.convolve(seen, kernels.pack(convolution, activation), y, 0.2, seen)
+    with torch.no_grad():
+        truth = (activation(convolution(x)) * 0.2 + x).permute(0, 2, 3, 1)
+    worst = float((y - truth).abs().max() / truth.abs().max())
+    return None if worst < _RIGHT else f"their results differ by {worst:.1e} from the plain convolution's"

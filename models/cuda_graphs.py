@@ -1,0 +1,202 @@
+"""CUDA graphs: a forward's kernels, recorded once for a shape and launched as one, where launching takes the time.
+
+A recording reads its input and the weights where they lay when it was made, and writes where its own memory lies. So it
+is made anew when a weight moved, and what is handed out is a copy. Recordings of one forward share a pool of memory:
+they must run one after the other, in one stream, which is how a forward is used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import Forward, Precision, first_line
+from ..kernels.numerics import disagreement
+from ..kernels.timing import Timer, seconds_on_cuda
+
+logger = logging.getLogger("cudaspeed")
+
+# Larger batches keep the device busy for longer than their launches take, and a recording holds memory for all of a
+# forward beside what eager forwards use.
+_MOST_PIXELS = 1 << 17
+_SEEN = 8  # times that a shape must have come: to record and to measure costs about two such runs
+_WORTH = 0.05  # the share of the time that a recording must save
+_MOST_SHAPES = 4
+_BRIEFLY = partial(seconds_on_cuda, rounds=2, runs=3)
+
+
+class Recording(Protocol):
+    """A recorded forward: `launch` computes `output` [N, C', sh, sw] from `input` [N, C, h, w] float32."""
+
+    input: Tensor
+    output: Tensor
+
+    def launch(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """What makes recordings."""
+
+    def record(self, forward: Forward, example: Tensor) -> Recording:
+        """Record `forward` for the shape of `example` [N, C, h, w]. Raises whatever stands against it."""
+
+    def release(self) -> None:
+        """Give back the memory of all recordings; none of them is launched again."""
+
+
+class GraphedForward:
+    """`forward`, replayed where that is clearly faster: the same results, which are the caller's to keep.
+
+    `module` is what holds the weights, `precision` how far two runs may differ. A shape is recorded when it came often
+    enough; where that fails or gains nothing, it stays eager. One call at a time.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        module: nn.Module,
+        precision: Precision,
+        recorder: Recorder,
+        seconds: Timer = _BRIEFLY,
+    ) -> None:
+        self._forward, self._precision, self._recorder, self._seconds = forward, precision, recorder, seconds
+        self._slots = [
+            (tensors, name)
+            for part in module.modules()
+            for tensors in (part._parameters, part._buffers)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        ]
+        self._places: list[int] = []
+        self._recordings: OrderedDict[torch.Size, Recording] = OrderedDict()  # the least recently used first
+        self._seen: Counter[torch.Size] = Counter()
+        self._worth: dict[torch.Size, bool] = {}  # what was found out about shapes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, C, h, w] float32 on the weights' device -> [N, C', sh, sw], as `forward` gives it."""
+        recording = self._recording(x)
+        if recording is None:
+            return self._forward(x)
+        return replay(recording, x)
+
+    def release(self) -> None:
+        """Give back the memory of the recordings; they are made anew when they are wanted."""
+        self._recordings.clear()
+        self._seen.clear()
+        self._recorder.release()
+
+    def _recording(self, x: Tensor) -> Recording | None:
+        shape = x.shape
+        if x.numel() // shape[1] > _MOST_PIXELS or self._worth.get(shape) is False:
+            return None
+        places = [tensors[name].data_ptr() for tensors, name in self._slots]
+        if places != self._places:
+            if self._recordings:
+                self.release()
+            self._seen.clear()
+            self._places = places
+        if shape in self._recordings:
+            self._recordings.move_to_end(shape)
+            return self._recordings[shape]
+        self._seen[shape] += 1
+        return self._record(x) if self._seen[shape] >= _SEEN else None
+
+    def _record(self, x: Tensor) -> Recording | None:
+        if len(self._recordings) == _MOST_SHAPES:
+            del self._recordings[next(iter(self._recordings))]
+        try:
+            recording = self._recorder.record(self._forward, x)
+            reason = disagreement(replay(recording, x), self._forward(x), self._precision)
+            worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
+        except (
+            Exception
+        ) as error:  # forwards that wait for the device fail in all sorts of ways, as does a lack of memory
+            reason, worth = first_line(error), False
+        if reason:
+            logger.info("tiles of %dx%d are not recorded as CUDA graphs: %s", x.shape[3], x.shape[2], reason)
+        self._worth[x.shape] = worth
+        if not worth:
+            return None
+        self._recordings[x.shape] = recording
+        return recording
+
+    def _gains(self, recording: Recording, x: Tensor) -> bool:
+        with torch.cuda.device_of(x):  # the clock's is the current one
+            eager, replayed = self._seconds(lambda: self._forward(x)), self._seconds(lambda: replay(recording, x))
+        logger.debug("%s eager %.2e s, as a CUDA graph %.2e s", tuple(x.shape), eager, replayed)
+        return replayed <= (1 - _WORTH) * eager
+
+
+def replay(recording: Recording, x: Tensor) -> Tensor:
+    """What `recording` makes of x, which has its shape; the caller's to keep."""
+    recording.input.copy_(x)
+    recording.launch()
+    return recording.output.clone()
+
+
+class CudaRecording:
+    """A CUDA graph with its input and output."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, input: Tensor, output: Tensor) -> None:
+        self._graph, self.input, self.output = graph, input, output
+        self.launch: Callable[[], None] = graph.replay
+
+
+class CudaRecorder:
+    """Records on a stream of its own, since nothing can be on the default one, into a pool of memory of its own.
+
+    Autocast needs no care: it keeps the casts of weights only where they take gradients, and until it ends, and here it
+    begins and ends within a forward. Other threads may go on using CUDA meanwhile.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: tuple[int, int] | None = None
+
+    def record(self, forward: Forward, example: Tensor) -> CudaRecording:
+        with torch.cuda.device(self._device):
+            self._stream = self._stream or torch.cuda.Stream(self._device)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            here = torch.cuda.current_stream(self._device)
+            with torch.inference_mode(False):  # or it could only be written to within inference mode
+                input = torch.empty(example.shape, dtype=example.dtype, device=example.device).copy_(example)
+            forward(input)  # what libraries do at a thread's first call cannot be recorded
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                graph, output = self._capture(forward, input)
+            here.wait_stream(self._stream)
+        return CudaRecording(graph, input, output)
+
+    def _capture(self, forward: Forward, input: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Not by `torch.cuda.graph`: where that fails to end, it leaves its stream current."""
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            output = forward(input)
+            graph.capture_end()
+        except BaseException:  # an interrupt, too, must leave no capture open; it goes on up
+            self._abandon(graph)
+            raise
+        return graph, output
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture that failed, so that torch goes on as if it had never begun."""
+        with suppress(RuntimeError):  # it says once more what failed
+            graph.capture_end()
+        # Until torch 2.12 the allocator would believe in the capture for ever (pytorch's pull request 180395), and fail
+        # where memory is given back. Later ones raise here, since they know that it is over.
+        with suppress(AttributeError, RuntimeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            torch._C._cuda_releasePool(torch.cuda.current_device(), self._pool)
+        self._pool = None
+
+    def release(self) -> None:
+        self._pool = None  # a pool's memory is free when its last graph is gone

@@ -1,0 +1,73 @@
+"""Read off a spandrel descriptor what tiling and precision need to know of the model behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from spandrel import ImageModelDescriptor, ModelTiling
+from torch import nn
+
+from ..contracts import ModelTraits
+
+# The names under which spandrel's architectures keep their attention windows, as a number or a pair.
+_WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size", "ws")
+# A window beyond this is a picture-sized stripe (GRL's training size), of no use as a grid.
+_LARGEST_WINDOW = 64
+# U-shaped attention models, by spandrel's id: the window at their coarsest level, in the picture's pixels.
+_GRIDS = {"SCUNet": 64}
+# Models that shift their windows round the picture's edges without a mask, by spandrel's id: what the windows take in.
+_WRAPS = {"DCTLSA": 16}
+_SMALL_PARAMETERS = 2_500_000
+
+
+def traits_of(descriptor: ImageModelDescriptor) -> ModelTraits:
+    """The traits of a loaded model. `name` is its architecture's and tags', such as "RealESRGAN Compact 64nf 16nc"."""
+    model, size = descriptor.model, descriptor.size_requirements
+    parameters, convolutional = sum(p.numel() for p in model.parameters()), is_convolutional(model)
+    return ModelTraits(
+        name=" ".join([descriptor.architecture.name, *descriptor.tags]),
+        scale=descriptor.scale,
+        in_channels=descriptor.input_channels,
+        out_channels=descriptor.output_channels,
+        multiple_of=size.multiple_of,
+        minimum=size.minimum,
+        square=size.square,
+        grid=math.lcm(size.multiple_of, _GRIDS.get(descriptor.architecture.id, 1), *_steps(model)),
+        convolutional=convolutional,
+        small_convolutional=convolutional and parameters <= _SMALL_PARAMETERS,
+        sees_whole=descriptor.tiling is not ModelTiling.SUPPORTED,
+        wraps=_WRAPS.get(descriptor.architecture.id, 0),
+    )
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether a model is convolutions and pointwise maths only: no linear layers, no attention windows."""
+    return not _attention_windows(model) and not any(isinstance(m, nn.Linear) for m in model.modules())
+
+
+def _steps(model: nn.Module) -> set[int]:
+    """What tiles' origins must be multiples of, to be cut into windows and strides as the picture would be."""
+    folded = math.prod(m.downscale_factor for m in model.modules() if isinstance(m, nn.PixelUnshuffle))
+    folded = max(folded, int(getattr(model, "start_unshuffle", 1) or 1))
+    windows = _attention_windows(model)
+    if windows:
+        return {folded * window for window in windows}
+    strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d))
+    levels = sum(1 for stride in strided if max(stride if isinstance(stride, tuple) else (stride,)) > 1)
+    # padder_size: what U-shaped networks that fill their input up themselves need for their coarsest level (KBNet)
+    return {folded * 2 ** min(levels, 3), int(getattr(model, "padder_size", 1) or 1)}
+
+
+def _attention_windows(model: nn.Module) -> set[int]:
+    """Window sides, from the model's own attributes; the first of the names that it has decides."""
+    parts = [vars(module) for module in model.modules()]  # asking a module for what it lacks is slow
+    for name in _WINDOW_ATTRIBUTES:
+        value = getattr(model, name, None) or next(
+            (part[name] for part in parts if isinstance(part.get(name), int | list | tuple)), None
+        )
+        sides = value if isinstance(value, Iterable) else [value]
+        windows = {side for side in sides if isinstance(side, int) and 1 < side <= _LARGEST_WINDOW}
+        if windows:
+            return windows
+    return set()

@@ -1,0 +1,211 @@
+"""Model files: which there are, and loading one without ever running code that came with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from spandrel import (
+    ImageModelDescriptor,
+    MaskedImageModelDescriptor,
+    ModelBase,
+    ModelLoader,
+    UnsupportedModelError,
+)
+from spandrel.__helpers.unpickler import RestrictedUnpickle
+
+from ..contracts import BadModelError, first_line
+
+logger = logging.getLogger("cudaspeed")
+
+DEFAULT_MODEL = "cudaspeed-compact-x2"
+MODEL_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
+
+# Beginnings of weight names, asked for only once spandrel found no upscaler in the file, so that none can be refused.
+_OTHER_KINDS = {
+    "a LoRA": ("lora_", "base_model.model."),
+    "a text-to-image checkpoint": (
+        "model.diffusion_model.",
+        "diffusion_model.",
+        "cond_stage_model.",
+        "conditioner.",
+        "double_blocks.",
+        "joint_blocks.",
+        "transformer_blocks.",
+        "down_blocks.",
+        "text_encoders.",
+    ),
+    "a text encoder": ("text_model.", "text_projection"),
+    "an autoencoder (VAE)": ("first_stage_model.", "encoder.down", "decoder.up", "decoder.mid"),
+    "a ControlNet": ("control_model.", "controlnet_"),
+}
+
+
+def bundled_folder() -> Path:
+    """The folder of the models that ship with this pack."""
+    return Path(__file__).absolute().parent / "bundled"
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Where models are looked for, first come first: ours, those in CUDASPEED_MODELS, ComfyUI's when we live in one."""
+    folders = [bundled_folder()]
+    folders += [Path(folder) for folder in os.environ.get("CUDASPEED_MODELS", "").split(os.pathsep) if folder]
+    neighbours = Path(__file__).absolute().parent.parent.parent
+    if neighbours.name == "custom_nodes":
+        folders.append(neighbours.parent / "models" / "upscale_models")
+    return tuple(folders)
+
+
+def find_models() -> dict[str, Path]:
+    """File name -> path of every model in `model_folders()` that exist; of two with one name the first folder's."""
+    found: dict[str, Path] = {}
+    for folder in model_folders():
+        for path in _content(folder):
+            if path.suffix.lower() in MODEL_ENDINGS and path.is_file():
+                found.setdefault(path.name, path)
+    return found
+
+
+def resolve_model(name_or_path: str) -> Path:
+    """The model file meant by a path, or by the name of a found model with or without its ending.
+
+    Raises `BadModelError`, listing the names there are, when it is neither.
+    """
+    if Path(name_or_path).is_file():
+        return Path(name_or_path)
+    models = find_models()
+    if name_or_path in models:
+        return models[name_or_path]
+    for path in models.values():
+        if path.stem == name_or_path:
+            return path
+    names = ", ".join(models) or f"none in {', '.join(map(str, model_folders()))}"
+    raise BadModelError(f"{name_or_path}: there is no such model file, nor a model of that name; there are: {names}")
+
+
+def load_model(path: Path) -> ImageModelDescriptor:
+    """Load an upscaling model (.safetensors, or a .pth, .pt, .ckpt of weights alone) to the CPU, in evaluation mode.
+
+    Pickles are read by spandrel's restricted unpickler, which builds tensors and plain containers and runs nothing
+    else; TorchScript archives, which are programs, are refused unopened. Raises `BadModelError` for a file that is
+    missing, damaged, of an unknown ending or architecture, holds code, or is a model that does not turn one picture
+    into one.
+    """
+    weights = _read_weights(path)
+    try:
+        descriptor = ModelLoader().load_from_state_dict(weights)
+    except UnsupportedModelError as error:
+        raise BadModelError(f"{path}: {_not_an_upscaler(weights)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # architectures raise all sorts on weights that do not fit together
+        raise BadModelError(
+            f"{path}: its weights do not fit together; the file may be incomplete or a mixture ({first_line(error)})"
+        ) from error
+    if not isinstance(descriptor, ImageModelDescriptor):
+        raise BadModelError(f"{path}: {_not_single_image(descriptor)}")
+    return descriptor.eval()
+
+
+def check_model(model: object) -> ImageModelDescriptor:
+    """Return `model` if it is spandrel's description of a single-image model, as ComfyUI's loaders hand out.
+
+    Raises `BadModelError` otherwise, saying what it is instead.
+    """
+    if isinstance(model, ImageModelDescriptor):
+        return model
+    if isinstance(model, ModelBase):
+        raise BadModelError(f"the model {_not_single_image(model)}")
+    raise BadModelError(
+        f"the upscale model is a {type(model).__name__}, not a model; connect the output of an UpscaleModelLoader"
+    )
+
+
+def _content(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:  # ComfyUI's folder or one of the user's that is not there yet
+        return []
+    except OSError as error:
+        logger.warning("cannot look for models in %s: %s", folder, error.strerror or error)
+        return []
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Names -> tensors, perhaps one level deeper; nothing in the file has been run."""
+    if not path.is_file():
+        raise BadModelError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}; name a model file")
+    ending = path.suffix.lower()
+    if ending not in MODEL_ENDINGS:
+        raise BadModelError(f"{path}: cannot load {ending or 'a file without ending'}; use {', '.join(MODEL_ENDINGS)}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        if ending != ".safetensors":
+            _refuse_programs(path)
+            # spandrel's restricted unpickler, not its loader, which would try torch.jit.load on any .pt
+            weights = torch.load(path, map_location="cpu", pickle_module=RestrictedUnpickle)
+        else:
+            weights = load_file(path)
+    except (BadModelError, MemoryError):
+        raise
+    except SafetensorError as error:
+        raise BadModelError(f"{path}: is damaged or no safetensors file; download it again ({error})") from error
+    except Exception as error:  # on broken or hostile bytes the unpickler raises all sorts
+        forbidden = re.search(r"Global '(\S+)' is forbidden", str(error))
+        if forbidden:
+            raise BadModelError(
+                f"{path}: holds more than weights: loading it would run {forbidden[1]}. It was refused and nothing was "
+                "run; use a .safetensors file or a state dict of this model"
+            ) from error
+        raise BadModelError(f"{path}: is damaged or no model file; download it again ({first_line(error)})") from error
+    if not isinstance(weights, dict) or not any(isinstance(value, torch.Tensor) for value in _leaves(weights)):
+        raise BadModelError(f"{path}: holds no weights (a {type(weights).__name__}); use another file of this model")
+    return weights
+
+
+def _refuse_programs(path: Path) -> None:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        # Looked for here, because torch would hand such archives to torch.jit.load.
+        if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+            raise BadModelError(
+                f"{path}: is a TorchScript archive: a program, not just weights. It was refused and nothing was "
+                "run; use a .safetensors or .pth file of this model"
+            )
+    elif tarfile.is_tarfile(path):  # torch's format of 2016; it unpacks files on the way
+        raise BadModelError(f"{path}: is a tar archive, too old a format; use a .safetensors file of this model")
+
+
+def _leaves(weights: dict[Any, Any]) -> Iterable[Any]:
+    """The values, and those of dictionaries among them: weights often lie under a key such as "params_ema"."""
+    for value in weights.values():
+        yield from value.values() if isinstance(value, dict) else (value,)
+
+
+def _not_an_upscaler(weights: dict[str, Any]) -> str:
+    inner = [key for value in weights.values() if isinstance(value, dict) for key in value]
+    names = [name for name in (*weights, *inner) if isinstance(name, str)]
+    for kind, beginnings in _OTHER_KINDS.items():
+        if any(name.startswith(beginnings) for name in names):
+            return f"is {kind}, which cannot upscale a picture by itself; choose an upscaling model"
+    return "has an architecture that spandrel does not know; choose another upscaling model, or a newer spandrel"
+
+
+def _not_single_image(descriptor: ModelBase[Any]) -> str:
+    name = descriptor.architecture.name
+    if isinstance(descriptor, MaskedImageModelDescriptor):
+        return f"is an inpainting model ({name}), which needs a mask; choose an upscaling model"
+    return f"({name}) does not turn one picture into one picture; choose an upscaling model"

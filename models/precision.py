@@ -1,0 +1,212 @@
+"""Which precision to run a model in: what the device is fast at, what the architecture supports, confirmed by a try."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from dataclasses import dataclass, replace
+
+import torch
+from spandrel import ImageModelDescriptor
+from torch import Tensor, nn
+
+from ..contracts import Precision, PrecisionChoice, RunContext, first_line
+from .info import is_convolutional, traits_of
+from .runner import Variant, WorkingModels, versions_of
+
+logger = logging.getLogger("cudaspeed")
+
+# Automatic takes half precision only where a try stays this close to fp32; the picture is promised 50 dB.
+_AUTOMATIC_DB = 53.0
+_PROBE_SIDE = 32
+_STEPS: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant to run and, where it is not what was asked for, a warning that says so."""
+
+    variant: Variant
+    warning: str | None = None
+
+
+class PrecisionChooser:
+    """Chooses a precision per model, and remembers what worked, so that the tries are made once."""
+
+    def __init__(self, copies: WorkingModels) -> None:
+        self._copies = copies
+        self._known: weakref.WeakKeyDictionary[nn.Module, dict[tuple, Choice]] = weakref.WeakKeyDictionary()
+
+    def choose(
+        self, descriptor: ImageModelDescriptor, asked: PrecisionChoice, autocast: bool, context: RunContext
+    ) -> Choice:
+        """The first precision that runs, from what was asked for (or is fast here) up to fp32.
+
+        Raises what the model raises in plain fp32, and the context's out-of-memory error, which says nothing of types.
+        """
+        known = self._known.setdefault(descriptor.model, {})
+        key = asked, autocast, str(context.device), versions_of(descriptor.model)
+        if key not in known:
+            known[key] = _choose(_Trial(descriptor, context, self._copies), asked, autocast)
+        return known[key]
+
+    def retreat(
+        self,
+        descriptor: ImageModelDescriptor,
+        asked: PrecisionChoice,
+        autocast: bool,
+        context: RunContext,
+        error: Exception,
+    ) -> Choice:
+        """fp32, from now on, because what was chosen passed its try and then failed on a picture with `error`."""
+        variant = _choose(_Trial(descriptor, context, self._copies), "fp32", False).variant
+        reason = f"half precision failed on a picture and fp32 is used: {first_line(error)}"
+        return self.remember(descriptor, asked, autocast, context, Choice(variant, reason))
+
+    def above(
+        self, descriptor: ImageModelDescriptor, variant: Variant, asked: PrecisionChoice, context: RunContext
+    ) -> list[Variant]:
+        """The variants to trust more than `variant`: torch's own kernels, then what is more precise and suits the model
+        and the device, up to fp32.
+
+        Where precision is automatic, half types only if their try is as close to fp32 as automatic demands.
+        """
+        suit = {*_STEPS} if context.device.type == "cpu" else {"fp32", *fast_precisions(context.device)}
+        trial = _Trial(descriptor, context, self._copies)
+        found = [] if variant.kernels == "plain" else [replace(variant, kernels="plain")]
+        for precision in _STEPS[_STEPS.index(variant.precision) + 1 :]:
+            half = precision != "fp32"
+            if precision not in suit or (half and not trial.judge(precision, variant.autocast, asked == "auto")[0]):
+                continue
+            found.append(replace(variant, precision=precision, autocast=variant.autocast and half, kernels="plain"))
+        return found
+
+    def remember(
+        self,
+        descriptor: ImageModelDescriptor,
+        asked: PrecisionChoice,
+        autocast: bool,
+        context: RunContext,
+        choice: Choice,
+    ) -> Choice:
+        """Choose so from now on when the same is asked."""
+        key = asked, autocast, str(context.device), versions_of(descriptor.model)
+        self._known.setdefault(descriptor.model, {})[key] = choice
+        return choice
+
+
+def fast_precisions(device: torch.device) -> tuple[Precision, ...]:
+    """The half precisions in which `device` computes natively and fast, best first."""
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        # GTX 16xx cards have the capability of Turing, but no tensor cores, and produce NaN in fp16 convolutions.
+        crippled = "GTX 16" in torch.cuda.get_device_name(device)
+        fp16: tuple[Precision, ...] = ("fp16",) if major >= 7 and not crippled else ()
+        return (*fp16, "bf16") if major >= 8 else fp16
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.11; older: not known, so no
+        return ("bf16",) if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else ()
+    return {"mps": ("fp16",), "xpu": ("bf16", "fp16")}.get(device.type, ())
+
+
+def emulated(precision: Precision, device: torch.device) -> bool:
+    """Whether `device` computes in `precision` only by way of another, so that it is of no use there."""
+    return precision == "fp16" and device.type == "cpu"
+
+
+def supported_precisions(descriptor: ImageModelDescriptor) -> tuple[Precision, ...]:
+    """The precisions that spandrel declares for the model's architecture; fp32 always."""
+    half: tuple[Precision, ...] = ("fp16",) if descriptor.supports_half else ()
+    return (*half, "bf16", "fp32") if descriptor.supports_bfloat16 else (*half, "fp32")
+
+
+def _choose(trial: _Trial, asked: PrecisionChoice, autocast: bool) -> Choice:
+    automatic = asked == "auto"
+    steps = (*fast_precisions(trial.device), "fp32") if automatic else _STEPS[_STEPS.index(asked) :]
+    reasons: list[str] = []
+    for precision in steps:
+        variant, reason = trial.judge(precision, autocast and precision != "fp32", compare=automatic)
+        if variant is not None:
+            told = f"{asked} was asked for, {precision} is used: {reasons[0]}" if reasons and not automatic else None
+            return Choice(variant, told)
+        logger.debug("%s not used for %s: %s", precision, trial.architecture, reason)
+        reasons.append(reason)
+    raise AssertionError("fp32 is never refused")
+
+
+class _Trial:
+    """Small forwards of one model in the variants in question, each run once."""
+
+    def __init__(self, descriptor: ImageModelDescriptor, context: RunContext, copies: WorkingModels) -> None:
+        self._descriptor, self._context, self._copies = descriptor, context, copies
+        self._picture = probe_picture(descriptor)
+        self._convolutional = is_convolutional(descriptor.model)
+        self._outputs: dict[Precision, tuple[Variant, Tensor]] = {}
+        self.device, self.architecture = context.device, descriptor.architecture.name
+
+    def judge(self, precision: Precision, autocast: bool, compare: bool) -> tuple[Variant, str] | tuple[None, str]:
+        """The variant to use for `precision`, or None and the reason against it. fp32 is accepted as it is.
+
+        It has to be supported, to run, to give finite values and, with `compare`, to be close to fp32.
+        """
+        if precision not in supported_precisions(self._descriptor):
+            return None, f"{self.architecture} does not support it"
+        if emulated(precision, self.device):
+            return None, f"{self.device.type.upper()}s emulate it, slowly"
+        if precision == "fp32" and not self._convolutional:
+            return Variant("fp32", autocast=False, channels_last=False), ""  # no layout to choose, nothing to try
+        truth = self._run_in("fp32", False)[1] if compare else None
+        try:
+            variant, output = self._run_in(precision, autocast)
+        except Exception as error:  # an architecture may fail in any way in a type it does not know
+            if precision == "fp32" or self._context.is_out_of_memory(error):
+                raise
+            return None, f"it fails in it ({first_line(error)})"
+        if precision == "fp32":
+            return variant, ""
+        if not bool(torch.isfinite(output).all()):
+            return None, "it gives non-finite values in it"
+        if truth is not None:
+            error = float((output.clamp(0, 1) - truth.clamp(0, 1)).square().mean())
+            if error > 10 ** (-_AUTOMATIC_DB / 10):
+                return None, f"it strays from fp32 (mean square error {error:.1e})"
+        return variant, ""
+
+    def _run_in(self, precision: Precision, autocast: bool) -> tuple[Variant, Tensor]:
+        """The first layout that runs, and its output: channels last where that pays (1.5 to 2 times, convolutions)."""
+        if precision not in self._outputs:
+            self._outputs[precision] = self._first_layout(precision, autocast)
+        return self._outputs[precision]
+
+    def _first_layout(self, precision: Precision, autocast: bool) -> tuple[Variant, Tensor]:
+        plain = Variant(precision, autocast, channels_last=False)
+        if self._convolutional:
+            variant = Variant(precision, autocast, channels_last=True)
+            try:
+                return variant, self._run(variant)
+            except Exception as error:  # views that want contiguous memory, mostly; the plain layout has them
+                if self._context.is_out_of_memory(error):
+                    raise
+        return plain, self._run(plain)
+
+    def _run(self, variant: Variant) -> Tensor:
+        working = self._copies.get(self._descriptor, variant)
+        self._context.make_resident(working, 0)
+        with torch.inference_mode():
+            return working.forward(self._picture.to(self.device)).float().cpu()
+
+
+def probe_picture(descriptor: ImageModelDescriptor) -> Tensor:
+    """A fixed picture with what photographs have: shades from black to white, edges and fine texture, [1, C, h, w]."""
+    traits = traits_of(descriptor)
+    height = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid
+    # Not square where that can be: window models keep masks for the square size they were trained at, ready and of a
+    # good type, and make others only for other sizes.
+    width = height if traits.square else height + traits.grid
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    shade = 0.5 + 0.5 * torch.sin(3 * x + 5 * y)
+    edges = ((8 * x).floor() + (5 * y).floor()).remainder(2)
+    texture = 0.5 + 0.5 * torch.sin(90 * x * y + 40 * x)
+    planes = [0.6 * shade + 0.25 * edges + 0.15 * texture, 0.3 * shade + 0.7 * edges, 1 - shade]
+    picture = torch.stack([planes[c % 3] for c in range(traits.in_channels)])
+    return picture[None].clamp(0, 1)

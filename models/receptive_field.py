@@ -1,0 +1,187 @@
+"""How far from a cut a model's output still differs from the whole picture's: what decides where two tiles may meet.
+
+A picture like a photograph goes through the model whole, and once more with its margins cut off, on the model's grid,
+as tiles are cut. Where the two outputs agree, a tile is as good as the picture. That is the effective receptive field
+(Luo et al., Understanding the effective receptive field in deep convolutional neural networks, 2016) as the support of
+the perturbation that matters here: lost surroundings, a border's padding and other windows, all at once. It is far
+smaller than the theoretical field, and no list of architectures gives it: it depends on what the weights learned.
+
+Always in fp32: in bf16 a value may be off by 1/255 for no other reason than another tile size.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+from spandrel import ImageModelDescriptor
+from torch import Tensor, nn
+
+from ..contracts import Forward, ModelTraits, RunContext, first_line
+from ..storage.profiles import Profiles
+from ..tiling.plan import round_up
+from .runner import WorkingModel
+
+logger = logging.getLogger("cudaspeed")
+
+# (margin, side of what is left without the margins), input pixels. The first costs half a forward of 128x128 and finds
+# a reach of up to 12; all others take the second, 2.1 such forwards. What neither sees the end of has none for us.
+_PROBES = ((16, 48), (32, 96))
+_COARSEST_GRID = 32  # beyond it the probes would have to be as large as pictures
+_VISIBLE = 1 / 255  # tiles may differ by twice that: photographs are not the probe
+_NOTHING_DB = 60.0
+_TILE = 128  # input pixels: the side of the tiles in which those 60 dB are kept
+# A deviation that falls to less than this share within a quarter of the depth goes on falling.
+_FALLING = 0.7
+_ABOVE_FLOOR = 1.5  # times a deviation that is everywhere: what is more comes from the cut
+
+
+@dataclass(frozen=True)
+class Reach:
+    """`pixels`: the distance from a cut, in input pixels, from which on a tile is as good as the whole picture, or gets
+    no better where `endless`: such a model looks at the picture as a whole."""
+
+    pixels: int
+    endless: bool
+
+
+class _CannotMeasureError(Exception):
+    """A forward of the probe failed."""
+
+
+def with_reach(
+    traits: ModelTraits,
+    descriptor: ImageModelDescriptor,
+    working: WorkingModel,
+    profiles: Profiles,
+    context: RunContext,
+) -> ModelTraits:
+    """`traits` with the model's reach, from its profile, or measured now and kept there.
+
+    `working` is a copy of the descriptor's model on the context's device. `traits` come back as they are where nothing
+    can be measured: the model fails on the probe, memory runs out, its windows are too large.
+    """
+    content = profiles.content(descriptor.model, working.versions)
+    profile = profiles.get(content)
+    if profile.reach is None:
+        found = _measured(traits, descriptor, working, context)
+        if found is None:
+            return traits
+        logger.debug("%s: tiles are as good as the whole picture %d pixels from a cut%s", traits.name, found.pixels,
+                     ", but never quite" if found.endless else "")  # fmt: skip
+        profile = profiles.update(content, reach=found.pixels, endless=found.endless)
+    return replace(traits, reach=profile.reach, sees_whole=traits.sees_whole or profile.endless)
+
+
+def measure_reach(forward: Forward, traits: ModelTraits, device: torch.device) -> Reach | None:
+    """The reach of a model whose `forward` computes in fp32 on `device`; None where the probes do not suit its grid.
+
+    Two forwards, of 80x80 and 48x48 pixels, and two more, of 160x160 and 96x96, where these do not show its end.
+    Raises what `forward` raises.
+    """
+    if traits.grid > _COARSEST_GRID or traits.minimum > _PROBES[0][1]:
+        return None
+    found = None
+    for margin, side in _PROBES:
+        side = round_up(side, traits.grid)
+        worst, square = _deviations(forward, traits, round_up(margin, traits.grid), side, device)
+        if not bool(torch.isfinite(square).all()):
+            return None
+        found = _judge(worst, square, traits.convolutional)
+        if found.pixels <= side // 4 and not found.endless:
+            break
+    return found
+
+
+def _measured(
+    traits: ModelTraits, descriptor: ImageModelDescriptor, working: WorkingModel, context: RunContext
+) -> Reach | None:
+    """The reach, or None when the model fails on the probe. An interrupt goes on up: it comes between the forwards."""
+
+    def forward(x: Tensor) -> Tensor:
+        context.raise_if_interrupted()
+        try:
+            with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
+                return call(module, x)
+        except Exception as error:  # in any way, lack of memory among them: a seam is not worth a picture
+            raise _CannotMeasureError(first_line(error)) from error
+
+    call = descriptor._call_fn
+    context.say("measuring how much tiles must overlap, once for this model")
+    try:
+        module = _in_fp32(working)
+        return measure_reach(forward, traits, context.device)
+    except _CannotMeasureError as error:
+        logger.debug("the reach of %s cannot be measured: %s", traits.name, error)
+        return None
+    finally:
+        context.say("")
+
+
+def _in_fp32(working: WorkingModel) -> nn.Module:
+    """The copy's own module, or one of it in fp32, beside it for the time of the measurement."""
+    if all(weight.dtype is torch.float32 for weight in working.module.parameters()):
+        return working.module
+    try:
+        return copy.deepcopy(working.module).float()
+    except RuntimeError as error:  # lack of memory
+        raise _CannotMeasureError(first_line(error)) from error
+
+
+def _deviations(
+    forward: Forward, traits: ModelTraits, margin: int, side: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """How a tile of `side` differs from its place in a picture that has `margin` pixels more on every side.
+
+    The largest deviation and the mean square, each [side / 2] on the CPU, by the distance from the tile's nearest edge
+    in input pixels. As the user sees it: of values clamped to 0..1.
+    """
+    picture = _probe_picture(traits.in_channels, side + 2 * margin)
+    cut = picture[:, :, margin : margin + side, margin : margin + side].contiguous()
+    whole, tile = (forward(x.to(device)).float().clamp(0, 1).cpu() for x in (picture, cut))
+    s = traits.scale
+    inner = slice(margin * s, (margin + side) * s)
+    off = (whole[0, :, inner, inner] - tile[0]).abs()
+    place = torch.arange(side * s) // s
+    place = torch.minimum(place, side - 1 - place)
+    depth = torch.minimum(place[:, None], place[None]).flatten()
+    worst, square = (torch.zeros(side // 2) for _ in range(2))
+    worst.scatter_reduce_(0, depth, off.amax(dim=0).flatten(), "amax")
+    square.scatter_reduce_(0, depth, off.square().mean(dim=0).flatten(), "mean", include_self=False)
+    return worst, square
+
+
+def _judge(worst: Tensor, square: Tensor, convolutional: bool) -> Reach:
+    """The reach from deviations by depth, [d] each.
+
+    Of convolutional models no value deeper is visibly off. Attention models reach further, and less and less: twice as
+    much is allowed of them, and all that lies deeper is off by no more than 60 dB allow, in tiles that share twice the
+    reach.
+    """
+    quarter = len(worst) // 4
+    end, before = square[-quarter:].mean(), square[-2 * quarter : -quarter].mean()
+    floor, tolerance = worst[-quarter:].max(), _VISIBLE if convolutional else 2 * _VISIBLE
+    allowed = 10 ** (-_NOTHING_DB / 10)
+    endless = bool((end > _FALLING**2 * before) & ((floor > tolerance) | (end > allowed)))
+    off = worst > (max(tolerance, _ABOVE_FLOOR * float(floor)) if endless else tolerance)
+    if not convolutional:
+        above = (square - _ABOVE_FLOOR**2 * end).clamp(min=0) if endless else square
+        # a tile has this much deeper than d on each of four sides
+        off |= 4 * above.flip(0).cumsum(0).flip(0) / (_TILE - 2 * torch.arange(len(above))) > allowed
+    return Reach(pixels=int(off.nonzero().max()) + 1 if bool(off.any()) else 0, endless=endless)
+
+
+def _probe_picture(channels: int, side: int) -> Tensor:
+    """Noise whose amplitudes fall with the frequency, as those of photographs do (Field, 1987), [1, channels, side,
+    side] from black to white; the same on every run.
+
+    Of shades and edges drawn by rule, from noise and from this, only this gave the reach that photographs gave.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(channels, side, side, generator=generator)
+    frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
+    frequency[0, 0] = torch.inf  # the mean is added below
+    planes = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(side, side))
+    return (0.5 + 0.25 * planes / planes.std(dim=(1, 2), keepdim=True))[None].clamp(0, 1)

@@ -1,0 +1,190 @@
+"""Our own copy of a caller's model, in the type and layout we compute with.
+
+The caller's model is shared with other nodes (core's loader caches it, core's upscale node runs it in fp32), so it is
+only ever read. The copy lives as long as the caller's module does, and no longer.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from spandrel import ImageModelDescriptor
+from torch import Tensor, nn
+
+from ..compiling.fold_constants import fold_convolutions
+from ..contracts import DTYPES, Forward, Kernels, Precision
+from ..kernels.attention_fusion import FusedAttention
+from ..kernels.rewrite import narrow_fused, rewrite
+from ..kernels.winograd import shared_workspace
+from .cuda_graphs import CudaRecorder, GraphedForward
+from .info import is_convolutional
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a copy computes. With `autocast` its weights stay fp32 and torch picks the type of every operation."""
+
+    precision: Precision
+    autocast: bool
+    channels_last: bool
+    kernels: Kernels = "plain"
+
+    @property
+    def name(self) -> str:
+        """For people: "fp16", "fp32 winograd"."""
+        return self.precision if self.kernels == "plain" else f"{self.precision} {self.kernels}"
+
+    def __str__(self) -> str:
+        return self.name + " autocast" * self.autocast + " channels last" * self.channels_last
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return torch.float32 if self.autocast else DTYPES[self.precision]
+
+    @property
+    def memory_dtype(self) -> torch.dtype:
+        """The type most of a forward's tensors have."""
+        return DTYPES[self.precision]
+
+
+class WorkingModel:
+    """A private copy of a descriptor's module, in a variant. A `contracts.Resident`.
+
+    `compiled` is where the compile cache keeps what goes with this copy.
+    """
+
+    def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
+        self.variant = variant
+        self.versions = versions_of(descriptor.model)
+        self._convolutional = is_convolutional(descriptor.model)
+        self.module: nn.Module = _copy(descriptor.model, variant)
+        self.residence: object = None
+        self.forward = _forward(self.module, call_of(descriptor, variant), variant)
+        self.compiled: dict[str, Any] = {}
+        self._graphed: GraphedForward | None = None
+
+    def eager(self, device: torch.device) -> Forward:
+        """`forward` as runs call it on `device`, where the module lies.
+
+        On CUDA the kernels of convolutional models are launched as one where that is clearly faster; others may look at
+        what they computed, which cannot be recorded.
+        """
+        if device.type != "cuda" or not self._convolutional:
+            return self.forward
+        if self._graphed is None:
+            self._graphed = GraphedForward(self.forward, self.module, self.variant.precision, CudaRecorder(device))
+        return self._graphed
+
+    def release_graphs(self) -> None:
+        """Give back the memory of recorded CUDA graphs, which are recorded anew when they are wanted."""
+        if self._graphed:
+            self._graphed.release()
+
+    def release(self) -> None:
+        """Give back what was made beside the weights, and is made or loaded anew when it is wanted."""
+        self.compiled.clear()
+        self.release_graphs()
+
+
+def architecture_of(descriptor: ImageModelDescriptor) -> str:
+    """The architecture with its tags and hyper-parameters, as spandrel read them off the weights."""
+    hyper = getattr(descriptor.model, "hyperparameters", {})
+    told = json.dumps(hyper, sort_keys=True, default=str) if hyper else ""
+    return " ".join([descriptor.architecture.id, f"x{descriptor.scale}", *descriptor.tags, told]).strip()
+
+
+def content_of(module: nn.Module) -> str:
+    """A digest of everything a module's state holds: names, types, shapes, values. Some 0.1 s for 100 MB."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy())
+    return digest.hexdigest()
+
+
+def versions_of(module: nn.Module) -> tuple[int, ...]:
+    """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
+    is loaded under inference mode) do not count their changes."""
+    # not by `parameters`, which takes some times as long for deep models: this is asked five times for a picture
+    parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
+    return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
+
+
+def call_of(descriptor: ImageModelDescriptor, variant: Variant) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The architecture's own call, for the module and x [N, C, h, w], as `variant` computes attention."""
+    # Some return tuples, some want other ranges. spandrel's public __call__ also clamps, which would hide broken values
+    # from the health check, and pads, which the tile plan did.
+    call = descriptor._call_fn
+    if variant.kernels == "plain" or is_convolutional(descriptor.model):
+        return call
+
+    def fused(module: nn.Module, x: Tensor) -> Tensor:
+        with FusedAttention():
+            return call(module, x)
+
+    return fused
+
+
+def _copy(module: nn.Module, variant: Variant) -> nn.Module:
+    """A copy on the CPU, in the variant's type and layout, for inference only."""
+    # Outside inference mode: ComfyUI loads models under it, and compiled code cannot track inference tensors.
+    with torch.inference_mode(False), torch.no_grad():
+        ours = copy.deepcopy(module).eval().requires_grad_(False)
+        fold_convolutions(ours)
+        for tensor in (*ours.parameters(), *ours.buffers()):
+            tensor.data = tensor.data.clone()
+        ours.to("cpu")
+        rewrite(ours, variant.kernels)
+        layout = torch.channels_last if variant.channels_last else torch.preserve_format
+        ours.to(dtype=variant.weight_dtype, memory_format=layout)
+        if variant.autocast:
+            narrow_fused(ours, DTYPES[variant.precision])
+        return ours
+
+
+def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], variant: Variant) -> Forward:
+    """x [N, C, h, w] float32 0..1 on the module's device -> [N, C', h*scale, w*scale] of the variant's type, unclamped.
+
+    Sizes must satisfy the model's requirements. A closure, not a method: it must not keep its owner alive.
+    """
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+
+    def forward(x: Tensor) -> Tensor:
+        # always a copy: some architectures (RCAN) write into what they are given
+        x = x.to(dtype=variant.weight_dtype, memory_format=layout, copy=True)
+        automatic = torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext()
+        with automatic, shared_workspace():
+            return call(module, x)
+
+    return forward
+
+
+class WorkingModels:
+    """The working copies that runs begin with.
+
+    One per caller's module, replaced when another variant is asked for, gone when the module is.
+    """
+
+    def __init__(self) -> None:
+        self._by_module: weakref.WeakKeyDictionary[nn.Module, WorkingModel] = weakref.WeakKeyDictionary()
+
+    def put(self, descriptor: ImageModelDescriptor, working: WorkingModel) -> None:
+        """Make `working` the copy of `descriptor`'s module."""
+        self._by_module[descriptor.model] = working
+
+    def get(self, descriptor: ImageModelDescriptor, variant: Variant) -> WorkingModel:
+        """The copy of `descriptor`'s module in `variant`, made now if it is not there."""
+        working = self._by_module.get(descriptor.model)
+        if working is None or working.variant != variant or working.versions != versions_of(descriptor.model):
+            working = WorkingModel(descriptor, variant)
+            self.put(descriptor, working)
+        return working

@@ -1,0 +1,148 @@
+"""What the pipeline asks of a device that works on its own: lanes of work, moments in them, memory it copies by itself.
+
+The only room that calls CUDA's streams, events and pinned memory for the pipeline, thin enough to be seen to be right:
+where there is no CUDA, the tests put a device in its place that is as late as it may be.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..contracts import first_line
+
+logger = logging.getLogger("cudaspeed")
+
+
+class Moment(Protocol):
+    """A point in a lane, or a promise: past when all that was queued before it is done."""
+
+    def query(self) -> bool:
+        """Whether it is past."""
+
+    def synchronize(self) -> None:
+        """Wait until it is past. Raises what went wrong on the way."""
+
+
+class Past:
+    """The `Moment` of what is done at once."""
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+class Lane(Protocol):
+    """Work that the device does in the order in which it is queued, beside the other lanes'."""
+
+    def active(self) -> AbstractContextManager[object]:
+        """What torch computes and allocates inside belongs to this lane."""
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Queue a copy between the device and pinned memory, both contiguous and of one shape and type."""
+
+    def follow(self, moment: Moment) -> None:
+        """What is queued from now on waits, on the device, until `moment` is past."""
+
+    def mark(self) -> Moment:
+        """The moment when what is queued by now will be done."""
+
+    def keep(self, tensor: Tensor) -> None:
+        """`tensor` was allocated in another lane: its memory is not given away before what is queued here is done."""
+
+
+class Device(Protocol):
+    """Where the lanes run."""
+
+    device: torch.device
+
+    def current(self) -> Lane:
+        """The lane that everything is in which names none: where the models compute."""
+
+    def lane(self, urgent: bool = False) -> Lane:
+        """A lane that the last one handed out was not.
+
+        An urgent one's short kernels need not wait for a long one's place to become free.
+        """
+
+    def pinned(self, size: int) -> Tensor:
+        """`size` bytes that the device copies by itself, [size] uint8."""
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        """Whether the device can copy `tensor` by itself."""
+
+
+class CudaLane:
+    """A CUDA stream as a `Lane`."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+
+    def active(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._stream)
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+
+    def follow(self, moment: Moment) -> None:
+        self._stream.wait_event(moment)
+
+    def mark(self) -> Moment:
+        return self._stream.record_event()
+
+    def keep(self, tensor: Tensor) -> None:
+        tensor.record_stream(self._stream)
+
+
+class CudaDevice:
+    """A CUDA device as a `Device`. Pinned memory is torch's, which keeps what is given back for the next run.
+
+    Its lanes are two of each kind, handed out in turn: torch keeps the memory that was freed in a stream for that one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._lanes = {
+            urgent: itertools.cycle([CudaLane(torch.cuda.Stream(device, priority=-urgent)) for _ in range(2)])
+            for urgent in (False, True)
+        }
+
+    def current(self) -> Lane:
+        return CudaLane(torch.cuda.current_stream(self.device))
+
+    def lane(self, urgent: bool = False) -> Lane:
+        return next(self._lanes[urgent])
+
+    def pinned(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        return tensor.is_pinned()
+
+
+def device_with_lanes(device: torch.device) -> Device | None:
+    """`device` as one that works on its own; None where it does not, or where there is no pinned memory to be had."""
+    if device.type != "cuda":
+        return None
+    return _cuda_device(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _cuda_device(index: int) -> Device | None:
+    """One for all runs, which its lanes merely put in order."""
+    found = CudaDevice(torch.device("cuda", index))
+    try:
+        found.pinned(1)
+    except RuntimeError as error:  # a driver or a container that allows none; copies then wait for each other
+        logger.info("no pinned memory (%s): copies do not overlap the computing", first_line(error))
+        return None
+    return found

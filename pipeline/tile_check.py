@@ -1,0 +1,92 @@
+"""Whether a tile came out well: four numbers taken where it was computed, before any clamp, and judged where they
+arrive. The numbers cost two passes over the tile's output and no copy of it; nothing waits for them on the device.
+
+What looks ill need not be: a network may brighten pictures on purpose, and random weights resemble nothing. So this
+room only suspects. What becomes of a suspect is decided by computing it again, better (repair.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..contracts import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
+
+Ailment = Literal["NaN or infinite values", "wild values", "a broken range", "no detail", "drifting colours"]
+
+# No picture has values this far outside of 0..1: one of them is enough to look closer.
+_WILD = 16.0
+# The bundled x2 model moves photographs by 0.007 at the median, and noisy ones in small tiles by 0.047 at most. A veil
+# of 0.3 moves some shade of most tiles by more than this.
+MOST_SHIFT = 0.08
+_GRID = 32  # tiles are compared with their inputs in at most so many places each way
+_SHADES = 5
+_COLOURS = 3  # what comes after is alpha
+
+
+class Vitals(NamedTuple):
+    """`low` and `high`: a tile's least and largest value (NaN where it holds a NaN). `shift`: how far a shade
+    of a channel (the mean of a fifth of its values, sorted) is at most from the input's. `detail`: the distance between
+    the input's darkest and brightest."""
+
+    low: float
+    high: float
+    shift: float
+    detail: float
+
+
+def take_vitals(batch: Tensor, output: Tensor) -> Tensor:
+    """What `Vitals` needs, [N, 4] float32 on the device, of tiles [N, C, h, w] and what became of them [N, C', sh, sw].
+
+    Colours are compared, and where only one side has them, their means.
+    """
+    # in the order in which the values lie in memory: torch copies what it is to reduce in any other
+    dense = output if output.is_contiguous() else output.permute(0, 2, 3, 1)
+    if dense.is_cuda:  # few kernels; on a CPU a reduction over a dimension is twenty times as slow as one over all
+        extremes = torch.stack(torch.aminmax(dense.flatten(1), dim=1), dim=1)
+    else:
+        extremes = torch.stack([torch.stack(torch.aminmax(tile)) for tile in dense])  # NaN is passed on
+    before, after = (_shades(_samples(tiles[:, :_COLOURS], batch.shape[2:])) for tiles in (batch, output))
+    if before.shape[1] != after.shape[1]:
+        before, after = before.mean(dim=1, keepdim=True), after.mean(dim=1, keepdim=True)
+    shift, detail = (after - before).abs().amax(dim=(1, 2)), (before[..., -1] - before[..., 0]).amax(dim=1)
+    return torch.cat([extremes.float(), shift[:, None], detail[:, None]], dim=1)
+
+
+def ailment(vitals: Vitals, tile: Tensor, most_shift: float = MOST_SHIFT) -> Ailment | None:
+    """What is wrong with `tile` [C, h, w] by its vitals, or None. Looks at the tile itself only where they are odd."""
+    low, high = vitals.low, vitals.high
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "NaN or infinite values"
+    if vitals.detail > DETAIL and high - low < NO_DETAIL:
+        return "no detail"
+    if low < HEALTHY_RANGE[0] or high > HEALTHY_RANGE[1]:
+        outside = torch.stack([(tile < HEALTHY_RANGE[0]).sum(), (tile > HEALTHY_RANGE[1]).sum()])
+        if int(outside.max()) > OUTSIDE * tile.numel():
+            return "a broken range"
+        if max(-low, high) > _WILD:
+            return "wild values"
+    return "drifting colours" if vitals.shift > most_shift else None
+
+
+def _samples(tiles: Tensor, size: torch.Size) -> Tensor:
+    """[N, C, k] float32 of tiles [N, C, H, W], in the same places for tiles of another scale: the middles of at most
+    32x32 evenly spread pixels of the input's `size` (h, w)."""
+    rows, columns = (
+        slice(scale // 2, None, scale * -(-side // _GRID))
+        for scale, side in ((max(1, have // side), side) for have, side in zip(tiles.shape[2:], size, strict=True))
+    )
+    return tiles[:, :, rows, columns].float().flatten(2)
+
+
+def _shades(samples: Tensor) -> Tensor:
+    """[N, C, 5] of [N, C, k]: the means of the darkest fifth, the next, ... the brightest.
+
+    A single quantile would leap where a picture has two shades and little between them; these move no more than the
+    values do.
+    """
+    return F.adaptive_avg_pool1d(samples.sort(dim=2).values, _SHADES)

@@ -1,0 +1,288 @@
+"""The folder of compiled models that all processes of one user share: what is there, may it be loaded, what must go.
+
+A compiled model is a shared library: loading it runs it. So the folder is its user's alone, and a file is given out
+only while it is byte for byte what was published. Everything known lies in one readable index, which is changed under
+a lock and replaced whole: a process killed at any moment leaves the index from before its change or from after it.
+
+    <folder>/index.json, index.lock, index.new
+    <folder>/<id>.pt2             a compiled model
+    <folder>/<id>.log             what was said when its compile failed; written by others
+    <folder>/jobs/                scratch of running compiles; made by others
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from .files import NotOwnError, bytes_in, delete, locked, replace_whole, sha256_of, status_if_own
+from .index import Entry, Usage, from_json, is_id, owned, plain, settled, to_json, with_usage
+
+logger = logging.getLogger("cudaspeed")
+
+_LOCK_SECONDS = 10.0  # a change takes milliseconds; whoever waits this long meets a process that hangs
+_NOTE_SECONDS = 1.0  # what is only noted is not worth a longer wait
+_MOST_WITHOUT_FILE = 500  # entries; some hundred kilobytes of index
+_OLD_JOB_SECONDS = 24 * 3600
+
+
+class ArtifactStore:
+    """The compiled models in `folder`, whose files are kept up to `limit_bytes`. Making one touches nothing on disk.
+
+    An id is 24 lower-case hexadecimal digits; another raises `ValueError`. What begins, ends or deletes work (`claim`,
+    `publish`, `fail`, `clear`) raises `OSError` when that cannot be written down: the disk is full or read-only
+    (`OSError`), another process holds the lock for 10 seconds (`TimeoutError`), the folder is not this user's alone
+    (`NotOwnError`). Everything else raises none of these, and knows of nothing in a folder it cannot trust or read.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int = 4 << 30) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+        self._index = folder / "index.json"
+        self._last_read: tuple[object, dict[str, Entry]] = (None, {})
+        self._warned: set[str] = set()
+
+    def entries(self) -> dict[str, Entry]:
+        """Every entry by its id. Cheap while nothing changes: a few questions to the file system."""
+        return {id: settled(entry) for id, entry in self._read().items()}
+
+    def get(self, id: str) -> Entry | None:
+        """The entry of `id`, if there is one; as cheap."""
+        entry = self._read().get(_checked(id))
+        return settled(entry) if entry else None
+
+    def path_of(self, id: str) -> Path | None:
+        """The file of a ready entry, to be loaded at once: its bytes have been read, and are those that were published.
+
+        Counts a hit. A file that is missing, changed, or not this user's alone is deleted with a warning; the entry is
+        then "seen" again.
+        """
+        entry = self.get(id)
+        if entry is None or entry.state != "ready":
+            return None
+        path = self._file(id)
+        flaw = _flaw(path, entry)
+        with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
+            now = entries.get(id)
+            if now is None or now.sha256 != entry.sha256:  # evicted, or made anew, while it was being read
+                return None
+            if flaw:
+                logger.warning("a compiled model is deleted, to be made anew: %s", flaw)
+            entries[id] = plain(now) if flaw else replace(now, hits=now.hits + 1, used=time.time())
+        return None if flaw else path
+
+    def claim(self, id: str, what: dict[str, str], pid: int | None = None) -> bool:
+        """Whether compiling `id` is now the work of process `pid`, this one if None: of all that ask, one is told so.
+
+        Not when it is ready, or when a living process, this one included, compiles it already. An earlier failure is
+        forgotten. A claim lasts until `publish`, `fail` or `release`, or until its process is gone.
+        """
+        with self._changing() as entries:
+            entry = _find(entries, id, what)
+            if entry.state in ("compiling", "ready"):
+                return False
+            entries[id] = owned(replace(entry, what=what, used=time.time()), pid or os.getpid())
+            return True
+
+    def adopt(self, id: str, pid: int) -> None:
+        """Hand the claim on `id` over to process `pid`, a child that compiles: it now lives and dies with that."""
+        with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
+            entry = _find(entries, id)
+            if entry.state == "compiling":
+                entries[id] = owned(entry, pid)
+
+    def release(self, id: str) -> None:
+        """Give a claim up: the entry is "seen" again."""
+        with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
+            entry = _find(entries, id)
+            if entry.state == "compiling":
+                entries[id] = plain(entry)
+
+    def publish(self, id: str, file: Path, seconds: float) -> None:
+        """Make `file`, compiled in `seconds`, the file of `id`. It is moved, so it must lie in the same file system.
+
+        Then the files used longest ago are deleted until the rest is within the limit, this one apart. Their entries
+        are "seen" again and keep what was measured.
+        """
+        digest, size = sha256_of(file), file.stat().st_size
+        with self._changing() as entries:
+            self._put(entries, replace(plain(_find(entries, id)), compile_seconds=seconds), file, digest, size)
+            self._delete_old_jobs()
+
+    def improve(self, id: str, file: Path) -> bool:
+        """Make `file`, which does the same faster, the file of `id` instead of what was published; moved as there.
+
+        False where that is no longer there: it was evicted, cleared away, or found to be wrong.
+        """
+        digest, size = sha256_of(file), file.stat().st_size
+        with self._changing() as entries:
+            entry = entries.get(_checked(id))
+            if entry is None or entry.state != "ready":
+                return False
+            self._put(entries, replace(plain(entry), compiled_rate=0.0), file, digest, size)
+            return True
+
+    def fail(self, id: str, reason: str, scope: str, environment: str) -> None:
+        """Note why `id` cannot be compiled, or what was compiled cannot be used; its file, if any, is deleted.
+
+        `scope` is "environment", "model" or "shapes"; it holds under the `environment` of that fingerprint.
+        """
+        with self._changing() as entries:
+            entry = replace(plain(_find(entries, id)), used=time.time())
+            entries[id] = replace(entry, state="failed", reason=reason, scope=scope, environment=environment)
+
+    def note(self, id: str, what: dict[str, str], usage: Usage) -> None:
+        """Add what a run learned to `id`, "seen" if it is new. It takes a write to the disk, so not for every tile."""
+        with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
+            entry = _find(entries, id, what)
+            entries[id] = replace(with_usage(entry, usage), what=entry.what or what, used=time.time())
+
+    def clear(self) -> int:
+        """Delete all and return the bytes freed. While a living process compiles, its entry and all scratch stay; one
+        that has published, and only goes on to improve that, loses its scratch and ends."""
+        if not self.folder.exists():
+            return 0
+        before = self.size()
+        with self._changing() as entries:
+            for id in [id for id, entry in entries.items() if entry.state != "compiling"]:
+                del entries[id]
+            if not entries:  # nobody works in there
+                delete(self.folder / "jobs")
+        return max(0, before - self.size())
+
+    def size(self) -> int:
+        """Bytes on disk of all compiled models and of the scratch of those being compiled."""
+        total = bytes_in(self.folder / "jobs")
+        for file in self._files(".pt2"):
+            with suppress(OSError):  # deleted meanwhile
+                total += file.lstat().st_size
+        return total
+
+    def _put(self, entries: dict[str, Entry], entry: Entry, file: Path, digest: str, size: int) -> None:
+        file.chmod(0o600)  # many a umask lets the group write, and then it would not be given out
+        file.replace(self._file(entry.id))  # not flushed to the disk: if the power fails now, the hash will tell
+        entries[entry.id] = replace(entry, state="ready", bytes=size, sha256=digest, used=time.time())
+        self._evict(entries, keep=entry.id)
+
+    def _file(self, id: str) -> Path:
+        return self.folder / f"{_checked(id)}.pt2"
+
+    def _files(self, ending: str) -> list[Path]:
+        """Files named by an id: the user may have chosen a folder in which other things lie too."""
+        return [path for path in self.folder.glob(f"*{ending}") if is_id(path.stem)]
+
+    def _read(self) -> dict[str, Entry]:
+        """The index as it is, without the lock, and parsed only when it has changed."""
+        try:
+            stamp = self._stamp()
+            if stamp != self._last_read[0]:
+                self._last_read = (stamp, self._parse())
+        except NotOwnError as error:
+            self._warn_once(f"compiled models are not used: {error}")
+            return {}
+        except OSError as error:  # on Windows also at the moment it is replaced: what was read last will do
+            logger.debug("the index of compiled models cannot be read: %s", error)
+        return self._last_read[1]
+
+    def _stamp(self) -> object:
+        """Changes with the index; None where there is none. Raises `NotOwnError` when others could have written it."""
+        try:
+            status_if_own(self.folder)
+            status = status_if_own(self._index)
+        except NotOwnError as error:
+            remedy = f"chmod -R go-w {self.folder} if it is yours, or set CUDASPEED_CACHE_DIR to a folder of your own"
+            raise NotOwnError(f"{error}; {remedy}") from error
+        return status and (status.st_mtime_ns, status.st_size, status.st_ino)
+
+    def _parse(self) -> dict[str, Entry]:
+        try:
+            text = self._index.read_bytes()
+        except FileNotFoundError:
+            return {}
+        return from_json(text, lambda problem: self._warn_once(f"{self._index} {problem}"))
+
+    @contextmanager
+    def _changing(self, patience: float | None = None) -> Iterator[dict[str, Entry]]:
+        """The entries, for the body to change, under the lock; written down if it ends well."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._stamp()
+        with locked(self.folder / "index.lock", _LOCK_SECONDS if patience is None else patience):
+            # Not as last read: two changes within one tick of the file system's clock can look like none.
+            before = self._parse()
+            entries = {id: settled(entry) for id, entry in before.items()}
+            yield entries
+            idle = sorted((e for e in entries.values() if e.state in ("seen", "failed")), key=_last_use)
+            for entry in idle[: max(0, len(idle) - _MOST_WITHOUT_FILE)]:
+                del entries[entry.id]
+            if entries != before:
+                replace_whole(self._index, to_json(entries))
+            self._delete_orphans(entries)
+
+    def _evict(self, entries: dict[str, Entry], keep: str) -> None:
+        ready = [entry for entry in entries.values() if entry.state == "ready"]
+        total = sum(entry.bytes for entry in ready)
+        for entry in sorted(ready, key=_last_use):
+            if total > self.limit_bytes and entry.id != keep:
+                total -= entry.bytes
+                entries[entry.id] = plain(entry)
+
+    def _delete_orphans(self, entries: dict[str, Entry]) -> None:
+        """Files that the index no longer knows: evicted, refused, failed, or moved here by a process killed then."""
+        for path in self._files(".pt2"):
+            if path.stem not in entries or entries[path.stem].state != "ready":
+                delete(path)
+        for path in self._files(".log"):
+            if path.stem not in entries:
+                delete(path)
+
+    def _delete_old_jobs(self) -> None:
+        for path in (self.folder / "jobs").glob("*"):
+            with suppress(OSError):  # it has just ended by itself
+                if time.time() - path.lstat().st_mtime > _OLD_JOB_SECONDS:
+                    delete(path)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning("%s", message)
+
+
+@contextmanager
+def _only_logged() -> Iterator[None]:
+    """For what is not worth an error."""
+    try:
+        yield
+    except OSError as error:
+        logger.debug("not written down with the compiled models: %s", error)
+
+
+def _checked(id: str) -> str:
+    if not is_id(id):
+        raise ValueError(f"{id!r} is no id of a compiled model: 24 lower-case hexadecimal digits")
+    return id
+
+
+def _find(entries: dict[str, Entry], id: str, what: dict[str, str] | None = None) -> Entry:
+    """The entry of `id`, or a new one, which is not among `entries` yet."""
+    return entries.get(_checked(id)) or Entry(id, what or {}, created=time.time())
+
+
+def _flaw(path: Path, entry: Entry) -> str:
+    """What is wrong with an entry's file; "" when it is the one that was published."""
+    try:
+        status = status_if_own(path)
+        if status is None:
+            return f"{path} is missing"
+        if status.st_size != entry.bytes or sha256_of(path) != entry.sha256:
+            return f"{path} is not what was compiled"
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _last_use(entry: Entry) -> float:
+    return entry.used

@@ -1,0 +1,90 @@
+"""What a compiled model is good for beside its shapes: the device, the versions, the compiler, our own code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import sysconfig
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+# The rooms that decide what a compiled forward computes and how it is called: another version, another result.
+_OUR_CODE = (
+    "compiling/worker.py",
+    "models/runner.py",
+    "compiling/fold_constants.py",
+    "kernels/attention_fusion.py",
+    "contracts.py",
+)
+
+
+@lru_cache(maxsize=8)  # asked at every run, and none of it changes while the process lives
+def describe_environment(device: torch.device) -> dict[str, str]:
+    """What must be the same for a compiled model to be used again, and for a failed compile not to be tried again."""
+    return {
+        "device": device.type,
+        "hardware": _hardware(device),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or torch.version.hip or "",
+        "triton": _version_of("triton") or _version_of("triton-windows"),
+        "spandrel": _version_of("spandrel"),
+        "compiler": _compiler(),
+        "headers": " ".join(_headers()),
+        "code": _code(),
+    }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
+    if device.type == "cpu":
+        # The instruction set decides, and the processor's name says more than that where the system tells it.
+        return f"{torch.backends.cpu.get_cpu_capability()} {_processor()}"
+    return device.type
+
+
+def _processor() -> str:
+    """Its name and a digest of its instructions: code compiled for some that another lacks would kill the process."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # no Linux
+        return platform.processor()
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    told = {name.strip(): value.strip() for name, value in told.items()}
+    flags = " ".join(sorted(told.get("flags", told.get("Features", "")).split()))
+    return f"{told.get('model name', platform.machine())} {hashlib.sha256(flags.encode()).hexdigest()[:8]}"
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _compiler() -> str:
+    """The C++ compiler that would be called: its path and date, so that an installed or updated one is noticed."""
+    asked = os.environ.get("CXX")
+    for name in [asked] if asked else ["cl"] if platform.system() == "Windows" else ["g++", "clang++", "c++"]:
+        path = shutil.which(name)
+        if path:
+            return f"{path} {Path(path).stat().st_mtime:.0f}"
+    return "none"
+
+
+def _headers() -> list[str]:
+    """The C headers that generated code may include and that are not everywhere, where they are found."""
+    folders = [sysconfig.get_paths()["include"], os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include"]
+    return [name for folder in folders for name in ("Python.h", "cuda.h") if (Path(folder) / name).is_file()]
+
+
+def _code() -> str:
+    folder = Path(__file__).absolute().parent.parent
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _OUR_CODE)).hexdigest()[:12]

@@ -1,0 +1,152 @@
+"""What was found out about a model, kept by its weights' content: in memory, and in a small file for later sessions.
+
+    <cache folder>/profiles/<content>.json, lock
+
+Nothing here is worth a picture: what cannot be read or written is a log line for debugging, and found out anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..models.runner import content_of
+from .files import NotOwnError, delete, locked, replace_whole, status_if_own
+
+logger = logging.getLogger("cudaspeed")
+
+_SCHEMA = 3  # also of how the values are measured: another number, and they are measured anew
+_LOCK_SECONDS = 1.0
+_MOST_BYTES = 1 << 16
+_MOST_PIXELS = 4096
+_CONTENT = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is known of a model. `reach` and `endless` are `reach.Reach`'s (None: never measured); `raised` says of a
+    precision on a device, "fp16 autocast on <card>, torch <version>", which precision to start with instead; `fastest`
+    of the same, as which variant it was computed fastest (`str` of a `working.Variant`); `paces` of the same, what a
+    pixel cost in forwards of different sizes (`pace.Pace.points`)."""
+
+    reach: int | None = None
+    endless: bool = False
+    raised: Mapping[str, str] = field(default_factory=dict)
+    fastest: Mapping[str, str] = field(default_factory=dict)
+    paces: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+
+
+def profiles_folder(cache_folder: Path) -> Path:
+    """Where the profiles lie: in the folder of compiled models."""
+    return cache_folder / "profiles"
+
+
+class Profiles:
+    """The profiles in `folder`. Making one touches nothing on disk; the folder is made with the first profile."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, Profile] = {}
+        self._contents: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.WeakKeyDictionary()
+
+    def content(self, module: nn.Module, versions: object = None) -> str:
+        """What `module`'s profile is kept by: `content_of`, made once, and again where `versions` is another."""
+        known = self._contents.get(module)
+        if known is None or known[0] != versions:
+            known = self._contents[module] = versions, content_of(module)
+        return known[1]
+
+    def get(self, content: str) -> Profile:
+        """What is known of the model with these weights; an empty profile where nothing is."""
+        if content not in self._known:
+            found = self._read(content)
+            if found is None:
+                return Profile()
+            self._known[content] = found
+        return self._known[content]
+
+    def update(self, content: str, **changes: Any) -> Profile:
+        """Change what is known, for now and for later sessions, and return it. `changes` are `Profile`'s fields."""
+        profile = self._known[content] = replace(self.get(content), **changes)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status_if_own(self._folder)
+            with locked(self._folder / "lock", _LOCK_SECONDS):
+                # another process may have found out something else meanwhile
+                profile = self._known[content] = replace(self._read(content) or profile, **changes)
+                replace_whole(self._file(content), _text(profile))
+        except OSError as error:
+            logger.debug("a model's profile is not kept: %s", error)
+        return profile
+
+    def clear(self) -> None:
+        """Forget everything, on disk too."""
+        self._known.clear()
+        delete(self._folder)
+
+    def _file(self, content: str) -> Path:
+        if not _CONTENT.fullmatch(content):
+            raise ValueError(f"{content!r} is no SHA-256")
+        return self._folder / f"{content}.json"
+
+    def _read(self, content: str) -> Profile | None:
+        """The profile on disk, if there is one that this user wrote and that makes sense."""
+        path = self._file(content)
+        try:
+            if status_if_own(self._folder) is None:
+                return None
+            status = status_if_own(path)
+            if status is None:
+                return None
+            if status.st_size > _MOST_BYTES:
+                raise ValueError(f"it has {status.st_size} bytes")
+            return _parse(json.loads(path.read_text(encoding="utf-8")))
+        except NotOwnError as error:
+            logger.debug("a model's profile is not trusted: %s", error)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            logger.debug("%s is no profile of a model, which is made anew: %s", path, error)
+        return None
+
+
+def _text(profile: Profile) -> str:
+    """What `_parse` reads."""
+    told = {field.name: getattr(profile, field.name) for field in fields(Profile)}
+    told |= {"raised": dict(profile.raised), "fastest": dict(profile.fastest), "paces": dict(profile.paces)}
+    return json.dumps({"schema": _SCHEMA, **told}, indent=1)
+
+
+def _parse(told: Any) -> Profile:
+    """Raises `ValueError` or `TypeError` for what `Profiles` does not write."""
+    if type(told) is not dict or told.pop("schema", None) != _SCHEMA:
+        raise ValueError("it has another schema")
+    if told.keys() != {field.name for field in fields(Profile)}:
+        raise ValueError(f"it has the keys {sorted(told)}")
+    profile = Profile(**told)
+    if profile.reach is not None and not (type(profile.reach) is int and 0 <= profile.reach <= _MOST_PIXELS):
+        raise ValueError(f"reach is {profile.reach!r}")
+    if type(profile.endless) is not bool:
+        raise ValueError(f"endless is {profile.endless!r}")
+    for told in (profile.raised, profile.fastest):
+        if type(told) is not dict or not all(type(text) is str for text in told.values()):
+            raise ValueError(f"{told!r} is no table of texts")
+    if type(profile.paces) is not dict:
+        raise ValueError(f"paces are {profile.paces!r}")
+    return replace(profile, paces={place: _parse_points(points) for place, points in profile.paces.items()})
+
+
+def _parse_points(told: Any) -> tuple[tuple[int, float], ...]:
+    points = tuple((pixels, seconds) for pixels, seconds in told)
+    sizes = [pixels for pixels, _ in points]
+    if not all(type(pixels) is int and pixels > 0 and type(s) is float and s > 0 for pixels, s in points):
+        raise ValueError(f"a pace is {told!r}")
+    if sizes != sorted(set(sizes)):
+        raise ValueError(f"a pace has the sizes {sizes}")
+    return points
