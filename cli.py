@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import mimetypes
-import os
+import re
 import sys
-import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,41 +20,19 @@ from spandrel import ImageModelDescriptor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .cache_commands import add_cache_parser, run_cache
-from .contracts import (
-    ALPHA_MODES,
-    COMPILE_MODES,
-    LEVELS,
-    PRECISION_CHOICES,
-    TILING_MODES,
-    BadModelError,
-    BadOptionError,
-    CudaspeedError,
-    UpscaleOptions,
-    first_line,
-)
-from .images.files import (
-    ENDINGS_OF_16_BITS,
-    READABLE_ENDINGS,
-    WRITABLE_ENDINGS,
-    check_fits,
-    read_picture,
-    write_picture,
-)
+from .api.errors import BadModelError, BadOptionError, CudaspeedError, first_line
+from .api.options import ALPHA_MODES, COMPILE_MODES, LEVELS, PRECISION_CHOICES, TILING_MODES, UpscaleOptions
+from .api.report import NOT_NEEDED
+from .host import StandaloneContext, compiled_folder
+from .images.files import ENDINGS_OF_16_BITS, READABLE_ENDINGS, check_fits, read_picture, write_picture
+from .images.jobs import Job, plan_jobs, refuse_unwritable
 from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
-from .standalone import StandaloneContext
-from .upscale_engine import upscale
+from .storage.artifacts import ArtifactStore, Entry
+from .storage.profiles import Profiles, profiles_folder
+from .upscale_engine import upscale, warm_up
 
 DONE, PICTURE_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 logger = logging.getLogger("cudaspeed")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to upscale from `source` into `target`."""
-
-    source: Path
-    target: Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,35 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         with _logging_to_stderr(arguments.verbose):
-            return {"upscale": _upscale, "models": _models, "cache": run_cache}[arguments.command](arguments)
+            return {"upscale": _upscale, "models": _models, "cache": _cache}[arguments.command](arguments)
     except (BadOptionError, BadModelError, OSError) as error:  # OSError: a path that no file system takes
         print(f"cudaspeed: error: {error}", file=sys.stderr)
         return BAD_USAGE
     except KeyboardInterrupt:
         print("cudaspeed: stopped", file=sys.stderr)
         return INTERRUPTED
-
-
-def plan_jobs(inputs: Sequence[str], output: str) -> list[Job]:
-    """Which picture goes where; changes nothing on disk.
-
-    A folder among `inputs` stands for its pictures, sorted, without those of its subfolders. `output` is a folder if
-    it exists as one, ends with a separator, or has no picture's ending. In a folder a picture
-    keeps its name, and its ending where that can be written, .png otherwise. An input that does not exist is kept: it
-    fails when its turn comes. Raises `BadOptionError` for an empty folder, an output whose format cannot be written,
-    several inputs for one file, two inputs with one output, and an output that is an input.
-    """
-    sources = [source for given in inputs for source in _pictures_in(Path(given))]
-    if _is_folder(output):
-        jobs = [Job(source, Path(output) / _name_for(source)) for source in sources]
-    elif Path(output).suffix.lower() not in WRITABLE_ENDINGS:
-        raise BadOptionError(f"cannot write {output}; its ending must be one of {', '.join(WRITABLE_ENDINGS)}")
-    elif len(inputs) > 1 or Path(inputs[0]).is_dir():
-        raise BadOptionError(f"several pictures cannot all become {output}; name a folder")
-    else:
-        jobs = [Job(sources[0], Path(output))]
-    _refuse_clashes(jobs)
-    return jobs
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser("models", parents=[shared], help="list the bundled and the found models")
-    add_cache_parser(commands, shared)
+    _add_cache_parser(commands, shared)
     return parser
 
 
@@ -182,66 +137,6 @@ def _logging_to_stderr(verbose: bool) -> Iterator[None]:
         decoder_log.removeHandler(silent)
 
 
-def _pictures_in(given: Path) -> list[Path]:
-    if not given.is_dir():
-        return [given]
-    try:
-        inside = sorted(given.iterdir())
-    except OSError as error:
-        raise BadOptionError(f"cannot look into the folder {given}: {error.strerror or error}") from error
-    found = [
-        path
-        for path in inside
-        if path.suffix.lower() in READABLE_ENDINGS and path.is_file() and not path.name.startswith(".")
-    ]
-    if not found:
-        raise BadOptionError(f"the folder {given} holds no pictures ({', '.join(READABLE_ENDINGS)})")
-    return found
-
-
-def _is_folder(output: str) -> bool:
-    separators = tuple(separator for separator in (os.sep, os.altsep) if separator)
-    if Path(output).is_dir() or output.endswith(separators):
-        return True
-    kind = mimetypes.guess_type(output)[0] or ""  # so that out.gif is a picture we cannot write, and not a folder
-    return Path(output).suffix.lower() not in READABLE_ENDINGS and not kind.startswith("image/")
-
-
-def _name_for(source: Path) -> str:
-    return source.name if source.suffix.lower() in WRITABLE_ENDINGS else f"{source.stem}.png"
-
-
-def _refuse_clashes(jobs: Sequence[Job]) -> None:
-    # Device and inode know a file under all its names: links, letter case.
-    sources = {(stat.st_dev, stat.st_ino) for job in jobs if (stat := _stat(job.source))}
-    writers: dict[str, Path] = {}
-    for job in jobs:
-        stat = _stat(job.target)
-        if stat and (stat.st_dev, stat.st_ino) in sources:
-            raise BadOptionError(f"{job.target} is an input; choose another output, inputs are never overwritten")
-        place = os.path.realpath(job.target)
-        if place in writers:
-            raise BadOptionError(f"{writers[place]} and {job.source} would both become {job.target}; use two outputs")
-        writers[place] = job.source
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:  # it does not exist, or cannot be reached, which reading or writing it will tell
-        return None
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Find out before hours of work; creates nothing that stays."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise BadOptionError(f"cannot write into {folder}: {error.strerror or error}") from error
-
-
 def _upscale(arguments: argparse.Namespace) -> int:
     options = UpscaleOptions(
         precision=arguments.precision,
@@ -256,7 +151,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
         alpha_mode=arguments.alpha_mode,
     )
     jobs = plan_jobs(arguments.inputs, arguments.output)
-    _refuse_unwritable(jobs[0].target.parent)
+    refuse_unwritable(jobs[0].target.parent)
 
     model = load_model(resolve_model(arguments.model))
     code = DONE
@@ -383,6 +278,87 @@ def _model_line(record: dict[str, Any]) -> str:
         f"{record['name']:<36} x{record['scale']}  {record['architecture']:<20} channels {channels}  "
         f"{' '.join(record['precisions']):<14}  {record['bytes'] / 1e6:.1f} MB  {record['path']}"
     )
+
+
+_LONGEST_SIDE = 1 << 16
+
+
+def _add_cache_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+    """The parser of `cudaspeed cache list | clear | warm MODEL --size WxH ...`."""
+    cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", parents=[shared], help="what is compiled, what failed and why")
+    actions.add_parser("clear", parents=[shared], help="delete what is compiled, and what is known of models")
+    warm = actions.add_parser("warm", parents=[shared], help="compile ahead of time, and wait for it")
+    warm.add_argument("model", metavar="MODEL", help="a name that 'cudaspeed models' lists, or a model file")
+    warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
+    warm.add_argument("--precision", choices=PRECISION_CHOICES, default="auto", help="number type (default: auto)")
+    warm.add_argument(
+        "--autocast", action=argparse.BooleanOptionalAction, default=True, help="as for upscale (default: yes)"
+    )
+    warm.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
+    warm.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    """Carry out `cudaspeed cache ...`; 0: done, 1: what was to be compiled could not be."""
+    store = ArtifactStore(compiled_folder())
+    if arguments.action == "warm":
+        return _warm(arguments)
+    if arguments.action == "clear":
+        freed = store.clear()
+        Profiles(profiles_folder(store.folder)).clear()
+        told = {"folder": str(store.folder), "freed_bytes": freed}
+        print(json.dumps(told) if arguments.json else f"{freed / 1e6:.1f} MB freed in {store.folder}", flush=True)
+        return 0
+    entries = sorted(store.entries().values(), key=lambda entry: entry.used, reverse=True)
+    for entry in entries:
+        print(json.dumps(asdict(entry)) if arguments.json else _entry_line(entry), flush=True)
+    if not arguments.json:
+        ready = sum(entry.state == "ready" for entry in entries)
+        print(f"{ready} compiled, {store.size() / 1e6:.1f} MB, in {store.folder}", flush=True)
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "1920x1080" -> (height, width) in pixels. Raises `BadOptionError` for anything else."""
+    found = re.fullmatch(r"(\d+)[xX×](\d+)", text)
+    if not found or not all(0 < int(side) <= _LONGEST_SIDE for side in found.groups()):
+        raise BadOptionError(
+            f"size is {text!r}; give width and height in pixels, 1 to {_LONGEST_SIDE} each, such as 1920x1080"
+        )
+    return int(found[2]), int(found[1])
+
+
+def _warm(arguments: argparse.Namespace) -> int:
+    sizes = [parse_size(text) for text in arguments.size]
+    options = UpscaleOptions(precision=arguments.precision, autocast=arguments.autocast, tile=arguments.tile)
+    context, model = StandaloneContext(arguments.device), load_model(resolve_model(arguments.model))
+    code = 0
+    for height, width in sizes:
+        began = time.perf_counter()
+        status = warm_up(model, (height, width), options, context)
+        record = {"size": [width, height], "status": status, "seconds": time.perf_counter() - began}
+        line = f"{width}x{height}: {status} ({record['seconds']:.1f} s)"
+        print(json.dumps(record) if arguments.json else line, flush=True)
+        code = code or int(status != "compiled" and not status.startswith(NOT_NEEDED))
+    return code
+
+
+def _entry_line(entry: Entry) -> str:
+    what = entry.what
+    told = f"{what.get('model', '?')[:40]:<40}  {what.get('shapes', 'eager'):<34}  {what.get('precision', ''):<13}"
+    told += f"  {what.get('device', ''):<5}  {entry.state:<9}"
+    if entry.state == "ready":
+        gain = (
+            f", {entry.eager_rate / entry.compiled_rate:.2f}x eager" if entry.eager_rate and entry.compiled_rate else ""
+        )
+        told += f"  {entry.bytes / 1e6:.1f} MB, {entry.compile_seconds:.0f} s, {entry.hits} hits{gain}"
+    elif entry.reason:
+        told += f"  {entry.reason}"
+    elif entry.eager_seconds:
+        told += f"  {entry.eager_seconds:.0f} s spent in eager"
+    return told
 
 
 if __name__ == "__main__":

@@ -22,16 +22,19 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
+from .api.context import RunContext
+from .api.errors import first_line
+from .api.model_info import Forward, Kernels, ModelTraits
 from .compiling.aoti import load_package
 from .compiling.errors import explain
 from .compiling.job import CompileJob, scratch_folder
 from .compiling.policy import BestTime, Expectation, candidates, expect, repays
-from .compiling.worker import Request
-from .contracts import Forward, Kernels, ModelTraits, RunContext, TileShapes, first_line
+from .compiling.request import Request
+from .compiling.shapes import TileShapes
 from .kernels.numerics import disagreement
-from .models.runner import WorkingModel, architecture_of, content_of
+from .models.runner import WorkingModel, architecture_of
 from .storage.artifacts import ArtifactStore, Entry, Usage
-from .storage.fingerprint import describe_environment
+from .storage.fingerprint import content_of, describe_environment
 
 logger = logging.getLogger("cudaspeed")
 

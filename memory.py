@@ -7,7 +7,7 @@ import copy
 import logging
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .contracts import Level, MemoryCost, ModelTraits, first_line
+from .api.errors import first_line
+from .api.model_info import ModelTraits
+from .api.options import Level
 
 logger = logging.getLogger("cudaspeed")
 
@@ -28,6 +30,22 @@ _PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
 # Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
 _RULE_OF_THUMB = 3 * 4 * 384
+
+
+@dataclass(frozen=True)
+class MemoryCost:
+    """Bytes one forward of n input pixels needs: `weights` + `per_pixel` * n + `per_pixel_squared` * n^2.
+
+    The square term is zero for all but globally attending models.
+    """
+
+    weights: int
+    per_pixel: float
+    per_pixel_squared: float = 0.0
+
+    def at(self, pixels: int) -> int:
+        """Bytes for one tile of `pixels` input pixels, weights included."""
+        return int(self.weights + self.per_pixel * pixels + self.per_pixel_squared * pixels * pixels)
 
 
 def measure_cost(

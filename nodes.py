@@ -8,7 +8,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from . import host
-from .contracts import MAX_BATCH, MAX_OVERLAP, MAX_TILE, UpscaleOptions
+from .api.options import MAX_BATCH, MAX_OVERLAP, MAX_TILE, UpscaleOptions
 from .upscale_engine import upscale, warm_up
 
 host.offer_bundled_models()

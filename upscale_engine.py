@@ -17,18 +17,10 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from .api.report import health_warnings
-from .contracts import (
-    NOT_NEEDED,
-    BrokenOutputError,
-    CudaspeedError,
-    ImageHealth,
-    ModelFailedError,
-    RunContext,
-    UpscaleOptions,
-    UpscaleReport,
-    UpscaleResult,
-)
+from .api.context import RunContext
+from .api.errors import BrokenOutputError, CudaspeedError, ModelFailedError
+from .api.options import UpscaleOptions
+from .api.report import NOT_NEEDED, ImageHealth, UpscaleReport, UpscaleResult, health_warnings
 from .images.channels import plan_channels
 from .images.validate import check_finite, check_image
 from .models.info import traits_of

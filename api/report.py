@@ -1,10 +1,84 @@
-"""What was wrong with a picture and what was done about it, in sentences for the log and the report."""
+"""How a picture was upscaled: what was done, what was wrong with it, and that in sentences."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
-from ..contracts import ImageHealth
+from torch import Tensor
+
+from .model_info import Kernels
+from .options import Precision
+
+# Of compiling, in reports: kernels of ours are faster than what would be compiled.
+NOT_NEEDED = "not needed"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A tile that came out ill and was computed again, another way, well. `tile` is (row, column) in the plan,
+    `ailment` what was wrong, `before` and `after` how it was computed: "fp16", "fp16 compiled", ..."""
+
+    frame: int
+    tile: tuple[int, int]
+    ailment: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class ImageHealth:
+    """What was wrong with the output and what was done about it, over all frames.
+
+    `repairs`: the tiles that were computed again, also of frames that were then done anew as a whole; where the run
+    left its way to compute for a better one, `given_up` is what it began with ("fp16", "fp32 winograd"). The rest
+    stayed ill in the best way there is, mostly fp32 and eager: `non_finite` values (pixel x channel) were NaN or
+    infinite, `wild` ones single values far from any other; both are filled from the input. The frames named had a
+    broken range: corrected by quantiles where the output still resembles the input, else clamped as they are.
+    """
+
+    repairs: tuple[Repair, ...] = ()
+    given_up: str | None = None
+    non_finite: int = 0
+    wild: int = 0
+    broken_frames: tuple[int, ...] = ()
+    corrected_frames: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class UpscaleReport:
+    """How a picture was upscaled. Sizes are (height, width) in pixels; `peak_bytes` is the device's measured peak where
+    the context measures it (CUDA, command line), else the estimate that sized the tiles. `tile`, `overlap`, `tiles` and
+    `batch` are the plan's that the run ended with, smaller than at the start where memory ran out. `compiled`: tiles
+    went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none.
+    `kernels` are those that computed the model."""
+
+    model: str
+    scale: int
+    frames: int
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    precision: Precision
+    autocast: bool
+    kernels: Kernels
+    tile: tuple[int, int]
+    overlap: tuple[int, int]
+    tiles: int
+    batch: int
+    compiled: bool
+    compiling: str
+    seconds: float
+    peak_bytes: int
+    health: ImageHealth
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UpscaleResult:
+    """`image` is [B, H*scale, W*scale, C], 0..1, on the context's output device and in its output type."""
+
+    image: Tensor
+    report: UpscaleReport
 
 
 def health_warnings(health: ImageHealth) -> list[str]:

@@ -27,11 +27,11 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 from ways import settle
 
+from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.compiling.policy import candidates
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.info import traits_of
 from cudaspeed.models.runner import WorkingModel
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.storage.files import bytes_in
 from cudaspeed.upscale_engine import Caches, upscale, warm_up

@@ -15,8 +15,9 @@ from photograph import photograph
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.contracts import CudaspeedError, UpscaleOptions, first_line
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.api.errors import CudaspeedError, first_line
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 from models import build_fitted
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 from harness import Results, command_line, parse_size, seconds_of
 
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.pipeline.tile_check import Vitals, ailment, take_vitals
 from cudaspeed.postprocess import heal
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
 

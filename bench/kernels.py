@@ -20,7 +20,8 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 
-from cudaspeed.contracts import DTYPES, first_line
+from cudaspeed.api.errors import first_line
+from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import window_attention
 from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.kernels.autotuned_convolution import fastest_convolution
@@ -28,7 +29,7 @@ from cudaspeed.kernels.convolution import Convolution, plain_convolution
 from cudaspeed.kernels.dense_block import dense_groups, rewrite_dense_groups
 from cudaspeed.kernels.fused_convolution import fuse_chains
 from cudaspeed.models.cuda_graphs import CudaRecorder, replay
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.models.runner import DTYPES
 
 _GROWTH = 32
 _LAYERS = [(64, 32), (96, 32), (128, 32), (160, 32), (192, 64), (64, 64)]  # a dense block's, then Compact's

@@ -12,9 +12,9 @@ import torch
 from harness import Column, Record, Results, Table, command_line, give_back, megabytes, resident_growth
 from spandrel import ImageModelDescriptor
 
-from cudaspeed.contracts import Precision, UpscaleOptions
+from cudaspeed.api.options import Precision, UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.precision import fast_precisions
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 from models import build
 

@@ -27,10 +27,11 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import upscale_engine
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.runner import WorkingModel
-from cudaspeed.pipeline import download, frames, retry, run, scheduler, session, upload
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.pipeline import download, frames, retry, scheduler, session, upload
+from cudaspeed.pipeline import run as run_module
 from cudaspeed.tiling import blend
 from models import build_fitted
 
@@ -40,7 +41,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "choosing, planning": ((session.Caches, "choose"), (session.Caches, "ladder"), (scheduler.Planner, "__init__")),
     "copies in": ((upload.Intake, "frame"), (upload.LaneIntake, "frame"), (frames, "to_canvas")),
     "cutting tiles": ((frames.FrameGroup, "cut"),),
-    "health": ((run, "take_vitals"), (retry.Repairer, "settle")),
+    "health": ((run_module, "take_vitals"), (retry.Repairer, "settle")),
     "assembly, blending": ((blend.FrameAssembler, "add"),),
     "copies out": (
         *((download.Outlet, name) for name in ("write", "pace", "close")),

@@ -46,8 +46,8 @@ from photograph import EXAMPLE, photograph
 from torch import Tensor
 from ways import WAYS, Made, Setting, UnavailableError, Upscaler, half_precision
 
-from cudaspeed.contracts import first_line
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.api.errors import first_line
+from cudaspeed.host import StandaloneContext
 from models import PEERS, build_fitted
 
 

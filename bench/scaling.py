@@ -16,8 +16,9 @@ from harness import Column, Record, Results, Table, command_line, megabytes, pea
 from photograph import photograph
 from spandrel import ImageModelDescriptor
 
-from cudaspeed.contracts import UpscaleOptions, UpscaleReport
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleReport
+from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 from models import build_fitted
 

@@ -29,11 +29,13 @@ from PIL import Image
 from spandrel import Architecture, ImageModelDescriptor
 from torch import Tensor, nn
 
-from cudaspeed.contracts import UpscaleOptions, UpscaleReport, first_line
+from cudaspeed.api.errors import first_line
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleReport
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.info import traits_of
 from cudaspeed.models.loader import load_model
 from cudaspeed.models.receptive_field import measure_reach
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.tiling.plan import automatic_overlap
 from cudaspeed.upscale_engine import Caches, upscale
 

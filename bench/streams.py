@@ -18,8 +18,8 @@ import torch
 from harness import Record, Results, command_line, parse_size, percent
 from photograph import photograph
 
-from cudaspeed.contracts import UpscaleOptions
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 from models import build_fitted
 

@@ -19,11 +19,12 @@ from core_node import core_node
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.contracts import DTYPES, LEVELS, Level, Precision, UpscaleOptions
+from cudaspeed.api.options import LEVELS, Level, Precision, UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, working_bytes
 from cudaspeed.models.info import traits_of
 from cudaspeed.models.precision import fast_precisions, supported_precisions
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.models.runner import DTYPES
 from cudaspeed.upscale_engine import Caches, upscale
 
 _BATCH = 16  # frames at once, where a way takes several

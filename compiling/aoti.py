@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..contracts import Forward
+from ..api.model_info import Forward
 
 
 def load_package(path: Path, device: torch.device) -> Forward:

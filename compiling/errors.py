@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..contracts import first_line
+from ..api.errors import first_line
 
 # What an error's text says -> what is missing and how to get it. All of these are the machine's, not the model's.
 _MISSING = {

@@ -5,27 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.node import map_arg
-
-_SPAN_SLOPE = 0.05  # of the leaky ReLU in SPAN's Conv3XC (arXiv 2311.12770 and spandrel's architecture)
 
 # Larger results are left to be computed from smaller ones: the masks of all windows of a picture take a gigabyte.
 _MOST_BYTES = 8 << 20
-
-
-def fold_convolutions(module: nn.Module) -> None:
-    """Replace, in place, each of SPAN's `Conv3XC` by the single convolution it stands for.
-
-    spandrel's module folds its three convolutions and the shortcut again at every forward, through `.data`: slow, in
-    half precision less exact, and impossible to trace. For evaluation only: training needs the parts.
-    """
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            folded = getattr(child, "eval_conv", None)
-            if isinstance(folded, nn.Conv2d) and hasattr(child, "update_params"):
-                child.update_params()
-                setattr(parent, name, nn.Sequential(folded, nn.LeakyReLU(_SPAN_SLOPE)) if child.has_relu else folded)
 
 
 def fold_constants(traced: fx.GraphModule) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..storage.artifacts import ArtifactStore
-from .worker import Request
+from .request import Request
 
 logger = logging.getLogger("cudaspeed")
 

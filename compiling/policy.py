@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from ..contracts import ModelTraits, TileShapes
+from ..api.model_info import ModelTraits
 from ..storage.artifacts import Entry
 from ..tiling.plan import round_up
+from .shapes import TileShapes
 
 # Until there is anything to learn from. CPU: measured (docs/compiling.md), two cores, fp32. CUDA: guesses.
 _COMPILE_SECONDS = 60.0

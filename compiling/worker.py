@@ -13,13 +13,11 @@ the measurements.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,17 +26,19 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Forward, TileShapes
+from ..api.model_info import Forward
 from ..kernels import window_attention, winograd
 from ..kernels.numerics import disagreement
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.info import is_convolutional
 from ..models.loader import load_model
-from ..models.runner import Variant, WorkingModel, architecture_of, content_of
+from ..models.runner import WorkingModel, architecture_of
 from ..storage.artifacts import ArtifactStore, Usage
+from ..storage.fingerprint import content_of
 from .aoti import load_package
 from .errors import CompileError, TraceError, explain, said
 from .fold_constants import fold_constants
+from .request import Request
 
 logger = logging.getLogger("cudaspeed")
 
@@ -56,37 +56,6 @@ _CONFIGS = {
     # They take longer to make than they save here, 240 MB, and the openssl command.
     "aot_inductor.precompile_headers": False,
 }
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to compile, and how it will be called. `id` is its name in the store in `folder`.
-
-    `content` and `architecture` are what the weights must turn out to be; `variant` is compiled, and `eager` is what it
-    has to be faster than. After `limit` seconds the worker gives up.
-    """
-
-    id: str
-    folder: str
-    weights: str
-    content: str
-    architecture: str
-    variant: Variant
-    eager: Variant
-    shapes: TileShapes
-    device: str
-    environment: str
-    limit: float
-
-    def to_json(self) -> str:
-        return json.dumps({**asdict(self), "shapes": str(self.shapes)})
-
-    @staticmethod
-    def from_json(text: str) -> Request:
-        fields = json.loads(text)
-        variants = {name: Variant(**fields.pop(name)) for name in ("variant", "eager")}
-        shapes = TileShapes.parse(fields.pop("shapes"))
-        return Request(**fields, **variants, shapes=shapes)
 
 
 def main(request_file: str) -> None:

@@ -15,7 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..contracts import AlphaMode, BadModelError, ModelTraits
+from ..api.errors import BadModelError
+from ..api.model_info import ModelTraits
+from ..api.options import AlphaMode
 from .alpha import bleed, has_edges, hold, is_constant, lanczos
 
 AlphaWay = Literal["none", "native", "model", "lanczos"]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..contracts import BadImageError, OutputError
+from ..api.errors import BadImageError, OutputError
 
 READABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WRITABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contracts import BadImageError
+from ..api.errors import BadImageError
 
 # Far above what high dynamic range makes of 0..1; 0..255 looks like this.
 _BRIGHTEST = 16.0

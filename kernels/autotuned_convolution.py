@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..contracts import first_line
+from ..api.errors import first_line
 from .convolution import Convolution, Residual, plain_convolution
 from .timing import Timer, seconds_on_cuda
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from ..contracts import first_line
+from ..api.errors import first_line
 from ..storage.artifacts import ArtifactStore
 from ..storage.fingerprint import describe_environment
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..contracts import Precision
+from ..api.options import Precision
 
 
 class _Limits(NamedTuple):

@@ -6,11 +6,13 @@ import torch
 from spandrel.architectures.Compact import Compact
 from torch import nn
 
-from ..contracts import Kernels
+from ..api.model_info import Kernels
 from .convolution import activation_slope
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
 from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
 from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, aligned, suits
+
+_SPAN_SLOPE = 0.05  # of the leaky ReLU in SPAN's Conv3XC (arXiv 2311.12770 and spandrel's architecture)
 
 
 def rewrite(model: nn.Module, kernels: Kernels) -> int:
@@ -23,6 +25,20 @@ def rewrite(model: nn.Module, kernels: Kernels) -> int:
     if kernels == "fused":
         return rewrite_dense_groups(model) + fuse_chains(model)  # in this order: groups are known by their parts
     return _use_winograd(model, type(model) is nn.Sequential) if kernels == "winograd" else 0
+
+
+def fold_convolutions(module: nn.Module) -> None:
+    """Replace, in place, each of SPAN's `Conv3XC` by the single convolution it stands for.
+
+    spandrel's module folds its three convolutions and the shortcut again at every forward, through `.data`: slow, in
+    half precision less exact, and impossible to trace. For evaluation only: training needs the parts.
+    """
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            folded = getattr(child, "eval_conv", None)
+            if isinstance(folded, nn.Conv2d) and hasattr(child, "update_params"):
+                child.update_params()
+                setattr(parent, name, nn.Sequential(folded, nn.LeakyReLU(_SPAN_SLOPE)) if child.has_relu else folded)
 
 
 def narrow_fused(model: nn.Module, dtype: torch.dtype) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..contracts import Forward
+from ..api.model_info import Forward
 
 _LEAST_ROUNDS, _ENOUGH_ROUNDS = 2, 10  # what else the machine does only slows down: the best counts
 _ENOUGH_SECONDS = 0.3

@@ -12,7 +12,9 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..contracts import PrecisionChoice, RunContext, first_line
+from ..api.context import RunContext
+from ..api.errors import first_line
+from ..api.options import PrecisionChoice
 from ..kernels import window_attention, winograd
 from ..kernels.build import code_of
 from ..kernels.numerics import disagreement

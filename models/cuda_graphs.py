@@ -17,7 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Forward, Precision, first_line
+from ..api.errors import first_line
+from ..api.model_info import Forward
+from ..api.options import Precision
 from ..kernels.numerics import disagreement
 from ..kernels.timing import Timer, seconds_on_cuda
 

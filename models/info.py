@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from spandrel import ImageModelDescriptor, ModelTiling
 from torch import nn
 
-from ..contracts import ModelTraits
+from ..api.model_info import ModelTraits
 
 # The names under which spandrel's architectures keep their attention windows, as a number or a pair.
 _WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size", "ws")

@@ -23,7 +23,7 @@ from spandrel import (
 )
 from spandrel.__helpers.unpickler import RestrictedUnpickle
 
-from ..contracts import BadModelError, first_line
+from ..api.errors import BadModelError, first_line
 
 logger = logging.getLogger("cudaspeed")
 

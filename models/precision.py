@@ -10,7 +10,9 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..contracts import Precision, PrecisionChoice, RunContext, first_line
+from ..api.context import RunContext
+from ..api.errors import first_line
+from ..api.options import Precision, PrecisionChoice
 from .info import is_convolutional, traits_of
 from .runner import Variant, WorkingModels, versions_of
 

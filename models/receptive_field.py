@@ -19,7 +19,9 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..contracts import Forward, ModelTraits, RunContext, first_line
+from ..api.context import RunContext
+from ..api.errors import first_line
+from ..api.model_info import Forward, ModelTraits
 from ..storage.profiles import Profiles
 from ..tiling.plan import round_up
 from .runner import WorkingModel

@@ -7,7 +7,6 @@ only ever read. The copy lives as long as the caller's module does, and no longe
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import weakref
 from collections.abc import Callable
@@ -19,13 +18,15 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..compiling.fold_constants import fold_convolutions
-from ..contracts import DTYPES, Forward, Kernels, Precision
+from ..api.model_info import Forward, Kernels
+from ..api.options import Precision
 from ..kernels.attention_fusion import FusedAttention
-from ..kernels.rewrite import narrow_fused, rewrite
+from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
 from .cuda_graphs import CudaRecorder, GraphedForward
 from .info import is_convolutional
+
+DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Variant:
 
 
 class WorkingModel:
-    """A private copy of a descriptor's module, in a variant. A `contracts.Resident`.
+    """A private copy of a descriptor's module, in a variant. A `Resident`.
 
     `compiled` is where the compile cache keeps what goes with this copy.
     """
@@ -99,16 +100,6 @@ def architecture_of(descriptor: ImageModelDescriptor) -> str:
     hyper = getattr(descriptor.model, "hyperparameters", {})
     told = json.dumps(hyper, sort_keys=True, default=str) if hyper else ""
     return " ".join([descriptor.architecture.id, f"x{descriptor.scale}", *descriptor.tags, told]).strip()
-
-
-def content_of(module: nn.Module) -> str:
-    """A digest of everything a module's state holds: names, types, shapes, values. Some 0.1 s for 100 MB."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy())
-    return digest.hexdigest()
 
 
 def versions_of(module: nn.Module) -> tuple[int, ...]:

@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..contracts import Forward, ModelTraits, RunContext, first_line
+from ..api.context import RunContext
+from ..api.errors import first_line
+from ..api.model_info import Forward, ModelTraits
 from ..kernels.timing import reproduced, seconds_of_forward
 from ..tiling.plan import round_up
 from .runner import WorkingModel

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from spandrel import ImageModelDescriptor
 
 from ..compile_cache import CompiledForwards
-from ..contracts import MemoryCost
+from ..memory import MemoryCost
 from ..models.runner import Variant, WorkingModel, WorkingModels
 
 

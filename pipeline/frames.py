@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts import Axis, BrokenOutputError, ModelTraits, TilePlan
+from ..api.errors import BrokenOutputError
+from ..api.model_info import ModelTraits
 from ..images.channels import ChannelPlan
 from ..postprocess import FrameVerdict, heal
 from ..tiling.blend import FrameAssembler
 from ..tiling.pad import Border
-from ..tiling.plan import places
+from ..tiling.plan import Axis, TilePlan, places
 from .streams import Moment
 from .transfer import Transfer
 

@@ -16,7 +16,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..contracts import ModelTraits, OutOfMemoryError, RunContext, first_line
+from ..api.context import RunContext
+from ..api.errors import OutOfMemoryError, first_line
+from ..api.model_info import ModelTraits
 from ..memory import free_host_bytes
 
 logger = logging.getLogger("cudaspeed")

@@ -15,7 +15,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..contracts import Forward, Precision, Repair, RunContext, first_line
+from ..api.context import RunContext
+from ..api.errors import first_line
+from ..api.model_info import Forward
+from ..api.options import Precision
+from ..api.report import Repair
 from ..kernels.numerics import disagreement
 from ..memory import working_bytes
 from ..models.runner import Variant

@@ -15,20 +15,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..api.context import RunContext
+from ..api.errors import ModelFailedError, OutOfMemoryError, first_line
+from ..api.model_info import Forward, ModelTraits
+from ..api.options import UpscaleOptions
+from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
-from ..contracts import (
-    NOT_NEEDED,
-    Forward,
-    MemoryCost,
-    ModelFailedError,
-    ModelTraits,
-    OutOfMemoryError,
-    RunContext,
-    UpscaleOptions,
-    first_line,
-)
 from ..images.channels import ChannelPlan
-from ..memory import affordable_pixels, with_results, working_bytes
+from ..memory import MemoryCost, affordable_pixels, with_results, working_bytes
 from ..models.runner import WorkingModel
 from ..models.throughput import NO_PACE, Pace, Paced
 from ..postprocess import FrameVerdict

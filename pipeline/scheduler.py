@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import torch
 
-from ..contracts import Level, MemoryCost, ModelTraits, TilePlan, TileShapes, UpscaleOptions
-from ..memory import affordable_pixels
+from ..api.model_info import ModelTraits
+from ..api.options import Level, UpscaleOptions
+from ..compiling.shapes import TileShapes
+from ..memory import MemoryCost, affordable_pixels
 from ..models.throughput import NO_PACE, Pace
-from ..tiling.plan import automatic_overlap, memory_saving_side, plan_fixed, plan_tiles, round_up
+from ..tiling.plan import TilePlan, automatic_overlap, memory_saving_side, plan_fixed, plan_tiles, round_up
 
 # Where nothing was measured: beyond this many pixels a batch no longer fills the device better. A CPU is full with one
 # small tile.

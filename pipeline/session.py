@@ -11,10 +11,13 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import nn
 
+from ..api.context import RunContext
+from ..api.errors import ModelFailedError, first_line
+from ..api.model_info import ModelTraits
+from ..api.options import UpscaleOptions
 from ..compile_cache import CompileCache
-from ..contracts import MemoryCost, ModelFailedError, ModelTraits, RunContext, UpscaleOptions, first_line
 from ..kernels.timing import reproduced
-from ..memory import measure_cost
+from ..memory import MemoryCost, measure_cost
 from ..models.autotune import code_behind, fastest, least_pixels, rivals
 from ..models.precision import Choice, PrecisionChooser
 from ..models.receptive_field import with_reach

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..contracts import first_line
+from ..api.errors import first_line
 
 logger = logging.getLogger("cudaspeed")
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
+from ..postprocess import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
 
 Ailment = Literal["NaN or infinite values", "wild values", "a broken range", "no detail", "drifting colours"]
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import nn
 
-from ..models.runner import content_of
 from .files import NotOwnError, delete, locked, replace_whole, status_if_own
+from .fingerprint import content_of
 
 logger = logging.getLogger("cudaspeed")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cudaspeed.compiling.worker import Request
+from cudaspeed.compiling.request import Request
 from cudaspeed.storage.artifacts import ArtifactStore
 
 

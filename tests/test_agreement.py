@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cudaspeed.contracts import DTYPES
 from cudaspeed.kernels.numerics import disagreement
+from cudaspeed.models.runner import DTYPES
 
 PICTURE = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
 PRECISIONS = ["fp32", "fp16", "bf16"]

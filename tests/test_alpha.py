@@ -12,10 +12,10 @@ from PIL import Image
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.contracts import AlphaMode, UpscaleOptions
+from cudaspeed.api.options import AlphaMode, UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.images.alpha import bleed, has_edges, hold, is_constant, lanczos
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 SIDE = 48

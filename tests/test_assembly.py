@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cudaspeed.contracts import Axis, ModelTraits, TilePlan
+from cudaspeed.api.model_info import ModelTraits
 from cudaspeed.tiling.blend import FrameAssembler
-from cudaspeed.tiling.plan import plan_tiles
+from cudaspeed.tiling.plan import Axis, TilePlan, plan_tiles
 
 PLAIN = ModelTraits("toy", 2, 3, 3)
 GRIDDED = ModelTraits("toy", 2, 3, 3, multiple_of=8, grid=8)

@@ -19,13 +19,13 @@ from spandrel.architectures.Swin2SR import Swin2SR, Swin2SRArch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import attention_fusion, window_attention
 from cudaspeed.kernels.attention_fusion import FusedAttention, Scores, attend
 from cudaspeed.models import autotune
 from cudaspeed.models.info import traits_of
 from cudaspeed.models.runner import Variant, WorkingModel
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 WINDOWS = {"depths": [2], "embed_dim": 16, "num_heads": [2], "upscale": 2, "upsampler": "pixelshuffle"}

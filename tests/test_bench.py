@@ -73,8 +73,8 @@ def test_a_part_s_seconds_are_without_those_of_the_parts_in_it(monkeypatch: pyte
 def test_every_part_of_the_path_is_met_under_the_name_it_is_timed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     import overhead
 
-    from cudaspeed.contracts import UpscaleOptions
-    from cudaspeed.standalone import StandaloneContext
+    from cudaspeed.api.options import UpscaleOptions
+    from cudaspeed.host import StandaloneContext
 
     met, timed = set(), overhead.Stopwatch.timed
 
@@ -89,7 +89,7 @@ def test_every_part_of_the_path_is_met_under_the_name_it_is_timed_by(monkeypatch
     options = UpscaleOptions(precision="fp32", tile=64, compile=False)
     row = overhead.measure(zoo.compact(2), zoo.photograph(100, 64), options, StandaloneContext("cpu"), rounds=1)
     assert all(took > 0 for took in row["parts"].values()), row["parts"]
-    on_lanes = {overhead.intake.LaneIntake, overhead.outlet.LaneOutlet}  # which a CPU has not
+    on_lanes = {overhead.upload.LaneIntake, overhead.download.LaneOutlet}  # which a CPU has not
     wanted = [place for places in overhead.PARTS.values() for place in places if place[0] not in on_lanes]
     assert met == {getattr(owner, name) for owner, name in wanted}
     assert row["tiles"] > 1

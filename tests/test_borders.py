@@ -11,9 +11,11 @@ import zoo
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.contracts import BadOptionError, ModelTraits, TilingMode, UpscaleOptions
+from cudaspeed.api.errors import BadOptionError
+from cudaspeed.api.model_info import ModelTraits
+from cudaspeed.api.options import TilingMode, UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.tiling.pad import Border, border_for
 from cudaspeed.upscale_engine import Caches, upscale
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from spandrel import ImageModelDescriptor
 
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
 EXAMPLE = Path(__file__).absolute().parent.parent / "examples" / "chelsea.png"

@@ -10,17 +10,12 @@ import zoo
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from cudaspeed.contracts import (
-    AlphaMode,
-    BadModelError,
-    BadOptionError,
-    ModelFailedError,
-    ModelTraits,
-    UpscaleOptions,
-    UpscaleResult,
-)
+from cudaspeed.api.errors import BadModelError, BadOptionError, ModelFailedError
+from cudaspeed.api.model_info import ModelTraits
+from cudaspeed.api.options import AlphaMode, UpscaleOptions
+from cudaspeed.api.report import UpscaleResult
+from cudaspeed.host import StandaloneContext
 from cudaspeed.images.channels import plan_channels
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 PICTURES = pytest.mark.parametrize("picture", [1, 2, 3, 4])

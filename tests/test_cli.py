@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
 from cudaspeed import cli
-from cudaspeed.cli import Job, main, plan_jobs
-from cudaspeed.contracts import BadOptionError, UpscaleOptions
+from cudaspeed.api.errors import BadOptionError
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.cli import main
+from cudaspeed.host import compiled_folder
 from cudaspeed.images.files import Picture, read_picture, write_picture
+from cudaspeed.images.jobs import Job, plan_jobs
 from cudaspeed.models import loader
-from cudaspeed.standalone import compiled_folder
 from cudaspeed.storage.artifacts import ArtifactStore, Usage
 from cudaspeed.storage.profiles import Profile, Profiles, profiles_folder
 
@@ -483,7 +485,7 @@ def test_warming_up_tells_for_each_size_how_it_went(run: Run, model: Path, monke
         asked.append((size, options))
         return "compiled" if size == (480, 640) else "eager: no C++ compiler was found"
 
-    monkeypatch.setattr("cudaspeed.cache_commands.warm_up", warm_up)
+    monkeypatch.setattr("cudaspeed.cli.warm_up", warm_up)
     sizes = ("--size", "640x480", "1280x720", "--precision", "fp32", "--tile", "256", "--device", "cpu")
     code, out, _ = run("cache", "warm", model, *sizes, "--json")
     records = [json.loads(line) for line in out.splitlines()]

@@ -17,9 +17,10 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import compile_cache
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compile_cache import CompileCache
-from cudaspeed.contracts import UpscaleOptions, UpscaleReport
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.host import StandaloneContext
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import Caches, upscale, warm_up
 

@@ -17,9 +17,10 @@ import zoo
 from safetensors import SafetensorError
 
 from cudaspeed import compile_cache
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compiling.errors import explain
-from cudaspeed.contracts import UpscaleOptions, UpscaleReport
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.host import StandaloneContext
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import Caches, upscale
 
@@ -34,8 +35,8 @@ sys.path.insert(0, sys.argv[1])
 import zoo
 from cudaspeed import compile_cache
 from cudaspeed.kernels import winograd
-from cudaspeed.contracts import UpscaleOptions
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
 winograd.prepare = lambda folder: False

@@ -11,16 +11,18 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed.contracts import DTYPES, ModelFailedError, UpscaleOptions
+from cudaspeed.api.errors import ModelFailedError
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.models import autotune
 from cudaspeed.models.info import traits_of
+from cudaspeed.models.runner import DTYPES
 from cudaspeed.pipeline import output
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.pipeline.download import LaneOutlet
 from cudaspeed.pipeline.streams import CudaLane
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

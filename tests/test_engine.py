@@ -13,16 +13,10 @@ import zoo
 from spandrel import SizeRequirements
 from torch import Tensor
 
-from cudaspeed.contracts import (
-    BadImageError,
-    BadModelError,
-    BadOptionError,
-    ImageHealth,
-    ModelFailedError,
-    OutOfMemoryError,
-    UpscaleOptions,
-)
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.api.errors import BadImageError, BadModelError, BadOptionError, ModelFailedError, OutOfMemoryError
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import ImageHealth
+from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 FP32 = UpscaleOptions(precision="fp32")

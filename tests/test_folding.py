@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from zoo import span
 
-from cudaspeed.compiling.fold_constants import fold_constants, fold_convolutions
+from cudaspeed.compiling.fold_constants import fold_constants
+from cudaspeed.kernels.rewrite import fold_convolutions
 from cudaspeed.models.runner import Variant, WorkingModel
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cudaspeed.contracts import Forward
+from cudaspeed.api.model_info import Forward
 from cudaspeed.models import cuda_graphs
 from cudaspeed.models.cuda_graphs import CudaRecorder, GraphedForward
 

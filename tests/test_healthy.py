@@ -11,11 +11,12 @@ import zoo
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from cudaspeed.contracts import ImageHealth, UpscaleOptions, UpscaleResult
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import ImageHealth, UpscaleResult
+from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.pipeline.retry import Repairer, Suspect
 from cudaspeed.pipeline.tile_check import take_vitals
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 MODELS = [

@@ -13,8 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cudaspeed.contracts import LEVELS, MemoryCost, ModelTraits
-from cudaspeed.memory import affordable_pixels, free_device_bytes, free_host_bytes, measure_cost, working_bytes
+from cudaspeed.api.model_info import ModelTraits
+from cudaspeed.api.options import LEVELS
+from cudaspeed.memory import (
+    MemoryCost,
+    affordable_pixels,
+    free_device_bytes,
+    free_host_bytes,
+    measure_cost,
+    working_bytes,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LINEAR = MemoryCost(weights=10**6, per_pixel=700.0)

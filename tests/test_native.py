@@ -10,10 +10,10 @@ import pytest
 import torch
 import zoo
 
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import build, winograd
 from cudaspeed.kernels.build import load_library
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import Caches, upscale
 

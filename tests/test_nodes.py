@@ -11,7 +11,8 @@ import zoo
 
 import cudaspeed
 from cudaspeed import host, nodes
-from cudaspeed.contracts import BadModelError, BadOptionError, UpscaleOptions
+from cudaspeed.api.errors import BadModelError, BadOptionError
+from cudaspeed.api.options import UpscaleOptions
 
 DEFAULTS = {
     "use_autocast": "enable",

@@ -10,12 +10,16 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed.contracts import MemoryCost, ModelTraits, TileShapes, UpscaleOptions, UpscaleResult
+from cudaspeed.api.model_info import ModelTraits
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleResult
+from cudaspeed.compiling.shapes import TileShapes
+from cudaspeed.host import StandaloneContext
+from cudaspeed.memory import MemoryCost
 from cudaspeed.models import throughput
 from cudaspeed.models.throughput import NO_PACE, Pace, measure_pace
 from cudaspeed.pipeline.scheduler import Planner
 from cudaspeed.pipeline.session import Caches
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")

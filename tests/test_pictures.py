@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
-from cudaspeed.contracts import BadImageError
+from cudaspeed.api.errors import BadImageError
 from cudaspeed.images.files import OutputError, Picture, check_fits, read_picture, write_picture
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

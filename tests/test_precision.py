@@ -9,9 +9,9 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed.contracts import UpscaleOptions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 IMAGE = zoo.photograph(40, 40)

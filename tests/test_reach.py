@@ -12,11 +12,12 @@ import zoo
 from spandrel import SizeRequirements
 from torch import Tensor, nn
 
-from cudaspeed.contracts import ModelTraits, UpscaleOptions
+from cudaspeed.api.model_info import ModelTraits
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.info import traits_of
 from cudaspeed.models.receptive_field import Reach, measure_reach, with_reach
 from cudaspeed.models.runner import Variant, WorkingModel
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.storage.profiles import Profile, Profiles
 from cudaspeed.tiling.plan import automatic_overlap, plan_tiles
 from cudaspeed.upscale_engine import Caches, upscale

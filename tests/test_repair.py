@@ -11,11 +11,13 @@ from compilers import Compilers
 from torch import Tensor
 
 from cudaspeed import compile_cache
+from cudaspeed.api.errors import ModelFailedError
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleResult
 from cudaspeed.compile_cache import CompileCache
-from cudaspeed.contracts import ModelFailedError, UpscaleOptions, UpscaleResult
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.pipeline import run as run_module
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 TILE = 32

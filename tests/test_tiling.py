@@ -10,8 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from cudaspeed.contracts import Axis, BadOptionError, ModelTraits, TilePlan
-from cudaspeed.tiling.plan import automatic_overlap, memory_saving_side, plan_tiles, smallest_side
+from cudaspeed.api.errors import BadOptionError
+from cudaspeed.api.model_info import ModelTraits
+from cudaspeed.tiling.plan import Axis, TilePlan, automatic_overlap, memory_saving_side, plan_tiles, smallest_side
 
 
 def traits(**more) -> ModelTraits:

@@ -11,7 +11,9 @@ import zoo
 from lagging import LaggingDevice
 from torch import Tensor
 
-from cudaspeed.contracts import UpscaleOptions, UpscaleResult
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleResult
+from cudaspeed.host import StandaloneContext
 from cudaspeed.images.channels import ChannelPlan
 from cudaspeed.models.info import traits_of
 from cudaspeed.pipeline import download, output, upload
@@ -21,7 +23,6 @@ from cudaspeed.pipeline.frames import _runs
 from cudaspeed.pipeline.streams import Past, device_with_lanes
 from cudaspeed.pipeline.transfer import Transfer
 from cudaspeed.pipeline.upload import LaneIntake
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.tiling.plan import places, plan_tiles
 from cudaspeed.upscale_engine import Caches, upscale
 

@@ -11,13 +11,15 @@ import torch
 import zoo
 from torch import Tensor
 
-from cudaspeed.contracts import Forward, UpscaleOptions, UpscaleResult
+from cudaspeed.api.model_info import Forward
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleResult
+from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import winograd
 from cudaspeed.models import autotune
 from cudaspeed.models.autotune import fastest, rivals
 from cudaspeed.models.runner import Variant, WorkingModel
 from cudaspeed.pipeline import session
-from cudaspeed.standalone import StandaloneContext
 from cudaspeed.upscale_engine import Caches, upscale
 
 PLAIN = Variant("fp32", autocast=False, channels_last=True)

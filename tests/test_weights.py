@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from torch import nn
 
-from cudaspeed.contracts import BadModelError
+from cudaspeed.api.errors import BadModelError
 from cudaspeed.models import loader
 from cudaspeed.models.loader import check_model, find_models, load_model, model_folders, resolve_model
 

@@ -10,11 +10,14 @@ import torch
 import zoo
 from safetensors.torch import save_file
 
+from cudaspeed.api.model_info import Forward
 from cudaspeed.compiling import worker
-from cudaspeed.compiling.worker import Request, main
-from cudaspeed.contracts import Forward, TileShapes
-from cudaspeed.models.runner import Variant, WorkingModel, architecture_of, content_of
+from cudaspeed.compiling.request import Request
+from cudaspeed.compiling.shapes import TileShapes
+from cudaspeed.compiling.worker import main
+from cudaspeed.models.runner import Variant, WorkingModel, architecture_of
 from cudaspeed.storage.artifacts import ArtifactStore
+from cudaspeed.storage.fingerprint import content_of
 
 ID = "a" * 24
 USUAL, TUNED = b"compiled as usual", b"compiled with every kernel tuned"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contracts import Axis, TilePlan
+from .plan import Axis, TilePlan
 
 
 def seam_weights(length: int, device: torch.device) -> Tensor:

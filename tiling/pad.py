@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..contracts import ModelTraits, TilingMode
+from ..api.model_info import ModelTraits
+from ..api.options import TilingMode
 
 
 @dataclass(frozen=True)

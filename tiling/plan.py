@@ -8,9 +8,12 @@ it would on the whole picture: 45 dB instead of 60 for a trained DCTLSA x4 at ti
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
-from ..contracts import MAX_OVERLAP, Axis, BadOptionError, ModelTraits, TilePlan
+from ..api.errors import BadOptionError
+from ..api.model_info import ModelTraits
+from ..api.options import MAX_OVERLAP
 
 # Kernels like sides that are multiples of 8 (tensor cores, vector registers); it costs at most 7 pixels a tile.
 _FRIENDLY = 8
@@ -27,6 +30,50 @@ _MOST_ATTENTION_OVERLAP = 64
 _WASTEFUL = 8
 _LARGE = 256
 _SMALLEST_AUTOMATIC = 128
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a tile plan, in input pixels.
+
+    The picture's `size` lies at the start of a canvas of `canvas` >= size pixels (more only where the model's own
+    size requirements or window grid ask for it). Tiles of `tile` pixels start at `origins`; neighbours i and i+1 are
+    blended over `seams[i]` = (start, stop), outside of which exactly one tile fills the output.
+    """
+
+    size: int
+    canvas: int
+    tile: int
+    origins: tuple[int, ...]
+    seams: tuple[tuple[int, int], ...]
+
+    @property
+    def overlap(self) -> int:
+        """The least that two neighbouring tiles share, 0 with one tile."""
+        steps = [b - a for a, b in pairwise(self.origins)]
+        return self.tile - max(steps) if steps else 0
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Equal tiles over a picture: the product of a vertical and a horizontal axis."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def count(self) -> int:
+        """Tiles per frame."""
+        return len(self.rows.origins) * len(self.columns.origins)
+
+    @property
+    def tile_pixels(self) -> int:
+        return self.rows.tile * self.columns.tile
+
+    @property
+    def recomputed(self) -> float:
+        """Pixels computed beyond the picture's own, as a share of them."""
+        return self.count * self.tile_pixels / (self.rows.size * self.columns.size) - 1.0
 
 
 def automatic_overlap(traits: ModelTraits) -> int:

@@ -19,9 +19,10 @@ from evaluate import luma_psnr, pictures_in
 from PIL import Image
 from spandrel import ImageModelDescriptor
 
-from cudaspeed.contracts import DTYPES, UpscaleOptions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
 from cudaspeed.models.loader import load_model
-from cudaspeed.standalone import StandaloneContext
+from cudaspeed.models.runner import DTYPES
 from cudaspeed.upscale_engine import Caches, upscale
 
 EXAMPLES = Path(__file__).absolute().parent.parent / "examples"

@@ -1,0 +1,40 @@
+"""Every error this pack raises on purpose, and the one line that any error comes down to."""
+
+from __future__ import annotations
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that compilers and loaders add; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class CudaspeedError(Exception):
+    """Base of every error this pack raises on purpose. Its message names the value, the limit and what to change."""
+
+
+class BadOptionError(CudaspeedError, ValueError):
+    """An option or widget has a value that cannot be honoured."""
+
+
+class BadImageError(CudaspeedError, ValueError):
+    """The picture handed in cannot be upscaled: wrong shape, no pixels, non-finite values, an unreadable file."""
+
+
+class BadModelError(CudaspeedError, ValueError):
+    """The model file or object is not one that can upscale a single image, or is unsafe to load."""
+
+
+class ModelFailedError(CudaspeedError, RuntimeError):
+    """The model loaded well, and fails on this picture: it raises, or gives no numbers."""
+
+
+class BrokenOutputError(ModelFailedError):
+    """What the model gives is no picture, in fp32 and eager too: no other way to compute it helps."""
+
+
+class OutputError(CudaspeedError, OSError):
+    """The result cannot be written: no room, no permission, no such folder. Nothing half-written is left behind."""
+
+
+class OutOfMemoryError(CudaspeedError, RuntimeError):
+    """Even the smallest tile does not fit the device, or the result does not fit the memory it must be returned in."""

@@ -1,0 +1,40 @@
+"""What the process that compiles is asked for, as it is handed over: one file of JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from ..models.runner import Variant
+from .shapes import TileShapes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile, and how it will be called. `id` is its name in the store in `folder`.
+
+    `content` and `architecture` are what the weights must turn out to be; `variant` is compiled, and `eager` is what it
+    has to be faster than. After `limit` seconds the worker gives up.
+    """
+
+    id: str
+    folder: str
+    weights: str
+    content: str
+    architecture: str
+    variant: Variant
+    eager: Variant
+    shapes: TileShapes
+    device: str
+    environment: str
+    limit: float
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "shapes": str(self.shapes)})
+
+    @staticmethod
+    def from_json(text: str) -> Request:
+        fields = json.loads(text)
+        variants = {name: Variant(**fields.pop(name)) for name in ("variant", "eager")}
+        shapes = TileShapes.parse(fields.pop("shapes"))
+        return Request(**fields, **variants, shapes=shapes)
