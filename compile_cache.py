@@ -1,6 +1,6 @@
-"""Compiled forwards, by model content, variant, device and tile shapes: looked up, made when that pays, checked.
+"""Compiled forwards, by model content, mode, device and tile shapes: looked up, made when that pays, checked.
 
-A compile is an investment: a minute once, a share of every later forward saved. `economy.py` says when it is repaid;
+A compile is an investment: a minute once, a share of every later forward saved. `policy.py` says when it is repaid;
 until then, while it is made, and whenever anything about it fails, the eager forward gives the picture. What was
 compiled lies in the store (artifacts.py) and is there after a restart.
 """
@@ -24,15 +24,15 @@ from torch import Tensor, nn
 
 from .api.context import RunContext
 from .api.errors import first_line
-from .api.model_info import Forward, Kernels, ModelTraits
+from .api.model_info import Forward, Kernels, ModelInfo
 from .compiling.aoti import load_package
 from .compiling.errors import explain
 from .compiling.job import CompileJob, scratch_folder
-from .compiling.policy import BestTime, Expectation, candidates, expect, repays
+from .compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect
 from .compiling.request import Request
 from .compiling.shapes import TileShapes
-from .kernels.numerics import disagreement
-from .models.runner import WorkingModel, architecture_of
+from .kernels.numerics import mismatch
+from .models.runner import ModelRunner, architecture_of
 from .storage.artifacts import ArtifactStore, Entry, Usage
 from .storage.fingerprint import content_of, describe_environment
 
@@ -76,14 +76,14 @@ class CompileCache:
             self.job = None
 
     def forwards_of(
-        self, working: WorkingModel, descriptor: ImageModelDescriptor, traits: ModelTraits, context: RunContext
+        self, runner: ModelRunner, descriptor: ImageModelDescriptor, info: ModelInfo, context: RunContext
     ) -> CompiledForwards:
         """What is compiled of `working`, a copy of `descriptor`'s module, on the context's device; kept with it."""
         place = f"{context.device} {context.cache_folder}"
-        if place not in working.compiled:
+        if place not in runner.compiled:
             store = self._stores.setdefault(context.cache_folder, ArtifactStore(context.cache_folder))
-            working.compiled[place] = CompiledForwards(self, store, working, descriptor, traits, context.device)
-        return working.compiled[place]
+            runner.compiled[place] = CompiledForwards(self, store, runner, descriptor, info, context.device)
+        return runner.compiled[place]
 
 
 class _Loaded:
@@ -119,7 +119,7 @@ class _Loaded:
         """Whether the batch's first tile is what the eager forward gives."""
         truth = self._owner.eager(x[:1])
         reason = "it lost tiles" if len(result) != len(x) else None
-        reason = reason or disagreement(result[:1], truth, self._owner.precision)
+        reason = reason or mismatch(result[:1], truth, self._owner.precision)
         if reason:
             self.give_way(f"its result was refused: {reason}", lasting=True)
         self.checked = bool(torch.isfinite(truth).any())
@@ -134,32 +134,32 @@ class _Loaded:
 
 
 class CompiledForwards:
-    """The compiled forwards of one working model on one device."""
+    """The compiled forwards of one runner on one device."""
 
     def __init__(
         self,
         cache: CompileCache,
         store: ArtifactStore,
-        working: WorkingModel,
+        runner: ModelRunner,
         descriptor: ImageModelDescriptor,
-        traits: ModelTraits,
+        info: ModelInfo,
         device: torch.device,
     ) -> None:
         self._cache, self._store = cache, store
         self._module = weakref.ref(descriptor.model)  # which must not live on because its copy is compiled
-        self._traits, self._device, self._eager = traits, device, working.variant
-        kernels: Kernels = "plain" if traits.convolutional or working.variant.kernels == "plain" else "attention"
-        self._variant = replace(working.variant, kernels=kernels)  # a compiler makes other modules than ours of its own
-        self.eager, self.precision = working.forward, working.variant.precision
+        self._info, self._device, self._eager = info, device, runner.mode
+        kernels: Kernels = "plain" if info.convolutional or runner.mode.kernels == "plain" else "attention"
+        self._mode = replace(runner.mode, kernels=kernels)  # a compiler makes other modules than ours of its own
+        self.eager, self.precision = runner.forward, runner.mode.precision
         surroundings = describe_environment(device)
         self._environment = _digest(surroundings)
         self._content, self._architecture = content_of(descriptor.model), architecture_of(descriptor)
         self._what = {
-            "model": traits.name,
+            "model": info.name,
             "architecture": self._architecture,
             "weights": self._content,
-            "precision": f"{self.precision}{' autocast' if self._variant.autocast else ''}",
-            "layout": "channels last" if self._variant.channels_last else "contiguous",
+            "precision": f"{self.precision}{' autocast' if self._mode.autocast else ''}",
+            "layout": "channels last" if self._mode.channels_last else "contiguous",
             **({} if kernels == "plain" else {"kernels": kernels}),
             **{name: value for name, value in surroundings.items() if name not in _ONLY_FOR_COMPILING},
         }
@@ -224,7 +224,7 @@ class CompiledForwards:
         expected = 1.0 - self._expectation().share_saved
         return {
             shapes: expected
-            for shapes in candidates(self._traits, tile)
+            for shapes in compilable_shapes(self._info, tile)
             if self._id(shapes) not in self._cache.gave_up
             and (shapes not in entries or entries[shapes].state == "seen" or self._outdated(entries[shapes]))
         }
@@ -239,7 +239,7 @@ class CompiledForwards:
         entry, expected = self._store.get(self._model_id), self._expectation()
         spent = (entry.eager_seconds if entry else 0.0) + self._eager_seconds
         paid = sum(made.compile_seconds for made in self._entries().values()) / max(expected.share_saved, 1e-3)
-        return repays(spent - paid + self._rate(None) * pixels_ahead / 1e6, expected)
+        return breaks_even(spent - paid + self._rate(None) * pixels_ahead / 1e6, expected)
 
     def start(self, shapes: TileShapes) -> bool:
         """Start compiling in the background, instead of improving what is compiled. False when something else is being
@@ -351,7 +351,7 @@ class CompiledForwards:
 
     def _expectation(self) -> Expectation:
         entries = self._store.entries().values()
-        return expect(entries, self._architecture, self._device.type, self._traits.convolutional)
+        return expect(entries, self._architecture, self._device.type, self._info.convolutional)
 
     def _rate(self, shapes: TileShapes | None) -> float:
         """Seconds per megapixel of this process's batches, eager for None; 0 until there were enough."""
@@ -404,7 +404,7 @@ class CompiledForwards:
                 weights=str(scratch / "weights.safetensors"),
                 content=self._content,
                 architecture=self._architecture,
-                variant=self._variant,
+                mode=self._mode,
                 eager=self._eager,
                 shapes=shapes,
                 device=str(self._device),

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .api.errors import first_line
-from .api.model_info import ModelTraits
+from .api.model_info import ModelInfo
 from .api.options import Level
 
 logger = logging.getLogger("cudaspeed")
@@ -49,7 +49,7 @@ class MemoryCost:
 
 
 def measure_cost(
-    module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], traits: ModelTraits, dtype: torch.dtype
+    module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], info: ModelInfo, dtype: torch.dtype
 ) -> MemoryCost:
     """The peak memory of a forward, by running it on the meta device, where tensors have sizes and no content.
 
@@ -60,22 +60,22 @@ def measure_cost(
     try:
         shadow = _shadow(module, dtype)
         points = []
-        small = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid
+        small = -(-max(_PROBE_SIDE, info.minimum) // info.alignment) * info.alignment
         for side in (small, 2 * small):
-            x = torch.empty(1, traits.in_channels, side, side, device="meta", dtype=dtype)
+            x = torch.empty(1, info.in_channels, side, side, device="meta", dtype=dtype)
             with torch.no_grad(), _PeakBytes(known=(x, *shadow.parameters(), *shadow.buffers())) as peak:
                 call(shadow, x)
             points.append((side * side, peak.most + x.nbytes))
     except Exception as error:  # any architecture may do anything here; the estimate is never worth a picture
-        logger.info("memory of %s estimated by rule of thumb: it cannot be traced (%s)", traits.name, first_line(error))
-        return MemoryCost(weights, float(_RULE_OF_THUMB * traits.scale * dtype.itemsize / 4))
+        logger.info("memory of %s estimated by rule of thumb: it cannot be traced (%s)", info.name, first_line(error))
+        return MemoryCost(weights, float(_RULE_OF_THUMB * info.scale * dtype.itemsize / 4))
     cost = _fit(weights, *points)
-    return with_results(cost, traits, 1)  # beside the forward, the strip its result is pasted into
+    return with_results(cost, info, 1)  # beside the forward, the strip its result is pasted into
 
 
-def with_results(cost: MemoryCost, traits: ModelTraits, count: int) -> MemoryCost:
+def with_results(cost: MemoryCost, info: ModelInfo, count: int) -> MemoryCost:
     """`cost` and that of holding `count` more results of the tile, in float32."""
-    return replace(cost, per_pixel=cost.per_pixel + count * 4 * traits.out_channels * traits.scale**2)
+    return replace(cost, per_pixel=cost.per_pixel + count * 4 * info.out_channels * info.scale**2)
 
 
 def _shadow(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -9,24 +9,23 @@ from typing import Literal
 from torch import Tensor
 
 Kernels = Literal["plain", "attention", "winograd", "fused"]
-"""What computes a model: torch's own operations, or modules of ours in place of some (rewriting.py). All but "plain"
-compute attention, where a model has it, in one operation (attention.py)."""
+"""What computes a model: torch's own operations, or modules of ours in place of some (rewrite.py). All but "plain"
+compute attention, where a model has it, in one operation (attention_fusion.py)."""
 Forward = Callable[[Tensor], Tensor]
 """A model's forward: [N, C, h, w] 0..1 -> [N, C', h*scale, w*scale], not clamped."""
 
 
 @dataclass(frozen=True)
-class ModelTraits:
+class ModelInfo:
     """What the engine must know of a model to tile for it. Sizes are pixels of the model's input.
 
-    `multiple_of`, `minimum` and `square` are spandrel's size requirements. `grid` is what every tile's origin must be
-    a multiple of: `multiple_of` and the attention window, so that a tile's windows are the whole picture's windows.
+    `multiple_of`, `minimum` and `square` are spandrel's size requirements. `alignment` is what every tile's origin must
+    be a multiple of: `multiple_of` and the attention window, so that a tile's windows are the whole picture's windows.
     `convolutional` models are convolutions and pointwise maths only, so any size of picture is the same work to them;
-    `small_convolutional` ones see little beyond a pixel's neighbourhood; `sees_whole` ones should not be tiled where
-    that can be helped, spandrel says (SwinIR and SCUNet among them). `reach` is how far from a cut a tile still differs
-    from the whole picture, as measured (`reach.py`); None: not measured. `wraps`: the windows at a picture's edges take
-    this many pixels in from the opposite edges.
-    """
+    `small_convolutional` ones see little beyond a pixel's neighbourhood; `global_context` ones should not be tiled
+    where that can be helped, spandrel says (SwinIR and SCUNet among them). `receptive_field` is how far from a cut a
+    tile still differs from the whole picture, as measured (`receptive_field.py`); None: not measured. `wraparound`: the
+    windows at a picture's edges take this many pixels in from the opposite edges."""
 
     name: str
     scale: int
@@ -35,9 +34,9 @@ class ModelTraits:
     multiple_of: int = 1
     minimum: int = 1
     square: bool = False
-    grid: int = 1
+    alignment: int = 1
     convolutional: bool = False
     small_convolutional: bool = False
-    sees_whole: bool = False
-    reach: int | None = None
-    wraps: int = 0
+    global_context: bool = False
+    receptive_field: int | None = None
+    wraparound: int = 0

@@ -17,11 +17,11 @@ NOT_NEEDED = "not needed"
 @dataclass(frozen=True)
 class Repair:
     """A tile that came out ill and was computed again, another way, well. `tile` is (row, column) in the plan,
-    `ailment` what was wrong, `before` and `after` how it was computed: "fp16", "fp16 compiled", ..."""
+    `fault` what was wrong, `before` and `after` how it was computed: "fp16", "fp16 compiled", ..."""
 
     frame: int
     tile: tuple[int, int]
-    ailment: str
+    fault: str
     before: str
     after: str
 
@@ -104,10 +104,10 @@ def health_warnings(health: ImageHealth) -> list[str]:
 
 def _repairs(health: ImageHealth) -> str:
     """Which tiles were computed again, why and how; and what the run learned from it."""
-    kinds = Counter((repair.ailment, repair.before, repair.after) for repair in health.repairs)
+    kinds = Counter((repair.fault, repair.before, repair.after) for repair in health.repairs)
     told = "; ".join(
-        f"{count} tile(s) had {ailment} in {before} and were computed again in {after}"
-        for (ailment, before, after), count in kinds.items()
+        f"{count} tile(s) had {fault} in {before} and were computed again in {after}"
+        for (fault, before, after), count in kinds.items()
     )
     first = health.repairs[0]
     where = f"the first in frame {first.frame}, row {first.tile[0]}, column {first.tile[1]}"

@@ -30,11 +30,11 @@ from ways import settle
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.compiling.policy import candidates
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models.info import traits_of
-from cudaspeed.models.runner import WorkingModel
+from cudaspeed.models.info import model_info
+from cudaspeed.models.runner import ModelRunner
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.storage.files import bytes_in
-from cudaspeed.upscale_engine import Caches, upscale, warm_up
+from cudaspeed.upscale_engine import SessionCache, upscale, warm_up
 from models import NAMES, build
 
 # New processes of each kind, in turn; the fastest counts, since what else the machine does only adds to it.
@@ -56,24 +56,24 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.model: ImageModelDescriptor = build(args.models[0])
-        self.context, self.caches, self.runs = StandaloneContext(args.device), Caches(), args.runs
+        self.context, self.sessions, self.runs = StandaloneContext(args.device), SessionCache(), args.runs
         self.options, self.tuning = UpscaleOptions(precision=args.precision), args.tuning
         self.picture = torch.rand(1, args.side, args.side, 3, generator=torch.Generator().manual_seed(0))
-        self.traits = traits_of(self.model)
+        self.info = model_info(self.model)
 
     def seconds(self, work: Work) -> float:
         return seconds(work, self.context.device)
 
-    def working(self) -> WorkingModel:
+    def runner(self) -> ModelRunner:
         """The copy that `upscale` computes with, on the device."""
         asked = (self.model, self.options.precision, self.options.autocast, self.context)
-        working = self.caches.working.get(self.model, self.caches.chooser.choose(*asked).variant)
-        self.context.make_resident(working, 0)
-        return working
+        runner = self.sessions.runner.get(self.model, self.sessions.chooser.choose(*asked).mode)
+        self.context.make_resident(runner, 0)
+        return runner
 
     def tile(self, size: tuple[int, int]) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return torch.rand(1, self.traits.in_channels, *size, generator=generator).to(self.context.device)
+        return torch.rand(1, self.info.in_channels, *size, generator=generator).to(self.context.device)
 
 
 def cold(bench: Bench, folder: Path) -> Record:
@@ -82,10 +82,10 @@ def cold(bench: Bench, folder: Path) -> Record:
 
     def compile_it() -> None:
         nonlocal status
-        status = warm_up(bench.model, tuple(bench.picture.shape[1:3]), bench.options, bench.context, bench.caches)
+        status = warm_up(bench.model, tuple(bench.picture.shape[1:3]), bench.options, bench.context, bench.sessions)
 
     seconds = bench.seconds(compile_it)
-    tuning = bench.seconds(lambda: settle(bench.caches, bench.tuning))
+    tuning = bench.seconds(lambda: settle(bench.sessions, bench.tuning))
     entries = ArtifactStore(folder / _PACKAGES).entries().values()
     ready = [entry for entry in entries if entry.state == "ready"]
     record = {
@@ -95,24 +95,24 @@ def cold(bench: Bench, folder: Path) -> Record:
         "package_bytes": sum(entry.bytes for entry in ready),
         "shapes": [entry.what["shapes"] for entry in ready],
     }
-    report = upscale(bench.picture, bench.model, bench.options, bench.context, bench.caches).report
+    report = upscale(bench.picture, bench.model, bench.options, bench.context, bench.sessions).report
     record |= {"precision": report.precision, "tile": report.tile, "tiles": report.tiles}
-    working, tile = bench.working(), bench.tile(report.tile)
-    compiled = bench.caches.compiles.forwards_of(working, bench.model, bench.traits, bench.context).take(tile)
+    runner, tile = bench.runner(), bench.tile(report.tile)
+    compiled = bench.sessions.compiles.forwards_of(runner, bench.model, bench.info, bench.context).take(tile)
     if status != "compiled" or compiled is None:
         reasons = [entry.reason for entry in entries if entry.state == "failed"] or [status]
         return record | {"failure": "; ".join(reasons), "log": _logs(folder / _PACKAGES)}
     with torch.inference_mode():
-        truth, result = working.forward(tile).float(), compiled(tile).float()
+        truth, result = runner.forward(tile).float(), compiled(tile).float()
         times: dict[str, list[float]] = {"eager_seconds": [], "compiled_seconds": []}
         for _ in range(_WARM_UP):
-            working.forward(tile)
+            runner.forward(tile)
             compiled(tile)
         end = time.monotonic() + _LEAST_SECONDS
         while len(times["eager_seconds"]) < bench.runs or time.monotonic() < end:
-            times["eager_seconds"].append(bench.seconds(lambda: working.forward(tile)))
+            times["eager_seconds"].append(bench.seconds(lambda: runner.forward(tile)))
             times["compiled_seconds"].append(bench.seconds(lambda: compiled(tile)))
-    size = max(1.0, float(truth.square().mean().sqrt()))  # as agreement.py counts: random weights give any range
+    size = max(1.0, float(truth.square().mean().sqrt()))  # as numerics.py counts: random weights give any range
     return record | times | {"difference": float((result - truth).abs().max()) / size}
 
 
@@ -131,7 +131,7 @@ def _first(bench: Bench, compile: bool) -> Record:
     reports = []
 
     def work() -> None:
-        reports.append(upscale(bench.picture, bench.model, options, bench.context, bench.caches).report)
+        reports.append(upscale(bench.picture, bench.model, options, bench.context, bench.sessions).report)
 
     seconds = bench.seconds(work)
     return {"seconds": seconds, "compiled": reports[0].compiled, "status": reports[0].compiling}
@@ -139,21 +139,21 @@ def _first(bench: Bench, compile: bool) -> Record:
 
 def by_nothing(bench: Bench, folder: Path) -> Record:
     """Eager, for comparison."""
-    forward = bench.working().forward
+    forward = bench.runner().forward
     return _first_output(bench, lambda: forward)
 
 
 def by_package(bench: Bench, folder: Path) -> Record:
     """Ours: looked up, made by the worker where it is not there, loaded, and checked with its first tile."""
-    working = bench.working()
+    runner = bench.runner()
 
     def get() -> Callable[[Tensor], Tensor]:
-        forwards = bench.caches.compiles.forwards_of(working, bench.model, bench.traits, bench.context)
+        forwards = bench.sessions.compiles.forwards_of(runner, bench.model, bench.info, bench.context)
         tile = bench.tile(bench.picture.shape[1:3])
         if not forwards.take(tile):
-            forwards.start(candidates(bench.traits, tuple(tile.shape[2:]))[0])
+            forwards.start(candidates(bench.info, tuple(tile.shape[2:]))[0])
             forwards.wait(bench.context)
-        bench.caches.compiles.stop()  # it would go on to tune it
+        bench.sessions.compiles.stop()  # it would go on to tune it
         compiled = forwards.take(tile)
         if not compiled:
             raise RuntimeError(forwards.status(used=False))
@@ -168,18 +168,18 @@ def by_inductor(bench: Bench, folder: Path) -> Record:
     On a CPU most of its restart is inductor's test of compiler and instruction sets, in processes that import torch;
     TORCHINDUCTOR_VEC_ISA_OK=1 in the environment spares some of it, as our worker does for itself.
     """
-    working = bench.working()
-    return _first_output(bench, lambda: _just_in_time(bench, working))
+    runner = bench.runner()
+    return _first_output(bench, lambda: _just_in_time(bench, runner))
 
 
 def by_artifacts(bench: Bench, folder: Path) -> Record:
     """`torch.compile` with what it keeps saved to one file, and loaded from it by a process whose folder is empty."""
-    working, file = bench.working(), folder / _ARTIFACTS / "saved"
+    runner, file = bench.runner(), folder / _ARTIFACTS / "saved"
 
     def get() -> Callable[[Tensor], Tensor]:
         if file.exists():
             torch.compiler.load_cache_artifacts(file.read_bytes())
-        return _just_in_time(bench, working)
+        return _just_in_time(bench, runner)
 
     record = _first_output(bench, get)
     if not file.exists():
@@ -188,10 +188,10 @@ def by_artifacts(bench: Bench, folder: Path) -> Record:
     return record
 
 
-def _just_in_time(bench: Bench, working: WorkingModel) -> Callable[[Tensor], Tensor]:
+def _just_in_time(bench: Bench, runner: ModelRunner) -> Callable[[Tensor], Tensor]:
     """For the sizes that our package takes: any, or one."""
-    shapes = candidates(bench.traits, tuple(bench.picture.shape[1:3]))[0]
-    return torch.compile(working.forward, dynamic=not shapes.fixed)
+    shapes = candidates(bench.info, tuple(bench.picture.shape[1:3]))[0]
+    return torch.compile(runner.forward, dynamic=not shapes.fixed)
 
 
 def _first_output(bench: Bench, get: Callable[[], Callable[[Tensor], Tensor]]) -> Record:
@@ -231,7 +231,7 @@ def run_part(args: argparse.Namespace) -> None:
     os.environ["CUDASPEED_CACHE_DIR"] = str(folder / _PACKAGES)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / _INDUCTOR)
     # where our kernels win, nothing would be compiled
-    with patch("cudaspeed.pipeline.session.rivals", return_value=[]):
+    with patch("cudaspeed.pipeline.session.mode_candidates", return_value=[]):
         print(json.dumps(_PARTS[part](Bench(args), folder)))
 
 

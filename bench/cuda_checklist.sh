@@ -41,7 +41,7 @@ bench() {  # name, most seconds, script, arguments
 
 # shellcheck disable=SC2086  # the lists are several words, or none
 {
-  step tests 75 "$PYTHON" -m pytest -q $(grep -l 'reason="no CUDA device"' tests/test_*.py)
+  step tests 75 "$PYTHON" -m pytest -q $(grep -rl --include='test_*.py' 'reason="no CUDA device"' tests)
   bench memory 25 memory --side $side
   bench peers 90 peers $scope --models $models --sizes $size --rounds $rounds
   bench overhead 35 overhead --models $models --sizes $size --rounds $rounds

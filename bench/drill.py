@@ -1,6 +1,6 @@
 """An out-of-memory drill, CUDA only: `python bench/drill.py [--model M] [--size 1280x720]`.
 
-The memory of this process is capped below what the picture took, without telling the planner, as when another program
+The memory of this process is capped below what the picture took, without telling the scheduler, as when another program
 takes memory after the plan was made. The picture must come out all the same, in smaller tiles, and look the same.
 """
 

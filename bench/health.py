@@ -14,7 +14,7 @@ from harness import Results, command_line, parse_size, seconds_of
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.pipeline.tile_check import Vitals, ailment, take_vitals
+from cudaspeed.pipeline.tile_check import TileStats, find_fault, measure_tiles
 from cudaspeed.postprocess import heal
 from cudaspeed.upscale_engine import upscale
 
@@ -49,7 +49,7 @@ def main() -> None:
     output = torch.rand(1, 3, h * scale, w * scale, device=context.device).to(dtype, memory_format=torch.channels_last)
 
     def look() -> None:
-        ailment(Vitals(*take_vitals(tile, output)[0].tolist()), output[0])
+        find_fault(TileStats(*measure_tiles(tile, output)[0].tolist()), output[0])
 
     looks = seconds_of(look, 10 * args.runs, context.device) * result.report.tiles
     tell("looking at every tile", looks)

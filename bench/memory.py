@@ -15,7 +15,7 @@ from spandrel import ImageModelDescriptor
 from cudaspeed.api.options import Precision, UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.precision import fast_precisions
-from cudaspeed.upscale_engine import Caches, upscale
+from cudaspeed.upscale_engine import SessionCache, upscale
 from models import build
 
 _TABLE = Table(
@@ -34,16 +34,16 @@ _TABLE = Table(
 
 def compare(model: ImageModelDescriptor, precision: Precision, side: int, device: str) -> Record:
     """One row: what an upscale of a `side` x `side` picture takes, and what was estimated."""
-    caches, options = Caches(), UpscaleOptions(precision=precision, compile=False)
+    sessions, options = SessionCache(), UpscaleOptions(precision=precision, compile=False)
     image = torch.rand(1, side, side, 3)
-    upscale(image[:, :64, :64], model, options, StandaloneContext(device), caches)
+    upscale(image[:, :64, :64], model, options, StandaloneContext(device), sessions)
     give_back()
     context = StandaloneContext(device)
     results = []
-    grown = resident_growth(lambda: results.append(upscale(image, model, options, context, caches)))
+    grown = resident_growth(lambda: results.append(upscale(image, model, options, context, sessions)))
     measured = context.peak_bytes()
     context.peak_bytes = lambda: None  # the report then holds the estimate
-    estimate = upscale(image, model, options, context, caches).report.peak_bytes
+    estimate = upscale(image, model, options, context, sessions).report.peak_bytes
     real = measured if measured is not None else grown - results[0].image.nbytes
     return {
         "precision": results[0].report.precision,

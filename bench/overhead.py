@@ -29,7 +29,7 @@ from torch import Tensor
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models.runner import WorkingModel
+from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline import download, frames, retry, scheduler, session, upload
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.tiling import blend
@@ -37,15 +37,19 @@ from models import build_fitted
 
 # What is timed, by the name under which the path finds it. A part's time is without that of the parts it calls.
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
-    "checks, memory for the result": ((upscale_engine, "check_finite"), (upscale_engine, "new_output")),
-    "choosing, planning": ((session.Caches, "choose"), (session.Caches, "ladder"), (scheduler.Planner, "__init__")),
-    "copies in": ((upload.Intake, "frame"), (upload.LaneIntake, "frame"), (frames, "to_canvas")),
+    "checks, memory for the result": ((upscale_engine, "check_finite"), (upscale_engine, "allocate_output")),
+    "choosing, planning": (
+        (session.SessionCache, "choose"),
+        (session.SessionCache, "chain"),
+        (scheduler.Scheduler, "__init__"),
+    ),
+    "copies in": ((upload.Upload, "frame"), (upload.StreamUpload, "frame"), (frames, "to_canvas")),
     "cutting tiles": ((frames.FrameGroup, "cut"),),
-    "health": ((run_module, "take_vitals"), (retry.Repairer, "settle")),
-    "assembly, blending": ((blend.FrameAssembler, "add"),),
+    "health": ((run_module, "measure_tiles"), (retry.TileRetry, "settle")),
+    "assembly, blending": ((blend.TileBlender, "add"),),
     "copies out": (
-        *((download.Outlet, name) for name in ("write", "pace", "close")),
-        *((download.LaneOutlet, name) for name in ("write", "pace", "close")),
+        *((download.Download, name) for name in ("write", "throttle", "close")),
+        *((download.StreamDownload, name) for name in ("write", "throttle", "close")),
     ),
 }
 _MODEL, _REST = "the model", "everything else"
@@ -93,14 +97,14 @@ class Stopwatch:
         return call
 
 
-def parts_of(work: Callable[[], object], working: WorkingModel, device: torch.device) -> dict[str, float]:
+def parts_of(work: Callable[[], object], runner: ModelRunner, device: torch.device) -> dict[str, float]:
     """Seconds of the parts of one upscale by `work`, which computes with `working`, and of the rest of it."""
     watch = Stopwatch(device)
     with ExitStack() as stack:
         for part, places in PARTS.items():
             for owner, name in places:
                 stack.enter_context(patch.object(owner, name, watch.timed(part, getattr(owner, name))))
-        stack.enter_context(patch.object(working, "forward", watch.timed(_MODEL, working.forward)))
+        stack.enter_context(patch.object(runner, "forward", watch.timed(_MODEL, runner.forward)))
         watch.timed(_REST, work)()
     return {part: watch.seconds[part] for part in (_MODEL, *PARTS, _REST)}
 
@@ -109,14 +113,14 @@ def measure(
     model: ImageModelDescriptor, image: Tensor, options: UpscaleOptions, context: StandaloneContext, rounds: int
 ) -> Record:
     """A row of the table, with the parts."""
-    kept, device = session.Caches(), context.device
+    kept, device = session.SessionCache(), context.device
 
     def work() -> None:
         upscale_engine.upscale(image, model, options, context, kept)
 
     work()  # the first run shows how large tiles had better be
     report = upscale_engine.upscale(image, model, options, context, kept).report
-    working = kept.working.get(model, kept.choose(model, options, context).variant)
+    runner = kept.runner.get(model, kept.choose(model, options, context).mode)
     frames, height, width, _ = image.shape
     pictures = image.permute(0, 3, 1, 2).to(device)
     tile = torch.zeros(report.batch, pictures.shape[1], *report.tile, device=device)
@@ -124,11 +128,11 @@ def measure(
 
     def tiles() -> None:
         for start in range(0, report.tiles, report.batch):
-            working.forward(tile[: report.tiles - start])
+            runner.forward(tile[: report.tiles - start])
 
     def whole() -> None:
         for picture in pictures.split(1):
-            working.forward(picture)
+            runner.forward(picture)
 
     works = {"upscale": work, "tiles": tiles}
     with torch.inference_mode():
@@ -137,7 +141,7 @@ def measure(
         for other in works.values():
             other()
         times = in_turn(works, rounds, device)
-        parts = min((parts_of(work, working, device) for _ in range(rounds)), key=lambda found: sum(found.values()))
+        parts = min((parts_of(work, runner, device) for _ in range(rounds)), key=lambda found: sum(found.values()))
     best = {name: min(took) for name, took in times.items()}
     return {
         "size": [height, width],

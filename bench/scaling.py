@@ -19,7 +19,7 @@ from spandrel import ImageModelDescriptor
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.host import StandaloneContext
-from cudaspeed.upscale_engine import Caches, upscale
+from cudaspeed.upscale_engine import SessionCache, upscale
 from models import build_fitted
 
 _FRAME = {"cuda": (240, 320), "cpu": (60, 80)}  # (height, width)
@@ -44,7 +44,7 @@ class Scale:
     """A model at any size, in one process."""
 
     def __init__(self, model: ImageModelDescriptor, device: str, precision: str, rounds: int) -> None:
-        self._model, self._rounds, self._caches = model, rounds, Caches()
+        self._model, self._rounds, self._sessions = model, rounds, SessionCache()
         self._context = StandaloneContext(device)
         self._options = UpscaleOptions(precision=precision, compile=False, batch_size=16)  # type: ignore[arg-type]
 
@@ -54,7 +54,7 @@ class Scale:
         reports: list[UpscaleReport] = []
 
         def work() -> None:
-            reports.append(upscale(image, self._model, self._options, self._context, self._caches).report)
+            reports.append(upscale(image, self._model, self._options, self._context, self._sessions).report)
 
         peak = peak_growth(work, self._context.device)
         took = min(seconds(work, self._context.device) for _ in range(self._rounds))

@@ -33,11 +33,11 @@ from cudaspeed.api.errors import first_line
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models.info import traits_of
+from cudaspeed.models.info import model_info
 from cudaspeed.models.loader import load_model
-from cudaspeed.models.receptive_field import measure_reach
+from cudaspeed.models.receptive_field import measure_receptive_field
 from cudaspeed.tiling.plan import automatic_overlap
-from cudaspeed.upscale_engine import Caches, upscale
+from cudaspeed.upscale_engine import SessionCache, upscale
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "chelsea.png"
 _CORE_OVERLAP = 32
@@ -168,7 +168,7 @@ def deviation(tiled: Tensor, truth: Tensor) -> Deviation:
 
 def row_for(name: str, model: ImageModelDescriptor, pictures: Sequence[Tensor], tile: int) -> str:
     """A row of the table."""
-    traits, caches, context = traits_of(model), Caches(), StandaloneContext("cpu")
+    info, sessions, context = model_info(model), SessionCache(), StandaloneContext("cpu")
     found, seconds = _timed_reach(model)
     ways: dict[str, list[Deviation]] = {"before": [], "core": [], "after": []}
     recomputed: dict[str, float] = {}
@@ -177,21 +177,21 @@ def row_for(name: str, model: ImageModelDescriptor, pictures: Sequence[Tensor], 
         began = time.perf_counter()
         truth = whole(model, picture)
         one_piece = time.perf_counter() - began
-        for way, overlap in (("before", automatic_overlap(traits)), ("after", 0)):
+        for way, overlap in (("before", automatic_overlap(info)), ("after", 0)):
             options = UpscaleOptions(precision="fp32", tile=tile, compile=False, overlap=overlap)
-            result = upscale(picture.permute(0, 2, 3, 1), model, options, context, caches)
+            result = upscale(picture.permute(0, 2, 3, 1), model, options, context, sessions)
             report = result.report
             ways[way].append(deviation(result.image.permute(0, 3, 1, 2), truth))
             computed = report.tiles * report.tile[0] * report.tile[1]
             recomputed[way] = computed / (picture.shape[2] * picture.shape[3]) - 1
         ways["core"].append(deviation(as_core_does(model, picture, tile), truth))
     assert report is not None
-    kind = "convolutions" if traits.convolutional else "attention"
+    kind = "convolutions" if info.convolutional else "attention"
     worst = [f"{max(d.most for d in way):.2f}, {min(d.db for d in way):.1f}" for way in ways.values()]
-    shared = f"{automatic_overlap(traits)} / {min(report.overlap)}"
+    shared = f"{automatic_overlap(info)} / {min(report.overlap)}"
     work = " / ".join(f"{100 * recomputed[way]:.0f} %" for way in ("before", "after"))
     cost = f"{seconds / one_piece * picture.shape[2] * picture.shape[3] / 128**2:.1f}"
-    return f"| {' | '.join([name, f'{kind}, {traits.grid}', found, *worst, shared, work, cost])} |"
+    return f"| {' | '.join([name, f'{kind}, {info.alignment}', found, *worst, shared, work, cost])} |"
 
 
 def _timed_reach(model: ImageModelDescriptor) -> tuple[str, float]:
@@ -202,9 +202,9 @@ def _timed_reach(model: ImageModelDescriptor) -> tuple[str, float]:
             return model._call_fn(model.model, x)
 
     began = time.perf_counter()
-    found = measure_reach(forward, traits_of(model), torch.device("cpu"))
+    found = measure_receptive_field(forward, model_info(model), torch.device("cpu"))
     seconds = time.perf_counter() - began
-    return ("not measured" if found is None else f"{found.pixels}{', endless' if found.endless else ''}"), seconds
+    return ("not measured" if found is None else f"{found.pixels}{', unbounded' if found.unbounded else ''}"), seconds
 
 
 def _for_model(picture: Tensor, model: ImageModelDescriptor) -> Tensor:

@@ -20,7 +20,7 @@ from photograph import photograph
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
-from cudaspeed.upscale_engine import Caches, upscale
+from cudaspeed.upscale_engine import SessionCache, upscale
 from models import build_fitted
 
 Span = tuple[float, float]  # from, to, microseconds
@@ -96,13 +96,13 @@ def summary(trace: Iterable[dict[str, Any]]) -> Record:
 def traced(model: str, size: tuple[int, int], frames: int, precision: str, device: torch.device) -> Record:
     """What the device does in one upscale, after some to warm up."""
     image = photograph(*size, frames)
-    built, caches = build_fitted(model, image[:1].permute(0, 3, 1, 2).to(device)), Caches()
+    built, sessions = build_fitted(model, image[:1].permute(0, 3, 1, 2).to(device)), SessionCache()
     options = UpscaleOptions(precision=precision, compile=False)  # type: ignore[arg-type]  # it checks it
     for _ in range(_WARM_UP):
-        upscale(image, built, options, StandaloneContext(str(device)), caches)
+        upscale(image, built, options, StandaloneContext(str(device)), sessions)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
-        report = upscale(image, built, options, StandaloneContext(str(device)), caches).report
+        report = upscale(image, built, options, StandaloneContext(str(device)), sessions).report
         torch.cuda.synchronize(device)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.json")

@@ -22,10 +22,10 @@ from torch import Tensor
 from cudaspeed.api.options import LEVELS, Level, Precision, UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, working_bytes
-from cudaspeed.models.info import traits_of
+from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import fast_precisions, supported_precisions
 from cudaspeed.models.runner import DTYPES
-from cudaspeed.upscale_engine import Caches, upscale
+from cudaspeed.upscale_engine import SessionCache, upscale
 
 _BATCH = 16  # frames at once, where a way takes several
 _TUNING_SECONDS = 15.0  # that a compile may go on to look for faster code
@@ -195,7 +195,7 @@ def _check_room(setting: Setting, precision: Precision, pixels: int) -> None:
     if setting.device.type != "cpu":
         return
     model, free = setting.model, free_host_bytes()
-    cost = measure_cost(model.model, model._call_fn, traits_of(model), DTYPES[precision])
+    cost = measure_cost(model.model, model._call_fn, model_info(model), DTYPES[precision])
     needed = working_bytes(cost, pixels, setting.device)
     if needed > free:
         raise MemoryError(f"out of memory: about {needed / 2**30:.0f} GiB are needed, {free / 2**30:.0f} are free")
@@ -216,12 +216,12 @@ def ours(setting: Setting, level: Level, half: bool, compiled: bool) -> Upscaler
         compile_mode="wait",
         batch_size=_BATCH,
     )
-    caches, context = Caches(), StandaloneContext(str(setting.device))
-    caches.choose(setting.model, options, context)  # the fastest kernels, as after some pictures
+    sessions, context = SessionCache(), StandaloneContext(str(setting.device))
+    sessions.choose(setting.model, options, context)  # the fastest kernels, as after some pictures
 
     def run(image: Tensor) -> Made:
-        result = upscale(image, setting.model, options, context, caches)
-        settle(caches, _TUNING_SECONDS)
+        result = upscale(image, setting.model, options, context, sessions)
+        settle(sessions, _TUNING_SECONDS)
         report = result.report
         how = f"{report.tiles} of {report.tile[1]}x{report.tile[0]}"
         if report.kernels != "plain" and not report.compiled:
@@ -233,13 +233,13 @@ def ours(setting: Setting, level: Level, half: bool, compiled: bool) -> Upscaler
     return run
 
 
-def settle(caches: Caches, seconds: float) -> None:
+def settle(sessions: SessionCache, seconds: float) -> None:
     """Give the compiling process, which tunes what it has published, so long; then end it, for it would disturb what is
     measured next."""
     until = time.monotonic() + seconds
-    while caches.compiles.busy() and time.monotonic() < until:
+    while sessions.compiles.busy() and time.monotonic() < until:
         time.sleep(0.2)
-    caches.compiles.stop()
+    sessions.compiles.stop()
 
 
 WAYS: dict[str, Prepare] = {

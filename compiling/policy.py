@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 from ..storage.artifacts import Entry
 from ..tiling.plan import round_up
 from .shapes import TileShapes
@@ -69,7 +69,7 @@ def expect(entries: Iterable[Entry], architecture: str, device_type: str, convol
     )
 
 
-def repays(eager_seconds: float, expected: Expectation) -> bool:
+def breaks_even(eager_seconds: float, expected: Expectation) -> bool:
     """Whether what compiled code would have saved of `eager_seconds`, spent and to come, is what the compile takes.
 
     The ski-rental rule (Karlin et al., Competitive snoopy caching, 1988): who buys when the rent paid reaches the price
@@ -78,18 +78,21 @@ def repays(eager_seconds: float, expected: Expectation) -> bool:
     return eager_seconds * expected.share_saved >= expected.compile_seconds
 
 
-def candidates(traits: ModelTraits, tile: tuple[int, int]) -> tuple[TileShapes, ...]:
+def compilable_shapes(info: ModelInfo, tile: tuple[int, int]) -> tuple[TileShapes, ...]:
     """What to compile a model for, best first, where tiles of (height, width) are wanted.
 
     Convolutions do not care for the size: one forward for all of them, at no measurable cost. Attention models bake the
     size into masks and window counts, and tracing theirs for any size takes minutes or fails: one forward for one size,
     rounded up so that its like can use it too. That is also left where a convolutional model cannot be traced so.
     """
-    height, width = (round_up(side, math.lcm(traits.grid, _ROUND)) for side in tile)
-    if traits.square:
+    height, width = (round_up(side, math.lcm(info.alignment, _ROUND)) for side in tile)
+    if info.square:
         height = width = max(height, width)
     one_size = TileShapes.one(height, width)
-    if traits.square or not traits.convolutional:
+    if info.square or not info.convolutional:
         return (one_size,)
-    least, most = round_up(max(_LEAST_SIDE, traits.minimum), traits.grid), _MOST_SIDE // traits.grid * traits.grid
-    return (TileShapes(batch=_MOST_TILES, least=(least, least), most=(most, most), step=traits.grid), one_size)
+    least, most = (
+        round_up(max(_LEAST_SIDE, info.minimum), info.alignment),
+        _MOST_SIDE // info.alignment * info.alignment,
+    )
+    return (TileShapes(batch=_MOST_TILES, least=(least, least), most=(most, most), step=info.alignment), one_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..models.runner import Variant
+from ..models.runner import ExecutionMode
 from .shapes import TileShapes
 
 
@@ -13,7 +13,7 @@ from .shapes import TileShapes
 class Request:
     """What to compile, and how it will be called. `id` is its name in the store in `folder`.
 
-    `content` and `architecture` are what the weights must turn out to be; `variant` is compiled, and `eager` is what it
+    `content` and `architecture` are what the weights must turn out to be; `mode` is compiled, and `eager` is what it
     has to be faster than. After `limit` seconds the worker gives up.
     """
 
@@ -22,8 +22,8 @@ class Request:
     weights: str
     content: str
     architecture: str
-    variant: Variant
-    eager: Variant
+    mode: ExecutionMode
+    eager: ExecutionMode
     shapes: TileShapes
     device: str
     environment: str
@@ -35,6 +35,6 @@ class Request:
     @staticmethod
     def from_json(text: str) -> Request:
         fields = json.loads(text)
-        variants = {name: Variant(**fields.pop(name)) for name in ("variant", "eager")}
+        modes = {name: ExecutionMode(**fields.pop(name)) for name in ("variant", "eager")}
         shapes = TileShapes.parse(fields.pop("shapes"))
-        return Request(**fields, **variants, shapes=shapes)
+        return Request(**fields, **modes, shapes=shapes)

@@ -1,9 +1,9 @@
 """The process that compiles: a model's weights and a request in, a package in the store out. It imports no host.
 
-It is started by compile_jobs.py, apart from the caller's process, so that whatever a compiler does (seconds of held
+It is started by job.py, apart from the caller's process, so that whatever a compiler does (seconds of held
 interpreter, crashes, flags) happens here. The result outlives whoever asked for it.
 
-    weights -> spandrel -> working copy -> torch.export -> AOTInductor -> checked against eager -> store
+    weights -> spandrel -> copy -> torch.export -> AOTInductor -> checked against eager -> store
                                              again, every kernel tried out (max_autotune) -> checked -> if faster
 
 AOTInductor (https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html) rather than `torch.compile`'s own
@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from ..api.model_info import Forward
 from ..kernels import window_attention, winograd
-from ..kernels.numerics import disagreement
+from ..kernels.numerics import mismatch
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.info import is_convolutional
 from ..models.loader import load_model
-from ..models.runner import WorkingModel, architecture_of
+from ..models.runner import ModelRunner, architecture_of
 from ..storage.artifacts import ArtifactStore, Usage
 from ..storage.fingerprint import content_of
 from .aoti import load_package
@@ -116,8 +116,8 @@ class _Compiler:
             raise CompileError("spandrel makes another model of its weights than the one that is used")
         self._request, self._descriptor, self._device = request, descriptor, torch.device(request.device)
         self._channels, self._convolutional = descriptor.input_channels, is_convolutional(descriptor.model)
-        self._working = WorkingModel(descriptor, request.variant)
-        self._working.module.to(self._device)
+        self._runner = ModelRunner(descriptor, request.mode)
+        self._runner.module.to(self._device)
 
     def usual(self, target: Path) -> _Built:
         """Compile into the file `target` in the way that is known to be good. Raises `CompileError` when the result is
@@ -147,7 +147,7 @@ class _Compiler:
             window_attention.prepare(folder)
         if kernels == "winograd" and not (winograd.prepare(folder) and window_attention.prepare(folder)):
             return [0.0] * (1 + len(built))
-        eager = WorkingModel(self._descriptor, self._request.eager)
+        eager = ModelRunner(self._descriptor, self._request.eager)
         eager.module.to(self._device)
         x, _ = self._example()
         forwards = [eager.eager(self._device), *(one.forward for one in built)]
@@ -171,7 +171,7 @@ class _Compiler:
         """The forward, traced for the shapes asked for. Raises `TraceError`."""
         shapes, (example, dynamic) = self._request.shapes, self._example()
         try:
-            program = torch.export.export(_Whole(self._working), (example,), dynamic_shapes=dynamic, strict=False)
+            program = torch.export.export(_Whole(self._runner), (example,), dynamic_shapes=dynamic, strict=False)
             if not shapes.fixed:
                 return program
             traced = program.run_decompositions({}).module()
@@ -201,7 +201,7 @@ class _Compiler:
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(1, self._channels, *self._request.shapes.least, generator=generator).to(self._device)
         with torch.inference_mode():
-            return disagreement(compiled(x), self._working.forward(x), self._request.variant.precision)
+            return mismatch(compiled(x), self._runner.forward(x), self._request.mode.precision)
 
 
 def _known_configs() -> dict[str, Any]:
@@ -221,11 +221,11 @@ def _trust_the_processor() -> None:
 
 
 class _Whole(nn.Module):
-    """The working model's forward, its changes of type and layout included, as a module to trace."""
+    """The runner's forward, its changes of type and layout included, as a module to trace."""
 
-    def __init__(self, working: WorkingModel) -> None:
+    def __init__(self, runner: ModelRunner) -> None:
         super().__init__()
-        self.module, self._call = working.module, working.forward
+        self.module, self._call = runner.module, runner.forward
 
     def forward(self, x: Tensor) -> Tensor:
         return self._call(x)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..api.errors import BadModelError
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 from ..api.options import AlphaMode
 from .alpha import bleed, has_edges, hold, is_constant, lanczos
 
@@ -118,7 +118,7 @@ def _with_colours(picture: Tensor, colours: int) -> Tensor:
 
 
 def plan_channels(
-    picture: int, traits: ModelTraits, alpha_mode: AlphaMode = "auto", alphas: Iterable[Tensor] = ()
+    picture: int, info: ModelInfo, alpha_mode: AlphaMode = "auto", alphas: Iterable[Tensor] = ()
 ) -> ChannelPlan:
     """The plan for frames of `picture` channels, whose `alphas` [H, W] are looked at where they matter.
 
@@ -126,24 +126,24 @@ def plan_channels(
     grey); a model for RGBA takes it in any case unless Lanczos is asked for. Raises `BadModelError` for a model of
     unusual channels (not 1, 3 or 4).
     """
-    takes, gives = traits.in_channels, traits.out_channels
+    takes, gives = info.in_channels, info.out_channels
     if takes not in (1, 3, 4) or gives not in (1, 3, 4):
         raise BadModelError(
-            f"{traits.name} takes {takes} and gives {gives} channels; "
+            f"{info.name} takes {takes} and gives {gives} channels; "
             "choose a model for grey (1), RGB (3) or RGBA (4) pictures"
         )
-    return ChannelPlan(picture, takes, gives, _alpha_way(picture, traits, alpha_mode, alphas))
+    return ChannelPlan(picture, takes, gives, _alpha_way(picture, info, alpha_mode, alphas))
 
 
-def _alpha_way(picture: int, traits: ModelTraits, mode: AlphaMode, alphas: Iterable[Tensor]) -> AlphaWay:
+def _alpha_way(picture: int, info: ModelInfo, mode: AlphaMode, alphas: Iterable[Tensor]) -> AlphaWay:
     if picture not in (2, 4):
         return "none"
     if mode == "lanczos":
         return "lanczos"
-    takes, gives = traits.in_channels, traits.out_channels
+    takes, gives = info.in_channels, info.out_channels
     if takes == gives == 4:
         return "native"
     if mode == "model":
         return "lanczos" if all(map(is_constant, alphas)) else "model"
-    enlarges = traits.scale > 1 and min(takes, 3) == min(gives, 3)
+    enlarges = info.scale > 1 and min(takes, 3) == min(gives, 3)
     return "model" if enlarges and any(map(has_edges, alphas)) else "lanczos"

@@ -6,7 +6,7 @@ not computed but noted; so is what it is multiplied by and what is added to it; 
 it is one call of a fused attention, which never holds the [N, M] scores: ours on a CPU (window_attention.py), else
 torch's (Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135). A product that turns out to be something else is
 computed after all. Queries, keys, biases, and views of scores, must not be written to between the product and its
-softmax; no known model does so, and tuning.py would see that it computes something else.
+softmax; no known model does so, and autotune.py would see that it computes something else.
 """
 
 from __future__ import annotations

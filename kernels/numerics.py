@@ -27,7 +27,7 @@ _LIMITS: dict[Precision, _Limits] = {
 }
 
 
-def disagreement(compiled: Tensor, eager: Tensor, precision: Precision) -> str | None:
+def mismatch(compiled: Tensor, eager: Tensor, precision: Precision) -> str | None:
     """Why `compiled` cannot be the model's output if `eager` is (both [N, C, h, w]), or None where they agree.
 
     Where eager itself has values that are no numbers, nothing can be said about those, and nothing is.

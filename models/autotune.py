@@ -17,13 +17,13 @@ from ..api.errors import first_line
 from ..api.options import PrecisionChoice
 from ..kernels import window_attention, winograd
 from ..kernels.build import code_of
-from ..kernels.numerics import disagreement
+from ..kernels.numerics import mismatch
 from ..kernels.rewrite import can_fuse
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns, timed
 from ..kernels.winograd import suits
 from .info import is_convolutional
 from .precision import probe_picture
-from .runner import Variant, WorkingModel
+from .runner import ExecutionMode, ModelRunner
 
 logger = logging.getLogger("cudaspeed")
 
@@ -33,27 +33,29 @@ _LONG = 0.3  # seconds: what else the machine does for a moment is little beside
 _CLEARLY = 0.95  # of the time of what would be used anyway
 
 
-def rivals(model: nn.Module, variant: Variant, asked: PrecisionChoice, context: RunContext) -> list[Variant]:
-    """What may be faster than `variant` on the context's device, in the same precision, or a better one.
+def mode_candidates(
+    model: nn.Module, mode: ExecutionMode, asked: PrecisionChoice, context: RunContext
+) -> list[ExecutionMode]:
+    """What may be faster than `mode` on the context's device, in the same precision, or a better one.
 
-    Our kernels are built for it if need be. Only where precision is automatic may it be another one than `variant`'s.
+    Our kernels are built for it if need be. Only where precision is automatic may it be another one than `mode`'s.
     """
     device, convolutional = context.device.type, is_convolutional(model)
     if device == "cpu" and not convolutional:
         window_attention.prepare(context.cache_folder)
-    exact = variant.precision == "fp32" or asked == "auto"
-    found = [] if convolutional else [replace(variant, kernels="attention")]
+    exact = mode.precision == "fp32" or asked == "auto"
+    found = [] if convolutional else [replace(mode, kernels="attention")]
     if device == "cpu" and exact and any(map(suits, model.modules())) and winograd.prepare(context.cache_folder):
-        ours = Variant("fp32", autocast=False, channels_last=True, kernels="winograd")
-        return [ours] if variant.precision == "fp32" else [*found, ours]  # it computes attention as well
+        ours = ExecutionMode("fp32", autocast=False, channels_last=True, kernels="winograd")
+        return [ours] if mode.precision == "fp32" else [*found, ours]  # it computes attention as well
     if device == "cuda" and convolutional:
-        found.append(replace(variant, channels_last=not variant.channels_last))
+        found.append(replace(mode, channels_last=not mode.channels_last))
         if can_fuse(model):
-            found.append(replace(variant, channels_last=True, kernels="fused"))
+            found.append(replace(mode, channels_last=True, kernels="fused"))
     return found
 
 
-def code_behind(model: nn.Module, others: Sequence[Variant]) -> str:
+def code_behind(model: nn.Module, others: Sequence[ExecutionMode]) -> str:
     """Our kernels that `others` compute with, for a key: what was measured says nothing of later ones, or of none."""
     ours, attention = any(other.kernels == "winograd" for other in others), code_of("attention")
     codes = {
@@ -74,35 +76,35 @@ def least_pixels(descriptor: ImageModelDescriptor, context: RunContext) -> int:
 class Fastest(NamedTuple):
     """The fastest copy, and whether that is `sure`: on a busy machine it may be chance."""
 
-    working: WorkingModel
+    runner: ModelRunner
     sure: bool
 
 
 def fastest(
-    descriptor: ImageModelDescriptor, variant: Variant, others: Sequence[Variant], context: RunContext
+    descriptor: ImageModelDescriptor, mode: ExecutionMode, others: Sequence[ExecutionMode], context: RunContext
 ) -> Fastest:
-    """`descriptor`'s copy in `variant`, or in that of `others` which is clearly faster and computes the same.
+    """`descriptor`'s copy in `mode`, or in that of `others` which is clearly faster and computes the same.
 
     Each is run some times, in turn, for some seconds at most or twice. The choice is sure if all took their least time
-    more than once, or if the fastest takes long and none of its times is near another's. Raises what `variant` raises,
+    more than once, or if the fastest takes long and none of its times is near another's. Raises what `mode` raises,
     and the context's interrupt and out-of-memory error.
     """
     picture = probe_picture(descriptor)
     least = 0 if is_convolutional(descriptor.model) else _LEAST_SIDE
     picture = picture.repeat(1, 1, *_copies(context.device, picture.shape[2:], least)).to(context.device)
     with torch.inference_mode():
-        usual = WorkingModel(descriptor, variant)
+        usual = ModelRunner(descriptor, mode)
         context.make_resident(usual, 0)
         truth, seconds = timed(usual.forward, picture)
-        found = [_rival(descriptor, other, picture, truth, variant, context) for other in others]
-        ways = [_Way(usual, seconds), *(rival for rival in found if rival)]
+        found = [_candidate(descriptor, other, picture, truth, mode, context) for other in others]
+        ways = [_Way(usual, seconds), *(candidate for candidate in found if candidate)]
         all_times = _times(ways, picture, context) if len(ways) > 1 else [[0.0, 0.0]]
-    models, times = [way.working for way in ways], [min(taken) for taken in all_times]
+    models, times = [way.runner for way in ways], [min(taken) for taken in all_times]
     best = times.index(min(times))
     others_times = [*times[:best], *times[best + 1 :]]
     apart = times[best] > _LONG and max(all_times[best]) < _CLEARLY * min(others_times, default=0.0)
     sure = apart or all(map(reproduced, all_times))
-    told = {str(working.variant): least for working, least in zip(models, times, strict=True)}
+    told = {str(runner.mode): least for runner, least in zip(models, times, strict=True)}
     logger.debug("%s: %s%s", descriptor.architecture.name, told, "" if sure else ", on a busy machine")
     return Fastest(models[best] if times[best] < _CLEARLY * times[0] else usual, sure)
 
@@ -110,7 +112,7 @@ def fastest(
 class _Way(NamedTuple):
     """A copy of the model, and the seconds that it took for the picture the first time."""
 
-    working: WorkingModel
+    runner: ModelRunner
     seconds: float
 
 
@@ -123,37 +125,37 @@ def _copies(device: torch.device, size: Sequence[int], least: int) -> tuple[int,
     return max(torch.get_num_threads() // 4, down), across
 
 
-def _rival(
+def _candidate(
     descriptor: ImageModelDescriptor,
-    variant: Variant,
+    mode: ExecutionMode,
     picture: Tensor,
     truth: Tensor,
-    usual: Variant,
+    usual: ExecutionMode,
     context: RunContext,
 ) -> _Way | None:
-    """The copy in `variant`, if it can be made and makes the same of `picture`."""
+    """The copy in `mode`, if it can be made and makes the same of `picture`."""
     try:
-        working = WorkingModel(descriptor, variant)
-        context.make_resident(working, 0)
-        output, seconds = timed(working.forward, picture)
+        runner = ModelRunner(descriptor, mode)
+        context.make_resident(runner, 0)
+        output, seconds = timed(runner.forward, picture)
     except Exception as error:  # a model may fail in any way in another layout, or with modules it does not know
         context.raise_if_interrupted()
         if context.is_out_of_memory(error):
             raise
-        logger.debug("not in %s: %s", variant, first_line(error))
+        logger.debug("not in %s: %s", mode, first_line(error))
         return None
-    flaw = disagreement(output, truth, usual.precision)
+    flaw = mismatch(output, truth, usual.precision)
     if flaw:
-        logger.warning("not in %s: %s", variant, flaw)
-    return None if flaw else _Way(working, seconds)
+        logger.warning("not in %s: %s", mode, flaw)
+    return None if flaw else _Way(runner, seconds)
 
 
 def _times(ways: Sequence[_Way], picture: Tensor, context: RunContext) -> list[list[float]]:
     """The seconds that each takes for `picture`, some times."""
 
-    def once(working: WorkingModel) -> float:
+    def once(runner: ModelRunner) -> float:
         context.raise_if_interrupted()
-        context.make_resident(working, 0)  # a host short of memory has unloaded it for another
-        return seconds_of_forward(working.forward, picture)
+        context.make_resident(runner, 0)  # a host short of memory has unloaded it for another
+        return seconds_of_forward(runner.forward, picture)
 
-    return taking_turns([partial(once, way.working) for way in ways], before=[way.seconds for way in ways])
+    return taking_turns([partial(once, way.runner) for way in ways], before=[way.seconds for way in ways])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.options import Precision
-from ..kernels.numerics import disagreement
+from ..kernels.numerics import mismatch
 from ..kernels.timing import Timer, seconds_on_cuda
 
 logger = logging.getLogger("cudaspeed")
@@ -115,7 +115,7 @@ class GraphedForward:
             del self._recordings[next(iter(self._recordings))]
         try:
             recording = self._recorder.record(self._forward, x)
-            reason = disagreement(replay(recording, x), self._forward(x), self._precision)
+            reason = mismatch(replay(recording, x), self._forward(x), self._precision)
             worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
         except (
             Exception

@@ -8,24 +8,24 @@ from collections.abc import Iterable
 from spandrel import ImageModelDescriptor, ModelTiling
 from torch import nn
 
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 
 # The names under which spandrel's architectures keep their attention windows, as a number or a pair.
 _WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size", "ws")
 # A window beyond this is a picture-sized stripe (GRL's training size), of no use as a grid.
 _LARGEST_WINDOW = 64
 # U-shaped attention models, by spandrel's id: the window at their coarsest level, in the picture's pixels.
-_GRIDS = {"SCUNet": 64}
+_ALIGNMENTS = {"SCUNet": 64}
 # Models that shift their windows round the picture's edges without a mask, by spandrel's id: what the windows take in.
-_WRAPS = {"DCTLSA": 16}
+_WRAPAROUND = {"DCTLSA": 16}
 _SMALL_PARAMETERS = 2_500_000
 
 
-def traits_of(descriptor: ImageModelDescriptor) -> ModelTraits:
-    """The traits of a loaded model. `name` is its architecture's and tags', such as "RealESRGAN Compact 64nf 16nc"."""
+def model_info(descriptor: ImageModelDescriptor) -> ModelInfo:
+    """The info of a loaded model. `name` is its architecture's and tags', such as "RealESRGAN Compact 64nf 16nc"."""
     model, size = descriptor.model, descriptor.size_requirements
     parameters, convolutional = sum(p.numel() for p in model.parameters()), is_convolutional(model)
-    return ModelTraits(
+    return ModelInfo(
         name=" ".join([descriptor.architecture.name, *descriptor.tags]),
         scale=descriptor.scale,
         in_channels=descriptor.input_channels,
@@ -33,11 +33,11 @@ def traits_of(descriptor: ImageModelDescriptor) -> ModelTraits:
         multiple_of=size.multiple_of,
         minimum=size.minimum,
         square=size.square,
-        grid=math.lcm(size.multiple_of, _GRIDS.get(descriptor.architecture.id, 1), *_steps(model)),
+        alignment=math.lcm(size.multiple_of, _ALIGNMENTS.get(descriptor.architecture.id, 1), *_steps(model)),
         convolutional=convolutional,
         small_convolutional=convolutional and parameters <= _SMALL_PARAMETERS,
-        sees_whole=descriptor.tiling is not ModelTiling.SUPPORTED,
-        wraps=_WRAPS.get(descriptor.architecture.id, 0),
+        global_context=descriptor.tiling is not ModelTiling.SUPPORTED,
+        wraparound=_WRAPAROUND.get(descriptor.architecture.id, 0),
     )
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.options import Precision, PrecisionChoice
-from .info import is_convolutional, traits_of
-from .runner import Variant, WorkingModels, versions_of
+from .info import is_convolutional, model_info
+from .runner import ExecutionMode, RunnerCache, versions_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -26,16 +26,16 @@ _STEPS: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
 
 @dataclass(frozen=True)
 class Choice:
-    """The variant to run and, where it is not what was asked for, a warning that says so."""
+    """The mode to run and, where it is not what was asked for, a warning that says so."""
 
-    variant: Variant
+    mode: ExecutionMode
     warning: str | None = None
 
 
 class PrecisionChooser:
     """Chooses a precision per model, and remembers what worked, so that the tries are made once."""
 
-    def __init__(self, copies: WorkingModels) -> None:
+    def __init__(self, copies: RunnerCache) -> None:
         self._copies = copies
         self._known: weakref.WeakKeyDictionary[nn.Module, dict[tuple, Choice]] = weakref.WeakKeyDictionary()
 
@@ -61,26 +61,26 @@ class PrecisionChooser:
         error: Exception,
     ) -> Choice:
         """fp32, from now on, because what was chosen passed its try and then failed on a picture with `error`."""
-        variant = _choose(_Trial(descriptor, context, self._copies), "fp32", False).variant
+        mode = _choose(_Trial(descriptor, context, self._copies), "fp32", False).mode
         reason = f"half precision failed on a picture and fp32 is used: {first_line(error)}"
-        return self.remember(descriptor, asked, autocast, context, Choice(variant, reason))
+        return self.remember(descriptor, asked, autocast, context, Choice(mode, reason))
 
-    def above(
-        self, descriptor: ImageModelDescriptor, variant: Variant, asked: PrecisionChoice, context: RunContext
-    ) -> list[Variant]:
-        """The variants to trust more than `variant`: torch's own kernels, then what is more precise and suits the model
+    def safer(
+        self, descriptor: ImageModelDescriptor, mode: ExecutionMode, asked: PrecisionChoice, context: RunContext
+    ) -> list[ExecutionMode]:
+        """The modes to trust more than `mode`: torch's own kernels, then what is more precise and suits the model
         and the device, up to fp32.
 
         Where precision is automatic, half types only if their try is as close to fp32 as automatic demands.
         """
         suit = {*_STEPS} if context.device.type == "cpu" else {"fp32", *fast_precisions(context.device)}
         trial = _Trial(descriptor, context, self._copies)
-        found = [] if variant.kernels == "plain" else [replace(variant, kernels="plain")]
-        for precision in _STEPS[_STEPS.index(variant.precision) + 1 :]:
+        found = [] if mode.kernels == "plain" else [replace(mode, kernels="plain")]
+        for precision in _STEPS[_STEPS.index(mode.precision) + 1 :]:
             half = precision != "fp32"
-            if precision not in suit or (half and not trial.judge(precision, variant.autocast, asked == "auto")[0]):
+            if precision not in suit or (half and not trial.judge(precision, mode.autocast, asked == "auto")[0]):
                 continue
-            found.append(replace(variant, precision=precision, autocast=variant.autocast and half, kernels="plain"))
+            found.append(replace(mode, precision=precision, autocast=mode.autocast and half, kernels="plain"))
         return found
 
     def remember(
@@ -127,27 +127,29 @@ def _choose(trial: _Trial, asked: PrecisionChoice, autocast: bool) -> Choice:
     steps = (*fast_precisions(trial.device), "fp32") if automatic else _STEPS[_STEPS.index(asked) :]
     reasons: list[str] = []
     for precision in steps:
-        variant, reason = trial.judge(precision, autocast and precision != "fp32", compare=automatic)
-        if variant is not None:
+        mode, reason = trial.judge(precision, autocast and precision != "fp32", compare=automatic)
+        if mode is not None:
             told = f"{asked} was asked for, {precision} is used: {reasons[0]}" if reasons and not automatic else None
-            return Choice(variant, told)
+            return Choice(mode, told)
         logger.debug("%s not used for %s: %s", precision, trial.architecture, reason)
         reasons.append(reason)
     raise AssertionError("fp32 is never refused")
 
 
 class _Trial:
-    """Small forwards of one model in the variants in question, each run once."""
+    """Small forwards of one model in the modes in question, each run once."""
 
-    def __init__(self, descriptor: ImageModelDescriptor, context: RunContext, copies: WorkingModels) -> None:
+    def __init__(self, descriptor: ImageModelDescriptor, context: RunContext, copies: RunnerCache) -> None:
         self._descriptor, self._context, self._copies = descriptor, context, copies
         self._picture = probe_picture(descriptor)
         self._convolutional = is_convolutional(descriptor.model)
-        self._outputs: dict[Precision, tuple[Variant, Tensor]] = {}
+        self._outputs: dict[Precision, tuple[ExecutionMode, Tensor]] = {}
         self.device, self.architecture = context.device, descriptor.architecture.name
 
-    def judge(self, precision: Precision, autocast: bool, compare: bool) -> tuple[Variant, str] | tuple[None, str]:
-        """The variant to use for `precision`, or None and the reason against it. fp32 is accepted as it is.
+    def judge(
+        self, precision: Precision, autocast: bool, compare: bool
+    ) -> tuple[ExecutionMode, str] | tuple[None, str]:
+        """The mode to use for `precision`, or None and the reason against it. fp32 is accepted as it is.
 
         It has to be supported, to run, to give finite values and, with `compare`, to be close to fp32.
         """
@@ -156,59 +158,59 @@ class _Trial:
         if emulated(precision, self.device):
             return None, f"{self.device.type.upper()}s emulate it, slowly"
         if precision == "fp32" and not self._convolutional:
-            return Variant("fp32", autocast=False, channels_last=False), ""  # no layout to choose, nothing to try
+            return ExecutionMode("fp32", autocast=False, channels_last=False), ""  # no layout to choose, nothing to try
         truth = self._run_in("fp32", False)[1] if compare else None
         try:
-            variant, output = self._run_in(precision, autocast)
+            mode, output = self._run_in(precision, autocast)
         except Exception as error:  # an architecture may fail in any way in a type it does not know
             if precision == "fp32" or self._context.is_out_of_memory(error):
                 raise
             return None, f"it fails in it ({first_line(error)})"
         if precision == "fp32":
-            return variant, ""
+            return mode, ""
         if not bool(torch.isfinite(output).all()):
             return None, "it gives non-finite values in it"
         if truth is not None:
             error = float((output.clamp(0, 1) - truth.clamp(0, 1)).square().mean())
             if error > 10 ** (-_AUTOMATIC_DB / 10):
                 return None, f"it strays from fp32 (mean square error {error:.1e})"
-        return variant, ""
+        return mode, ""
 
-    def _run_in(self, precision: Precision, autocast: bool) -> tuple[Variant, Tensor]:
+    def _run_in(self, precision: Precision, autocast: bool) -> tuple[ExecutionMode, Tensor]:
         """The first layout that runs, and its output: channels last where that pays (1.5 to 2 times, convolutions)."""
         if precision not in self._outputs:
             self._outputs[precision] = self._first_layout(precision, autocast)
         return self._outputs[precision]
 
-    def _first_layout(self, precision: Precision, autocast: bool) -> tuple[Variant, Tensor]:
-        plain = Variant(precision, autocast, channels_last=False)
+    def _first_layout(self, precision: Precision, autocast: bool) -> tuple[ExecutionMode, Tensor]:
+        plain = ExecutionMode(precision, autocast, channels_last=False)
         if self._convolutional:
-            variant = Variant(precision, autocast, channels_last=True)
+            mode = ExecutionMode(precision, autocast, channels_last=True)
             try:
-                return variant, self._run(variant)
+                return mode, self._run(mode)
             except Exception as error:  # views that want contiguous memory, mostly; the plain layout has them
                 if self._context.is_out_of_memory(error):
                     raise
         return plain, self._run(plain)
 
-    def _run(self, variant: Variant) -> Tensor:
-        working = self._copies.get(self._descriptor, variant)
-        self._context.make_resident(working, 0)
+    def _run(self, mode: ExecutionMode) -> Tensor:
+        runner = self._copies.get(self._descriptor, mode)
+        self._context.make_resident(runner, 0)
         with torch.inference_mode():
-            return working.forward(self._picture.to(self.device)).float().cpu()
+            return runner.forward(self._picture.to(self.device)).float().cpu()
 
 
 def probe_picture(descriptor: ImageModelDescriptor) -> Tensor:
     """A fixed picture with what photographs have: shades from black to white, edges and fine texture, [1, C, h, w]."""
-    traits = traits_of(descriptor)
-    height = -(-max(_PROBE_SIDE, traits.minimum) // traits.grid) * traits.grid
+    info = model_info(descriptor)
+    height = -(-max(_PROBE_SIDE, info.minimum) // info.alignment) * info.alignment
     # Not square where that can be: window models keep masks for the square size they were trained at, ready and of a
     # good type, and make others only for other sizes.
-    width = height if traits.square else height + traits.grid
+    width = height if info.square else height + info.alignment
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     shade = 0.5 + 0.5 * torch.sin(3 * x + 5 * y)
     edges = ((8 * x).floor() + (5 * y).floor()).remainder(2)
     texture = 0.5 + 0.5 * torch.sin(90 * x * y + 40 * x)
     planes = [0.6 * shade + 0.25 * edges + 0.15 * texture, 0.3 * shade + 0.7 * edges, 1 - shade]
-    picture = torch.stack([planes[c % 3] for c in range(traits.in_channels)])
+    picture = torch.stack([planes[c % 3] for c in range(info.in_channels)])
     return picture[None].clamp(0, 1)

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 from ..api.context import RunContext
 from ..api.errors import first_line
-from ..api.model_info import Forward, ModelTraits
+from ..api.model_info import Forward, ModelInfo
 from ..storage.profiles import Profiles
 from ..tiling.plan import round_up
-from .runner import WorkingModel
+from .runner import ModelRunner
 
 logger = logging.getLogger("cudaspeed")
 
 # (margin, side of what is left without the margins), input pixels. The first costs half a forward of 128x128 and finds
 # a reach of up to 12; all others take the second, 2.1 such forwards. What neither sees the end of has none for us.
 _PROBES = ((16, 48), (32, 96))
-_COARSEST_GRID = 32  # beyond it the probes would have to be as large as pictures
+_COARSEST_ALIGNMENT = 32  # beyond it the probes would have to be as large as pictures
 _VISIBLE = 1 / 255  # tiles may differ by twice that: photographs are not the probe
 _NOTHING_DB = 60.0
 _TILE = 128  # input pixels: the side of the tiles in which those 60 dB are kept
@@ -41,66 +41,69 @@ _ABOVE_FLOOR = 1.5  # times a deviation that is everywhere: what is more comes f
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReceptiveField:
     """`pixels`: the distance from a cut, in input pixels, from which on a tile is as good as the whole picture, or gets
-    no better where `endless`: such a model looks at the picture as a whole."""
+    no better where `unbounded`: such a model looks at the picture as a whole."""
 
     pixels: int
-    endless: bool
+    unbounded: bool
 
 
 class _CannotMeasureError(Exception):
     """A forward of the probe failed."""
 
 
-def with_reach(
-    traits: ModelTraits,
+def with_receptive_field(
+    info: ModelInfo,
     descriptor: ImageModelDescriptor,
-    working: WorkingModel,
+    runner: ModelRunner,
     profiles: Profiles,
     context: RunContext,
-) -> ModelTraits:
-    """`traits` with the model's reach, from its profile, or measured now and kept there.
+) -> ModelInfo:
+    """`info` with the model's receptive field, from its profile, or measured now and kept there.
 
-    `working` is a copy of the descriptor's model on the context's device. `traits` come back as they are where nothing
+    `working` is a copy of the descriptor's model on the context's device. `info` come back as they are where nothing
     can be measured: the model fails on the probe, memory runs out, its windows are too large.
     """
-    content = profiles.content(descriptor.model, working.versions)
+    content = profiles.content(descriptor.model, runner.versions)
     profile = profiles.get(content)
-    if profile.reach is None:
-        found = _measured(traits, descriptor, working, context)
+    if profile.receptive_field is None:
+        found = _measured(info, descriptor, runner, context)
         if found is None:
-            return traits
-        logger.debug("%s: tiles are as good as the whole picture %d pixels from a cut%s", traits.name, found.pixels,
-                     ", but never quite" if found.endless else "")  # fmt: skip
-        profile = profiles.update(content, reach=found.pixels, endless=found.endless)
-    return replace(traits, reach=profile.reach, sees_whole=traits.sees_whole or profile.endless)
+            return info
+        logger.debug("%s: tiles are as good as the whole picture %d pixels from a cut%s", info.name, found.pixels,
+                     ", but never quite" if found.unbounded else "")  # fmt: skip
+        profile = profiles.update(content, receptive_field=found.pixels, unbounded=found.unbounded)
+    return replace(
+        info, receptive_field=profile.receptive_field, global_context=info.global_context or profile.unbounded
+    )
 
 
-def measure_reach(forward: Forward, traits: ModelTraits, device: torch.device) -> Reach | None:
+def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.device) -> ReceptiveField | None:
     """The reach of a model whose `forward` computes in fp32 on `device`; None where the probes do not suit its grid.
 
     Two forwards, of 80x80 and 48x48 pixels, and two more, of 160x160 and 96x96, where these do not show its end.
     Raises what `forward` raises.
     """
-    if traits.grid > _COARSEST_GRID or traits.minimum > _PROBES[0][1]:
+    if info.alignment > _COARSEST_ALIGNMENT or info.minimum > _PROBES[0][1]:
         return None
     found = None
     for margin, side in _PROBES:
-        side = round_up(side, traits.grid)
-        worst, square = _deviations(forward, traits, round_up(margin, traits.grid), side, device)
+        side = round_up(side, info.alignment)
+        worst, square = _deviations(forward, info, round_up(margin, info.alignment), side, device)
         if not bool(torch.isfinite(square).all()):
             return None
-        found = _judge(worst, square, traits.convolutional)
-        if found.pixels <= side // 4 and not found.endless:
+        found = _judge(worst, square, info.convolutional)
+        if found.pixels <= side // 4 and not found.unbounded:
             break
     return found
 
 
 def _measured(
-    traits: ModelTraits, descriptor: ImageModelDescriptor, working: WorkingModel, context: RunContext
-) -> Reach | None:
-    """The reach, or None when the model fails on the probe. An interrupt goes on up: it comes between the forwards."""
+    info: ModelInfo, descriptor: ImageModelDescriptor, runner: ModelRunner, context: RunContext
+) -> ReceptiveField | None:
+    """The receptive field, or None when the model fails on the probe. An interrupt goes on up: it comes between the
+    forwards."""
 
     def forward(x: Tensor) -> Tensor:
         context.raise_if_interrupted()
@@ -113,37 +116,37 @@ def _measured(
     call = descriptor._call_fn
     context.say("measuring how much tiles must overlap, once for this model")
     try:
-        module = _in_fp32(working)
-        return measure_reach(forward, traits, context.device)
+        module = _in_fp32(runner)
+        return measure_receptive_field(forward, info, context.device)
     except _CannotMeasureError as error:
-        logger.debug("the reach of %s cannot be measured: %s", traits.name, error)
+        logger.debug("the reach of %s cannot be measured: %s", info.name, error)
         return None
     finally:
         context.say("")
 
 
-def _in_fp32(working: WorkingModel) -> nn.Module:
+def _in_fp32(runner: ModelRunner) -> nn.Module:
     """The copy's own module, or one of it in fp32, beside it for the time of the measurement."""
-    if all(weight.dtype is torch.float32 for weight in working.module.parameters()):
-        return working.module
+    if all(weight.dtype is torch.float32 for weight in runner.module.parameters()):
+        return runner.module
     try:
-        return copy.deepcopy(working.module).float()
+        return copy.deepcopy(runner.module).float()
     except RuntimeError as error:  # lack of memory
         raise _CannotMeasureError(first_line(error)) from error
 
 
 def _deviations(
-    forward: Forward, traits: ModelTraits, margin: int, side: int, device: torch.device
+    forward: Forward, info: ModelInfo, margin: int, side: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """How a tile of `side` differs from its place in a picture that has `margin` pixels more on every side.
 
     The largest deviation and the mean square, each [side / 2] on the CPU, by the distance from the tile's nearest edge
     in input pixels. As the user sees it: of values clamped to 0..1.
     """
-    picture = _probe_picture(traits.in_channels, side + 2 * margin)
+    picture = _probe_picture(info.in_channels, side + 2 * margin)
     cut = picture[:, :, margin : margin + side, margin : margin + side].contiguous()
     whole, tile = (forward(x.to(device)).float().clamp(0, 1).cpu() for x in (picture, cut))
-    s = traits.scale
+    s = info.scale
     inner = slice(margin * s, (margin + side) * s)
     off = (whole[0, :, inner, inner] - tile[0]).abs()
     place = torch.arange(side * s) // s
@@ -155,32 +158,31 @@ def _deviations(
     return worst, square
 
 
-def _judge(worst: Tensor, square: Tensor, convolutional: bool) -> Reach:
-    """The reach from deviations by depth, [d] each.
+def _judge(worst: Tensor, square: Tensor, convolutional: bool) -> ReceptiveField:
+    """The receptive field from deviations by depth, [d] each.
 
-    Of convolutional models no value deeper is visibly off. Attention models reach further, and less and less: twice as
-    much is allowed of them, and all that lies deeper is off by no more than 60 dB allow, in tiles that share twice the
-    reach.
-    """
+    Of convolutional models no value deeper is visibly off. Attention models receptive field further, and less and less:
+    twice as much is allowed of them, and all that lies deeper is off by no more than 60 dB allow, in tiles that share
+    twice the receptive field."""
     quarter = len(worst) // 4
     end, before = square[-quarter:].mean(), square[-2 * quarter : -quarter].mean()
     floor, tolerance = worst[-quarter:].max(), _VISIBLE if convolutional else 2 * _VISIBLE
     allowed = 10 ** (-_NOTHING_DB / 10)
-    endless = bool((end > _FALLING**2 * before) & ((floor > tolerance) | (end > allowed)))
-    off = worst > (max(tolerance, _ABOVE_FLOOR * float(floor)) if endless else tolerance)
+    unbounded = bool((end > _FALLING**2 * before) & ((floor > tolerance) | (end > allowed)))
+    off = worst > (max(tolerance, _ABOVE_FLOOR * float(floor)) if unbounded else tolerance)
     if not convolutional:
-        above = (square - _ABOVE_FLOOR**2 * end).clamp(min=0) if endless else square
+        above = (square - _ABOVE_FLOOR**2 * end).clamp(min=0) if unbounded else square
         # a tile has this much deeper than d on each of four sides
         off |= 4 * above.flip(0).cumsum(0).flip(0) / (_TILE - 2 * torch.arange(len(above))) > allowed
-    return Reach(pixels=int(off.nonzero().max()) + 1 if bool(off.any()) else 0, endless=endless)
+    return ReceptiveField(pixels=int(off.nonzero().max()) + 1 if bool(off.any()) else 0, unbounded=unbounded)
 
 
 def _probe_picture(channels: int, side: int) -> Tensor:
     """Noise whose amplitudes fall with the frequency, as those of photographs do (Field, 1987), [1, channels, side,
     side] from black to white; the same on every run.
 
-    Of shades and edges drawn by rule, from noise and from this, only this gave the reach that photographs gave.
-    """
+    Of shades and edges drawn by rule, from noise and from this, only this gave the receptive field that photographs
+    gave."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(channels, side, side, generator=generator)
     frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])

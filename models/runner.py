@@ -30,7 +30,7 @@ DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16,
 
 
 @dataclass(frozen=True)
-class Variant:
+class ExecutionMode:
     """How a copy computes. With `autocast` its weights stay fp32 and torch picks the type of every operation."""
 
     precision: Precision
@@ -56,19 +56,19 @@ class Variant:
         return DTYPES[self.precision]
 
 
-class WorkingModel:
-    """A private copy of a descriptor's module, in a variant. A `Resident`.
+class ModelRunner:
+    """A private copy of a descriptor's module, in a mode. A `Resident`.
 
     `compiled` is where the compile cache keeps what goes with this copy.
     """
 
-    def __init__(self, descriptor: ImageModelDescriptor, variant: Variant) -> None:
-        self.variant = variant
+    def __init__(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> None:
+        self.mode = mode
         self.versions = versions_of(descriptor.model)
         self._convolutional = is_convolutional(descriptor.model)
-        self.module: nn.Module = _copy(descriptor.model, variant)
+        self.module: nn.Module = _copy(descriptor.model, mode)
         self.residence: object = None
-        self.forward = _forward(self.module, call_of(descriptor, variant), variant)
+        self.forward = _forward(self.module, call_of(descriptor, mode), mode)
         self.compiled: dict[str, Any] = {}
         self._graphed: GraphedForward | None = None
 
@@ -81,7 +81,7 @@ class WorkingModel:
         if device.type != "cuda" or not self._convolutional:
             return self.forward
         if self._graphed is None:
-            self._graphed = GraphedForward(self.forward, self.module, self.variant.precision, CudaRecorder(device))
+            self._graphed = GraphedForward(self.forward, self.module, self.mode.precision, CudaRecorder(device))
         return self._graphed
 
     def release_graphs(self) -> None:
@@ -110,12 +110,12 @@ def versions_of(module: nn.Module) -> tuple[int, ...]:
     return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
 
 
-def call_of(descriptor: ImageModelDescriptor, variant: Variant) -> Callable[[nn.Module, Tensor], Tensor]:
-    """The architecture's own call, for the module and x [N, C, h, w], as `variant` computes attention."""
+def call_of(descriptor: ImageModelDescriptor, mode: ExecutionMode) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The architecture's own call, for the module and x [N, C, h, w], as `mode` computes attention."""
     # Some return tuples, some want other ranges. spandrel's public __call__ also clamps, which would hide broken values
     # from the health check, and pads, which the tile plan did.
     call = descriptor._call_fn
-    if variant.kernels == "plain" or is_convolutional(descriptor.model):
+    if mode.kernels == "plain" or is_convolutional(descriptor.model):
         return call
 
     def fused(module: nn.Module, x: Tensor) -> Tensor:
@@ -125,8 +125,8 @@ def call_of(descriptor: ImageModelDescriptor, variant: Variant) -> Callable[[nn.
     return fused
 
 
-def _copy(module: nn.Module, variant: Variant) -> nn.Module:
-    """A copy on the CPU, in the variant's type and layout, for inference only."""
+def _copy(module: nn.Module, mode: ExecutionMode) -> nn.Module:
+    """A copy on the CPU, in the mode's type and layout, for inference only."""
     # Outside inference mode: ComfyUI loads models under it, and compiled code cannot track inference tensors.
     with torch.inference_mode(False), torch.no_grad():
         ours = copy.deepcopy(module).eval().requires_grad_(False)
@@ -134,48 +134,48 @@ def _copy(module: nn.Module, variant: Variant) -> nn.Module:
         for tensor in (*ours.parameters(), *ours.buffers()):
             tensor.data = tensor.data.clone()
         ours.to("cpu")
-        rewrite(ours, variant.kernels)
-        layout = torch.channels_last if variant.channels_last else torch.preserve_format
-        ours.to(dtype=variant.weight_dtype, memory_format=layout)
-        if variant.autocast:
-            narrow_fused(ours, DTYPES[variant.precision])
+        rewrite(ours, mode.kernels)
+        layout = torch.channels_last if mode.channels_last else torch.preserve_format
+        ours.to(dtype=mode.weight_dtype, memory_format=layout)
+        if mode.autocast:
+            narrow_fused(ours, DTYPES[mode.precision])
         return ours
 
 
-def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], variant: Variant) -> Forward:
-    """x [N, C, h, w] float32 0..1 on the module's device -> [N, C', h*scale, w*scale] of the variant's type, unclamped.
+def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], mode: ExecutionMode) -> Forward:
+    """x [N, C, h, w] float32 0..1 on the module's device -> [N, C', h*scale, w*scale] of the mode's type, unclamped.
 
     Sizes must satisfy the model's requirements. A closure, not a method: it must not keep its owner alive.
     """
-    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    layout = torch.channels_last if mode.channels_last else torch.contiguous_format
 
     def forward(x: Tensor) -> Tensor:
         # always a copy: some architectures (RCAN) write into what they are given
-        x = x.to(dtype=variant.weight_dtype, memory_format=layout, copy=True)
-        automatic = torch.autocast(x.device.type, DTYPES[variant.precision]) if variant.autocast else nullcontext()
+        x = x.to(dtype=mode.weight_dtype, memory_format=layout, copy=True)
+        automatic = torch.autocast(x.device.type, DTYPES[mode.precision]) if mode.autocast else nullcontext()
         with automatic, shared_workspace():
             return call(module, x)
 
     return forward
 
 
-class WorkingModels:
+class RunnerCache:
     """The working copies that runs begin with.
 
-    One per caller's module, replaced when another variant is asked for, gone when the module is.
+    One per caller's module, replaced when another mode is asked for, gone when the module is.
     """
 
     def __init__(self) -> None:
-        self._by_module: weakref.WeakKeyDictionary[nn.Module, WorkingModel] = weakref.WeakKeyDictionary()
+        self._by_module: weakref.WeakKeyDictionary[nn.Module, ModelRunner] = weakref.WeakKeyDictionary()
 
-    def put(self, descriptor: ImageModelDescriptor, working: WorkingModel) -> None:
+    def put(self, descriptor: ImageModelDescriptor, runner: ModelRunner) -> None:
         """Make `working` the copy of `descriptor`'s module."""
-        self._by_module[descriptor.model] = working
+        self._by_module[descriptor.model] = runner
 
-    def get(self, descriptor: ImageModelDescriptor, variant: Variant) -> WorkingModel:
-        """The copy of `descriptor`'s module in `variant`, made now if it is not there."""
-        working = self._by_module.get(descriptor.model)
-        if working is None or working.variant != variant or working.versions != versions_of(descriptor.model):
-            working = WorkingModel(descriptor, variant)
-            self.put(descriptor, working)
-        return working
+    def get(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner:
+        """The copy of `descriptor`'s module in `mode`, made now if it is not there."""
+        runner = self._by_module.get(descriptor.model)
+        if runner is None or runner.mode != mode or runner.versions != versions_of(descriptor.model):
+            runner = ModelRunner(descriptor, mode)
+            self.put(descriptor, runner)
+        return runner

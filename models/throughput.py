@@ -17,10 +17,10 @@ import torch
 
 from ..api.context import RunContext
 from ..api.errors import first_line
-from ..api.model_info import Forward, ModelTraits
+from ..api.model_info import Forward, ModelInfo
 from ..kernels.timing import reproduced, seconds_of_forward
 from ..tiling.plan import round_up
-from .runner import WorkingModel
+from .runner import ModelRunner
 
 logger = logging.getLogger("cudaspeed")
 
@@ -40,7 +40,7 @@ _AS_GOOD = 1.03
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """`points`: (pixels of a forward's input, seconds a megapixel), by pixels. None of them: nothing is known, and all
     sizes count as equal."""
 
@@ -72,12 +72,12 @@ class Pace:
         costs = {count: self.relative(count * pixels) for count in (1 << k for k in range(most.bit_length()))}
         return next(count for count, cost in costs.items() if cost <= _AS_GOOD * min(costs.values()))
 
-    def with_points(self, seen: Mapping[int, float]) -> Pace:
+    def with_points(self, seen: Mapping[int, float]) -> Throughput:
         """This with further points, or others at the same sizes."""
-        return Pace(tuple(sorted({**dict(self.points), **seen}.items())))
+        return Throughput(tuple(sorted({**dict(self.points), **seen}.items())))
 
 
-NO_PACE = Pace()
+UNKNOWN_THROUGHPUT = Throughput()
 
 
 def rounded(pixels: int) -> int:
@@ -86,30 +86,30 @@ def rounded(pixels: int) -> int:
 
 
 class Paced(NamedTuple):
-    """Where a run asks for a copy's pace, `look_up(copy, traits, pixels ahead, most pixels in a forward)`, and tells
-    what it saw itself, `note(copy, pixels of a forward, seconds a megapixel)`, for later runs of this session."""
+    """Where a run asks for a copy's throughput, `look_up(copy, info, pixels ahead, most pixels in a forward)`, and
+    tells what it saw itself, `note(copy, pixels of a forward, seconds a megapixel)`, for later runs of this session."""
 
-    look_up: Callable[[WorkingModel, ModelTraits, int, int], Pace]
-    note: Callable[[WorkingModel, int, float], None]
+    look_up: Callable[[ModelRunner, ModelInfo, int, int], Throughput]
+    note: Callable[[ModelRunner, int, float], None]
 
 
-def measure_pace(
-    known: Pace, forward: Forward, traits: ModelTraits, context: RunContext, pixels_ahead: int, most_pixels: int
-) -> Pace:
-    """The pace at as large sizes as a sixth of the work ahead, `pixels_ahead`, has the time for; `known` where that
-    is no larger than what is known. All of it is measured in one go, or what else the machine does would decide.
+def measure_throughput(
+    known: Throughput, forward: Forward, info: ModelInfo, context: RunContext, pixels_ahead: int, most_pixels: int
+) -> Throughput:
+    """The throughput at as large sizes as a sixth of the work ahead, `pixels_ahead`, has the time for; `known` where
+    that is no larger than what is known. All of it is measured in one go, or what else the machine does would decide.
 
     `forward` computes on the context's device, and may be given up to `most_pixels` at once. Nothing is measured where
     there is little work. Raises only the context's interrupt.
     """
-    sides = [round_up(max(side, traits.minimum), traits.grid) for side in _SIDES]
+    sides = [round_up(max(side, info.minimum), info.alignment) for side in _SIDES]
     most_pixels = min(most_pixels, pixels_ahead // (_SHARE * _RUNS))
     sizes = sorted({side * side for side in sides if side * side <= most_pixels})
     if known.points and not _time_for_more(known, sizes, pixels_ahead):
         return known
-    points = tuple(_measured(sizes, forward, traits, context, pixels_ahead))
-    logger.debug("%s: pixels a forward, seconds a megapixel: %s", traits.name, points)
-    return max(Pace(points), known, key=lambda pace: len(pace.points))
+    points = tuple(_measured(sizes, forward, info, context, pixels_ahead))
+    logger.debug("%s: pixels a forward, seconds a megapixel: %s", info.name, points)
+    return max(Throughput(points), known, key=lambda throughput: len(throughput.points))
 
 
 def _worthwhile(rate: float, spent: float, pixels: int, pixels_ahead: int) -> bool:
@@ -118,7 +118,7 @@ def _worthwhile(rate: float, spent: float, pixels: int, pixels_ahead: int) -> bo
     return ahead >= _LITTLE_WORK and spent + _RUNS * rate * pixels / 1e6 <= ahead / _SHARE
 
 
-def _time_for_more(known: Pace, sizes: list[int], pixels_ahead: int) -> bool:
+def _time_for_more(known: Throughput, sizes: list[int], pixels_ahead: int) -> bool:
     """Whether there is time for a larger size than those that are known, after these, with some to spare: or all would
     be measured again and again, and never more."""
     most, rate = known.points[-1]
@@ -131,23 +131,23 @@ def _time_for_more(known: Pace, sizes: list[int], pixels_ahead: int) -> bool:
 
 
 def _measured(
-    sizes: list[int], forward: Forward, traits: ModelTraits, context: RunContext, pixels_ahead: int
+    sizes: list[int], forward: Forward, info: ModelInfo, context: RunContext, pixels_ahead: int
 ) -> Iterator[tuple[int, float]]:
     """Points at those of the sizes for which there is time, as far as the model takes them."""
     spent = rate = 0.0
     for pixels in sizes:
         if rate and not _worthwhile(rate, spent, pixels, pixels_ahead):
             return
-        times = _times(forward, traits, context, math.isqrt(pixels))
+        times = _times(forward, info, context, math.isqrt(pixels))
         if not times:
             return
         spent, rate = spent + sum(times), min(times) / pixels * 1e6
         yield pixels, rate
 
 
-def _times(forward: Forward, traits: ModelTraits, context: RunContext, side: int) -> list[float]:
+def _times(forward: Forward, info: ModelInfo, context: RunContext, side: int) -> list[float]:
     """Seconds that a forward of a square took; none where it fails, or the machine is too busy to tell."""
-    x = torch.rand(1, traits.in_channels, side, side, generator=torch.Generator().manual_seed(0)).to(context.device)
+    x = torch.rand(1, info.in_channels, side, side, generator=torch.Generator().manual_seed(0)).to(context.device)
     times: list[float] = []
     no_room = False
     while len(times) < _MOST_RUNS:
@@ -156,7 +156,7 @@ def _times(forward: Forward, traits: ModelTraits, context: RunContext, side: int
             times.append(seconds_of_forward(forward, x))
         except Exception as error:  # the model fails, or memory runs out: the run will see, and tell
             no_room = context.is_out_of_memory(error)
-            logger.debug("the pace of %s at %dx%d cannot be measured: %s", traits.name, side, side, first_line(error))
+            logger.debug("the pace of %s at %dx%d cannot be measured: %s", info.name, side, side, first_line(error))
             break
         if reproduced(times) or (times[0] > _LONG and context.device.type == "cpu"):
             return times

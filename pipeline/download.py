@@ -1,9 +1,9 @@
 """Finished rows on their way to the output while the next tiles compute.
 
-On a CUDA device there are two ways out, both in a lane of their own, which follows no more than the batch that the rows
-are made of. An output in pinned memory (results.py) is written by the device itself: the host has no part in it. Any
-other is reached through a ring of pinned blocks, in the smaller of the two types; a thread of our own moves what has
-arrived to its place, so that the thread which keeps the device busy waits only when the whole ring is full.
+On a CUDA device there are two ways out, both in a stream of their own, which follows no more than the batch that the
+rows are made of. An output in pinned memory (output.py) is written by the device itself: the host has no part in it.
+Any other is reached through a ring of pinned blocks, in the smaller of the two types; a thread of our own moves what
+has arrived to its place, so that the thread which keeps the device busy waits only when the whole ring is full.
 
 Rows leave in pieces as soon as they are finished, not a frame at a time. That is never later, leaves only a small rest
 that no computing hides, and needs no second copy of the frame on the device.
@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from .streams import Device, Moment, Past
+from .streams import Device, Event, Past
 
 _BLOCKS = 4
 _BLOCK_BYTES = 16 << 20
@@ -29,13 +29,13 @@ _BLOCK_BYTES = 16 << 20
 _BATCHES_LEAVING = 2
 
 
-class Outlet:
+class Download:
     """Rows are in their place at once: on a CPU, and where the output lies on the device."""
 
     widens = True
     """Rows should come in float32, whatever the tiles' type."""
 
-    def leaving(self, computed: Moment, *used: Tensor) -> AbstractContextManager[None]:
+    def leaving(self, computed: Event, *used: Tensor) -> AbstractContextManager[None]:
         """Nothing is done beside the computing."""
         return nullcontext()
 
@@ -47,40 +47,40 @@ class Outlet:
         else:
             target.copy_(rows.clamp(0, 1) if clamp else rows)
 
-    def written(self) -> Moment:
-        """The moment when everything written by now is in its place."""
+    def written(self) -> Event:
+        """The event when everything written by now is in its place."""
         return Past()
 
-    def pace(self) -> None:
+    def throttle(self) -> None:
         """Nothing runs ahead."""
 
     def close(self) -> None:
         """Nothing is left running."""
 
 
-class LaneOutlet:
-    """Rows leave a device with lanes for an output in main memory."""
+class StreamDownload:
+    """Rows leave a device with streams for an output in main memory."""
 
     widens = False
 
     def __init__(self, device: Device) -> None:
-        self._device, self._lane = device, device.lane(urgent=True)
+        self._device, self._stream = device, device.stream(urgent=True)
         self._worker: ThreadPoolExecutor | None = None
         self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         self._landing: deque[Future[None]] = deque()
-        self._batches: deque[Moment] = deque()
+        self._batches: deque[Event] = deque()
 
     @contextmanager
-    def leaving(self, computed: Moment, *used: Tensor) -> Iterator[None]:
-        """What is queued inside is done beside the computing, from the moment `computed` on, when what is `used` of the
+    def leaving(self, computed: Event, *used: Tensor) -> Iterator[None]:
+        """What is queued inside is done beside the computing, from the event `computed` on, when what is `used` of the
         computing's tensors is there.
 
-        Tiles are put together there, too. In the lane that computes that would wait for the batch queued already.
+        Tiles are put together there, too. In the stream that computes that would wait for the batch queued already.
         """
-        self._lane.follow(computed)
+        self._stream.wait_event(computed)
         for tensor in used:
-            self._lane.keep(tensor)
-        with self._lane.active():
+            self._stream.keep(tensor)
+        with self._stream.active():
             yield
 
     def write(self, target: Tensor, rows: Tensor, clamp: bool) -> None:
@@ -92,18 +92,18 @@ class LaneOutlet:
         for place, piece in zip(target.split(height), rows.split(height), strict=True):
             piece = (piece.clamp(0, 1) if clamp else piece).to(crossing, memory_format=torch.contiguous_format)
             if direct:
-                self._lane.copy(place, piece.contiguous())
+                self._stream.copy(place, piece.contiguous())
             else:
                 self._stage(place, piece.contiguous())
 
-    def written(self) -> Moment:
-        """The moment when everything written by now is in its place."""
+    def written(self) -> Event:
+        """The event when everything written by now is in its place."""
         landing, self._landing = self._landing, deque()
-        return _Landed([*landing], self._lane.mark())
+        return _Landed([*landing], self._stream.record())
 
-    def pace(self) -> None:
+    def throttle(self) -> None:
         """A batch is over: wait while too many are still leaving."""
-        self._batches.append(self._lane.mark())
+        self._batches.append(self._stream.record())
         if len(self._batches) > _BATCHES_LEAVING:
             self._batches.popleft().synchronize()
 
@@ -111,7 +111,7 @@ class LaneOutlet:
         """End the thread, and wait until the device copies no more. What has not begun to land, never will."""
         if self._worker:
             self._worker.shutdown(cancel_futures=True)
-        self._lane.mark().synchronize()
+        self._stream.record().synchronize()
 
     def _stage(self, place: Tensor, piece: Tensor) -> None:
         """Send `piece` into the next free block, and let it land when it is there."""
@@ -124,10 +124,10 @@ class LaneOutlet:
                 self._free.put(self._device.pinned(max(_BLOCK_BYTES, 4 * piece[0].numel())))
         block = self._free.get()
         staged = block[: piece.nbytes].view(piece.dtype).view(piece.shape)
-        self._lane.copy(staged, piece)
-        self._landing.append(self._worker.submit(self._land, self._lane.mark(), block, staged, place))
+        self._stream.copy(staged, piece)
+        self._landing.append(self._worker.submit(self._land, self._stream.record(), block, staged, place))
 
-    def _land(self, arrived: Moment, block: Tensor, staged: Tensor, place: Tensor) -> None:
+    def _land(self, arrived: Event, block: Tensor, staged: Tensor, place: Tensor) -> None:
         """On the thread: torch lets the others run meanwhile, and uses all its threads."""
         try:
             arrived.synchronize()
@@ -138,9 +138,9 @@ class LaneOutlet:
 
 
 class _Landed:
-    """The `Moment` when the device's copies are over and the thread's are, too."""
+    """The `Event` when the device's copies are over and the thread's are, too."""
 
-    def __init__(self, landing: list[Future[None]], copied: Moment) -> None:
+    def __init__(self, landing: list[Future[None]], copied: Event) -> None:
         self._landing, self._copied = landing, copied
 
     def query(self) -> bool:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..api.errors import BrokenOutputError
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 from ..images.channels import ChannelPlan
 from ..postprocess import FrameVerdict, heal
-from ..tiling.blend import FrameAssembler
-from ..tiling.pad import Border
+from ..tiling.blend import TileBlender
+from ..tiling.pad import WrapPadding
 from ..tiling.plan import Axis, TilePlan, places
-from .streams import Moment
+from .streams import Event
 from .transfer import Transfer
 
 # Holes are repaired; a picture that is mostly hole is none.
@@ -37,16 +37,15 @@ class Complete(NamedTuple):
     """A frame of which nothing is left to do; its pixels are in their place when `arrived` is past."""
 
     verdict: FrameVerdict
-    arrived: Moment
+    arrived: Event
 
 
 class FrameGroup:
     """The frames `frames` of `image` [B, H, W, C] on their way into `output` [B, H*s, W*s, C], tiled by `plan`.
 
-    Tiles are added in the order of `jobs`. What they are made of is clamped to 0..1 on its way; if `careful`, it comes
-    to the output as it is, and frames that have ill tiles are looked after as a whole. Frames that the model's pictures
-    have to be made into are made `on_device` or where the output lies.
-    """
+    Tiles are added in the order of `jobs`. What they are made of is clamped to 0..1 on its way; if `defer_clamp`, it
+    comes to the output as it is, and frames that have ill tiles are looked after as a whole. Frames that the model's
+    pictures have to be made into are made `on_device` or where the output lies."""
 
     def __init__(
         self,
@@ -54,18 +53,18 @@ class FrameGroup:
         output: Tensor,
         frames: range,
         plan: TilePlan,
-        traits: ModelTraits,
+        info: ModelInfo,
         channels: ChannelPlan,
-        border: Border,
+        padding: WrapPadding,
         transfer: Transfer,
         device: torch.device,
-        careful: bool,
+        defer_clamp: bool,
         on_device: bool,
     ) -> None:
         self._image, self._output, self._frames, self._plan = image, output, frames, plan
-        self._traits, self._channels, self._border = traits, channels, border
-        self._intake, self._outlet, self._device = transfer.intake, transfer.outlet, device
-        self.careful = careful
+        self._info, self._channels, self._padding = info, channels, padding
+        self._upload, self._download, self._device = transfer.upload, transfer.download, device
+        self.defer_clamp = defer_clamp
         self._on_device = on_device and not self._direct
         self._jobs_cut = 0
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
@@ -73,7 +72,7 @@ class FrameGroup:
         self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go
         self._ill: set[int] = set()
         # what whole frames are judged by is not rounded
-        self._assembler = FrameAssembler(plan, traits.scale, widen=careful or self._outlet.widens)
+        self._blender = TileBlender(plan, info.scale, widen=defer_clamp or self._download.widens)
         self.jobs = [
             Job(picture, row, column)
             for picture in range(len(frames) * channels.pictures_per_frame)
@@ -98,13 +97,13 @@ class FrameGroup:
         """The tile batch [N, C, h, w] float32 on the device, for N jobs."""
         for frame in sorted({self.frame_of(job) for job in jobs} - self._sources.keys()):
             first = (frame - self._frames[0]) * self._channels.pictures_per_frame
-            source = self._sources[frame] = self._border.extend(self._intake.frame(frame))
+            source = self._sources[frame] = self._padding.extend(self._upload.frame(frame))
             for k, picture in enumerate(self._channels.to_model(source)):
                 self._canvases[first + k] = to_canvas(picture, self._plan, self._device)
         self._jobs_cut += len(jobs)
-        return torch.stack([_cut(self._canvases[job.picture], self._plan, job, self._traits.wraps) for job in jobs])
+        return torch.stack([_cut(self._canvases[job.picture], self._plan, job, self._info.wraparound) for job in jobs])
 
-    def add(self, job: Job, tile: Tensor, computed: Moment, ill: bool) -> Complete | None:
+    def add(self, job: Job, tile: Tensor, computed: Event, ill: bool) -> Complete | None:
         """Take the upscaled tile [C', h*s, w*s] of `job`, there when `computed` is past; its frame when that is
         complete, else None.
 
@@ -114,8 +113,8 @@ class FrameGroup:
         frame, k = self.frame_of(job), job.picture % self._channels.pictures_per_frame
         if ill:
             self._ill.add(frame)
-        with self._outlet.leaving(computed, tile, self._sources[frame]):
-            rows = self._assembler.add(job.row, job.column, tile)
+        with self._download.leaving(computed, tile, self._sources[frame]):
+            rows = self._blender.add(job.row, job.column, tile)
             if rows is None:
                 return None
             self._put(frame, k, *rows)
@@ -132,20 +131,20 @@ class FrameGroup:
             self._targets[frame] = self._target(frame)
         target = self._targets[frame][k, top : top + len(rows)]
         if self._on_device:
-            target.copy_(rows if self.careful else rows.clamp(0, 1))
+            target.copy_(rows if self.defer_clamp else rows.clamp(0, 1))
         else:
-            self._outlet.write(target, rows, clamp=not self.careful)
+            self._download.write(target, rows, clamp=not self.defer_clamp)
 
     @property
     def _direct(self) -> bool:
         """The model's pictures are the output's frames: no detour over a scratch."""
-        return self._channels.direct and not self._border
+        return self._channels.direct and not self._padding
 
     def _target(self, frame: int) -> Tensor:
         """Where a frame's pictures go, [pictures, H*s, W*s, model's channels]: the output itself where that is it."""
         if self._direct:
             return self._output[frame][None]
-        height, width = (axis.size * self._traits.scale for axis in (self._plan.rows, self._plan.columns))
+        height, width = (axis.size * self._info.scale for axis in (self._plan.rows, self._plan.columns))
         pictures, channels = self._channels.pictures_per_frame, self._channels.model_out
         device = self._device if self._on_device else self._output.device
         return torch.empty(pictures, height, width, channels, device=device)
@@ -154,14 +153,14 @@ class FrameGroup:
         output, target, source = self._output[frame], self._targets.pop(frame), self._sources.pop(frame)
         if not self._direct:
             if not self._on_device:
-                self._outlet.written().synchronize()
-            made = self._border.cut(self._channels.from_model(target, source), self._traits.scale)
+                self._download.written().synchronize()
+            made = self._padding.cut(self._channels.from_model(target, source), self._info.scale)
             if self._on_device:
-                self._outlet.write(output, made, clamp=False)
+                self._download.write(output, made, clamp=False)
             else:
                 output.copy_(made)
-        arrived = self._outlet.written()
-        if not self.careful:
+        arrived = self._download.written()
+        if not self.defer_clamp:
             return Complete(FrameVerdict(), arrived)
         arrived.synchronize()
         return Complete(self._look_after(frame, target, source), arrived)
@@ -177,32 +176,32 @@ class FrameGroup:
         verdict = heal(output, reference)
         if verdict.broken and self._channels.alpha == "model":  # its alpha is as broken as its colours were
             plain = replace(self._channels, alpha="lanczos").from_model(target, source)
-            self._output[frame][..., -1] = self._border.cut(plain, self._traits.scale)[..., -1]
+            self._output[frame][..., -1] = self._padding.cut(plain, self._info.scale)[..., -1]
         if verdict.non_finite > _MOST_REPAIRED * output.numel():
             raise BrokenOutputError(
-                f"{verdict.non_finite} of the {output.numel()} values that {self._traits.name} gave for frame {frame} "
+                f"{verdict.non_finite} of the {output.numel()} values that {self._info.name} gave for frame {frame} "
                 "are NaN or infinite, in fp32 too; is the model's file intact?"
             )
         if verdict.constant:
             raise BrokenOutputError(
-                f"{self._traits.name} gave one and the same value for all of frame {frame}, in fp32 too; "
+                f"{self._info.name} gave one and the same value for all of frame {frame}, in fp32 too; "
                 "is the model's file intact?"
             )
         return verdict
 
 
-def _cut(canvas: Tensor, plan: TilePlan, job: Job, wraps: int) -> Tensor:
+def _cut(canvas: Tensor, plan: TilePlan, job: Job, wraparound: int) -> Tensor:
     for dim, axis, index in ((1, plan.rows, job.row), (2, plan.columns, job.column)):
-        pieces = [canvas.narrow(dim, start, length) for start, length in _runs(axis, index, wraps)]
+        pieces = [canvas.narrow(dim, start, length) for start, length in _runs(axis, index, wraparound)]
         canvas = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
     return canvas
 
 
 @lru_cache(maxsize=1024)
-def _runs(axis: Axis, index: int, wraps: int) -> tuple[tuple[int, int], ...]:
+def _runs(axis: Axis, index: int, wraparound: int) -> tuple[tuple[int, int], ...]:
     """The places that tile `index` shows as (start, length) of what lies side by side: slices, unlike a list of places,
     need not be sent to the device."""
-    shown = places(axis, index, wraps)
+    shown = places(axis, index, wraparound)
     starts = [k for k, place in enumerate(shown) if k == 0 or place != shown[k - 1] + 1]
     return tuple((shown[k], end - k) for k, end in pairwise([*starts, len(shown)]))
 

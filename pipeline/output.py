@@ -4,7 +4,7 @@ On CUDA a result in pinned memory costs the host nothing: no copy from a staging
 while rows arrive. In a run whose computing takes milliseconds that host work would be most of the time. But pinned
 memory cannot be swapped out, is slow to get the first time (torch keeps it afterwards), and stays pinned while the
 user, or a host's cache, keeps the picture. So results get it up to a limit, over all that are still alive, beyond which
-they come in ordinary memory, by way of the outlet's blocks.
+they come in ordinary memory, by way of the download's blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..api.context import RunContext
 from ..api.errors import OutOfMemoryError, first_line
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 from ..memory import free_host_bytes
 
 logger = logging.getLogger("cudaspeed")
@@ -31,13 +31,13 @@ _SHARE_PINNED = 1 / 8
 _pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
 
-def new_output(image: Tensor, traits: ModelTraits, context: RunContext) -> Tensor:
+def allocate_output(image: Tensor, info: ModelInfo, context: RunContext) -> Tensor:
     """The memory for `image` [B, H, W, C] upscaled, [B, H*s, W*s, C] of the context's output type on its output device.
 
     Raises `OutOfMemoryError`, before any work, when there is not enough.
     """
     frames, height, width, channels = image.shape
-    shape = (frames, height * traits.scale, width * traits.scale, channels)
+    shape = (frames, height * info.scale, width * info.scale, channels)
     size = frames * shape[1] * shape[2] * channels * context.output_dtype.itemsize
     free = free_host_bytes() if context.output_device.type == "cpu" else context.free_bytes()
     if size > free:

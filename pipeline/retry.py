@@ -20,50 +20,50 @@ from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.options import Precision
 from ..api.report import Repair
-from ..kernels.numerics import disagreement
+from ..kernels.numerics import mismatch
 from ..memory import working_bytes
-from ..models.runner import Variant
-from .fallback import Ladder, Step
-from .tile_check import MOST_SHIFT, Ailment, Vitals, ailment, take_vitals
+from ..models.runner import ExecutionMode
+from .fallback import FallbackChain, Step
+from .tile_check import MOST_SHIFT, TileFault, TileStats, find_fault, measure_tiles
 
 logger = logging.getLogger("cudaspeed")
 
-_MILD: Ailment = "drifting colours"  # nothing that a picture could not be
+_MILD: TileFault = "drifting colours"  # nothing that a picture could not be
 _REPEATED = 2  # repairs of one model in one precision on one device, in all runs, that make it leave that precision
 _ROOM = 2.0  # a model that shifts its tiles on purpose does not shift all of them alike
 
 
 @dataclass
-class Nature:
+class ModelObservations:
     """What this process has seen of a model. `most_shift` and `kinds` are its own way: it does so in fp32, too.
-    `alike`: and torch's own kernels gave the same as this variant of the best precision, which need not be left.
+    `alike`: and torch's own kernels gave the same as this mode of the best precision, which need not be left.
 
-    `careful`: it leaves illness in the picture even there, so that whole frames are looked after (postprocess.py).
-    `repairs` counts the tiles that had to be computed again, by variant and device.
+    `defer_clamp`: it leaves illness in the picture even there, so that whole frames are looked after (postprocess.py).
+    `repairs` counts the tiles that had to be computed again, by mode and device.
     """
 
     most_shift: float = MOST_SHIFT
-    kinds: set[Ailment] = field(default_factory=set)
-    alike: set[tuple[Ailment, Variant]] = field(default_factory=set)
-    careful: bool = False
+    kinds: set[TileFault] = field(default_factory=set)
+    alike: set[tuple[TileFault, ExecutionMode]] = field(default_factory=set)
+    defer_clamp: bool = False
     repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class _Attempt(NamedTuple):
-    """A tile computed in `variant`, or eagerly in the same where that is None; and what is wrong with it now."""
+    """A tile computed in `mode`, or eagerly in the same where that is None; and what is wrong with it now."""
 
-    variant: Variant | None
+    mode: ExecutionMode | None
     result: Tensor
-    vitals: Vitals
-    ill: Ailment | None
+    stats: TileStats
+    ill: TileFault | None
 
 
-class Suspect(NamedTuple):
+class SuspectTile(NamedTuple):
     """A tile and how it was computed: the input [C, h, w], the result [C', sh, sw] by `forward`, which is of `step`."""
 
     tile: Tensor
     result: Tensor
-    vitals: Vitals
+    stats: TileStats
     step: Step
     forward: Forward
     compiled: bool
@@ -72,43 +72,43 @@ class Suspect(NamedTuple):
 
     @property
     def precision(self) -> Precision:
-        return self.step.variant.precision
+        return self.step.mode.precision
 
 
-class Repairer:
+class TileRetry:
     """Looks after the tiles of one run. `repairs` is what it did to the frames that are kept."""
 
-    def __init__(self, ladder: Ladder, nature: Nature, context: RunContext) -> None:
-        self._ladder, self._nature, self._context = ladder, nature, context
+    def __init__(self, chain: FallbackChain, observations: ModelObservations, context: RunContext) -> None:
+        self._chain, self._observations, self._context = chain, observations, context
         self._noted: list[Repair] = []
         self._counted: set[tuple[int, tuple[int, int]]] = set()
-        self._due: tuple[Variant, bool] | None = None
+        self._due: tuple[ExecutionMode, bool] | None = None
         self.repairs: list[Repair] = []
 
-    def settle(self, suspect: Suspect) -> tuple[Tensor, Ailment | None]:
+    def settle(self, suspect: SuspectTile) -> tuple[Tensor, TileFault | None]:
         """The best result there is for a tile, and what is still wrong with it. A tile that is well costs nothing.
 
         Raises what the context raises, its interrupt and its out-of-memory error included.
         """
-        ill = ailment(suspect.vitals, suspect.result, self._nature.most_shift)
-        its_own = ill in self._nature.kinds
-        if ill is None or (its_own and (not self._ladder.above or (ill, suspect.step.variant) in self._nature.alike)):
+        ill = find_fault(suspect.stats, suspect.result, self._observations.most_shift)
+        its_own = ill in self._observations.kinds
+        if ill is None or (its_own and (not self._chain.safer or (ill, suspect.step.mode) in self._observations.alike)):
             return suspect.result, ill
         attempt = self._compute_again(suspect)
         if attempt is None:
-            self._accept(ill, suspect.vitals)
+            self._accept(ill, suspect.stats)
             return suspect.result, ill
         if attempt.ill:
-            self._accept(attempt.ill, attempt.vitals)
+            self._accept(attempt.ill, attempt.stats)
         same = self._same(suspect, attempt)
         if same and attempt.ill is None:  # at the very limit of what is well
             return suspect.result, None
         if attempt.ill in (None, _MILD) and not same:
-            self._note(suspect, ill, attempt.variant)
-        elif same and attempt.ill == ill and ill in self._nature.kinds and self._as_precise(suspect):
-            self._nature.alike.add((ill, suspect.step.variant))  # no attempt need be made again
-        elif attempt.variant and attempt.ill != _MILD and self._count(suspect, attempt.ill):
-            self._due = attempt.variant, False  # no better, but no attempt is then made twice
+            self._note(suspect, ill, attempt.mode)
+        elif same and attempt.ill == ill and ill in self._observations.kinds and self._as_precise(suspect):
+            self._observations.alike.add((ill, suspect.step.mode))  # no attempt need be made again
+        elif attempt.mode and attempt.ill != _MILD and self._count(suspect, attempt.ill):
+            self._due = attempt.mode, False  # no better, but no attempt is then made twice
         return (suspect.result if same else attempt.result), attempt.ill
 
     def confirm(self, frame: int) -> None:
@@ -120,94 +120,94 @@ class Repairer:
         """Frames that were worked on and not confirmed will be done again."""
         self._noted = []
 
-    def climb(self) -> bool:
+    def fall_back(self) -> bool:
         """Leave a precision in which tiles were ill again and again, or compiled code that gave ill tiles.
 
         True when the frames in work had better be done anew: what looked well in them may not be.
         """
         if not self._due:
             return False
-        (variant, for_good), self._due = self._due, None
+        (mode, for_good), self._due = self._due, None
         self.repairs += self._noted  # what led to it is to be told, though the tiles are computed once more
         self._noted = []
-        if variant in self._ladder.above:
-            self._ladder.climb(variant, for_good)
+        if mode in self._chain.safer:
+            self._chain.fall_back(mode, for_good)
         return True
 
-    def _ways(self, suspect: Suspect) -> Iterator[tuple[Variant | None, Step]]:
-        """The better ways to compute it, best last; None stands for eagerly in its own variant."""
+    def _ways(self, suspect: SuspectTile) -> Iterator[tuple[ExecutionMode | None, Step]]:
+        """The better ways to compute it, best last; None stands for eagerly in its own mode."""
         if suspect.compiled:
             yield None, suspect.step
-        for variant in self._ladder.above:
-            yield variant, self._ladder.visit(variant)
+        for mode in self._chain.safer:
+            yield mode, self._chain.step(mode)
 
-    def _compute_again(self, suspect: Suspect) -> _Attempt | None:
+    def _compute_again(self, suspect: SuspectTile) -> _Attempt | None:
         """The first attempt that is well, else the last one; None where there is no better way than it was."""
         attempt = None
         try:
-            for variant, step in self._ways(suspect):
+            for mode, step in self._ways(suspect):
                 result = self._compute(step, suspect.tile[None])
                 if result is not None:
-                    vitals = Vitals(*take_vitals(suspect.tile[None], result)[0].tolist())
-                    ill = ailment(vitals, result[0], self._nature.most_shift)
-                    attempt = _Attempt(variant, result[0], vitals, ill)
+                    stats = TileStats(*measure_tiles(suspect.tile[None], result)[0].tolist())
+                    ill = find_fault(stats, result[0], self._observations.most_shift)
+                    attempt = _Attempt(mode, result[0], stats, ill)
                     if ill is None:
                         break
         finally:
             # what was visited may have pushed it out, and memory that ran out there is no reason to leave it so
-            self._context.make_resident(self._ladder.now.working, 0)
+            self._context.make_resident(self._chain.now.runner, 0)
         return attempt
 
     def _compute(self, step: Step, tile: Tensor) -> Tensor | None:
         self._context.raise_if_interrupted()
         pixels = tile.shape[2] * tile.shape[3]
-        self._context.make_resident(step.working, working_bytes(step.cost, pixels, self._context.device))
+        self._context.make_resident(step.runner, working_bytes(step.cost, pixels, self._context.device))
         try:
-            return step.working.forward(tile)
+            return step.runner.forward(tile)
         except Exception as error:  # an architecture may fail in any way in a type it does not know
             if self._context.is_out_of_memory(error):
                 raise
-            logger.debug("a tile cannot be computed again in %s: %s", step.variant, first_line(error))
+            logger.debug("a tile cannot be computed again in %s: %s", step.mode, first_line(error))
             return None
 
-    def _same(self, suspect: Suspect, attempt: _Attempt) -> bool:
+    def _same(self, suspect: SuspectTile, attempt: _Attempt) -> bool:
         """Whether another way gave the same, but for rounding."""
-        if not (math.isfinite(suspect.vitals.low) and math.isfinite(suspect.vitals.high)):
+        if not (math.isfinite(suspect.stats.low) and math.isfinite(suspect.stats.high)):
             return False  # what is no number is not compared
-        precisions = {suspect.precision, attempt.variant.precision if attempt.variant else suspect.precision}
+        precisions = {suspect.precision, attempt.mode.precision if attempt.mode else suspect.precision}
         coarser = "bf16" if "bf16" in precisions else suspect.precision
-        return disagreement(suspect.result[None], attempt.result[None], coarser) is None
+        return mismatch(suspect.result[None], attempt.result[None], coarser) is None
 
-    def _as_precise(self, suspect: Suspect) -> bool:
+    def _as_precise(self, suspect: SuspectTile) -> bool:
         """Whether all that is better than how it was computed is no more precise."""
-        return all(variant.precision == suspect.precision for variant in self._ladder.above)
+        return all(mode.precision == suspect.precision for mode in self._chain.safer)
 
-    def _accept(self, ill: Ailment, vitals: Vitals) -> None:
+    def _accept(self, ill: TileFault, stats: TileStats) -> None:
         """It is the model that is so."""
         if ill == _MILD:
-            self._nature.most_shift = max(self._nature.most_shift, _ROOM * vitals.shift)
+            self._observations.most_shift = max(self._observations.most_shift, _ROOM * stats.shift)
             return
-        self._nature.careful = True
+        self._observations.defer_clamp = True
         if ill in ("a broken range", "no detail"):  # of all its tiles; the others come and go
-            self._nature.kinds.add(ill)
+            self._observations.kinds.add(ill)
 
-    def _note(self, suspect: Suspect, ill: Ailment, variant: Variant | None) -> None:
-        """`suspect` was ill, and is well in `variant`; None: in its own, eagerly."""
-        before = suspect.step.variant.name
-        after = variant.name if variant else before
+    def _note(self, suspect: SuspectTile, ill: TileFault, mode: ExecutionMode | None) -> None:
+        """`suspect` was ill, and is well in `mode`; None: in its own, eagerly."""
+        before = suspect.step.mode.name
+        after = mode.name if mode else before
         name = f"{before} compiled" if suspect.compiled else before
         self._noted.append(Repair(suspect.frame, suspect.place, ill, name, after))
         logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, ill, name, after)
-        if variant is None:
+        if mode is None:
             suspect.step.compiled.distrust(suspect.forward, f"a tile had {ill}, and has not when computed eagerly")
-            self._due = suspect.step.variant, False
+            self._due = suspect.step.mode, False
         elif self._count(suspect, ill):
-            self._due = variant, True
+            self._due = mode, True
 
-    def _count(self, suspect: Suspect, ill: Ailment) -> bool:
+    def _count(self, suspect: SuspectTile, ill: TileFault) -> bool:
         """Whether that was one tile too many. A broken range is of the model, and no second tile need tell so."""
-        key, place = (str(suspect.step.variant), str(self._context.device)), (suspect.frame, suspect.place)
+        key, place = (str(suspect.step.mode), str(self._context.device)), (suspect.frame, suspect.place)
         if place not in self._counted:  # and not a frame that is done anew
             self._counted.add(place)
-            self._nature.repairs[key] += 1
-        return ill == "a broken range" or self._nature.repairs[key] >= _REPEATED
+            self._observations.repairs[key] += 1
+        return ill == "a broken range" or self._observations.repairs[key] >= _REPEATED

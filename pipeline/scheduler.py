@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 from ..api.options import Level, UpscaleOptions
 from ..compiling.shapes import TileShapes
 from ..memory import MemoryCost, affordable_pixels
-from ..models.throughput import NO_PACE, Pace
+from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..tiling.plan import TilePlan, automatic_overlap, memory_saving_side, plan_fixed, plan_tiles, round_up
 
 # Where nothing was measured: beyond this many pixels a batch no longer fills the device better. A CPU is full with one
@@ -37,7 +37,7 @@ _CLEARLY = 0.9
 _STEP = math.sqrt(2)
 
 
-class _Offer(NamedTuple):
+class _CostedPlan(NamedTuple):
     """A plan, its price in eager pixels a frame (at the best size of forwards), and the compiled forward's shapes that
     give it that price, if any."""
 
@@ -46,39 +46,38 @@ class _Offer(NamedTuple):
     shapes: TileShapes | None
 
 
-class Planner:
+class Scheduler:
     """The tile plan and the batch of a run, which `shrink` makes smaller.
 
     `size` is a frame's (height, width), `pictures` how many pictures go through the model together at most (frames in
-    flight, three for each where colours go one by one). `pace` is that of the model, eager. `compiled` are the tile
-    shapes that can run compiled, with what a pixel costs so (eager: 1). Raises `BadOptionError` for a tile or overlap
-    that cannot be.
-    """
+    flight, three for each where colours go one by one). `throughput` is that of the model, eager. `compiled` are the
+    tile shapes that can run compiled, with what a pixel costs so (eager: 1). Raises `BadOptionError` for a tile or
+    overlap that cannot be."""
 
     def __init__(
         self,
         size: tuple[int, int],
         pictures: int,
-        traits: ModelTraits,
+        info: ModelInfo,
         options: UpscaleOptions,
         cost: MemoryCost,
         free_bytes: int,
         device: torch.device,
-        pace: Pace = NO_PACE,
+        throughput: Throughput = UNKNOWN_THROUGHPUT,
         compiled: Mapping[TileShapes, float] | None = None,
     ) -> None:
-        self._size, self._pictures, self._traits, self._options, self._device = size, pictures, traits, options, device
-        self._pace = pace if pace.settled else NO_PACE
-        least = max(_LEAST_SIDES[0], min(4 * automatic_overlap(traits), _LEAST_SIDES[1]))
+        self._size, self._pictures, self._info, self._options, self._device = size, pictures, info, options, device
+        self._throughput = throughput if throughput.settled else UNKNOWN_THROUGHPUT
+        least = max(_LEAST_SIDES[0], min(4 * automatic_overlap(info), _LEAST_SIDES[1]))
         self._affordable = max(least * least, affordable_pixels(cost, free_bytes, self._share(), device))
         self._batch_limit: int | None = None
         self._adopt(compiled or {})
 
     def adopt(self, compiled: Mapping[TileShapes, float], share_left: float = 1.0) -> bool:
         """Plan anew for what is compiled by now, if all of the work is cheaper so than the share of it left is now."""
-        if self._best(compiled).price >= share_left * self._offer(self.plan, compiled).price:
+        if self._best(compiled).price >= share_left * self._costed(self.plan, compiled).price:
             self._compiled = dict(compiled)
-            shapes = self._offer(self.plan, compiled).shapes
+            shapes = self._costed(self.plan, compiled).shapes
             if shapes:
                 self.batch = min(self.batch, shapes.batch)
             return False
@@ -88,13 +87,13 @@ class Planner:
     def tile_to_compile(self) -> tuple[int, int]:
         """(height, width) of the tiles this run would have if each were compiled for by itself: not so large that no
         other picture could use them."""
-        plan = self._plan_at_pace(min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED), self._traits)
+        plan = self._plan_at_pace(min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED), self._info)
         return plan.rows.tile, plan.columns.tile
 
     def worth_compiling(self, possible: Mapping[TileShapes, float]) -> TileShapes | None:
         """The tile shapes that would make the run cheapest if they were compiled; None where none would help."""
         best = self._best({**possible, **self._compiled})
-        now = self._offer(self.plan, self._compiled)
+        now = self._costed(self.plan, self._compiled)
         return best.shapes if best.shapes in possible and best.price < now.price else None
 
     def one_by_one(self) -> None:
@@ -103,13 +102,13 @@ class Planner:
 
     def overlap_warning(self) -> str | None:
         """Tells when tiles turned out too small for the overlap that suits the model."""
-        suits = automatic_overlap(self._traits)
+        suits = automatic_overlap(self._info)
         cut = [axis for axis in (self.plan.rows, self.plan.columns) if len(axis.origins) > 1]
         if self._options.overlap or all(axis.overlap >= suits for axis in cut):
             return None
         return (
             f"tiles of {self.plan.columns.tile}x{self.plan.rows.tile} leave room for an overlap of only "
-            f"{min(axis.overlap for axis in cut)} pixels where {suits} suit {self._traits.name}: seams may show; "
+            f"{min(axis.overlap for axis in cut)} pixels where {suits} suit {self._info.name}: seams may show; "
             "allow larger tiles"
         )
 
@@ -132,52 +131,54 @@ class Planner:
     def _share(self) -> Level:
         """A model that looks at the whole picture gets all the room there is, unless memory is to be saved."""
         level = self._options.level
-        return "speed" if self._traits.sees_whole and level == "balanced" else level
+        return "speed" if self._info.global_context and level == "balanced" else level
 
-    def _best(self, compiled: Mapping[TileShapes, float]) -> _Offer:
+    def _best(self, compiled: Mapping[TileShapes, float]) -> _CostedPlan:
         """The cheapest plan: the best one for any forward, or one in tiles that a compiled forward takes."""
-        plans = [self._plan_at_pace(self._max_side(), self._traits), *filter(None, map(self._plan_in, compiled))]
-        return min((self._offer(plan, compiled) for plan in plans), key=lambda offer: offer.price)
+        plans = [self._plan_at_pace(self._max_side(), self._info), *filter(None, map(self._plan_in, compiled))]
+        return min((self._costed(plan, compiled) for plan in plans), key=lambda offer: offer.price)
 
     def _max_side(self) -> int | None:
         """The user's limit, or the level's."""
-        options, traits = self._options, self._traits
+        options, info = self._options, self._info
         if options.tile or options.level != "memory":
             return options.tile or None
-        return memory_saving_side(traits, options.overlap or automatic_overlap(traits))
+        return memory_saving_side(info, options.overlap or automatic_overlap(info))
 
-    def _plan_at_pace(self, max_side: int | None, traits: ModelTraits) -> TilePlan:
+    def _plan_at_pace(self, max_side: int | None, info: ModelInfo) -> TilePlan:
         """The plan of the fewest pixels, or one of smaller tiles that is clearly cheaper."""
-        largest = self._plan(max_side, traits)
-        offers = [self._offer(self._plan(side, traits), {}) for side in self._smaller_sides(largest)]
+        largest = self._plan(max_side, info)
+        offers = [self._costed(self._plan(side, info), {}) for side in self._smaller_sides(largest)]
         best = min(offers, key=lambda offer: offer.price, default=None)
-        return best.plan if best and best.price < _CLEARLY * self._offer(largest, {}).price else largest
+        return best.plan if best and best.price < _CLEARLY * self._costed(largest, {}).price else largest
 
     def _smaller_sides(self, plan: TilePlan) -> Iterator[int]:
         """Sides of tiles to try in place of `plan`'s: down to where they get wasteful, and not for a model that had
         better see the whole picture."""
-        overlap, grid = self._options.overlap or automatic_overlap(self._traits), self._traits.grid
-        least = max(memory_saving_side(self._traits, overlap), round_up(overlap, grid) + grid)
+        overlap, alignment = self._options.overlap or automatic_overlap(self._info), self._info.alignment
+        least = max(memory_saving_side(self._info, overlap), round_up(overlap, alignment) + alignment)
         side = float(max(plan.rows.tile, plan.columns.tile))
-        while self._pace.points and not self._traits.sees_whole and (side := side / _STEP) >= least:
+        while self._throughput.points and not self._info.global_context and (side := side / _STEP) >= least:
             yield int(side)
 
-    def _plan(self, max_side: int | None, traits: ModelTraits) -> TilePlan:
+    def _plan(self, max_side: int | None, info: ModelInfo) -> TilePlan:
         """Within what is affordable; the whole picture in one where that fits."""
         overlap = self._options.overlap or None
-        return plan_tiles(*self._size, traits, max_pixels=self._affordable, max_side=max_side, overlap=overlap)
+        return plan_tiles(*self._size, info, max_pixels=self._affordable, max_side=max_side, overlap=overlap)
 
     def _plan_in(self, shapes: TileShapes) -> TilePlan | None:
         """The plan in tiles of these shapes; None where limits or memory do not allow it."""
-        limit, overlap = self._max_side(), self._options.overlap or automatic_overlap(self._traits)
+        limit, overlap = self._max_side(), self._options.overlap or automatic_overlap(self._info)
         if shapes.fixed:
             height, width = shapes.most
-            if height * width > self._affordable or (limit and max(height, width) > round_up(limit, self._traits.grid)):
+            if height * width > self._affordable or (
+                limit and max(height, width) > round_up(limit, self._info.alignment)
+            ):
                 return None
-            if min(height, width) <= overlap + self._traits.grid:
+            if min(height, width) <= overlap + self._info.alignment:
                 return None
-            return plan_fixed(*self._size, self._traits, (height, width), overlap)
-        on_steps = replace(self._traits, multiple_of=shapes.step)  # the whole picture, too
+            return plan_fixed(*self._size, self._info, (height, width), overlap)
+        on_steps = replace(self._info, multiple_of=shapes.step)  # the whole picture, too
         most = min(shapes.most)
         plan = self._plan_at_pace(min(limit or most, most), on_steps)
         return plan if shapes.fit((1, 1, plan.rows.tile, plan.columns.tile)) else None
@@ -185,7 +186,7 @@ class Planner:
     def _even_batch(self, most: int) -> int:
         """At most `most` tiles and what the device has use for, evened out over the pictures' tiles."""
         total = self._pictures * self.plan.count
-        compiled = self._offer(self.plan, self._compiled).shapes
+        compiled = self._costed(self.plan, self._compiled).shapes
         limits = (total, most, self._appetite(min(total, most)), compiled and compiled.batch, self._batch_limit)
         most = max(1, min(limit for limit in limits if limit is not None))
         return -(-total // -(-total // most))
@@ -194,17 +195,17 @@ class Planner:
         """As how many of the plan's tiles, of at most so many, the device computes best."""
         if self._options.level == "memory":
             return 1
-        if self._pace.points:
-            return self._pace.best_count(self.plan.tile_pixels, most)
+        if self._throughput.points:
+            return self._throughput.best_count(self.plan.tile_pixels, most)
         return _BATCH_PIXELS.get(self._device.type, 1 << 20) // self.plan.tile_pixels
 
-    def _offer(self, plan: TilePlan, compiled: Mapping[TileShapes, float]) -> _Offer:
+    def _costed(self, plan: TilePlan, compiled: Mapping[TileShapes, float]) -> _CostedPlan:
         """The plan at the best price there is for its tiles. That of a compiled forward was measured where it is used,
         at its own size."""
         shape = (1, 1, plan.rows.tile, plan.columns.tile)
         most = min(self._pictures * plan.count, self._affordable // plan.tile_pixels)
-        together = 1 if self._batch_limit else self._pace.best_count(plan.tile_pixels, most)
-        eager = self._pace.relative(together * plan.tile_pixels)
+        together = 1 if self._batch_limit else self._throughput.best_count(plan.tile_pixels, most)
+        eager = self._throughput.relative(together * plan.tile_pixels)
         prices = [(eager, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
         cost, shapes = min(prices, key=lambda price: price[0])
-        return _Offer(plan, cost * plan.count * plan.tile_pixels, shapes)
+        return _CostedPlan(plan, cost * plan.count * plan.tile_pixels, shapes)

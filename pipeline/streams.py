@@ -1,4 +1,5 @@
-"""What the pipeline asks of a device that works on its own: lanes of work, moments in them, memory it copies by itself.
+"""What the pipeline asks of a device that works on its own: streams of work, moments in them, memory it copies by
+itself.
 
 The only room that calls CUDA's streams, events and pinned memory for the pipeline, thin enough to be seen to be right:
 where there is no CUDA, the tests put a device in its place that is as late as it may be.
@@ -20,8 +21,8 @@ from ..api.errors import first_line
 logger = logging.getLogger("cudaspeed")
 
 
-class Moment(Protocol):
-    """A point in a lane, or a promise: past when all that was queued before it is done."""
+class Event(Protocol):
+    """A point in a stream, or a promise: past when all that was queued before it is done."""
 
     def query(self) -> bool:
         """Whether it is past."""
@@ -31,7 +32,7 @@ class Moment(Protocol):
 
 
 class Past:
-    """The `Moment` of what is done at once."""
+    """The `Event` of what is done at once."""
 
     def query(self) -> bool:
         return True
@@ -40,35 +41,35 @@ class Past:
         """Nothing to wait for."""
 
 
-class Lane(Protocol):
-    """Work that the device does in the order in which it is queued, beside the other lanes'."""
+class Stream(Protocol):
+    """Work that the device does in the order in which it is queued, beside the other streams'."""
 
     def active(self) -> AbstractContextManager[object]:
-        """What torch computes and allocates inside belongs to this lane."""
+        """What torch computes and allocates inside belongs to this stream."""
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Queue a copy between the device and pinned memory, both contiguous and of one shape and type."""
 
-    def follow(self, moment: Moment) -> None:
-        """What is queued from now on waits, on the device, until `moment` is past."""
+    def wait_event(self, event: Event) -> None:
+        """What is queued from now on waits, on the device, until `event` is past."""
 
-    def mark(self) -> Moment:
-        """The moment when what is queued by now will be done."""
+    def record(self) -> Event:
+        """The event when what is queued by now will be done."""
 
     def keep(self, tensor: Tensor) -> None:
-        """`tensor` was allocated in another lane: its memory is not given away before what is queued here is done."""
+        """`tensor` was allocated in another stream: its memory is not given away before what is queued here is done."""
 
 
 class Device(Protocol):
-    """Where the lanes run."""
+    """Where the streams run."""
 
     device: torch.device
 
-    def current(self) -> Lane:
-        """The lane that everything is in which names none: where the models compute."""
+    def current(self) -> Stream:
+        """The stream that everything is in which names none: where the models compute."""
 
-    def lane(self, urgent: bool = False) -> Lane:
-        """A lane that the last one handed out was not.
+    def stream(self, urgent: bool = False) -> Stream:
+        """A stream that the last one handed out was not.
 
         An urgent one's short kernels need not wait for a long one's place to become free.
         """
@@ -80,8 +81,8 @@ class Device(Protocol):
         """Whether the device can copy `tensor` by itself."""
 
 
-class CudaLane:
-    """A CUDA stream as a `Lane`."""
+class CudaStream:
+    """A CUDA stream as a `Stream`."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self._stream = stream
@@ -93,10 +94,10 @@ class CudaLane:
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
 
-    def follow(self, moment: Moment) -> None:
-        self._stream.wait_event(moment)
+    def wait_event(self, event: Event) -> None:
+        self._stream.wait_event(event)
 
-    def mark(self) -> Moment:
+    def record(self) -> Event:
         return self._stream.record_event()
 
     def keep(self, tensor: Tensor) -> None:
@@ -106,21 +107,21 @@ class CudaLane:
 class CudaDevice:
     """A CUDA device as a `Device`. Pinned memory is torch's, which keeps what is given back for the next run.
 
-    Its lanes are two of each kind, handed out in turn: torch keeps the memory that was freed in a stream for that one.
-    """
+    Its streams are two of each kind, handed out in turn: torch keeps the memory that was freed in a stream for that
+    one."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._lanes = {
-            urgent: itertools.cycle([CudaLane(torch.cuda.Stream(device, priority=-urgent)) for _ in range(2)])
+        self._streams = {
+            urgent: itertools.cycle([CudaStream(torch.cuda.Stream(device, priority=-urgent)) for _ in range(2)])
             for urgent in (False, True)
         }
 
-    def current(self) -> Lane:
-        return CudaLane(torch.cuda.current_stream(self.device))
+    def current(self) -> Stream:
+        return CudaStream(torch.cuda.current_stream(self.device))
 
-    def lane(self, urgent: bool = False) -> Lane:
-        return next(self._lanes[urgent])
+    def stream(self, urgent: bool = False) -> Stream:
+        return next(self._streams[urgent])
 
     def pinned(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
@@ -129,7 +130,7 @@ class CudaDevice:
         return tensor.is_pinned()
 
 
-def device_with_lanes(device: torch.device) -> Device | None:
+def stream_device(device: torch.device) -> Device | None:
     """`device` as one that works on its own; None where it does not, or where there is no pinned memory to be had."""
     if device.type != "cuda":
         return None
@@ -138,7 +139,7 @@ def device_with_lanes(device: torch.device) -> Device | None:
 
 @functools.cache
 def _cuda_device(index: int) -> Device | None:
-    """One for all runs, which its lanes merely put in order."""
+    """One for all runs, which its streams merely put in order."""
     found = CudaDevice(torch.device("cuda", index))
     try:
         found.pinned(1)

@@ -2,7 +2,7 @@
 arrive. The numbers cost two passes over the tile's output and no copy of it; nothing waits for them on the device.
 
 What looks ill need not be: a network may brighten pictures on purpose, and random weights resemble nothing. So this
-room only suspects. What becomes of a suspect is decided by computing it again, better (repair.py).
+room only suspects. What becomes of a suspect is decided by computing it again, better (retry.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..postprocess import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
 
-Ailment = Literal["NaN or infinite values", "wild values", "a broken range", "no detail", "drifting colours"]
+TileFault = Literal["NaN or infinite values", "wild values", "a broken range", "no detail", "drifting colours"]
 
 # No picture has values this far outside of 0..1: one of them is enough to look closer.
 _WILD = 16.0
@@ -28,7 +28,7 @@ _SHADES = 5
 _COLOURS = 3  # what comes after is alpha
 
 
-class Vitals(NamedTuple):
+class TileStats(NamedTuple):
     """`low` and `high`: a tile's least and largest value (NaN where it holds a NaN). `shift`: how far a shade
     of a channel (the mean of a fifth of its values, sorted) is at most from the input's. `detail`: the distance between
     the input's darkest and brightest."""
@@ -39,8 +39,9 @@ class Vitals(NamedTuple):
     detail: float
 
 
-def take_vitals(batch: Tensor, output: Tensor) -> Tensor:
-    """What `Vitals` needs, [N, 4] float32 on the device, of tiles [N, C, h, w] and what became of them [N, C', sh, sw].
+def measure_tiles(batch: Tensor, output: Tensor) -> Tensor:
+    """What `TileStats` needs, [N, 4] float32 on the device, of tiles [N, C, h, w] and what became of them [N, C', sh,
+    sw].
 
     Colours are compared, and where only one side has them, their means.
     """
@@ -57,12 +58,12 @@ def take_vitals(batch: Tensor, output: Tensor) -> Tensor:
     return torch.cat([extremes.float(), shift[:, None], detail[:, None]], dim=1)
 
 
-def ailment(vitals: Vitals, tile: Tensor, most_shift: float = MOST_SHIFT) -> Ailment | None:
-    """What is wrong with `tile` [C, h, w] by its vitals, or None. Looks at the tile itself only where they are odd."""
-    low, high = vitals.low, vitals.high
+def find_fault(stats: TileStats, tile: Tensor, most_shift: float = MOST_SHIFT) -> TileFault | None:
+    """What is wrong with `tile` [C, h, w] by its stats, or None. Looks at the tile itself only where they are odd."""
+    low, high = stats.low, stats.high
     if not (math.isfinite(low) and math.isfinite(high)):
         return "NaN or infinite values"
-    if vitals.detail > DETAIL and high - low < NO_DETAIL:
+    if stats.detail > DETAIL and high - low < NO_DETAIL:
         return "no detail"
     if low < HEALTHY_RANGE[0] or high > HEALTHY_RANGE[1]:
         outside = torch.stack([(tile < HEALTHY_RANGE[0]).sum(), (tile > HEALTHY_RANGE[1]).sum()])
@@ -70,7 +71,7 @@ def ailment(vitals: Vitals, tile: Tensor, most_shift: float = MOST_SHIFT) -> Ail
             return "a broken range"
         if max(-low, high) > _WILD:
             return "wild values"
-    return "drifting colours" if vitals.shift > most_shift else None
+    return "drifting colours" if stats.shift > most_shift else None
 
 
 def _samples(tiles: Tensor, size: torch.Size) -> Tensor:

@@ -1,8 +1,7 @@
 """What goes to the device and comes from it while it computes: frames in, rows out, a few numbers for the host.
 
-Three lanes beside the one that computes, none of which any other waits for longer than it must: the numbers have their
-own because large copies the same way would hold them up, and behind them the next batch.
-"""
+Three streams beside the one that computes, none of which any other waits for longer than it must: the numbers have
+their own because large copies the same way would hold them up, and behind them the next batch."""
 
 from __future__ import annotations
 
@@ -12,24 +11,24 @@ from types import TracebackType
 
 from torch import Tensor
 
-from .download import LaneOutlet, Outlet
-from .streams import Device, Moment, Past
-from .upload import Intake, LaneIntake
+from .download import Download, StreamDownload
+from .streams import Device, Event, Past
+from .upload import StreamUpload, Upload
 
 
 class Transfer:
     """The ways between main memory and a device, for `image` and `output` [B, H, W, C]; a context, after which nothing
     is on its way. Without `device`, one that works on its own, everything is done at once.
 
-    `intake` is where frames come in and `outlet` where rows go out.
+    `upload` is where frames come in and `download` where rows go out.
     """
 
     def __init__(self, image: Tensor, output: Tensor, device: Device | None) -> None:
         self._device = device
         self._compute = device.current() if device else None
-        self._numbers = device.lane(urgent=True) if device else None
-        self.intake = LaneIntake(image, device) if device and image.device.type == "cpu" else Intake(image)
-        self.outlet = LaneOutlet(device) if device and output.device.type == "cpu" else Outlet()
+        self._numbers = device.stream(urgent=True) if device else None
+        self.upload = StreamUpload(image, device) if device and image.device.type == "cpu" else Upload(image)
+        self.download = StreamDownload(device) if device and output.device.type == "cpu" else Download()
 
     def __enter__(self) -> Transfer:
         return self
@@ -37,24 +36,24 @@ class Transfer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with ExitStack() as last:  # all of them, whatever the first ones say
             if self._numbers:
-                last.callback(self._numbers.mark().synchronize)
-            last.callback(self.intake.close)
-            last.callback(self.outlet.close)
+                last.callback(self._numbers.record().synchronize)
+            last.callback(self.upload.close)
+            last.callback(self.download.close)
 
-    def computed(self) -> Moment:
-        """The moment when all that is queued for computing by now is done."""
-        return self._compute.mark() if self._compute else Past()
+    def computed(self) -> Event:
+        """The event when all that is queued for computing by now is done."""
+        return self._compute.record() if self._compute else Past()
 
-    def fetch(self, numbers: Tensor, computed: Moment) -> Callable[[], Tensor]:
+    def fetch(self, numbers: Tensor, computed: Event) -> Callable[[], Tensor]:
         """A few `numbers`, there when `computed` is past, start on their way to main memory; calling the result waits
         for them, and for nothing else."""
         if self._device is None or self._numbers is None:
             return numbers.cpu
         landed = self._device.pinned(numbers.nbytes).view(numbers.dtype).view(numbers.shape)
-        self._numbers.follow(computed)
+        self._numbers.wait_event(computed)
         self._numbers.keep(numbers)
         self._numbers.copy(landed, numbers)
-        arrived = self._numbers.mark()
+        arrived = self._numbers.record()
 
         def wait() -> Tensor:
             arrived.synchronize()

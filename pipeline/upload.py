@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .streams import Device, Moment, Past
+from .streams import Device, Event, Past
 
 # While one block is on its way to the device, the host fills the next. Their size is one that a bus is busy with for
 # some hundred microseconds, which makes the setting out of each cheap.
@@ -15,7 +15,7 @@ _BLOCKS = 4
 _BLOCK_BYTES = 8 << 20
 
 
-class Intake:
+class Upload:
     """The frames of `image` [B, H, W, C], where they lie."""
 
     def __init__(self, image: Tensor) -> None:
@@ -36,11 +36,11 @@ class _Sent(NamedTuple):
     """A frame on the device, whole when `arrived` is past."""
 
     frame: Tensor
-    arrived: Moment
+    arrived: Event
 
 
-class LaneIntake:
-    """The frames of `image` [B, H, W, C] in main memory, brought to a device in a lane of their own.
+class StreamUpload:
+    """The frames of `image` [B, H, W, C] in main memory, brought to a device in a stream of their own.
 
     Through pinned blocks, filled by torch with all its threads (what the driver does itself with memory that is not
     pinned, it does with one, and makes the host wait for it); straight from where they lie if that is pinned.
@@ -48,19 +48,19 @@ class LaneIntake:
 
     def __init__(self, image: Tensor, device: Device) -> None:
         self._image, self._device = image, device
-        self._lane, self._compute = device.lane(), device.current()
+        self._stream, self._compute = device.stream(), device.current()
         self._sent: dict[int, _Sent] = {}
         self._next = 0  # the frame after the last one that was asked for
         self._blocks: list[Tensor] = []
-        self._emptied: list[Moment] = [Past()] * _BLOCKS
+        self._emptied: list[Event] = [Past()] * _BLOCKS
         self._filled = 0
 
     def frame(self, index: int) -> Tensor:
-        """Frame `index` [H, W, C] on the device, in its own type, for the lane that computes."""
+        """Frame `index` [H, W, C] on the device, in its own type, for the stream that computes."""
         self._send(index)
         sent = self._sent.pop(index)
         self._next = index + 1
-        self._compute.follow(sent.arrived)
+        self._compute.wait_event(sent.arrived)
         self._compute.keep(sent.frame)
         return sent.frame
 
@@ -72,22 +72,22 @@ class LaneIntake:
     def close(self) -> None:
         """Wait until nothing is on its way any more: pinned frames are their owner's again."""
         self._sent.clear()
-        self._lane.mark().synchronize()
+        self._stream.record().synchronize()
 
     def _send(self, index: int) -> None:
         if index in self._sent:
             return
         source = self._image[index]
-        # In this lane: memory of the lane that computes would be free only after all that is queued there.
-        with self._lane.active():
+        # In this stream: memory of the stream that computes would be free only after all that is queued there.
+        with self._stream.active():
             frame = torch.empty(source.shape, dtype=source.dtype, device=self._device.device)
         if source.is_contiguous() and self._device.is_pinned(source):
-            self._lane.copy(frame, source)
+            self._stream.copy(frame, source)
         else:
             height = max(1, _BLOCK_BYTES // frame[0].nbytes)
             for target, rows in zip(frame.split(height), source.split(height), strict=True):
                 self._stage(target, rows)
-        self._sent[index] = _Sent(frame, self._lane.mark())
+        self._sent[index] = _Sent(frame, self._stream.record())
 
     def _stage(self, target: Tensor, rows: Tensor) -> None:
         """Fill the block that was filled the longest ago, and send it."""
@@ -98,5 +98,5 @@ class LaneIntake:
         self._emptied[k].synchronize()
         block = self._blocks[k][: target.nbytes].view(target.dtype).view(target.shape)
         block.copy_(rows)
-        self._lane.copy(target, block)
-        self._emptied[k] = self._lane.mark()
+        self._stream.copy(target, block)
+        self._emptied[k] = self._stream.record()

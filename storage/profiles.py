@@ -23,7 +23,7 @@ from .fingerprint import content_of
 
 logger = logging.getLogger("cudaspeed")
 
-_SCHEMA = 3  # also of how the values are measured: another number, and they are measured anew
+_SCHEMA = 4  # also of how the values are measured: another number, and they are measured anew
 _LOCK_SECONDS = 1.0
 _MOST_BYTES = 1 << 16
 _MOST_PIXELS = 4096
@@ -32,16 +32,17 @@ _CONTENT = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Profile:
-    """What is known of a model. `reach` and `endless` are `reach.Reach`'s (None: never measured); `raised` says of a
-    precision on a device, "fp16 autocast on <card>, torch <version>", which precision to start with instead; `fastest`
-    of the same, as which variant it was computed fastest (`str` of a `working.Variant`); `paces` of the same, what a
-    pixel cost in forwards of different sizes (`pace.Pace.points`)."""
+    """What is known of a model. `receptive_field` and `unbounded` are `receptive_field.ReceptiveField`'s (None: never
+    measured); `raised` says of a precision on a device, "fp16 autocast on <card>, torch <version>", which precision to
+    start with instead; `fastest` of the same, as which mode it was computed fastest (`str` of a
+    `working.ExecutionMode`); `throughputs` of the same, what a pixel cost in forwards of different sizes
+    (`throughput.Throughput.points`)."""
 
-    reach: int | None = None
-    endless: bool = False
+    receptive_field: int | None = None
+    unbounded: bool = False
     raised: Mapping[str, str] = field(default_factory=dict)
     fastest: Mapping[str, str] = field(default_factory=dict)
-    paces: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    throughputs: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
 
 def profiles_folder(cache_folder: Path) -> Path:
@@ -119,7 +120,7 @@ class Profiles:
 def _text(profile: Profile) -> str:
     """What `_parse` reads."""
     told = {field.name: getattr(profile, field.name) for field in fields(Profile)}
-    told |= {"raised": dict(profile.raised), "fastest": dict(profile.fastest), "paces": dict(profile.paces)}
+    told |= {"raised": dict(profile.raised), "fastest": dict(profile.fastest), "throughputs": dict(profile.throughputs)}
     return json.dumps({"schema": _SCHEMA, **told}, indent=1)
 
 
@@ -130,16 +131,18 @@ def _parse(told: Any) -> Profile:
     if told.keys() != {field.name for field in fields(Profile)}:
         raise ValueError(f"it has the keys {sorted(told)}")
     profile = Profile(**told)
-    if profile.reach is not None and not (type(profile.reach) is int and 0 <= profile.reach <= _MOST_PIXELS):
-        raise ValueError(f"reach is {profile.reach!r}")
-    if type(profile.endless) is not bool:
-        raise ValueError(f"endless is {profile.endless!r}")
+    if profile.receptive_field is not None and not (
+        type(profile.receptive_field) is int and 0 <= profile.receptive_field <= _MOST_PIXELS
+    ):
+        raise ValueError(f"reach is {profile.receptive_field!r}")
+    if type(profile.unbounded) is not bool:
+        raise ValueError(f"endless is {profile.unbounded!r}")
     for told in (profile.raised, profile.fastest):
         if type(told) is not dict or not all(type(text) is str for text in told.values()):
             raise ValueError(f"{told!r} is no table of texts")
-    if type(profile.paces) is not dict:
-        raise ValueError(f"paces are {profile.paces!r}")
-    return replace(profile, paces={place: _parse_points(points) for place, points in profile.paces.items()})
+    if type(profile.throughputs) is not dict:
+        raise ValueError(f"paces are {profile.throughputs!r}")
+    return replace(profile, throughputs={place: _parse_points(points) for place, points in profile.throughputs.items()})
 
 
 def _parse_points(told: Any) -> tuple[tuple[int, float], ...]:

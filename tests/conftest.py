@@ -25,9 +25,9 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine happens to be fast at decides no test's tiles; test_pace.py has its own paces."""
-    monkeypatch.setattr("cudaspeed.pipeline.session.measure_pace", lambda known, *_: known)
-    monkeypatch.setattr("cudaspeed.models.throughput.Pace.settled", False)
+    """What this machine happens to be fast at decides no test's tiles; test_pace.py has its own throughputs."""
+    monkeypatch.setattr("cudaspeed.pipeline.session.measure_throughput", lambda known, *_: known)
+    monkeypatch.setattr("cudaspeed.models.throughput.Throughput.settled", False)
 
 
 @pytest.fixture

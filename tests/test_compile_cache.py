@@ -22,7 +22,7 @@ from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
 from cudaspeed.storage.artifacts import ArtifactStore
-from cudaspeed.upscale_engine import Caches, upscale, warm_up
+from cudaspeed.upscale_engine import SessionCache, upscale, warm_up
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
 
@@ -39,15 +39,15 @@ def compilers(monkeypatch: pytest.MonkeyPatch) -> Compilers:
     return made
 
 
-def process(compilers: Compilers) -> Caches:
+def process(compilers: Compilers) -> SessionCache:
     """What a fresh process knows."""
-    caches = Caches()
-    caches.compiles = CompileCache(start=compilers.start)
-    return caches
+    sessions = SessionCache()
+    sessions.compiles = CompileCache(start=compilers.start)
+    return sessions
 
 
 def run(
-    caches: Caches,
+    sessions: SessionCache,
     model: ImageModelDescriptor,
     options: UpscaleOptions = AUTO,
     size: tuple[int, int] = (40, 40),
@@ -56,20 +56,20 @@ def run(
 ) -> UpscaleReport:
     """Upscale, and hold the result against the eager one: whatever compilers do, the picture is right."""
     image = zoo.photograph(*size, frames=frames)
-    result = upscale(image, model, options, StandaloneContext("cpu", on_progress), caches)
+    result = upscale(image, model, options, StandaloneContext("cpu", on_progress), sessions)
     truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
     torch.testing.assert_close(result.image, truth, atol=2 / 255, rtol=0)
     return result.report
 
 
-def compiled(caches: Caches, model: ImageModelDescriptor, size: tuple[int, int] = (40, 40)) -> bool:
-    return run(caches, model, AUTO, size).compiled
+def compiled(sessions: SessionCache, model: ImageModelDescriptor, size: tuple[int, int] = (40, 40)) -> bool:
+    return run(sessions, model, AUTO, size).compiled
 
 
 def test_a_small_picture_is_neither_delayed_nor_burdened(compilers: Compilers) -> None:
-    caches, model = process(compilers), zoo.compact()
+    sessions, model = process(compilers), zoo.compact()
     for _ in range(3):
-        report = run(caches, model)
+        report = run(sessions, model)
         assert not report.compiled
         assert report.compiling == "eager: compiling would not pay yet"
     assert not compilers.jobs
@@ -118,8 +118,8 @@ def test_what_is_improved_is_taken_at_once_and_checked_anew(
 ) -> None:
     """The worker goes on after it has published, and a long film should not wait for the next session."""
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
-    assert run(caches, model, WAIT).compiled
+    sessions, model = process(compilers), zoo.compact()
+    assert run(sessions, model, WAIT).compiled
     job, store = compilers.jobs[0], ArtifactStore(StandaloneContext("cpu").cache_folder)
     assert store.get(job.id).verified
     better = store.folder / "better.pt2"
@@ -134,32 +134,32 @@ def test_what_is_improved_is_taken_at_once_and_checked_anew(
         return right(path, device)
 
     monkeypatch.setattr(compile_cache, "load_package", load)
-    assert compiled(caches, model)
-    assert compiled(caches, model)
+    assert compiled(sessions, model)
+    assert compiled(sessions, model)
     assert loads == ["better"]
     assert store.get(job.id).verified
 
 
 def test_what_is_only_being_improved_is_not_waited_for_and_gives_way(compilers: Compilers) -> None:
     compilers.at_once = Job.publish
-    caches, model = process(compilers), zoo.swinir()
+    sessions, model = process(compilers), zoo.swinir()
     sizes = [(40, 40), (64, 104)]
     for size in sizes:
-        report = run(caches, model, WAIT, size)
+        report = run(sessions, model, WAIT, size)
         assert report.compiled, report.compiling
-    assert run(caches, zoo.compact(), WAIT).compiled
+    assert run(sessions, zoo.compact(), WAIT).compiled
     assert [job.stopped for job in compilers.jobs] == [True, True, False]
-    assert [compiled(caches, model, size) for size in sizes] == [True, True], "what was published stays"
+    assert [compiled(sessions, model, size) for size in sizes] == [True, True], "what was published stays"
 
 
 def test_improving_what_was_cleared_away_meanwhile_is_not_held_against_the_model(compilers: Compilers) -> None:
     compilers.at_once = Job.publish
-    caches, model = process(compilers), zoo.compact()
-    assert run(caches, model, WAIT).compiled
+    sessions, model = process(compilers), zoo.compact()
+    assert run(sessions, model, WAIT).compiled
     ArtifactStore(StandaloneContext("cpu").cache_folder).clear()
     compilers.jobs[0].end()
-    caches.compiles.busy()
-    assert run(caches, zoo.compact(), WAIT).compiled
+    sessions.compiles.busy()
+    assert run(sessions, zoo.compact(), WAIT).compiled
     assert len(compilers.jobs) == 2
 
 
@@ -167,8 +167,8 @@ def test_what_was_improved_and_has_no_room_beside_what_is_loaded_costs_nothing(
     compilers: Compilers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
-    assert run(caches, model, WAIT).compiled
+    sessions, model = process(compilers), zoo.compact()
+    assert run(sessions, model, WAIT).compiled
     store = ArtifactStore(StandaloneContext("cpu").cache_folder)
     better = store.folder / "better.pt2"
     better.write_text("better")
@@ -178,13 +178,13 @@ def test_what_was_improved_and_has_no_room_beside_what_is_loaded_costs_nothing(
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(compile_cache, "load_package", full)
-    assert compiled(caches, model)
-    assert compiled(caches, model)
+    assert compiled(sessions, model)
+    assert compiled(sessions, model)
 
 
 def test_a_run_that_used_the_file_before_it_was_improved_says_nothing_of_the_new_one(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
+    sessions, model = process(compilers), zoo.compact()
     store = ArtifactStore(StandaloneContext("cpu").cache_folder)
 
     def improve(done: int, total: int) -> None:
@@ -193,29 +193,29 @@ def test_a_run_that_used_the_file_before_it_was_improved_says_nothing_of_the_new
             better.write_text("better")
             store.improve(compilers.jobs[0].id, better)
 
-    assert run(caches, model, WAIT, on_progress=improve).compiled
+    assert run(sessions, model, WAIT, on_progress=improve).compiled
     assert not store.get(compilers.jobs[0].id).verified
 
 
 def test_models_of_one_architecture_do_not_share(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model, other = process(compilers), zoo.compact(), zoo.compact()
+    sessions, model, other = process(compilers), zoo.compact(), zoo.compact()
     with torch.no_grad():
         next(other.model.parameters()).mul_(1.01)
-    assert run(caches, model, WAIT).compiled
-    assert not compiled(caches, other)
-    assert run(caches, other, WAIT).compiled
+    assert run(sessions, model, WAIT).compiled
+    assert not compiled(sessions, other)
+    assert run(sessions, other, WAIT).compiled
     assert len(compilers.jobs) == 2
 
 
 def test_weights_changed_in_place_are_noticed(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
-    assert run(caches, model, WAIT).compiled
+    sessions, model = process(compilers), zoo.compact()
+    assert run(sessions, model, WAIT).compiled
     with torch.no_grad():
         for weight in model.model.parameters():
             weight.mul_(0.5)
-    assert not compiled(caches, model)
+    assert not compiled(sessions, model)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +227,10 @@ def test_weights_changed_in_place_are_noticed(compilers: Compilers) -> None:
 )
 def test_another_precision_is_another_compile(compilers: Compilers, other: UpscaleOptions) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
-    run(caches, model, WAIT)
-    assert not upscale(zoo.photograph(40, 40), model, other, StandaloneContext("cpu"), caches).report.compiled
-    assert compiled(caches, model), "and does not disturb the first"
+    sessions, model = process(compilers), zoo.compact()
+    run(sessions, model, WAIT)
+    assert not upscale(zoo.photograph(40, 40), model, other, StandaloneContext("cpu"), sessions).report.compiled
+    assert compiled(sessions, model), "and does not disturb the first"
 
 
 def test_another_device_or_version_is_another_compile(compilers: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,44 +250,44 @@ def test_another_device_or_version_is_another_compile(compilers: Compilers, monk
 
 def test_fifty_sizes_need_one_compile_of_a_convolutional_model(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    context, caches, model = StandaloneContext("cpu"), process(compilers), zoo.compact()
+    context, sessions, model = StandaloneContext("cpu"), process(compilers), zoo.compact()
     chance = random.Random(7)
     for _ in range(50):
         size = chance.randint(64, 3000), chance.randint(64, 4096)
-        assert warm_up(model, size, AUTO, context, caches) == "compiled"
+        assert warm_up(model, size, AUTO, context, sessions) == "compiled"
     for _ in range(5):
-        assert compiled(caches, model, (chance.randint(64, 300), chance.randint(64, 300)))
+        assert compiled(sessions, model, (chance.randint(64, 300), chance.randint(64, 300)))
     assert len(compilers.jobs) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_fifty_sizes_need_at_most_four_compiles_of_an_attention_model(compilers: Compilers, seed: int) -> None:
     compilers.at_once = Job.succeed
-    context, caches, model = StandaloneContext("cpu"), process(compilers), zoo.toy_attention()
+    context, sessions, model = StandaloneContext("cpu"), process(compilers), zoo.toy_attention()
     chance = random.Random(seed)
     for _ in range(50):
-        warm_up(model, (chance.randint(64, 3000), chance.randint(64, 4096)), AUTO, context, caches)
+        warm_up(model, (chance.randint(64, 3000), chance.randint(64, 4096)), AUTO, context, sessions)
     assert 1 <= len(compilers.jobs) <= 4
     assert all(job.shapes.fixed for job in compilers.jobs)
 
 
 def test_a_picture_that_compiled_tiles_suit_uses_them_and_another_does_not(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.swinir()
-    assert run(caches, model, WAIT, (64, 80)).compiled
-    report = run(caches, model, AUTO, (63, 78))
+    sessions, model = process(compilers), zoo.swinir()
+    assert run(sessions, model, WAIT, (64, 80)).compiled
+    report = run(sessions, model, AUTO, (63, 78))
     assert report.compiled, "padding to it is cheaper than computing eagerly"
     assert report.tile == (64, 80)
-    report = run(caches, model, AUTO, (16, 16))
+    report = run(sessions, model, AUTO, (16, 16))
     assert not report.compiled, "twenty times the pixels are not"
     assert len(compilers.jobs) == 1
 
 
 def test_the_users_tile_size_is_kept(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.swinir()
-    assert run(caches, model, WAIT, (96, 96)).compiled
-    report = run(caches, model, UpscaleOptions(precision="fp32", tile=64), (96, 96))
+    sessions, model = process(compilers), zoo.swinir()
+    assert run(sessions, model, WAIT, (96, 96)).compiled
+    report = run(sessions, model, UpscaleOptions(precision="fp32", tile=64), (96, 96))
     assert max(report.tile) <= 64
 
 
@@ -312,11 +312,11 @@ def test_a_frame_begun_in_eager_starts_again_compiled_where_that_is_quicker(comp
 
 def test_a_model_that_cannot_be_compiled_is_tried_once_ever(compilers: Compilers) -> None:
     compilers.at_once = Job.fail
-    caches, model = process(compilers), zoo.swinir()
-    report = run(caches, model, WAIT)
+    sessions, model = process(compilers), zoo.swinir()
+    report = run(sessions, model, WAIT)
     assert not report.compiled
     assert report.compiling == "eager: it uses an unknown operator"
-    run(caches, model, WAIT)
+    run(sessions, model, WAIT)
     report = run(process(compilers), zoo.swinir(), BACKGROUND)
     assert report.compiling == "eager: it uses an unknown operator", "after a restart, too"
     assert len(compilers.jobs) == 1
@@ -324,8 +324,8 @@ def test_a_model_that_cannot_be_compiled_is_tried_once_ever(compilers: Compilers
 
 def test_a_convolutional_model_that_cannot_be_compiled_for_any_size_is_compiled_for_one(compilers: Compilers) -> None:
     compilers.at_once = lambda job: job.succeed() if job.shapes.fixed else job.fail(scope="shapes")
-    caches, model = process(compilers), zoo.compact()
-    assert run(caches, model, WAIT).compiled
+    sessions, model = process(compilers), zoo.compact()
+    assert run(sessions, model, WAIT).compiled
     assert [job.shapes.fixed for job in compilers.jobs] == [False, True]
 
 
@@ -347,9 +347,9 @@ def test_it_is_tried_again_when_the_machine_has_changed(compilers: Compilers, mo
 
 def test_memory_that_ran_out_while_compiling_is_not_held_against_the_model_for_ever(compilers: Compilers) -> None:
     compilers.at_once = Job.give_up
-    caches = process(compilers)
+    sessions = process(compilers)
     for _ in range(3):
-        run(caches, zoo.swinir(), BACKGROUND, frames=2)
+        run(sessions, zoo.swinir(), BACKGROUND, frames=2)
     assert len(compilers.jobs) == 1, "not again in this process"
     compilers.at_once = Job.succeed
     assert run(process(compilers), zoo.swinir(), WAIT).compiled
@@ -372,11 +372,11 @@ def test_a_wrong_result_is_refused_at_its_first_tile(
     compilers: Compilers, wrong: Callable[[Tensor], Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     compilers.at_once, compilers.wrong = Job.succeed, wrong
-    caches = process(compilers)
-    report = run(caches, zoo.toy_attention(), WAIT, frames=3)
+    sessions = process(compilers)
+    report = run(sessions, zoo.toy_attention(), WAIT, frames=3)
     assert not report.compiled
     assert len(compilers.calls) == 1
-    assert "its result was refused" in run(caches, zoo.toy_attention(), WAIT).compiling
+    assert "its result was refused" in run(sessions, zoo.toy_attention(), WAIT).compiling
     assert sum(record.levelno == logging.WARNING for record in caplog.records) == 1
     compilers.wrong = lambda x: x
     assert not compiled(process(compilers), zoo.toy_attention()), "nor is it taken after a restart"
@@ -436,8 +436,8 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
 
 def test_compiled_code_that_is_slower_here_is_left_alone(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
-    assert run(caches, model, WAIT).compiled
+    sessions, model = process(compilers), zoo.compact()
+    assert run(sessions, model, WAIT).compiled
     job = compilers.jobs[0]
     ArtifactStore(StandaloneContext("cpu").cache_folder).note(
         job.id, {}, compile_cache.Usage(eager_rate=1.0, compiled_rate=1.5)
@@ -464,23 +464,23 @@ def test_an_interrupt_while_waiting_ends_the_compile_and_it_can_be_started_again
 
     context.say = said.append  # type: ignore[method-assign]
     context.raise_if_interrupted = interrupted  # type: ignore[method-assign]
-    caches = process(compilers)
+    sessions = process(compilers)
     with pytest.raises(Stopped):
-        upscale(zoo.photograph(40, 40), zoo.compact(), WAIT, context, caches)
+        upscale(zoo.photograph(40, 40), zoo.compact(), WAIT, context, sessions)
     assert compilers.jobs[0].stopped
     assert said[0].startswith("compiling for ")
     assert said[-1] == "", "and the text is taken away"
     compilers.at_once = Job.succeed
-    assert run(caches, zoo.compact(), WAIT).compiled
+    assert run(sessions, zoo.compact(), WAIT).compiled
 
 
 def test_one_compile_at_a_time(compilers: Compilers) -> None:
-    caches = process(compilers)
+    sessions = process(compilers)
     for model in (zoo.compact(), zoo.esrgan(), zoo.span()):
-        report = run(caches, model, BACKGROUND, frames=3)
+        report = run(sessions, model, BACKGROUND, frames=3)
     assert len(compilers.jobs) == 1
     compilers.jobs[0].succeed()
-    run(caches, model, BACKGROUND, frames=3)
+    run(sessions, model, BACKGROUND, frames=3)
     assert len(compilers.jobs) == 2
     assert report.compiling == "eager: compiling would not pay yet"
 
@@ -511,30 +511,30 @@ def test_once_checked_a_single_tile_is_computed_once(compilers: Compilers) -> No
     assert run(process(compilers), zoo.compact(), WAIT).compiled
     compilers.calls.clear()
     model, eager_calls = zoo.compact(), []
-    caches = process(compilers)
-    run(caches, model)
-    working = caches.working.get(model, caches.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).variant)
-    (forwards,) = working.compiled.values()
+    sessions = process(compilers)
+    run(sessions, model)
+    runner = sessions.runner.get(model, sessions.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
+    (forwards,) = runner.compiled.values()
     plain = forwards.eager
     forwards.eager = lambda x: eager_calls.append(x.shape) or plain(x)
-    assert run(caches, model).compiled
+    assert run(sessions, model).compiled
     assert len(compilers.calls) == 2
     assert not eager_calls
 
 
 def test_what_is_released_is_gone_at_once(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
-    run(caches, model, WAIT)
-    working = caches.working.get(model, caches.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).variant)
-    (forwards,) = working.compiled.values()
+    sessions, model = process(compilers), zoo.compact()
+    run(sessions, model, WAIT)
+    runner = sessions.runner.get(model, sessions.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
+    (forwards,) = runner.compiled.values()
     (loaded,) = forwards._loaded.values()
     package = weakref.ref(loaded._forward)
     gc.collect()
     gc.disable()
     try:
         del forwards, loaded
-        working.release()
+        runner.release()
         assert package() is None
     finally:
         gc.enable()
@@ -552,14 +552,14 @@ def test_what_another_process_compiles_is_not_compiled_twice_and_taken_when_read
 
 def test_unloading_the_model_lets_go_of_compiled_code_which_is_loaded_again(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
-    caches, model = process(compilers), zoo.compact()
-    run(caches, model, WAIT)
-    variant = caches.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).variant
-    working = caches.working.get(model, variant)
-    assert working.compiled
-    working.release()
-    assert not working.compiled
-    assert compiled(caches, model)
+    sessions, model = process(compilers), zoo.compact()
+    run(sessions, model, WAIT)
+    mode = sessions.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).mode
+    runner = sessions.runner.get(model, mode)
+    assert runner.compiled
+    runner.release()
+    assert not runner.compiled
+    assert compiled(sessions, model)
     assert len(compilers.jobs) == 1
 
 

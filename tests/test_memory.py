@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cudaspeed.api.model_info import ModelTraits
+from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import LEVELS
 from cudaspeed.memory import (
     MemoryCost,
@@ -35,8 +35,8 @@ STRIP = 4 * 3 * 2**2  # bytes per input pixel of the x2 result in float32, which
 
 def cost_of(module: nn.Module, dtype: torch.dtype = torch.float32, **demands: int) -> MemoryCost:
     """What the forward alone costs."""
-    traits = ModelTraits("toy", scale=2, in_channels=3, out_channels=3, grid=demands.get("multiple_of", 1), **demands)
-    cost = measure_cost(module, lambda model, x: model(x), traits, dtype)
+    info = ModelInfo("toy", scale=2, in_channels=3, out_channels=3, alignment=demands.get("multiple_of", 1), **demands)
+    cost = measure_cost(module, lambda model, x: model(x), info, dtype)
     return replace(cost, per_pixel=cost.per_pixel - STRIP)
 
 

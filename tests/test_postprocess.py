@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import zoo
 from PIL import Image
 from torch import Tensor
 
 from cudaspeed.images.quantiles import quantiles
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.postprocess import FrameVerdict, heal
-
-from . import zoo
 
 NAN, INF = float("nan"), float("inf")
 EXAMPLE = Path(__file__).absolute().parent.parent / "examples" / "chelsea.png"

@@ -25,7 +25,7 @@ def _span(axis: Axis, index: int, scale: int) -> tuple[int, int]:
     return min(start, axis.size) * scale, min(stop, axis.size) * scale
 
 
-class FrameAssembler:
+class TileBlender:
     """Assembles one frame after the other from tiles in reading order.
 
     With `widen` the rows are float32; without they have their first tile's type, half of it to move where that is

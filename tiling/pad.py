@@ -1,8 +1,7 @@
 """The borders of tileable pictures: what lies beyond an edge is what lies within the opposite one.
 
-A picture that is tileable along an axis is extended there by `Border.rows` or `Border.columns` pixels from its other
-side, goes through the model as any other, and the extension is cut off again.
-"""
+A picture that is tileable along an axis is extended there by `WrapPadding.rows` or `WrapPadding.columns` pixels from
+its other side, goes through the model as any other, and the extension is cut off again."""
 
 from __future__ import annotations
 
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 from ..api.options import TilingMode
 
 
 @dataclass(frozen=True)
-class Border:
+class WrapPadding:
     """What a frame is extended by at the top and the bottom (`rows`), the left and the right (`columns`), in pixels."""
 
     rows: int = 0
@@ -46,12 +45,14 @@ class Border:
         return result[..., top : top + height, left : left + width, :]
 
 
-def border_for(mode: TilingMode, traits: ModelTraits, overlap: int) -> Border:
+def wrap_padding(mode: TilingMode, info: ModelInfo, overlap: int) -> WrapPadding:
     """The borders that a picture tileable along `mode`'s axes needs to come out as tileable.
 
     As wide as tiles that do not show where they meet share (`overlap`, in pixels), and on the model's grid, so that
     its windows lie in the picture as they would without borders. Windows fit together over the edge where the
     picture's own size is on the grid, too.
     """
-    width = -(-overlap // traits.grid) * traits.grid
-    return Border(rows=width if mode in ("wrap", "wrap_y") else 0, columns=width if mode in ("wrap", "wrap_x") else 0)
+    width = -(-overlap // info.alignment) * info.alignment
+    return WrapPadding(
+        rows=width if mode in ("wrap", "wrap_y") else 0, columns=width if mode in ("wrap", "wrap_x") else 0
+    )

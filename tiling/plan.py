@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..api.errors import BadOptionError
-from ..api.model_info import ModelTraits
+from ..api.model_info import ModelInfo
 from ..api.options import MAX_OVERLAP
 
 # Kernels like sides that are multiples of 8 (tensor cores, vector registers); it costs at most 7 pixels a tile.
@@ -21,8 +21,8 @@ _FRIENDLY = 8
 # more pixels than hide a step, because what is left keeps the seam away from the cuts.
 _SEAM_SHARE = 4
 _WIDEST_SEAM = 8
-# Automatic overlaps: the least, for what the measured reach may have missed, and where windows and attention stop
-# repaying more (docs/seams.md).
+# Automatic overlaps: the least, for what the measured receptive field may have missed, and where windows and attention
+# stop repaying more (docs/seams.md).
 _LEAST_OVERLAP = 8
 _MOST_ATTENTION_OVERLAP = 64
 # A tile is wasteful when its overlap is more than this share of its side (31 % of the pixels computed twice), a large
@@ -76,40 +76,40 @@ class TilePlan:
         return self.count * self.tile_pixels / (self.rows.size * self.columns.size) - 1.0
 
 
-def automatic_overlap(traits: ModelTraits) -> int:
+def automatic_overlap(info: ModelInfo) -> int:
     """Overlap when the user does not ask for one; it still grows to the grid.
 
-    Convolutional models: what puts the seams out of reach of the cuts, 8 to 128. Others: twice the reach, so that each
-    seam's middle is out of it, 8 to 64. Where the reach is not known, 16 for small convolutional models, else 32; not
-    less for models that look at the whole picture: with them it is only where the nearest cut matters least.
-    """
-    unknown = 16 if traits.small_convolutional else 32
-    if traits.reach is None:
+    Convolutional models: what puts the seams out of reach of the cuts, 8 to 128. Others: twice the receptive field, so
+    that each seam's middle is out of it, 8 to 64. Where the receptive field is not known, 16 for small convolutional
+    models, else 32; not less for models that look at the whole picture: with them it is only where the nearest cut
+    matters least."""
+    unknown = 16 if info.small_convolutional else 32
+    if info.receptive_field is None:
         return unknown
-    overlap = max(unknown if traits.sees_whole else _LEAST_OVERLAP, 2 * traits.reach)
-    if not traits.convolutional:
-        return min(overlap + traits.wraps, _MOST_ATTENTION_OVERLAP)
-    while overlap < MAX_OVERLAP and (overlap - _seam_width(overlap)) // 2 < traits.reach:
+    overlap = max(unknown if info.global_context else _LEAST_OVERLAP, 2 * info.receptive_field)
+    if not info.convolutional:
+        return min(overlap + info.wraparound, _MOST_ATTENTION_OVERLAP)
+    while overlap < MAX_OVERLAP and (overlap - _seam_width(overlap)) // 2 < info.receptive_field:
         overlap += 1
     return min(overlap, MAX_OVERLAP)
 
 
-def memory_saving_side(traits: ModelTraits, overlap: int) -> int:
+def memory_saving_side(info: ModelInfo, overlap: int) -> int:
     """The smallest tile side that is not wasteful: at least 128, and at most an eighth of it overlap; a quarter, where
     the side is more than 256."""
     side = min(_WASTEFUL * overlap, max(_LARGE, _WASTEFUL // 2 * overlap))
-    return round_up(max(_SMALLEST_AUTOMATIC, side, traits.minimum), traits.grid)
+    return round_up(max(_SMALLEST_AUTOMATIC, side, info.minimum), info.alignment)
 
 
-def smallest_side(traits: ModelTraits) -> int:
+def smallest_side(info: ModelInfo) -> int:
     """The smallest tile side that the model takes: its minimum on its grid."""
-    return round_up(max(1, traits.minimum), traits.grid)
+    return round_up(max(1, info.minimum), info.alignment)
 
 
 def plan_tiles(
     height: int,
     width: int,
-    traits: ModelTraits,
+    info: ModelInfo,
     *,
     max_pixels: int | None = None,
     max_side: int | None = None,
@@ -122,30 +122,30 @@ def plan_tiles(
     less than the smallest tile: whoever sets it finds out from the plan. Raises `BadOptionError` when `max_side` is
     below the model's minimum or leaves no room for an `overlap` asked for.
     """
-    least = smallest_side(traits)
+    least = smallest_side(info)
     if max_side is not None and max_side < least:
         raise BadOptionError(
-            f"tile size is {max_side}; {traits.name} needs tiles of at least {least} pixels. "
+            f"tile size is {max_side}; {info.name} needs tiles of at least {least} pixels. "
             f"Choose {least} or more, or 0 for automatic"
         )
     if overlap is None:
-        overlap = automatic_overlap(traits)
+        overlap = automatic_overlap(info)
         room = min(side for side in (max_side, math.isqrt(max_pixels) if max_pixels else None, 1 << 30) if side)
         half = max(least, room) // 2
         if overlap > half:
-            overlap = _round_down(half, traits.grid)
-        if max_side is not None and round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
+            overlap = _round_down(half, info.alignment)
+        if max_side is not None and round_up(overlap, info.alignment) >= _round_down(max_side, info.alignment):
             overlap = 0  # tiles of a single window: nothing to share
-    elif max_side is not None and round_up(overlap, traits.grid) >= _round_down(max_side, traits.grid):
+    elif max_side is not None and round_up(overlap, info.alignment) >= _round_down(max_side, info.alignment):
         raise BadOptionError(
             f"overlap is {overlap} and tile size {max_side}; the overlap must be smaller than the tile. "
-            f"Choose an overlap below {_round_down(max_side, traits.grid)} or a larger tile"
+            f"Choose an overlap below {_round_down(max_side, info.alignment)} or a larger tile"
         )
 
-    if traits.square:
-        return _plan_square(height, width, traits, max_pixels, max_side, overlap)
-    rows = _axis_choices(height, traits, max_side, overlap)
-    columns = _axis_choices(width, traits, max_side, overlap)
+    if info.square:
+        return _plan_square(height, width, info, max_pixels, max_side, overlap)
+    rows = _axis_choices(height, info, max_side, overlap)
+    columns = _axis_choices(width, info, max_side, overlap)
     fits = [
         (r * c, nr * nc, nr, nc) for nr, r in rows for nc, c in columns if max_pixels is None or r * c <= max_pixels
     ]
@@ -155,64 +155,61 @@ def plan_tiles(
     else:
         nr, nc = rows[-1][0], columns[-1][0]
     return TilePlan(
-        rows=_axis(height, traits, nr, dict(rows)[nr], overlap),
-        columns=_axis(width, traits, nc, dict(columns)[nc], overlap),
+        rows=_axis(height, info, nr, dict(rows)[nr], overlap),
+        columns=_axis(width, info, nc, dict(columns)[nc], overlap),
     )
 
 
-def places(axis: Axis, index: int, wraps: int) -> list[int]:
+def places(axis: Axis, index: int, wraparound: int) -> list[int]:
     """The places on an axis' canvas that tile `index` shows, in order: those from its origin on.
 
-    For a model whose windows run round the picture's edges (`wraps`), the first and the last tile show, beyond the seam
-    and where the overlap has room for it, the other end of the canvas: what their edge has on its other side when the
-    picture is one piece.
-    """
+    For a model whose windows run round the picture's edges (`wraparound`), the first and the last tile show, beyond the
+    seam and where the overlap has room for it, the other end of the canvas: what their edge has on its other side when
+    the picture is one piece."""
     start, end = axis.origins[index], axis.origins[index] + axis.tile
     own = list(range(start, end))
-    if len(axis.origins) > 1 and index == 0 and _has_room(end - axis.origins[1], wraps):
-        own[-wraps:] = range(axis.canvas - wraps, axis.canvas)
-    elif len(axis.origins) > 1 and end == axis.canvas and _has_room(axis.origins[-2] + axis.tile - start, wraps):
-        own[:wraps] = range(wraps)
+    if len(axis.origins) > 1 and index == 0 and _has_room(end - axis.origins[1], wraparound):
+        own[-wraparound:] = range(axis.canvas - wraparound, axis.canvas)
+    elif len(axis.origins) > 1 and end == axis.canvas and _has_room(axis.origins[-2] + axis.tile - start, wraparound):
+        own[:wraparound] = range(wraparound)
     return own
 
 
-def plan_fixed(
-    height: int, width: int, traits: ModelTraits, tile: tuple[int, int], overlap: int | None = None
-) -> TilePlan:
+def plan_fixed(height: int, width: int, info: ModelInfo, tile: tuple[int, int], overlap: int | None = None) -> TilePlan:
     """The plan whose tiles are exactly `tile` (height, width), as few as share at least `overlap` (None: automatic).
 
     The tile's sides lie on the model's grid and are larger than the overlap. Where the picture is smaller, its canvas
     is extended to the tile.
     """
-    overlap = automatic_overlap(traits) if overlap is None else overlap
+    overlap = automatic_overlap(info) if overlap is None else overlap
     return TilePlan(
-        rows=_axis(height, traits, None, tile[0], overlap), columns=_axis(width, traits, None, tile[1], overlap)
+        rows=_axis(height, info, None, tile[0], overlap), columns=_axis(width, info, None, tile[1], overlap)
     )
 
 
 def _plan_square(
-    height: int, width: int, traits: ModelTraits, max_pixels: int | None, max_side: int | None, overlap: int
+    height: int, width: int, info: ModelInfo, max_pixels: int | None, max_side: int | None, overlap: int
 ) -> TilePlan:
     """For models that take only square pictures: one side for both axes, the one with the least pixels computed."""
     limit = math.isqrt(max_pixels) if max_pixels else 1 << 30
-    limit = max(limit, 2 * round_up(overlap, traits.grid), smallest_side(traits))
-    limit = _round_down(min(limit, max_side or limit), traits.grid)
-    sides = [tile for _, tile in _axis_choices(max(height, width), traits, limit, overlap)]
-    plans = [plan_fixed(height, width, traits, (side, side), overlap) for side in sides]
+    limit = max(limit, 2 * round_up(overlap, info.alignment), smallest_side(info))
+    limit = _round_down(min(limit, max_side or limit), info.alignment)
+    sides = [tile for _, tile in _axis_choices(max(height, width), info, limit, overlap)]
+    plans = [plan_fixed(height, width, info, (side, side), overlap) for side in sides]
     return min(plans, key=lambda plan: (plan.count * plan.tile_pixels, plan.count))
 
 
-def _axis_choices(size: int, traits: ModelTraits, max_side: int | None, overlap: int) -> list[tuple[int, int]]:
+def _axis_choices(size: int, info: ModelInfo, max_side: int | None, overlap: int) -> list[tuple[int, int]]:
     """Every (count, tile side) worth considering along one axis, largest tile first, down to the smallest allowed."""
-    whole, canvas = _whole(size, traits), _canvas(size, traits)
+    whole, canvas = _whole(size, info), _canvas(size, info)
     most = min(canvas, max_side or canvas)
     # a tile that is mostly overlap multiplies the work: stop before, but never with nothing to offer
-    enough = max(smallest_side(traits), 2 * round_up(overlap, traits.grid))
+    enough = max(smallest_side(info), 2 * round_up(overlap, info.alignment))
     choices = [(1, whole)] if max_side is None or whole <= max_side else []
     count = 2
     while True:
-        least = _least_side(canvas, count, traits, overlap)
-        tile = _friendly_side(least, traits, most)
+        least = _least_side(canvas, count, info, overlap)
+        tile = _friendly_side(least, info, most)
         if tile <= most and (not choices or tile < choices[-1][1]):
             choices.append((count, tile))
         if choices and min(least, whole) <= enough:
@@ -220,25 +217,25 @@ def _axis_choices(size: int, traits: ModelTraits, max_side: int | None, overlap:
         count += 1
 
 
-def _least_side(canvas: int, count: int, traits: ModelTraits, overlap: int) -> int:
+def _least_side(canvas: int, count: int, info: ModelInfo, overlap: int) -> int:
     """The least side with which `count` equal tiles on the grid cover `canvas`, sharing at least `overlap`."""
-    g = traits.grid
+    g = info.alignment
     shared = _ceil_div(overlap, g)
-    return max(g * _ceil_div(canvas // g + (count - 1) * shared, count), smallest_side(traits))
+    return max(g * _ceil_div(canvas // g + (count - 1) * shared, count), smallest_side(info))
 
 
-def _friendly_side(side: int, traits: ModelTraits, most: int) -> int:
+def _friendly_side(side: int, info: ModelInfo, most: int) -> int:
     """`side` rounded up to what kernels like, where the grid leaves the choice and `most` the room."""
-    friendly = round_up(side, math.lcm(traits.grid, _FRIENDLY)) if traits.grid < _FRIENDLY else side
+    friendly = round_up(side, math.lcm(info.alignment, _FRIENDLY)) if info.alignment < _FRIENDLY else side
     return friendly if friendly <= most else side
 
 
-def _axis(size: int, traits: ModelTraits, count: int | None, tile: int, overlap: int) -> Axis:
+def _axis(size: int, info: ModelInfo, count: int | None, tile: int, overlap: int) -> Axis:
     """Lay tiles of side `tile` over `size` pixels: `count` of them, or as few as the overlap allows when None."""
-    if tile >= _whole(size, traits):
+    if tile >= _whole(size, info):
         return Axis(size=size, canvas=tile, tile=tile, origins=(0,), seams=())
-    g = traits.grid
-    canvas = _canvas(size, traits)
+    g = info.alignment
+    canvas = _canvas(size, info)
     spare = (canvas - tile) // g
     if count is None:
         count = 1 + _ceil_div(spare, max(1, tile // g - _ceil_div(overlap, g)))
@@ -248,16 +245,16 @@ def _axis(size: int, traits: ModelTraits, count: int | None, tile: int, overlap:
         shared = before + tile - after
         width = min(_seam_width(shared), shared, after - before)
         start = after + (shared - width) // 2
-        if _has_room(shared, traits.wraps):  # the middle between what the tiles show of their own
-            start += (traits.wraps // 2) * ((after == origins[-1]) - (before == 0))
+        if _has_room(shared, info.wraparound):  # the middle between what the tiles show of their own
+            start += (info.wraparound // 2) * ((after == origins[-1]) - (before == 0))
         start = max(start, seams[-1][1] if seams else 0)  # seams never cross
         seams.append((start, start + width))
     return Axis(size=size, canvas=canvas, tile=tile, origins=origins, seams=tuple(seams))
 
 
-def _has_room(shared: int, wraps: int) -> bool:
-    """Whether tiles that share `shared` pixels can spare `wraps` of them."""
-    return 0 < 4 * wraps <= shared
+def _has_room(shared: int, wraparound: int) -> bool:
+    """Whether tiles that share `shared` pixels can spare `wraparound` of them."""
+    return 0 < 4 * wraparound <= shared
 
 
 def _seam_width(shared: int) -> int:
@@ -265,14 +262,14 @@ def _seam_width(shared: int) -> int:
     return min(max(1, shared // _SEAM_SHARE), _WIDEST_SEAM)
 
 
-def _whole(size: int, traits: ModelTraits) -> int:
+def _whole(size: int, info: ModelInfo) -> int:
     """What the model takes of a picture in one piece: it fills its windows itself, as it was trained to."""
-    return round_up(max(size, traits.minimum), traits.multiple_of)
+    return round_up(max(size, info.minimum), info.multiple_of)
 
 
-def _canvas(size: int, traits: ModelTraits) -> int:
+def _canvas(size: int, info: ModelInfo) -> int:
     """What equal tiles on the grid cover."""
-    return round_up(max(size, traits.minimum), traits.grid)
+    return round_up(max(size, info.minimum), info.alignment)
 
 
 def _ceil_div(a: int, b: int) -> int:

@@ -23,7 +23,7 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.loader import load_model
 from cudaspeed.models.runner import DTYPES
-from cudaspeed.upscale_engine import Caches, upscale
+from cudaspeed.upscale_engine import SessionCache, upscale
 
 EXAMPLES = Path(__file__).absolute().parent.parent / "examples"
 
@@ -33,7 +33,7 @@ class Runs:
 
     def __init__(self, model: ImageModelDescriptor, images: list[torch.Tensor], device: str) -> None:
         self.model, self.images, self.device = model, images, device
-        self.caches = Caches()
+        self.sessions = SessionCache()
 
     def through_the_engine(self, precision: str, compiled: bool) -> list[np.ndarray] | None:
         """None where the engine ran it otherwise than asked."""
@@ -41,8 +41,8 @@ class Runs:
         context, outputs = StandaloneContext(self.device), []
         for image in self.images:
             if compiled:  # the first time it gives eager's result, which it checks the compiled one with
-                upscale(image, self.model, options, context, self.caches)
-            result = upscale(image, self.model, options, context, self.caches)
+                upscale(image, self.model, options, context, self.sessions)
+            result = upscale(image, self.model, options, context, self.sessions)
             if (result.report.precision, result.report.compiled) != (precision, compiled):
                 return None
             outputs.append(result.image[0].double().numpy() * 255)

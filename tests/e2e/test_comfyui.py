@@ -1,0 +1,295 @@
+"""The pack inside a real ComfyUI on the CPU, through its HTTP interface.
+
+Needs COMFYUI_DIR, a checkout of ComfyUI, and COMFYUI_PYTHON, an interpreter that has its requirements (this one, when
+not set). Skipped without the first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMFYUI = os.environ.get("COMFYUI_DIR")
+PACK = Path(__file__).absolute().parent.parent.parent
+EXAMPLE = PACK / "examples" / "chelsea.png"
+MODEL = "cudaspeed-compact-x2.safetensors"
+FP32 = {
+    "use_autocast": "disable",
+    "precision": "fp32",
+    "tile_size": 0,
+    "overlap": 0,
+    "enable_compile": "enable",
+    "optimization_level": "balanced",
+}
+
+# A node that makes the server one where our kernels for CPUs cannot be built, and compiling is what makes it faster,
+# whatever else this machine does just then.
+WITHOUT_KERNELS = """
+import sys
+
+
+class WithoutKernels:
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "testing", "run", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def run(self):
+        for name, module in list(sys.modules.items()):
+            if name.endswith(".winograd") and hasattr(module, "prepare"):
+                module.prepare = lambda folder: False
+            if name.endswith(".compile_cache") and hasattr(module, "_CLEARLY_SLOWER"):
+                module._CLEARLY_SLOWER = 100.0
+        return ()
+
+
+NODE_CLASS_MAPPINGS = {"WithoutKernels": WithoutKernels}
+"""
+
+pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_DIR is not set: no ComfyUI to run in")
+
+
+class Server:
+    """A running ComfyUI."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self._url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+            return json.load(answer)
+
+    def log(self) -> str:
+        """What it said last."""
+        return (self.folder / "log.txt").read_text()[-4000:]
+
+    def post(self, path: str, content: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self._url + path, json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            pytest.fail(error.read().decode())
+        return json.loads(text) if text else None
+
+    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
+        """The history entry of a prompt that has ended."""
+        number = self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        for _ in range(6000):
+            history = self.get(f"/history/{number}")
+            if history:
+                return history[number]
+            time.sleep(0.1)
+        return pytest.fail("the prompt did not end in ten minutes")
+
+    def pictures(self, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
+        """SaveImage node -> the picture it wrote, [H, W, C] uint8."""
+        entry = self.run(prompt)
+        assert entry["status"]["status_str"] == "success", self.log()
+        return {
+            node: np.asarray(Image.open(self.folder / "output" / output["images"][0]["filename"]))
+            for node, output in entry["outputs"].items()
+        }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("comfyui")
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models/upscale_models"):
+        (folder / name).mkdir(parents=True)
+    (folder / "custom_nodes" / "upscale-cudaspeed").symlink_to(PACK)
+    (folder / "custom_nodes" / "without_kernels.py").write_text(WITHOUT_KERNELS)
+    # larger than one of core's tiles of 512
+    Image.open(EXAMPLE).convert("RGB").resize((700, 530), Image.Resampling.BICUBIC).save(folder / "input" / "large.png")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (folder / "log.txt").open("w")
+    process = subprocess.Popen(
+        [
+            *(os.environ.get("COMFYUI_PYTHON", sys.executable), "main.py", "--cpu", "--disable-auto-launch"),
+            *("--base-directory", str(folder), "--port", str(port)),
+        ],
+        cwd=COMFYUI,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    running = Server(folder, port)
+    try:
+        for _ in range(240):
+            assert process.poll() is None, running.log()
+            try:
+                running.get("/system_stats")
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail("ComfyUI did not answer in two minutes: " + running.log())
+        yield running
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def loaded(**more: Any) -> dict[str, Any]:
+    return {
+        "picture": node("LoadImage", image="large.png"),
+        "model": node("UpscaleModelLoader", model_name=MODEL),
+        **more,
+    }
+
+
+def ours(kind: str = "UpscaleImageCUDAspeed", **widgets: Any) -> dict[str, Any]:
+    return node(kind, upscale_model=["model", 0], image=["picture", 0], **{**FP32, **widgets})
+
+
+def save(source: str) -> dict[str, Any]:
+    return node("SaveImage", images=[source, 0], filename_prefix=source)
+
+
+def furthest(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def test_nodes_are_offered_with_the_original_packs_widgets(server: Server) -> None:
+    info = server.get("/object_info")
+    ours, old = info["UpscaleImageCUDAspeed"], info["ImageUpscaleWithModelCUDAspeedFixed"]
+    assert ours["display_name"] == "🚀 Upscale Image CUDAspeed"
+    assert ours["category"] == "image/upscaling"
+    assert list(ours["input"]["required"]) == [
+        *("upscale_model", "image", "use_autocast", "precision", "tile_size", "overlap"),
+        *("enable_compile", "optimization_level"),
+    ]
+    assert list(ours["input"]["optional"]) == ["batch_size", "compile_mode", "tiling_mode", "alpha_mode"]
+    assert old["deprecated"]
+    assert not ours.get("deprecated")
+    assert MODEL in json.dumps(info["UpscaleModelLoader"]["input"])
+
+
+def test_our_node_equals_cores_whole_and_tiled_and_leaves_the_model_alone(server: Server) -> None:
+    core = node("ImageUpscaleWithModel", upscale_model=["model", 0], image=["picture", 0])
+    pictures = server.pictures(
+        loaded(
+            whole=ours(),
+            tiled=ours(tile_size=256),
+            half=ours(precision="bf16"),
+            core=core,
+            save_whole=save("whole"),
+            save_tiled=save("tiled"),
+            save_half=save("half"),
+            save_core=save("core"),
+        )
+    )
+    assert pictures["save_core"].shape == (1060, 1400, 3)
+    assert furthest(pictures["save_whole"], pictures["save_core"]) <= 2
+    assert furthest(pictures["save_tiled"], pictures["save_core"]) <= 2
+    # core runs on the very same model object again, after ours has used it in half precision
+    after = server.pictures(
+        loaded(
+            same=node("RepeatImageBatch", image=["picture", 0], amount=1),  # another node, or the result is cached
+            again=node("ImageUpscaleWithModel", upscale_model=["model", 0], image=["same", 0]),
+            save_again=save("again"),
+        )
+    )
+    assert furthest(after["save_again"], pictures["save_core"]) == 0
+
+
+def test_a_workflow_of_the_original_pack_runs_with_values_off_the_widgets_steps(server: Server) -> None:
+    pictures = server.pictures(
+        loaded(
+            old=ours("ImageUpscaleWithModelCUDAspeedFixed", tile_size=200, overlap=12, precision="auto", batch_size=2),
+            save=save("old"),
+        )
+    )
+    assert pictures["save"].shape == (1060, 1400, 3)
+
+
+def test_an_impossible_widget_is_one_clear_error(server: Server) -> None:
+    entry = server.run(loaded(bad=ours(tile_size=16, overlap=64), save=save("bad")))
+    assert entry["status"]["status_str"] == "error"
+    message = json.dumps(entry["status"])
+    assert "overlap is 64 and tile size 16" in message
+    assert "smaller than the tile" in message
+
+
+def test_it_can_be_interrupted_and_unloaded_and_still_works(server: Server) -> None:
+    many = node("RepeatImageBatch", image=["picture", 0], amount=40)  # a minute of work
+    slow = {**ours(tile_size=32), "inputs": {**ours(tile_size=32)["inputs"], "image": ["many", 0]}}
+    prompt = loaded(many=many, slow=slow, save=save("slow"))
+    number = server.post("/prompt", {"prompt": prompt})["prompt_id"]
+    for _ in range(200):
+        if server.get("/queue")["queue_running"]:
+            break
+        time.sleep(0.05)
+    time.sleep(3)
+    server.post("/interrupt", {})
+    for _ in range(300):
+        if history := server.get(f"/history/{number}"):
+            break
+        time.sleep(0.1)
+    assert "execution_interrupted" in json.dumps(history)
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1)
+    pictures = server.pictures(loaded(after=ours(), save=save("after")))
+    assert pictures["save"].shape == (1060, 1400, 3)
+
+
+def test_a_compiled_model_lives_in_the_user_folder_and_is_loaded_again_after_unloading(server: Server) -> None:
+    def ready() -> dict[str, Any]:
+        index = json.loads((server.folder / "user" / "cudaspeed" / "compiled" / "index.json").read_text())
+        models = [entry for entry in index["entries"].values() if "shapes" in entry["what"]]
+        (entry,) = [entry for entry in models if entry.get("state") == "ready"]
+        return entry
+
+    warm = node("WarmUpUpscalerCUDAspeed", upscale_model=["model", 0], width=700, height=530, tile_size=0)
+    warm["inputs"] |= {"use_autocast": "disable", "precision": "fp32"}
+    entry = server.run({"model": loaded()["model"], "warm": warm})
+    if sys.platform == "linux" and shutil.which("g++"):
+        assert entry["outputs"]["warm"]["text"] == ["not needed: winograd kernels"]
+    assert server.run({"without": node("WithoutKernels")})["status"]["status_str"] == "success"
+    warm["inputs"]["width"] += 1  # or the result of the last is taken
+    entry = server.run({"model": loaded()["model"], "warm": warm})
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    if "no C++ compiler" in json.dumps(entry["outputs"]):
+        pytest.skip("no C++ compiler to compile with")
+    assert entry["outputs"]["warm"]["text"] == ["compiled"]
+    assert ready()["verified"]
+    hits = ready()["hits"]
+    for turn in range(2):
+        server.post("/free", {"unload_models": True})
+        time.sleep(3)  # a prompt that is there before it wakes up is run first
+        # another picture each time, or the result of the last is taken
+        again = node("RepeatImageBatch", image=["picture", 0], amount=turn + 1)
+        first = node("ImageFromBatch", image=["again", 0], batch_index=turn, length=1)
+        mine = {**ours(), "inputs": {**ours()["inputs"], "image": ["first", 0]}}
+        core = node("ImageUpscaleWithModel", upscale_model=["model", 0], image=["first", 0])
+        prompt = loaded(again=again, first=first, mine=mine, core=core, save=save("mine"), save_core=save("core"))
+        pictures = server.pictures(prompt)
+        assert furthest(pictures["save"], pictures["save_core"]) <= 2
+        assert ready()["hits"] == hits + turn + 1, (
+            f"let go with the model, and loaded with it: {ready()} {server.log()}"
+        )

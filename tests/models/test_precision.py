@@ -1,0 +1,116 @@
+"""Which precision runs: what was asked for, what the model and the device can, and what is said when they differ."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+import zoo
+from torch import Tensor
+
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
+from cudaspeed.models import precision
+from cudaspeed.upscale_engine import SessionCache, upscale
+
+IMAGE = zoo.photograph(40, 40)
+
+
+def used(model, options: UpscaleOptions):
+    return upscale(IMAGE, model, options, StandaloneContext("cpu"), SessionCache()).report
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return float(-10 * torch.log10((a - b).square().mean()))
+
+
+@pytest.fixture
+def bf16_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU that computes bfloat16 natively, whatever runs the tests."""
+    monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
+
+
+@pytest.mark.usefixtures("plain_kernels")
+@pytest.mark.usefixtures("bf16_is_fast")
+def test_automatic_takes_half_precision_where_it_stays_close() -> None:
+    model = zoo.compact()
+    result = upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), SessionCache())
+    truth = model(IMAGE.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    assert result.report.precision == "bf16"
+    assert psnr(result.image, truth) >= 50
+
+
+@pytest.mark.usefixtures("bf16_is_fast")
+def test_automatic_stays_in_fp32_where_half_strays() -> None:
+    def delicate(x: Tensor) -> Tensor:  # a difference of large numbers: bfloat16 keeps 8 bits of them
+        return x if x.dtype == torch.float32 else x + 100 - 100
+
+    assert used(zoo.toy(2, delicate), UpscaleOptions(autocast=False)).precision == "fp32"
+
+
+@pytest.mark.usefixtures("bf16_is_fast")
+@pytest.mark.parametrize("asked", ["auto", "bf16"])
+def test_a_model_that_fails_in_what_it_declares_runs_in_fp32(asked: str, caplog: pytest.LogCaptureFixture) -> None:
+    def only_fp32(x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("not implemented for this type")
+        return x
+
+    with caplog.at_level(logging.WARNING, "cudaspeed"):
+        report = used(zoo.toy(2, only_fp32), UpscaleOptions(precision=asked, autocast=False))
+    assert report.precision == "fp32"
+    if asked == "auto":
+        assert not report.warnings
+    else:
+        assert len(report.warnings) == 1
+        assert "bf16 was asked for, fp32 is used" in report.warnings[0]
+        assert "not implemented for this type" in report.warnings[0]
+
+
+def test_a_model_that_overflows_in_half_runs_in_fp32() -> None:
+    def overflows(x: Tensor) -> Tensor:
+        return x if x.dtype == torch.float32 else x / 0
+
+    assert used(zoo.toy(2, overflows), UpscaleOptions(precision="bf16", autocast=False)).precision == "fp32"
+
+
+def test_fp16_on_a_cpu_falls_one_step_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "cudaspeed"):
+        report = used(zoo.compact(), UpscaleOptions(precision="fp16"))
+    assert report.precision == "bf16"
+    assert [record.message for record in caplog.records] == list(report.warnings)
+    assert report.warnings == ("fp16 was asked for, bf16 is used: CPUs emulate it, slowly",)
+
+
+def test_what_spandrel_does_not_declare_is_not_used() -> None:
+    report = used(zoo.toy(half=False), UpscaleOptions(precision="bf16"))
+    assert report.precision == "fp32"
+    assert "does not support it" in report.warnings[0]
+
+
+@pytest.mark.usefixtures("bf16_is_fast")
+def test_explicit_fp32_is_fp32() -> None:
+    model = zoo.compact()
+    result = upscale(IMAGE, model, UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), SessionCache())
+    assert result.report.precision == "fp32"
+    assert not result.report.autocast
+    assert psnr(result.image, model(IMAGE.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)) > 120
+
+
+def test_autocast_keeps_weights_in_fp32_and_disable_does_not() -> None:
+    seen: list[torch.dtype] = []
+    model = zoo.toy(2, lambda x: seen.append(x.dtype) or x)
+    used(model, UpscaleOptions(precision="bf16", autocast=True))
+    assert seen[-1] == torch.float32
+    used(model, UpscaleOptions(precision="bf16", autocast=False))
+    assert seen[-1] == torch.bfloat16
+
+
+def test_the_try_is_made_once() -> None:
+    calls: list[int] = []
+    model, sessions = zoo.toy(2, lambda x: calls.append(1) or x), SessionCache()
+    upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), sessions)
+    calls.clear()
+    upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), sessions)
+    assert len(calls) == 1  # the picture itself

@@ -1,0 +1,128 @@
+"""Profiles are kept by the weights' content, in memory and on disk, and nothing wrong with a file costs a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch import nn
+
+from cudaspeed.storage.profiles import Profile, Profiles
+
+CONTENT = "0123456789abcdef" * 4
+WRITTEN = {"schema": 4, "receptive_field": 3, "unbounded": False, "fastest": {}, "raised": {}, "throughputs": {}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "somewhere" / "profiles"
+
+
+def test_nothing_is_known_of_an_unknown_model_and_asking_leaves_no_trace(folder: Path) -> None:
+    assert Profiles(folder).get(CONTENT) == Profile(receptive_field=None, unbounded=False, raised={})
+    assert not folder.parent.exists()
+
+
+def test_what_was_found_out_is_known_to_later_sessions(folder: Path) -> None:
+    told = Profiles(folder).update(CONTENT, receptive_field=7, unbounded=True)
+    assert told == Profile(receptive_field=7, unbounded=True)
+    assert Profiles(folder).get(CONTENT) == told
+    assert Profiles(folder).update(CONTENT, raised={"fp16 on cuda": "bf16"}).receptive_field == 7
+    assert Profiles(folder).get(CONTENT) == Profile(7, True, {"fp16 on cuda": "bf16"})
+    Profiles(folder).update(CONTENT, throughputs={"fp32 on cpu": ((4096, 1.5), (16384, 1.25))})
+    assert Profiles(folder).get(CONTENT).throughputs == {"fp32 on cpu": ((4096, 1.5), (16384, 1.25))}
+    assert Profiles(folder).get("f" * 64) == Profile()
+
+
+def test_what_another_session_found_out_meanwhile_is_kept(folder: Path) -> None:
+    ours, theirs = Profiles(folder), Profiles(folder)
+    ours.update(CONTENT, receptive_field=3)
+    theirs.update(CONTENT, raised=MappingProxyType({"fp16 on cuda": "fp32"}))
+    assert ours.update(CONTENT, unbounded=True) == Profile(3, True, {"fp16 on cuda": "fp32"})
+
+
+def test_files_are_this_users_alone(folder: Path) -> None:
+    Profiles(folder).update(CONTENT, receptive_field=3)
+    assert folder.stat().st_mode & 0o077 == 0
+    assert (folder / f"{CONTENT}.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 5000,
+        json.dumps({"schema": 4}),
+        json.dumps(WRITTEN | {"schema": 2}),
+        json.dumps(WRITTEN | {"more": 1}),
+        json.dumps(WRITTEN | {"receptive_field": -1}),
+        json.dumps(WRITTEN | {"receptive_field": 10**9}),
+        json.dumps(WRITTEN | {"receptive_field": True}),
+        json.dumps(WRITTEN | {"receptive_field": "3"}),
+        json.dumps(WRITTEN | {"unbounded": 1}),
+        json.dumps(WRITTEN | {"raised": []}),
+        json.dumps(WRITTEN | {"raised": {"fp16 on cuda": 1}}),
+        json.dumps(WRITTEN | {"raised": {"x": "y" * (1 << 16)}}),
+        json.dumps(WRITTEN | {"fastest": {"fp32 on cpu": 1}}),
+        json.dumps(WRITTEN | {"throughputs": []}),
+        json.dumps(WRITTEN | {"throughputs": {"fp32 on cpu": 1.5}}),
+        json.dumps(WRITTEN | {"throughputs": {"fp32 on cpu": [[4096, 1.5], [1024, 2.5]]}}),
+        json.dumps(WRITTEN | {"throughputs": {"fp32 on cpu": [[4096, -1.5]]}}),
+        json.dumps(WRITTEN | {"throughputs": {"fp32 on cpu": [["4096", 1.5]]}}),
+    ],
+)
+def test_a_damaged_file_is_ignored_and_replaced(folder: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    Profiles(folder).update(CONTENT, receptive_field=3)
+    (folder / f"{CONTENT}.json").write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.DEBUG, logger="cudaspeed"):
+        assert Profiles(folder).get(CONTENT) == Profile()
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+    assert (
+        Profiles(folder).update(CONTENT, receptive_field=5)
+        == Profiles(folder).get(CONTENT)
+        == Profile(receptive_field=5)
+    )
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_others_can_write_is_not_trusted(folder: Path, what: str) -> None:
+    Profiles(folder).update(CONTENT, receptive_field=3)
+    (folder if what == "folder" else folder / f"{CONTENT}.json").chmod(0o777)
+    assert Profiles(folder).get(CONTENT) == Profile()
+
+
+def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    Profiles(folder).update(CONTENT, receptive_field=3)
+    file = folder / f"{CONTENT}.json"
+    file.rename(tmp_path / "elsewhere.json")
+    file.symlink_to(tmp_path / "elsewhere.json")
+    assert Profiles(folder).get(CONTENT) == Profile()
+
+
+def test_where_nothing_can_be_written_it_is_known_for_this_session(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    profiles = Profiles(blocked / "profiles")
+    assert profiles.update(CONTENT, receptive_field=3) == profiles.get(CONTENT) == Profile(receptive_field=3)
+
+
+def test_a_name_that_is_no_digest_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="no SHA-256"):
+        Profiles(folder).get("../../etc/passwd")
+
+
+def test_weights_are_read_once_and_again_when_they_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, profiles = nn.Conv2d(1, 1, 1), Profiles(folder)
+    first = profiles.content(module, 1)
+    with torch.no_grad():
+        module.weight.add_(1)
+    assert profiles.content(module, 1) == first
+    assert profiles.content(module, 2) != first
+    assert Profiles(folder).content(module) == profiles.content(module, 2)
