@@ -28,7 +28,7 @@ from .images.files import ENDINGS_OF_16_BITS, READABLE_ENDINGS, check_fits, read
 from .images.jobs import Job, plan_jobs, refuse_unwritable
 from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
 from .storage.artifacts import ArtifactStore, Entry
-from .storage.profiles import Profiles, profiles_folder
+from .storage.profiles import ProfileStore, profiles_folder
 from .upscale_engine import upscale, warm_up
 
 DONE, PICTURE_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -307,7 +307,7 @@ def _cache(arguments: argparse.Namespace) -> int:
         return _warm(arguments)
     if arguments.action == "clear":
         freed = store.clear()
-        Profiles(profiles_folder(store.folder)).clear()
+        ProfileStore(profiles_folder(store.folder)).clear()
         told = {"folder": str(store.folder), "freed_bytes": freed}
         print(json.dumps(told) if arguments.json else f"{freed / 1e6:.1f} MB freed in {store.folder}", flush=True)
         return 0

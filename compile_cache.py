@@ -13,7 +13,7 @@ import logging
 import shutil
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from .compiling.policy import BestTime, Expectation, breaks_even, compilable_sha
 from .compiling.request import Request
 from .compiling.shapes import TileShapes
 from .kernels.numerics import mismatch
+from .models.execution import ExecutionMode, Executor
 from .models.runner import ModelRunner, architecture_of
 from .storage.artifacts import ArtifactStore, Entry, Usage
 from .storage.fingerprint import content_of, describe_environment
@@ -86,8 +87,9 @@ class CompileCache:
         return runner.compiled[place]
 
 
-class _Loaded:
-    """One compiled forward in memory. Its first call is checked against the eager one, to which it gives way.
+class CompiledExecutor:
+    """One compiled forward in memory, an `Executor`. Its first call is checked against the eager one, to which it gives
+    way.
 
     Not where that was done before (`checked`): the same file, in the same surroundings, computes the same.
     """
@@ -98,22 +100,35 @@ class _Loaded:
         self._forward: Forward | None = forward
 
     @property
-    def works(self) -> bool:
-        """Its results are right, as far as they were looked at, and it has not broken down."""
-        return self.checked and self._forward is not None
+    def mode(self) -> ExecutionMode:
+        """Compiled while its results are right, as far as they were looked at, and it has not broken down."""
+        works = self.checked and self._forward is not None
+        return replace(self._owner.mode, backend="compiled") if works else self._owner.mode
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether it was made for such a batch; from another it would compute nonsense."""
+        return self.shapes.fit(shape)
+
+    def distrust(self, reason: str) -> None:
+        """Never again, until something changes."""
+        self.give_way(reason, lasting=True)
+
+    def release(self) -> None:
+        """Forget the forward; its library stays with the process."""
+        self._forward = None
+
+    def __call__(self, tiles: Tensor) -> Tensor:
         if self._forward is None:
-            return self._owner.eager(x)
+            return self._owner.eager(tiles)
         try:
-            result = self._forward(x)
+            result = self._forward(tiles)
         except Exception as error:  # whatever compiled code raises, the eager forward gives the picture
             self.give_way(f"{type(error).__name__}: {first_line(error)}", lasting=False)
             result = None
         # out here, where the error no longer holds the failed call's tensors
-        if result is not None and (self.checked or self._agrees(x, result)):
+        if result is not None and (self.checked or self._agrees(tiles, result)):
             return result
-        return self._owner.eager(x)
+        return self._owner.eager(tiles)
 
     def _agrees(self, x: Tensor, result: Tensor) -> bool:
         """Whether the batch's first tile is what the eager forward gives."""
@@ -147,9 +162,10 @@ class CompiledForwards:
     ) -> None:
         self._cache, self._store = cache, store
         self._module = weakref.ref(descriptor.model)  # which must not live on because its copy is compiled
-        self._info, self._device, self._eager = info, device, runner.mode
+        self._info, self._device, self.mode = info, device, runner.mode
         kernels: Kernels = "plain" if info.convolutional or runner.mode.kernels == "plain" else "attention"
-        self._mode = replace(runner.mode, kernels=kernels)  # a compiler makes other modules than ours of its own
+        # a compiler makes other modules than ours of its own
+        self._compiled_mode = replace(runner.mode, kernels=kernels)
         self.eager, self.precision = runner.forward, runner.mode.precision
         surroundings = describe_environment(device)
         self._environment = _digest(surroundings)
@@ -158,14 +174,14 @@ class CompiledForwards:
             "model": info.name,
             "architecture": self._architecture,
             "weights": self._content,
-            "precision": f"{self.precision}{' autocast' if self._mode.autocast else ''}",
-            "layout": "channels last" if self._mode.channels_last else "contiguous",
+            "precision": f"{self.precision}{' autocast' if self._compiled_mode.autocast else ''}",
+            "layout": "channels last" if self._compiled_mode.channels_last else "contiguous",
             **({} if kernels == "plain" else {"kernels": kernels}),
             **{name: value for name, value in surroundings.items() if name not in _ONLY_FOR_COMPILING},
         }
         self._model_id = _digest(self._what)
         self._what["id"] = self._model_id  # so that what is compiled of it is found without comparing all the rest
-        self._loaded: dict[TileShapes, _Loaded] = {}
+        self._loaded: dict[TileShapes, CompiledExecutor] = {}
         self._refused: dict[TileShapes, str] = {}
         self._unloadable = ""  # the hash of what is better than what is loaded, but has no room beside it
         self._eager_seconds = 0.0
@@ -183,8 +199,8 @@ class CompiledForwards:
         }
         return {shapes: cost for shapes, cost in found.items() if cost < _CLEARLY_SLOWER}
 
-    def take(self, x: Tensor) -> Forward | None:
-        """The compiled forward for the tile batch `x`, loaded now if need be, or None."""
+    def take(self, x: Tensor) -> CompiledExecutor | None:
+        """What runs the tile batch `x` compiled, loaded now if need be, or None."""
         ready = self.ready()
         for shapes in sorted(ready, key=ready.__getitem__):
             if shapes.fit(x.shape):
@@ -193,23 +209,12 @@ class CompiledForwards:
                     return loaded
         return None
 
-    @staticmethod
-    def works(forward: Forward) -> bool:
-        """Whether what `take` gave computes the tiles, and has not given way to the eager forward."""
-        return isinstance(forward, _Loaded) and forward.works
-
-    @staticmethod
-    def distrust(forward: Forward, reason: str) -> None:
-        """Give up what `take` gave, and what it is compiled of: its result was wrong, as was seen elsewhere."""
-        if isinstance(forward, _Loaded):
-            forward.give_way(reason, lasting=True)
-
     def check(self, x: Tensor) -> bool:
         """Whether the tile batch `x` runs compiled: there is a forward for it that agrees with the eager one."""
-        forward = self.take(x)
-        if isinstance(forward, _Loaded) and not forward.checked:
-            forward(x)
-        return forward is not None and self.works(forward)
+        executor = self.take(x)
+        if executor is not None and not executor.checked:
+            executor(x)
+        return executor is not None and executor.mode.backend == "compiled"
 
     def possible(self, tile: tuple[int, int]) -> dict[TileShapes, float]:
         """What could be compiled for tiles of (height, width), and what a pixel may be expected to cost then.
@@ -290,9 +295,11 @@ class CompiledForwards:
 
     # --- what it cost --------------------------------------------------------------------------------------------
 
-    def note(self, forward: Forward, pixels: int, seconds: float) -> None:
-        """A batch of `pixels` input pixels went through `forward` in so many seconds."""
-        shapes = forward.shapes if isinstance(forward, _Loaded) and forward.works else None
+    def note(self, executor: Executor, pixels: int, seconds: float) -> None:
+        """A batch of `pixels` input pixels went through `executor` in so many seconds."""
+        shapes = None
+        if isinstance(executor, CompiledExecutor) and executor.mode.backend == "compiled":
+            shapes = executor.shapes
         if shapes is None:
             self._eager_seconds += seconds
         self._times.setdefault(shapes, BestTime()).add(seconds, pixels / 1e6)
@@ -364,7 +371,7 @@ class CompiledForwards:
             return entry.compiled_rate / entry.eager_rate
         return 1.0 - self._expectation().share_saved
 
-    def _load(self, shapes: TileShapes) -> _Loaded | None:
+    def _load(self, shapes: TileShapes) -> CompiledExecutor | None:
         entry, loaded = self._store.get(self._id(shapes)), self._loaded.get(shapes)
         if loaded and (entry is None or entry.sha256 in ("", loaded.sha256, self._unloadable)):
             return loaded
@@ -376,7 +383,7 @@ class CompiledForwards:
             now = self._store.get(self._id(shapes))
             if now is None or now.sha256 != entry.sha256:  # it was improved meanwhile: the next batch asks again
                 return loaded
-            self._loaded[shapes] = _Loaded(self, shapes, forward, entry)
+            self._loaded[shapes] = CompiledExecutor(self, shapes, forward, entry)
             self._times.pop(shapes, None)  # they were another's, which was improved
         except Exception as error:  # a package of another torch, a library that is missing
             # it may pass: memory or disk are full, or another process deleted the file meanwhile, to make room
@@ -404,8 +411,8 @@ class CompiledForwards:
                 weights=str(scratch / "weights.safetensors"),
                 content=self._content,
                 architecture=self._architecture,
-                mode=self._mode,
-                eager=self._eager,
+                mode=self._compiled_mode,
+                eager=self.mode,
                 shapes=shapes,
                 device=str(self._device),
                 environment=self._environment,

@@ -10,7 +10,7 @@ from harness import seconds
 from spandrel import ImageModelDescriptor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cudaspeed.models.runner import DTYPES
+from cudaspeed.models.execution import DTYPES
 
 _RUNS = 5
 _MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}

@@ -32,9 +32,10 @@ from cudaspeed.compiling.policy import candidates
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.info import model_info
 from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.storage.files import bytes_in
-from cudaspeed.upscale_engine import SessionCache, upscale, warm_up
+from cudaspeed.upscale_engine import upscale, warm_up
 from models import NAMES, build
 
 # New processes of each kind, in turn; the fastest counts, since what else the machine does only adds to it.
@@ -67,7 +68,7 @@ class Bench:
     def runner(self) -> ModelRunner:
         """The copy that `upscale` computes with, on the device."""
         asked = (self.model, self.options.precision, self.options.autocast, self.context)
-        runner = self.sessions.runner.get(self.model, self.sessions.chooser.choose(*asked).mode)
+        runner = self.sessions.runners.get(self.model, self.sessions.precisions.choose(*asked).mode)
         self.context.make_resident(runner, 0)
         return runner
 

@@ -29,7 +29,7 @@ from cudaspeed.kernels.convolution import Convolution, plain_convolution
 from cudaspeed.kernels.dense_block import dense_groups, rewrite_dense_groups
 from cudaspeed.kernels.fused_convolution import fuse_chains
 from cudaspeed.models.cuda_graphs import CudaRecorder, replay
-from cudaspeed.models.runner import DTYPES
+from cudaspeed.models.execution import DTYPES
 
 _GROWTH = 32
 _LAYERS = [(64, 32), (96, 32), (128, 32), (160, 32), (192, 64), (64, 64)]  # a dense block's, then Compact's

@@ -15,7 +15,8 @@ from spandrel import ImageModelDescriptor
 from cudaspeed.api.options import Precision, UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.precision import fast_precisions
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 from models import build
 
 _TABLE = Table(

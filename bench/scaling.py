@@ -19,7 +19,8 @@ from spandrel import ImageModelDescriptor
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.host import StandaloneContext
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 from models import build_fitted
 
 _FRAME = {"cuda": (240, 320), "cpu": (60, 80)}  # (height, width)

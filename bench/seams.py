@@ -36,8 +36,9 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.models.info import model_info
 from cudaspeed.models.loader import load_model
 from cudaspeed.models.receptive_field import measure_receptive_field
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.tiling.plan import automatic_overlap
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "chelsea.png"
 _CORE_OVERLAP = 32

@@ -20,7 +20,8 @@ from photograph import photograph
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 from models import build_fitted
 
 Span = tuple[float, float]  # from, to, microseconds

@@ -22,10 +22,11 @@ from torch import Tensor
 from cudaspeed.api.options import LEVELS, Level, Precision, UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, working_bytes
+from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import fast_precisions, supported_precisions
-from cudaspeed.models.runner import DTYPES
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 
 _BATCH = 16  # frames at once, where a way takes several
 _TUNING_SECONDS = 15.0  # that a compile may go on to look for faster code

@@ -15,6 +15,9 @@ _LEAST_ROUNDS, _ENOUGH_ROUNDS = 2, 10  # what else the machine does only slows d
 _ENOUGH_SECONDS = 0.3
 _MOST_ROUNDS, _MOST_SECONDS = 100, 3.0  # on a busy machine
 
+Clock = Callable[[], float]
+"""Seconds since some moment, as `time.perf_counter` tells them."""
+
 Timer = Callable[[Callable[[], object]], float]
 """Seconds that one run of some work takes on the device."""
 
@@ -37,17 +40,17 @@ def seconds_on_cuda(work: Callable[[], object], rounds: int = 5, runs: int = 4) 
     return statistics.median(times)
 
 
-def timed(forward: Forward, x: Tensor) -> tuple[Tensor, float]:
+def timed(forward: Forward, x: Tensor, clock: Clock = time.perf_counter) -> tuple[Tensor, float]:
     """The result of one run on any device, and the seconds until it is there."""
-    began = time.perf_counter()
+    began = clock()
     result = forward(x)
     result[..., :1, :1].cpu()  # waits for it
-    return result, time.perf_counter() - began
+    return result, clock() - began
 
 
-def seconds_of_forward(forward: Forward, x: Tensor) -> float:
+def seconds_of_forward(forward: Forward, x: Tensor, clock: Clock = time.perf_counter) -> float:
     """Seconds of one run on any device, until its result is there."""
-    return timed(forward, x)[1]
+    return timed(forward, x, clock)[1]
 
 
 def taking_turns(works: Sequence[Callable[[], float]], before: Sequence[float] = ()) -> list[list[float]]:

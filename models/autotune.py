@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -14,16 +15,17 @@ from torch import Tensor, nn
 
 from ..api.context import RunContext
 from ..api.errors import first_line
-from ..api.options import PrecisionChoice
+from ..api.options import Precision, PrecisionChoice
 from ..kernels import window_attention, winograd
 from ..kernels.build import code_of
 from ..kernels.numerics import mismatch
 from ..kernels.rewrite import can_fuse
-from ..kernels.timing import reproduced, seconds_of_forward, taking_turns, timed
+from ..kernels.timing import Clock, reproduced, taking_turns, timed
 from ..kernels.winograd import suits
+from .execution import ExecutionMode
 from .info import is_convolutional
 from .precision import probe_picture
-from .runner import ExecutionMode, ModelRunner
+from .runner import ModelRunner
 
 logger = logging.getLogger("cudaspeed")
 
@@ -81,7 +83,11 @@ class Fastest(NamedTuple):
 
 
 def fastest(
-    descriptor: ImageModelDescriptor, mode: ExecutionMode, others: Sequence[ExecutionMode], context: RunContext
+    descriptor: ImageModelDescriptor,
+    mode: ExecutionMode,
+    others: Sequence[ExecutionMode],
+    context: RunContext,
+    clock: Clock = time.perf_counter,
 ) -> Fastest:
     """`descriptor`'s copy in `mode`, or in that of `others` which is clearly faster and computes the same.
 
@@ -92,13 +98,14 @@ def fastest(
     picture = probe_picture(descriptor)
     least = 0 if is_convolutional(descriptor.model) else _LEAST_SIDE
     picture = picture.repeat(1, 1, *_copies(context.device, picture.shape[2:], least)).to(context.device)
+    probe = _Probe(picture, context, clock)
     with torch.inference_mode():
         usual = ModelRunner(descriptor, mode)
         context.make_resident(usual, 0)
-        truth, seconds = timed(usual.forward, picture)
-        found = [_candidate(descriptor, other, picture, truth, mode, context) for other in others]
+        truth, seconds = probe.timed(usual)
+        found = [_candidate(descriptor, other, truth, mode.precision, probe) for other in others]
         ways = [_Way(usual, seconds), *(candidate for candidate in found if candidate)]
-        all_times = _times(ways, picture, context) if len(ways) > 1 else [[0.0, 0.0]]
+        all_times = _times(ways, probe) if len(ways) > 1 else [[0.0, 0.0]]
     models, times = [way.runner for way in ways], [min(taken) for taken in all_times]
     best = times.index(min(times))
     others_times = [*times[:best], *times[best + 1 :]]
@@ -125,37 +132,46 @@ def _copies(device: torch.device, size: Sequence[int], least: int) -> tuple[int,
     return max(torch.get_num_threads() // 4, down), across
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """What every mode computes, on the context's device, timed by `clock`."""
+
+    picture: Tensor
+    context: RunContext
+    clock: Clock
+
+    def timed(self, runner: ModelRunner) -> tuple[Tensor, float]:
+        """What the runner makes of the picture, and the seconds that it took."""
+        return timed(runner.forward, self.picture, self.clock)
+
+
 def _candidate(
-    descriptor: ImageModelDescriptor,
-    mode: ExecutionMode,
-    picture: Tensor,
-    truth: Tensor,
-    usual: ExecutionMode,
-    context: RunContext,
+    descriptor: ImageModelDescriptor, mode: ExecutionMode, truth: Tensor, precision: Precision, probe: _Probe
 ) -> _Way | None:
-    """The copy in `mode`, if it can be made and makes the same of `picture`."""
+    """The copy in `mode`, if it can be made and makes the same of the picture, as far as `precision` can tell."""
+    context = probe.context
     try:
         runner = ModelRunner(descriptor, mode)
         context.make_resident(runner, 0)
-        output, seconds = timed(runner.forward, picture)
+        output, seconds = probe.timed(runner)
     except Exception as error:  # a model may fail in any way in another layout, or with modules it does not know
         context.raise_if_interrupted()
         if context.is_out_of_memory(error):
             raise
         logger.debug("not in %s: %s", mode, first_line(error))
         return None
-    flaw = mismatch(output, truth, usual.precision)
+    flaw = mismatch(output, truth, precision)
     if flaw:
         logger.warning("not in %s: %s", mode, flaw)
     return None if flaw else _Way(runner, seconds)
 
 
-def _times(ways: Sequence[_Way], picture: Tensor, context: RunContext) -> list[list[float]]:
-    """The seconds that each takes for `picture`, some times."""
+def _times(ways: Sequence[_Way], probe: _Probe) -> list[list[float]]:
+    """The seconds that each takes for the picture, some times."""
 
     def once(runner: ModelRunner) -> float:
-        context.raise_if_interrupted()
-        context.make_resident(runner, 0)  # a host short of memory has unloaded it for another
-        return seconds_of_forward(runner.forward, picture)
+        probe.context.raise_if_interrupted()
+        probe.context.make_resident(runner, 0)  # a host short of memory has unloaded it for another
+        return probe.timed(runner)[1]
 
     return taking_turns([partial(once, way.runner) for way in ways], before=[way.seconds for way in ways])

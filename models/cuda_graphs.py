@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from ..api.errors import first_line
 from ..api.model_info import Forward
-from ..api.options import Precision
 from ..kernels.numerics import mismatch
 from ..kernels.timing import Timer, seconds_on_cuda
+from .execution import ExecutionMode
 
 logger = logging.getLogger("cudaspeed")
 
@@ -48,27 +49,28 @@ class Recorder(Protocol):
 
     def record(self, forward: Forward, example: Tensor) -> Recording:
         """Record `forward` for the shape of `example` [N, C, h, w]. Raises whatever stands against it."""
+        ...
 
     def release(self) -> None:
         """Give back the memory of all recordings; none of them is launched again."""
 
 
-class GraphedForward:
+class CudaGraphExecutor:
     """`forward`, replayed where that is clearly faster: the same results, which are the caller's to keep.
 
-    `module` is what holds the weights, `precision` how far two runs may differ. A shape is recorded when it came often
-    enough; where that fails or gains nothing, it stays eager. One call at a time.
-    """
+    `module` is what holds the weights, `mode` how it computes. A shape is recorded when it came often enough; where
+    that fails or gains nothing, it stays eager. One call at a time."""
 
     def __init__(
         self,
         forward: Forward,
         module: nn.Module,
-        precision: Precision,
+        mode: ExecutionMode,
         recorder: Recorder,
         seconds: Timer = _BRIEFLY,
     ) -> None:
-        self._forward, self._precision, self._recorder, self._seconds = forward, precision, recorder, seconds
+        self._forward, self._recorder, self._seconds = forward, recorder, seconds
+        self.mode = replace(mode, backend="CUDA graph")
         self._slots = [
             (tensors, name)
             for part in module.modules()
@@ -81,12 +83,22 @@ class GraphedForward:
         self._seen: Counter[torch.Size] = Counter()
         self._worth: dict[torch.Size, bool] = {}  # what was found out about shapes
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Every shape that the forward takes: what is not recorded is computed eagerly."""
+        return True
+
+    def distrust(self, reason: str) -> None:
+        """Record nothing any more."""
+        logger.warning("CUDA graphs are given up: %s", reason)
+        self.mode = replace(self.mode, backend="eager")
+        self.release()
+
+    def __call__(self, tiles: Tensor) -> Tensor:
         """[N, C, h, w] float32 on the weights' device -> [N, C', sh, sw], as `forward` gives it."""
-        recording = self._recording(x)
+        recording = self._recording(tiles)
         if recording is None:
-            return self._forward(x)
-        return replay(recording, x)
+            return self._forward(tiles)
+        return replay(recording, tiles)
 
     def release(self) -> None:
         """Give back the memory of the recordings; they are made anew when they are wanted."""
@@ -96,6 +108,8 @@ class GraphedForward:
 
     def _recording(self, x: Tensor) -> Recording | None:
         shape = x.shape
+        if self.mode.backend == "eager":
+            return None
         if x.numel() // shape[1] > _MOST_PIXELS or self._worth.get(shape) is False:
             return None
         places = [tensors[name].data_ptr() for tensors, name in self._slots]
@@ -115,7 +129,7 @@ class GraphedForward:
             del self._recordings[next(iter(self._recordings))]
         try:
             recording = self._recorder.record(self._forward, x)
-            reason = mismatch(replay(recording, x), self._forward(x), self._precision)
+            reason = mismatch(replay(recording, x), self._forward(x), self.mode.precision)
             worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
         except (
             Exception

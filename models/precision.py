@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.options import Precision, PrecisionChoice
+from ..storage.fingerprint import versions_of
+from .execution import ExecutionMode
 from .info import is_convolutional, model_info
-from .runner import ExecutionMode, RunnerCache, versions_of
+from .runner import RunnerCache
 
 logger = logging.getLogger("cudaspeed")
 

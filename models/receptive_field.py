@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.model_info import Forward, ModelInfo
-from ..storage.profiles import Profiles
+from ..storage.profiles import ModelProfile
 from ..tiling.plan import round_up
 from .runner import ModelRunner
 
@@ -57,26 +57,23 @@ def with_receptive_field(
     info: ModelInfo,
     descriptor: ImageModelDescriptor,
     runner: ModelRunner,
-    profiles: Profiles,
+    profile: ModelProfile,
     context: RunContext,
 ) -> ModelInfo:
     """`info` with the model's receptive field, from its profile, or measured now and kept there.
 
-    `working` is a copy of the descriptor's model on the context's device. `info` come back as they are where nothing
+    `runner` is a copy of the descriptor's model on the context's device. `info` comes back as it is where nothing
     can be measured: the model fails on the probe, memory runs out, its windows are too large.
     """
-    content = profiles.content(descriptor.model, runner.versions)
-    profile = profiles.get(content)
-    if profile.receptive_field is None:
+    known = profile.known
+    if known.receptive_field is None:
         found = _measured(info, descriptor, runner, context)
         if found is None:
             return info
         logger.debug("%s: tiles are as good as the whole picture %d pixels from a cut%s", info.name, found.pixels,
                      ", but never quite" if found.unbounded else "")  # fmt: skip
-        profile = profiles.update(content, receptive_field=found.pixels, unbounded=found.unbounded)
-    return replace(
-        info, receptive_field=profile.receptive_field, global_context=info.global_context or profile.unbounded
-    )
+        known = profile.keep(receptive_field=found.pixels, unbounded=found.unbounded)
+    return replace(info, receptive_field=known.receptive_field, global_context=info.global_context or known.unbounded)
 
 
 def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.device) -> ReceptiveField | None:

@@ -11,49 +11,20 @@ import json
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..api.model_info import Forward, Kernels
-from ..api.options import Precision
+from ..api.model_info import Forward
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
-from .cuda_graphs import CudaRecorder, GraphedForward
+from ..storage.fingerprint import versions_of
+from .cuda_graphs import CudaGraphExecutor, CudaRecorder
+from .execution import DTYPES, EagerExecutor, ExecutionMode, Executor
 from .info import is_convolutional
-
-DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class ExecutionMode:
-    """How a copy computes. With `autocast` its weights stay fp32 and torch picks the type of every operation."""
-
-    precision: Precision
-    autocast: bool
-    channels_last: bool
-    kernels: Kernels = "plain"
-
-    @property
-    def name(self) -> str:
-        """For people: "fp16", "fp32 winograd"."""
-        return self.precision if self.kernels == "plain" else f"{self.precision} {self.kernels}"
-
-    def __str__(self) -> str:
-        return self.name + " autocast" * self.autocast + " channels last" * self.channels_last
-
-    @property
-    def weight_dtype(self) -> torch.dtype:
-        return torch.float32 if self.autocast else DTYPES[self.precision]
-
-    @property
-    def memory_dtype(self) -> torch.dtype:
-        """The type most of a forward's tensors have."""
-        return DTYPES[self.precision]
 
 
 class ModelRunner:
@@ -70,24 +41,25 @@ class ModelRunner:
         self.residence: object = None
         self.forward = _forward(self.module, call_of(descriptor, mode), mode)
         self.compiled: dict[str, Any] = {}
-        self._graphed: GraphedForward | None = None
+        self._executor: Executor | None = None
 
-    def eager(self, device: torch.device) -> Forward:
-        """`forward` as runs call it on `device`, where the module lies.
+    def executor(self, device: torch.device) -> Executor:
+        """What runs `forward` on `device`, where the module lies, while nothing is compiled of it.
 
         On CUDA the kernels of convolutional models are launched as one where that is clearly faster; others may look at
         what they computed, which cannot be recorded.
         """
-        if device.type != "cuda" or not self._convolutional:
-            return self.forward
-        if self._graphed is None:
-            self._graphed = GraphedForward(self.forward, self.module, self.mode.precision, CudaRecorder(device))
-        return self._graphed
+        if self._executor is None:
+            if device.type == "cuda" and self._convolutional:
+                self._executor = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
+            else:
+                self._executor = EagerExecutor(self.forward, self.mode)
+        return self._executor
 
     def release_graphs(self) -> None:
         """Give back the memory of recorded CUDA graphs, which are recorded anew when they are wanted."""
-        if self._graphed:
-            self._graphed.release()
+        if self._executor:
+            self._executor.release()
 
     def release(self) -> None:
         """Give back what was made beside the weights, and is made or loaded anew when it is wanted."""
@@ -100,14 +72,6 @@ def architecture_of(descriptor: ImageModelDescriptor) -> str:
     hyper = getattr(descriptor.model, "hyperparameters", {})
     told = json.dumps(hyper, sort_keys=True, default=str) if hyper else ""
     return " ".join([descriptor.architecture.id, f"x{descriptor.scale}", *descriptor.tags, told]).strip()
-
-
-def versions_of(module: nn.Module) -> tuple[int, ...]:
-    """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
-    is loaded under inference mode) do not count their changes."""
-    # not by `parameters`, which takes some times as long for deep models: this is asked five times for a picture
-    parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
-    return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
 
 
 def call_of(descriptor: ImageModelDescriptor, mode: ExecutionMode) -> Callable[[nn.Module, Tensor], Tensor]:

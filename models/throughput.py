@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.model_info import Forward, ModelInfo
-from ..kernels.timing import reproduced, seconds_of_forward
+from ..kernels.timing import Clock, reproduced, seconds_of_forward
 from ..tiling.plan import round_up
-from .runner import ModelRunner
 
 logger = logging.getLogger("cudaspeed")
 
@@ -80,36 +79,69 @@ class Throughput:
 UNKNOWN_THROUGHPUT = Throughput()
 
 
-def rounded(pixels: int) -> int:
+def size_class(pixels: int) -> int:
     """The next half doubling: forwards of about as many pixels are one size."""
     return round(2 ** (round(2 * math.log2(pixels)) / 2))
 
 
-class Paced(NamedTuple):
-    """Where a run asks for a copy's throughput, `look_up(copy, info, pixels ahead, most pixels in a forward)`, and
-    tells what it saw itself, `note(copy, pixels of a forward, seconds a megapixel)`, for later runs of this session."""
+@dataclass(frozen=True)
+class ThroughputProbe:
+    """Measures a model on the context's device, by `clock`, where it computes `forward`."""
 
-    look_up: Callable[[ModelRunner, ModelInfo, int, int], Throughput]
-    note: Callable[[ModelRunner, int, float], None]
+    forward: Forward
+    info: ModelInfo
+    context: RunContext
+    clock: Clock = time.perf_counter
 
+    def measure(self, known: Throughput, pixels_ahead: int, most_pixels: int) -> Throughput:
+        """The throughput at as large sizes as a sixth of the work ahead, `pixels_ahead`, has the time for; `known`
+        where that is no larger than what is known. All of it is measured in one go, or what else the machine does would
+        decide.
 
-def measure_throughput(
-    known: Throughput, forward: Forward, info: ModelInfo, context: RunContext, pixels_ahead: int, most_pixels: int
-) -> Throughput:
-    """The throughput at as large sizes as a sixth of the work ahead, `pixels_ahead`, has the time for; `known` where
-    that is no larger than what is known. All of it is measured in one go, or what else the machine does would decide.
+        A forward may be given up to `most_pixels` at once. Nothing is measured where there is little work. Raises only
+        the context's interrupt.
+        """
+        sides = [round_up(max(side, self.info.minimum), self.info.alignment) for side in _SIDES]
+        most_pixels = min(most_pixels, pixels_ahead // (_SHARE * _RUNS))
+        sizes = sorted({side * side for side in sides if side * side <= most_pixels})
+        if known.points and not _time_for_more(known, sizes, pixels_ahead):
+            return known
+        points = tuple(self._points(sizes, pixels_ahead))
+        logger.debug("%s: pixels a forward, seconds a megapixel: %s", self.info.name, points)
+        return max(Throughput(points), known, key=lambda throughput: len(throughput.points))
 
-    `forward` computes on the context's device, and may be given up to `most_pixels` at once. Nothing is measured where
-    there is little work. Raises only the context's interrupt.
-    """
-    sides = [round_up(max(side, info.minimum), info.alignment) for side in _SIDES]
-    most_pixels = min(most_pixels, pixels_ahead // (_SHARE * _RUNS))
-    sizes = sorted({side * side for side in sides if side * side <= most_pixels})
-    if known.points and not _time_for_more(known, sizes, pixels_ahead):
-        return known
-    points = tuple(_measured(sizes, forward, info, context, pixels_ahead))
-    logger.debug("%s: pixels a forward, seconds a megapixel: %s", info.name, points)
-    return max(Throughput(points), known, key=lambda throughput: len(throughput.points))
+    def _points(self, sizes: list[int], pixels_ahead: int) -> Iterator[tuple[int, float]]:
+        """Points at those of the sizes for which there is time, as far as the model takes them."""
+        spent, rate = 0.0, None
+        for pixels in sizes:
+            if rate is not None and not _worthwhile(rate, spent, pixels, pixels_ahead):
+                return
+            times = self._times(math.isqrt(pixels))
+            if not times or not min(times):  # a clock that stands still tells nothing
+                return
+            spent, rate = spent + sum(times), min(times) / pixels * 1e6
+            yield pixels, rate
+
+    def _times(self, side: int) -> list[float]:
+        """Seconds that a forward of a square took; none where it fails, or the machine is too busy to tell."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(1, self.info.in_channels, side, side, generator=generator).to(self.context.device)
+        times: list[float] = []
+        no_room = False
+        while len(times) < _MOST_RUNS:
+            self.context.raise_if_interrupted()
+            try:
+                times.append(seconds_of_forward(self.forward, x, self.clock))
+            except Exception as error:  # the model fails, or memory runs out: the run will see, and tell
+                no_room = self.context.is_out_of_memory(error)
+                name, reason = self.info.name, first_line(error)
+                logger.debug("the throughput of %s at %dx%d cannot be measured: %s", name, side, side, reason)
+                break
+            if reproduced(times) or (times[0] > _LONG and self.context.device.type == "cpu"):
+                return times
+        if no_room:  # here, where the failed forward's tensors are no longer referenced
+            self.context.release_cached()
+        return []
 
 
 def _worthwhile(rate: float, spent: float, pixels: int, pixels_ahead: int) -> bool:
@@ -128,38 +160,3 @@ def _time_for_more(known: Throughput, sizes: list[int], pixels_ahead: int) -> bo
     rates = dict(known.points)
     spent = sum(_RUNS * size * rates.get(size, rate) for size in sizes if size < larger) / 1e6
     return _worthwhile(rate, _TO_SPARE * spent, larger, pixels_ahead)
-
-
-def _measured(
-    sizes: list[int], forward: Forward, info: ModelInfo, context: RunContext, pixels_ahead: int
-) -> Iterator[tuple[int, float]]:
-    """Points at those of the sizes for which there is time, as far as the model takes them."""
-    spent = rate = 0.0
-    for pixels in sizes:
-        if rate and not _worthwhile(rate, spent, pixels, pixels_ahead):
-            return
-        times = _times(forward, info, context, math.isqrt(pixels))
-        if not times:
-            return
-        spent, rate = spent + sum(times), min(times) / pixels * 1e6
-        yield pixels, rate
-
-
-def _times(forward: Forward, info: ModelInfo, context: RunContext, side: int) -> list[float]:
-    """Seconds that a forward of a square took; none where it fails, or the machine is too busy to tell."""
-    x = torch.rand(1, info.in_channels, side, side, generator=torch.Generator().manual_seed(0)).to(context.device)
-    times: list[float] = []
-    no_room = False
-    while len(times) < _MOST_RUNS:
-        context.raise_if_interrupted()
-        try:
-            times.append(seconds_of_forward(forward, x))
-        except Exception as error:  # the model fails, or memory runs out: the run will see, and tell
-            no_room = context.is_out_of_memory(error)
-            logger.debug("the pace of %s at %dx%d cannot be measured: %s", info.name, side, side, first_line(error))
-            break
-        if reproduced(times) or (times[0] > _LONG and context.device.type == "cpu"):
-            return times
-    if no_room:  # here, where the failed forward's tensors are no longer referenced
-        context.release_cached()
-    return []

@@ -2,8 +2,9 @@
 
 On a CUDA device there are two ways out, both in a stream of their own, which follows no more than the batch that the
 rows are made of. An output in pinned memory (output.py) is written by the device itself: the host has no part in it.
-Any other is reached through a ring of pinned blocks, in the smaller of the two types; a thread of our own moves what
-has arrived to its place, so that the thread which keeps the device busy waits only when the whole ring is full.
+Any other is reached through a ring of pinned staging buffers, in the smaller of the two types; a thread of our own
+moves what has arrived to its place, so that the thread which keeps the device busy waits only when the whole ring is
+full.
 
 Rows leave in pieces as soon as they are finished, not a frame at a time. That is never later, leaves only a small rest
 that no computing hides, and needs no second copy of the frame on the device.
@@ -20,10 +21,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from .streams import Device, Event, Past
+from .streams import Event, PastEvent, StreamDevice
 
-_BLOCKS = 4
-_BLOCK_BYTES = 16 << 20
+_BUFFERS = 4
+_BUFFER_BYTES = 16 << 20
 # Batches that may still be leaving when one more has been looked at. Without a limit, a device that computes faster
 # than it copies would fill with results.
 _BATCHES_LEAVING = 2
@@ -49,7 +50,7 @@ class Download:
 
     def written(self) -> Event:
         """The event when everything written by now is in its place."""
-        return Past()
+        return PastEvent()
 
     def throttle(self) -> None:
         """Nothing runs ahead."""
@@ -63,7 +64,7 @@ class StreamDownload:
 
     widens = False
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: StreamDevice) -> None:
         self._device, self._stream = device, device.stream(urgent=True)
         self._worker: ThreadPoolExecutor | None = None
         self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
@@ -88,7 +89,7 @@ class StreamDownload:
         type, with `clamp` in 0..1. Inside `leaving`. Raises what went wrong with rows written earlier."""
         direct = self._device.is_pinned(target)
         crossing = target.dtype if direct or rows.dtype.itemsize >= target.dtype.itemsize else rows.dtype
-        height = max(1, _BLOCK_BYTES // (rows[0].numel() * crossing.itemsize))
+        height = max(1, _BUFFER_BYTES // (rows[0].numel() * crossing.itemsize))
         for place, piece in zip(target.split(height), rows.split(height), strict=True):
             piece = (piece.clamp(0, 1) if clamp else piece).to(crossing, memory_format=torch.contiguous_format)
             if direct:
@@ -114,27 +115,27 @@ class StreamDownload:
         self._stream.record().synchronize()
 
     def _stage(self, place: Tensor, piece: Tensor) -> None:
-        """Send `piece` into the next free block, and let it land when it is there."""
+        """Send `piece` into the next free buffer, and let it land when it is there."""
         while self._landing and self._landing[0].done():
             self._landing.popleft().result()
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="cudaspeed-outlet")
-            for _ in range(_BLOCKS):
+            for _ in range(_BUFFERS):
                 # rows of a run are alike but for their type, which is float32 at most
-                self._free.put(self._device.pinned(max(_BLOCK_BYTES, 4 * piece[0].numel())))
-        block = self._free.get()
-        staged = block[: piece.nbytes].view(piece.dtype).view(piece.shape)
+                self._free.put(self._device.pinned(max(_BUFFER_BYTES, 4 * piece[0].numel())))
+        buffer = self._free.get()
+        staged = buffer[: piece.nbytes].view(piece.dtype).view(piece.shape)
         self._stream.copy(staged, piece)
-        self._landing.append(self._worker.submit(self._land, self._stream.record(), block, staged, place))
+        self._landing.append(self._worker.submit(self._land, self._stream.record(), buffer, staged, place))
 
-    def _land(self, arrived: Event, block: Tensor, staged: Tensor, place: Tensor) -> None:
+    def _land(self, arrived: Event, buffer: Tensor, staged: Tensor, place: Tensor) -> None:
         """On the thread: torch lets the others run meanwhile, and uses all its threads."""
         try:
             arrived.synchronize()
             with torch.inference_mode():  # which is a thread's own
                 place.copy_(staged)
         finally:
-            self._free.put(block)  # after an error, too: nobody is to wait for it forever
+            self._free.put(buffer)  # after an error, too: nobody is to wait for it forever
 
 
 class _Landed:

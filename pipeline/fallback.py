@@ -1,15 +1,13 @@
-"""The ways one run can compute its model: where it stands, and the steps above it, up to fp32."""
+"""The ways one run can compute its model: where it stands, and the safer steps after that, down to eager fp32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
-from spandrel import ImageModelDescriptor
+from typing import NamedTuple, Protocol
 
 from ..compile_cache import CompiledForwards
 from ..memory import MemoryCost
-from ..models.runner import ExecutionMode, ModelRunner, RunnerCache
+from ..models.execution import ExecutionMode
+from ..models.runner import ModelRunner
 
 
 class Step(NamedTuple):
@@ -24,50 +22,59 @@ class Step(NamedTuple):
         return self.runner.mode
 
 
-class FallbackChain:
-    """The run begins in `mode`. `find_safer` gives the better ones in the order of their precision, asked when they
-    are first needed; `dress` makes a step of a copy; `remember` is told what later runs had better begin with."""
+class Steps(Protocol):
+    """Who makes the steps of a chain, and is told which of them to begin with the next time."""
 
-    def __init__(
-        self,
-        descriptor: ImageModelDescriptor,
-        mode: ExecutionMode,
-        find_safer: Callable[[], Sequence[ExecutionMode]],
-        copies: RunnerCache,
-        dress: Callable[[ModelRunner], Step],
-        remember: Callable[[ExecutionMode], None],
-    ) -> None:
-        self._descriptor, self._copies = descriptor, copies
-        self._find_safer, self._dress, self._remember = find_safer, dress, remember
-        self._safer: list[ExecutionMode] | None = None
-        self.now = dress(copies.get(descriptor, mode))
+    def step(self, mode: ExecutionMode, shared: bool) -> Step:
+        """The step in `mode`; with a copy that other runs begin with, too, if it is `shared`."""
+        ...
+
+    def safer_modes(self, mode: ExecutionMode) -> list[ExecutionMode]:
+        """The modes to trust more than `mode`, in the order of their precision."""
+        ...
+
+    def remember_fallback(self, left: ExecutionMode, now: Step) -> None:
+        """Later runs had better begin with `now` where they would begin with `left`."""
+
+
+class FallbackChain:
+    """Where a run stands (`now`) and what it can fall back to. `given_up` is the name of the mode that it left for a
+    safer one because tiles came out faulty; None: it left none."""
+
+    def __init__(self, steps: Steps, mode: ExecutionMode) -> None:
+        self._steps = steps
         self.given_up: str | None = None
-        self._steps: dict[ExecutionMode, Step] = {mode: self.now}
+        self.restart(mode)
+
+    def restart(self, mode: ExecutionMode) -> None:
+        """Stand on `mode`, with all that is safer after it."""
+        self._first, self._safer = mode, None
+        self.now = self._steps.step(mode, shared=True)
+        self._made: dict[ExecutionMode, Step] = {mode: self.now}
 
     @property
     def safer(self) -> list[ExecutionMode]:
-        """The better modes than the run's, best last."""
+        """The modes after the run's, safest last; found out when they are first asked for."""
         if self._safer is None:
-            self._safer = list(self._find_safer())
+            self._safer = self._steps.safer_modes(self._first)
         return self._safer
 
     def step(self, mode: ExecutionMode) -> Step:
-        """A step above, to compute single tiles on; made when it is first asked for, kept while the run lasts."""
-        if mode not in self._steps:
-            self._steps[mode] = self._dress(ModelRunner(self._descriptor, mode))
-        return self._steps[mode]
+        """A safer step, to compute single tiles on; made when it is first asked for, kept while the run lasts."""
+        if mode not in self._made:
+            self._made[mode] = self._steps.step(mode, shared=False)
+        return self._made[mode]
 
     def fall_back(self, mode: ExecutionMode, for_good: bool) -> None:
-        """Go on with `mode`, one of those above, in this run and, `for_good`, in all later ones."""
+        """Go on with `mode`, one of the safer ones, in this run and, `for_good`, in all later ones."""
         self.given_up = self.given_up or self.now.mode.name
         self._safer = self.safer[self.safer.index(mode) + 1 :]
         self.now = self.step(mode)
         if for_good:
-            self._copies.put(self._descriptor, self.now.runner)
-            self._remember(mode)
+            self._steps.remember_fallback(self._first, self.now)
 
     def save(self) -> None:
         """Keep what was measured of the compiled forwards."""
-        for step in self._steps.values():
+        for step in self._made.values():
             if step.compiled:
                 step.compiled.save()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..api.errors import BrokenOutputError
@@ -16,8 +13,8 @@ from ..api.model_info import ModelInfo
 from ..images.channels import ChannelPlan
 from ..postprocess import FrameVerdict, heal
 from ..tiling.blend import TileBlender
-from ..tiling.pad import WrapPadding
-from ..tiling.plan import Axis, TilePlan, places
+from ..tiling.pad import WrapPadding, cut_tile, to_canvas
+from .scheduler import Schedule
 from .streams import Event
 from .transfer import Transfer
 
@@ -33,51 +30,60 @@ class Job(NamedTuple):
     column: int
 
 
-class Complete(NamedTuple):
-    """A frame of which nothing is left to do; its pixels are in their place when `arrived` is past."""
+class FinishedFrame(NamedTuple):
+    """A frame, by its `number`, of which nothing is left to do; its pixels are in their place when `arrived` is
+    past."""
 
+    number: int
     verdict: FrameVerdict
     arrived: Event
 
 
+@dataclass(frozen=True)
+class FrameSetup:
+    """How frames become tiles and tiles become frames, the same for all frames of a schedule.
+
+    With `defer_clamp` what the tiles are made of comes to its place as it is, not clamped to 0..1 on its way, and
+    frames that have faulty tiles are looked after as a whole.
+    """
+
+    schedule: Schedule
+    info: ModelInfo
+    channels: ChannelPlan
+    padding: WrapPadding
+    device: torch.device
+    defer_clamp: bool
+
+    @property
+    def direct(self) -> bool:
+        """The model's pictures are the frames: nothing has to be made of them."""
+        return self.channels.direct and not self.padding
+
+    @property
+    def on_device(self) -> bool:
+        """Frames are made of the model's pictures where the model computes."""
+        return self.schedule.frames_on_device and not self.direct
+
+
 class FrameGroup:
-    """The frames `frames` of `image` [B, H, W, C] on their way into `output` [B, H*s, W*s, C], tiled by `plan`.
+    """The frames `frames` on their way from a transfer's source to its sink. Tiles are added in the order of `jobs`."""
 
-    Tiles are added in the order of `jobs`. What they are made of is clamped to 0..1 on its way; if `defer_clamp`, it
-    comes to the output as it is, and frames that have ill tiles are looked after as a whole. Frames that the model's
-    pictures have to be made into are made `on_device` or where the output lies."""
-
-    def __init__(
-        self,
-        image: Tensor,
-        output: Tensor,
-        frames: range,
-        plan: TilePlan,
-        info: ModelInfo,
-        channels: ChannelPlan,
-        padding: WrapPadding,
-        transfer: Transfer,
-        device: torch.device,
-        defer_clamp: bool,
-        on_device: bool,
-    ) -> None:
-        self._image, self._output, self._frames, self._plan = image, output, frames, plan
-        self._info, self._channels, self._padding = info, channels, padding
-        self._upload, self._download, self._device = transfer.upload, transfer.download, device
-        self.defer_clamp = defer_clamp
-        self._on_device = on_device and not self._direct
+    def __init__(self, frames: range, setup: FrameSetup, transfer: Transfer) -> None:
+        self.setup, self._frames, self._transfer = setup, frames, transfer
+        self._plan, self._channels = setup.schedule.plan, setup.channels
         self._jobs_cut = 0
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
-        self._sources: dict[int, Tensor] = {}  # frame -> it with its borders, where it is prepared
+        self._sources: dict[int, Tensor] = {}  # frame -> it with its padding, where it is prepared
         self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go
-        self._ill: set[int] = set()
+        self._faulty: set[int] = set()
         # what whole frames are judged by is not rounded
-        self._blender = TileBlender(plan, info.scale, widen=defer_clamp or self._download.widens)
+        widen = setup.defer_clamp or transfer.download.widens
+        self._blender = TileBlender(self._plan, setup.info.scale, widen)
         self.jobs = [
             Job(picture, row, column)
-            for picture in range(len(frames) * channels.pictures_per_frame)
-            for row in range(len(plan.rows.origins))
-            for column in range(len(plan.columns.origins))
+            for picture in range(len(frames) * self._channels.pictures_per_frame)
+            for row in range(len(self._plan.rows.origins))
+            for column in range(len(self._plan.columns.origins))
         ]
 
     @property
@@ -97,23 +103,25 @@ class FrameGroup:
         """The tile batch [N, C, h, w] float32 on the device, for N jobs."""
         for frame in sorted({self.frame_of(job) for job in jobs} - self._sources.keys()):
             first = (frame - self._frames[0]) * self._channels.pictures_per_frame
-            source = self._sources[frame] = self._padding.extend(self._upload.frame(frame))
+            source = self._sources[frame] = self.setup.padding.pad(self._transfer.upload.frame(frame))
             for k, picture in enumerate(self._channels.to_model(source)):
-                self._canvases[first + k] = to_canvas(picture, self._plan, self._device)
+                self._canvases[first + k] = to_canvas(picture, self._plan, self.setup.device)
         self._jobs_cut += len(jobs)
-        return torch.stack([_cut(self._canvases[job.picture], self._plan, job, self._info.wraparound) for job in jobs])
+        wraparound = self.setup.info.wraparound
+        tiles = [cut_tile(self._canvases[job.picture], self._plan, (job.row, job.column), wraparound) for job in jobs]
+        return torch.stack(tiles)
 
-    def add(self, job: Job, tile: Tensor, computed: Event, ill: bool) -> Complete | None:
+    def add(self, job: Job, tile: Tensor, computed: Event, faulty: bool) -> FinishedFrame | None:
         """Take the upscaled tile [C', h*s, w*s] of `job`, there when `computed` is past; its frame when that is
         complete, else None.
 
-        `ill`: something is wrong with it that can only be mended in the whole picture. Raises `BrokenOutputError`
+        `faulty`: something is wrong with it that can only be mended in the whole picture. Raises `BrokenOutputError`
         when the frame turns out to be no picture.
         """
         frame, k = self.frame_of(job), job.picture % self._channels.pictures_per_frame
-        if ill:
-            self._ill.add(frame)
-        with self._download.leaving(computed, tile, self._sources[frame]):
+        if faulty:
+            self._faulty.add(frame)
+        with self._transfer.download.leaving(computed, tile, self._sources[frame]):
             rows = self._blender.add(job.row, job.column, tile)
             if rows is None:
                 return None
@@ -123,99 +131,64 @@ class FrameGroup:
             del self._canvases[job.picture]
             if k + 1 < self._channels.pictures_per_frame:
                 return None
-            return self._complete(frame)
+            return self._finish(frame)
 
     def _put(self, frame: int, k: int, top: int, rows: Tensor) -> None:
         """Finished rows of a frame's `k`-th picture go to their place."""
         if frame not in self._targets:
             self._targets[frame] = self._target(frame)
         target = self._targets[frame][k, top : top + len(rows)]
-        if self._on_device:
-            target.copy_(rows if self.defer_clamp else rows.clamp(0, 1))
+        if self.setup.on_device:
+            target.copy_(rows if self.setup.defer_clamp else rows.clamp(0, 1))
         else:
-            self._download.write(target, rows, clamp=not self.defer_clamp)
-
-    @property
-    def _direct(self) -> bool:
-        """The model's pictures are the output's frames: no detour over a scratch."""
-        return self._channels.direct and not self._padding
+            self._transfer.download.write(target, rows, clamp=not self.setup.defer_clamp)
 
     def _target(self, frame: int) -> Tensor:
-        """Where a frame's pictures go, [pictures, H*s, W*s, model's channels]: the output itself where that is it."""
-        if self._direct:
-            return self._output[frame][None]
-        height, width = (axis.size * self._info.scale for axis in (self._plan.rows, self._plan.columns))
+        """Where a frame's pictures go, [pictures, H*s, W*s, model's channels]: the sink's frame where that is it."""
+        if self.setup.direct:
+            return self._transfer.sink.frame(frame)[None]
+        height, width = (axis.size * self.setup.info.scale for axis in (self._plan.rows, self._plan.columns))
         pictures, channels = self._channels.pictures_per_frame, self._channels.model_out
-        device = self._device if self._on_device else self._output.device
+        device = self.setup.device if self.setup.on_device else self._transfer.sink.device
         return torch.empty(pictures, height, width, channels, device=device)
 
-    def _complete(self, frame: int) -> Complete:
-        output, target, source = self._output[frame], self._targets.pop(frame), self._sources.pop(frame)
-        if not self._direct:
-            if not self._on_device:
-                self._download.written().synchronize()
-            made = self._padding.cut(self._channels.from_model(target, source), self._info.scale)
-            if self._on_device:
-                self._download.write(output, made, clamp=False)
+    def _finish(self, frame: int) -> FinishedFrame:
+        download, setup = self._transfer.download, self.setup
+        output, target, source = self._transfer.sink.frame(frame), self._targets.pop(frame), self._sources.pop(frame)
+        if not setup.direct:
+            if not setup.on_device:
+                download.written().synchronize()
+            made = setup.padding.crop(self._channels.from_model(target, source), setup.info.scale)
+            if setup.on_device:
+                download.write(output, made, clamp=False)
             else:
                 output.copy_(made)
-        arrived = self._download.written()
-        if not self.defer_clamp:
-            return Complete(FrameVerdict(), arrived)
+        arrived = download.written()
+        if not setup.defer_clamp:
+            return FinishedFrame(frame, FrameVerdict(), arrived)
         arrived.synchronize()
-        return Complete(self._look_after(frame, target, source), arrived)
+        return FinishedFrame(frame, self._look_after(frame, target, source), arrived)
 
     def _look_after(self, frame: int, target: Tensor, source: Tensor) -> FrameVerdict:
-        """Bring a frame to 0..1, in its place in the output, and mend it where tiles of it are ill."""
-        output = self._output[frame]
-        if frame not in self._ill:
-            output.clamp_(0, 1)
+        """Bring a frame to 0..1, in its place, and mend it where tiles of it are faulty."""
+        whole = self._transfer.sink.frame(frame)
+        if frame not in self._faulty:
+            whole.clamp_(0, 1)
             return FrameVerdict()
-        reference = self._channels.reference(self._image[frame])
-        output = output[..., : reference.shape[-1]]  # a view: the channels that the model made
+        reference = self._channels.reference(self._transfer.source.frame(frame))
+        output = whole[..., : reference.shape[-1]]  # a view: the channels that the model made
         verdict = heal(output, reference)
         if verdict.broken and self._channels.alpha == "model":  # its alpha is as broken as its colours were
             plain = replace(self._channels, alpha="lanczos").from_model(target, source)
-            self._output[frame][..., -1] = self._padding.cut(plain, self._info.scale)[..., -1]
+            whole[..., -1] = self.setup.padding.crop(plain, self.setup.info.scale)[..., -1]
+        name = self.setup.info.name
         if verdict.non_finite > _MOST_REPAIRED * output.numel():
             raise BrokenOutputError(
-                f"{verdict.non_finite} of the {output.numel()} values that {self._info.name} gave for frame {frame} "
-                "are NaN or infinite, in fp32 too; is the model's file intact?"
+                f"{verdict.non_finite} of the {output.numel()} values that {name} gave for frame {frame} are NaN or "
+                "infinite, in fp32 too; is the model's file intact?"
             )
         if verdict.constant:
             raise BrokenOutputError(
-                f"{self._info.name} gave one and the same value for all of frame {frame}, in fp32 too; "
-                "is the model's file intact?"
+                f"{name} gave one and the same value for all of frame {frame}, in fp32 too; is the model's file intact?"
             )
         return verdict
-
-
-def _cut(canvas: Tensor, plan: TilePlan, job: Job, wraparound: int) -> Tensor:
-    for dim, axis, index in ((1, plan.rows, job.row), (2, plan.columns, job.column)):
-        pieces = [canvas.narrow(dim, start, length) for start, length in _runs(axis, index, wraparound)]
-        canvas = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
-    return canvas
-
-
-@lru_cache(maxsize=1024)
-def _runs(axis: Axis, index: int, wraparound: int) -> tuple[tuple[int, int], ...]:
-    """The places that tile `index` shows as (start, length) of what lies side by side: slices, unlike a list of places,
-    need not be sent to the device."""
-    shown = places(axis, index, wraparound)
-    starts = [k for k, place in enumerate(shown) if k == 0 or place != shown[k - 1] + 1]
-    return tuple((shown[k], end - k) for k, end in pairwise([*starts, len(shown)]))
-
-
-def to_canvas(picture: Tensor, plan: TilePlan, device: torch.device) -> Tensor:
-    """A picture [C, H, W] on `device` as float32, extended at the bottom and right where the plan's canvas is larger.
-
-    As spandrel pads: mirrored as far as the picture reaches, then its last row or column repeated.
-    """
-    x = picture.to(device, torch.float32)[None]
-    right, bottom = plan.columns.canvas - plan.columns.size, plan.rows.canvas - plan.rows.size
-    mirrored = min(right, plan.columns.size - 1), min(bottom, plan.rows.size - 1)
-    if any(mirrored):
-        x = F.pad(x, (0, mirrored[0], 0, mirrored[1]), mode="reflect")
-    if (right, bottom) != mirrored:
-        x = F.pad(x, (0, right - mirrored[0], 0, bottom - mirrored[1]), mode="replicate")
-    return x[0]

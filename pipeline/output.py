@@ -1,10 +1,10 @@
 """The memory that a result is handed over in: enough of it, and of the kind that the device copies to by itself.
 
-On CUDA a result in pinned memory costs the host nothing: no copy from a staging block, no pages to be found for it
+On CUDA a result in pinned memory costs the host nothing: no copy from a staging buffer, no pages to be found for it
 while rows arrive. In a run whose computing takes milliseconds that host work would be most of the time. But pinned
 memory cannot be swapped out, is slow to get the first time (torch keeps it afterwards), and stays pinned while the
 user, or a host's cache, keeps the picture. So results get it up to a limit, over all that are still alive, beyond which
-they come in ordinary memory, by way of the download's blocks.
+they come in ordinary memory, by way of the download's staging buffers.
 """
 
 from __future__ import annotations

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from ..api.context import RunContext
 from ..api.errors import first_line
-from ..api.model_info import Forward
 from ..api.options import Precision
 from ..api.report import Repair
 from ..kernels.numerics import mismatch
 from ..memory import working_bytes
-from ..models.runner import ExecutionMode
+from ..models.execution import ExecutionMode, Executor
 from .fallback import FallbackChain, Step
 from .tile_check import MOST_SHIFT, TileFault, TileStats, find_fault, measure_tiles
 
@@ -59,14 +58,15 @@ class _Attempt(NamedTuple):
 
 
 class SuspectTile(NamedTuple):
-    """A tile and how it was computed: the input [C, h, w], the result [C', sh, sw] by `forward`, which is of `step`."""
+    """A tile and how it was computed: the input [C, h, w], the result [C', sh, sw] by `executor`, which is of `step`,
+    in `mode`."""
 
     tile: Tensor
     result: Tensor
     stats: TileStats
     step: Step
-    forward: Forward
-    compiled: bool
+    executor: Executor
+    mode: ExecutionMode
     frame: int
     place: tuple[int, int]
 
@@ -76,14 +76,15 @@ class SuspectTile(NamedTuple):
 
 
 class TileRetry:
-    """Looks after the tiles of one run. `repairs` is what it did to the frames that are kept."""
+    """Looks after the tiles of one run. What it did to the frames that are kept goes into `repairs`."""
 
-    def __init__(self, chain: FallbackChain, observations: ModelObservations, context: RunContext) -> None:
-        self._chain, self._observations, self._context = chain, observations, context
+    def __init__(
+        self, chain: FallbackChain, observations: ModelObservations, context: RunContext, repairs: list[Repair]
+    ) -> None:
+        self._chain, self._observations, self._context, self._repairs = chain, observations, context, repairs
         self._noted: list[Repair] = []
         self._counted: set[tuple[int, tuple[int, int]]] = set()
         self._due: tuple[ExecutionMode, bool] | None = None
-        self.repairs: list[Repair] = []
 
     def settle(self, suspect: SuspectTile) -> tuple[Tensor, TileFault | None]:
         """The best result there is for a tile, and what is still wrong with it. A tile that is well costs nothing.
@@ -113,7 +114,7 @@ class TileRetry:
 
     def confirm(self, frame: int) -> None:
         """That frame is complete: what was done to it stays."""
-        self.repairs += [repair for repair in self._noted if repair.frame == frame]
+        self._repairs += [repair for repair in self._noted if repair.frame == frame]
         self._noted = [repair for repair in self._noted if repair.frame != frame]
 
     def discard(self) -> None:
@@ -128,7 +129,7 @@ class TileRetry:
         if not self._due:
             return False
         (mode, for_good), self._due = self._due, None
-        self.repairs += self._noted  # what led to it is to be told, though the tiles are computed once more
+        self._repairs += self._noted  # what led to it is to be told, though the tiles are computed once more
         self._noted = []
         if mode in self._chain.safer:
             self._chain.fall_back(mode, for_good)
@@ -136,7 +137,7 @@ class TileRetry:
 
     def _ways(self, suspect: SuspectTile) -> Iterator[tuple[ExecutionMode | None, Step]]:
         """The better ways to compute it, best last; None stands for eagerly in its own mode."""
-        if suspect.compiled:
+        if suspect.mode.backend != "eager":
             yield None, suspect.step
         for mode in self._chain.safer:
             yield mode, self._chain.step(mode)
@@ -193,14 +194,13 @@ class TileRetry:
 
     def _note(self, suspect: SuspectTile, ill: TileFault, mode: ExecutionMode | None) -> None:
         """`suspect` was ill, and is well in `mode`; None: in its own, eagerly."""
-        before = suspect.step.mode.name
-        after = mode.name if mode else before
-        name = f"{before} compiled" if suspect.compiled else before
-        self._noted.append(Repair(suspect.frame, suspect.place, ill, name, after))
-        logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, ill, name, after)
+        before, eager = suspect.mode.name, suspect.step.mode
+        after = mode.name if mode else eager.name
+        self._noted.append(Repair(suspect.frame, suspect.place, ill, before, after))
+        logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, ill, before, after)
         if mode is None:
-            suspect.step.compiled.distrust(suspect.forward, f"a tile had {ill}, and has not when computed eagerly")
-            self._due = suspect.step.mode, False
+            suspect.executor.distrust(f"a tile had {ill}, and has not when computed eagerly")
+            self._due = eager, False
         elif self._count(suspect, ill):
             self._due = mode, True
 

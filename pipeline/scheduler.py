@@ -1,4 +1,4 @@
-"""How a run is cut up: tiles and batches within the memory there is, and smaller ones when there was less.
+"""How a run is cut up: the tile plan and the batch, within the memory there is and what the run has found out.
 
 The fewest pixels are computed where the whole picture goes through the model in one piece. Smaller tiles compete with
 that where a pixel was measured to be cheaper in them, and tiles of the shapes that a compiled forward takes, each at
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -36,6 +36,62 @@ _LARGEST_COMPILED = 1024
 _CLEARLY = 0.9
 _STEP = math.sqrt(2)
 
+Compiled = Mapping[TileShapes, float]
+"""Tile shapes that can run compiled, with what a pixel costs so (eager: 1)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How frames are computed until something makes the run think again: tiles, and how many of them at once.
+
+    `frames_on_device`: frames that the model's pictures have to be made into are made where the model computes, not
+    where the result lies.
+    """
+
+    plan: TilePlan
+    batch: int
+    frames_on_device: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """Input pixels of one forward."""
+        return self.batch * self.plan.tile_pixels
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """(height, width) of every tile, in input pixels."""
+        return self.plan.rows.tile, self.plan.columns.tile
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run found out the hard way. Every later schedule of the run keeps to it, in whatever mode.
+
+    `max_pixels`: a forward of more input pixels ran out of memory. `one_by_one`: the model fails on several tiles at
+    once. `frames_on_device`: there was room for making frames there so far.
+    """
+
+    max_pixels: int | None = None
+    one_by_one: bool = False
+    frames_on_device: bool = True
+
+    def after_out_of_memory(self, schedule: Schedule) -> Limits:
+        """Half of what `schedule` gives a forward: fewer tiles at once, or smaller ones where it was a single one."""
+        tiles = max(1, schedule.batch // 2)
+        pixels = tiles * schedule.plan.tile_pixels if schedule.batch > 1 else schedule.plan.tile_pixels // 2
+        return replace(self, max_pixels=max(1, pixels), frames_on_device=False)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a forward costs on `device`, and the bytes that are free there beside the weights and what the run holds,
+    with `frames_on_device` what it takes to make frames there, too."""
+
+    cost: MemoryCost
+    free_bytes: int
+    device: torch.device
+    frames_on_device: bool = False
+
 
 class _CostedPlan(NamedTuple):
     """A plan, its price in eager pixels a frame (at the best size of forwards), and the compiled forward's shapes that
@@ -47,12 +103,12 @@ class _CostedPlan(NamedTuple):
 
 
 class Scheduler:
-    """The tile plan and the batch of a run, which `shrink` makes smaller.
+    """Plans for frames of one size in one execution mode. It only answers: what it is asked changes nothing.
 
-    `size` is a frame's (height, width), `pictures` how many pictures go through the model together at most (frames in
-    flight, three for each where colours go one by one). `throughput` is that of the model, eager. `compiled` are the
-    tile shapes that can run compiled, with what a pixel costs so (eager: 1). Raises `BadOptionError` for a tile or
-    overlap that cannot be."""
+    `size` is a frame's (height, width), its padding included; `pictures` how many pictures go through the model
+    together at most (frames in flight, three for each where colours go one by one). `throughput` is the model's, eager.
+    `schedule` raises `BadOptionError` for a tile or overlap that cannot be.
+    """
 
     def __init__(
         self,
@@ -60,83 +116,75 @@ class Scheduler:
         pictures: int,
         info: ModelInfo,
         options: UpscaleOptions,
-        cost: MemoryCost,
-        free_bytes: int,
-        device: torch.device,
+        budget: Budget,
         throughput: Throughput = UNKNOWN_THROUGHPUT,
-        compiled: Mapping[TileShapes, float] | None = None,
     ) -> None:
-        self._size, self._pictures, self._info, self._options, self._device = size, pictures, info, options, device
+        self._size, self._pictures, self._info, self._options = size, pictures, info, options
+        self._budget = budget
         self._throughput = throughput if throughput.settled else UNKNOWN_THROUGHPUT
         least = max(_LEAST_SIDES[0], min(4 * automatic_overlap(info), _LEAST_SIDES[1]))
-        self._affordable = max(least * least, affordable_pixels(cost, free_bytes, self._share(), device))
-        self._batch_limit: int | None = None
-        self._adopt(compiled or {})
+        affordable = affordable_pixels(budget.cost, budget.free_bytes, self._share(), budget.device)
+        self._affordable = max(least * least, affordable)
 
-    def adopt(self, compiled: Mapping[TileShapes, float], share_left: float = 1.0) -> bool:
-        """Plan anew for what is compiled by now, if all of the work is cheaper so than the share of it left is now."""
-        if self._best(compiled).price >= share_left * self._costed(self.plan, compiled).price:
-            self._compiled = dict(compiled)
-            shapes = self._costed(self.plan, compiled).shapes
-            if shapes:
-                self.batch = min(self.batch, shapes.batch)
-            return False
-        self._adopt(compiled)
-        return True
+    def schedule(self, compiled: Compiled, limits: Limits) -> Schedule:
+        """The cheapest schedule there is within the limits, with what is `compiled` by now."""
+        plan = self._best(compiled, limits).plan
+        on_device = self._budget.frames_on_device and limits.frames_on_device
+        return Schedule(plan, self.batch(plan, compiled, limits), on_device)
 
-    def tile_to_compile(self) -> tuple[int, int]:
+    def batch(self, plan: TilePlan, compiled: Compiled, limits: Limits) -> int:
+        """How many of the plan's tiles to compute at once: what the device has use for, evened out over the pictures'
+        tiles."""
+        total, most = self._pictures * plan.count, max(1, self._room(limits) // plan.tile_pixels)
+        shapes = self._costed(plan, compiled, limits).shapes
+        bounds = (total, most, self._appetite(plan, min(total, most)), shapes.batch if shapes else most)
+        most = 1 if limits.one_by_one else max(1, min(bounds))
+        return -(-total // -(-total // most))
+
+    def improves(self, schedule: Schedule, compiled: Compiled, limits: Limits, share_left: float = 1.0) -> bool:
+        """Whether all of the work in another plan is cheaper than the share of it that is left is in this one."""
+        best, now = self._best(compiled, limits), self._costed(schedule.plan, compiled, limits)
+        return best.price < share_left * now.price
+
+    def tile_to_compile(self, limits: Limits) -> tuple[int, int]:
         """(height, width) of the tiles this run would have if each were compiled for by itself: not so large that no
         other picture could use them."""
-        plan = self._plan_at_pace(min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED), self._info)
-        return plan.rows.tile, plan.columns.tile
+        most = min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED)
+        return Schedule(self._fastest_plan(most, self._info, limits), batch=1).tile
 
-    def worth_compiling(self, possible: Mapping[TileShapes, float]) -> TileShapes | None:
+    def worth_compiling(
+        self, schedule: Schedule, possible: Compiled, compiled: Compiled, limits: Limits
+    ) -> TileShapes | None:
         """The tile shapes that would make the run cheapest if they were compiled; None where none would help."""
-        best = self._best({**possible, **self._compiled})
-        now = self._costed(self.plan, self._compiled)
+        best, now = self._best({**possible, **compiled}, limits), self._costed(schedule.plan, compiled, limits)
         return best.shapes if best.shapes in possible and best.price < now.price else None
 
-    def one_by_one(self) -> None:
-        """A tile a batch from now on, for models that do not take several pictures at once."""
-        self._batch_limit = self.batch = 1
-
-    def overlap_warning(self) -> str | None:
+    def overlap_warning(self, plan: TilePlan) -> str | None:
         """Tells when tiles turned out too small for the overlap that suits the model."""
         suits = automatic_overlap(self._info)
-        cut = [axis for axis in (self.plan.rows, self.plan.columns) if len(axis.origins) > 1]
+        cut = [axis for axis in (plan.rows, plan.columns) if len(axis.origins) > 1]
         if self._options.overlap or all(axis.overlap >= suits for axis in cut):
             return None
         return (
-            f"tiles of {self.plan.columns.tile}x{self.plan.rows.tile} leave room for an overlap of only "
+            f"tiles of {plan.columns.tile}x{plan.rows.tile} leave room for an overlap of only "
             f"{min(axis.overlap for axis in cut)} pixels where {suits} suit {self._info.name}: seams may show; "
             "allow larger tiles"
         )
 
-    def shrink(self) -> bool:
-        """Halve the pixels of a forward: fewer tiles a batch first, then smaller tiles. False: there is no less."""
-        if self.batch > 1:
-            self.batch = self._even_batch(self.batch // 2)
-            self._affordable = self.batch * self.plan.tile_pixels
-            return True
-        before = self.plan.tile_pixels
-        self._affordable = max(1, before // 2)
-        self._adopt(self._compiled)
-        return self.plan.tile_pixels < before
-
-    def _adopt(self, compiled: Mapping[TileShapes, float]) -> None:
-        self._compiled = dict(compiled)
-        self.plan = self._best(compiled).plan
-        self.batch = self._even_batch(self._affordable // self.plan.tile_pixels)
+    def _room(self, limits: Limits) -> int:
+        """The most input pixels of a forward."""
+        return min(self._affordable, limits.max_pixels or self._affordable)
 
     def _share(self) -> Level:
         """A model that looks at the whole picture gets all the room there is, unless memory is to be saved."""
         level = self._options.level
         return "speed" if self._info.global_context and level == "balanced" else level
 
-    def _best(self, compiled: Mapping[TileShapes, float]) -> _CostedPlan:
+    def _best(self, compiled: Compiled, limits: Limits) -> _CostedPlan:
         """The cheapest plan: the best one for any forward, or one in tiles that a compiled forward takes."""
-        plans = [self._plan_at_pace(self._max_side(), self._info), *filter(None, map(self._plan_in, compiled))]
-        return min((self._costed(plan, compiled) for plan in plans), key=lambda offer: offer.price)
+        compiled_plans = (self._plan_in(shapes, limits) for shapes in compiled)
+        plans = [self._fastest_plan(self._max_side(), self._info, limits), *filter(None, compiled_plans)]
+        return min((self._costed(plan, compiled, limits) for plan in plans), key=lambda costed: costed.price)
 
     def _max_side(self) -> int | None:
         """The user's limit, or the level's."""
@@ -145,12 +193,13 @@ class Scheduler:
             return options.tile or None
         return memory_saving_side(info, options.overlap or automatic_overlap(info))
 
-    def _plan_at_pace(self, max_side: int | None, info: ModelInfo) -> TilePlan:
+    def _fastest_plan(self, max_side: int | None, info: ModelInfo, limits: Limits) -> TilePlan:
         """The plan of the fewest pixels, or one of smaller tiles that is clearly cheaper."""
-        largest = self._plan(max_side, info)
-        offers = [self._costed(self._plan(side, info), {}) for side in self._smaller_sides(largest)]
-        best = min(offers, key=lambda offer: offer.price, default=None)
-        return best.plan if best and best.price < _CLEARLY * self._costed(largest, {}).price else largest
+        largest = self._plan(max_side, info, limits)
+        smaller = (self._plan(side, info, limits) for side in self._smaller_sides(largest))
+        costed = [self._costed(plan, {}, limits) for plan in smaller]
+        best = min(costed, key=lambda plan: plan.price, default=None)
+        return best.plan if best and best.price < _CLEARLY * self._costed(largest, {}, limits).price else largest
 
     def _smaller_sides(self, plan: TilePlan) -> Iterator[int]:
         """Sides of tiles to try in place of `plan`'s: down to where they get wasteful, and not for a model that had
@@ -161,50 +210,41 @@ class Scheduler:
         while self._throughput.points and not self._info.global_context and (side := side / _STEP) >= least:
             yield int(side)
 
-    def _plan(self, max_side: int | None, info: ModelInfo) -> TilePlan:
+    def _plan(self, max_side: int | None, info: ModelInfo, limits: Limits) -> TilePlan:
         """Within what is affordable; the whole picture in one where that fits."""
         overlap = self._options.overlap or None
-        return plan_tiles(*self._size, info, max_pixels=self._affordable, max_side=max_side, overlap=overlap)
+        return plan_tiles(*self._size, info, max_pixels=self._room(limits), max_side=max_side, overlap=overlap)
 
-    def _plan_in(self, shapes: TileShapes) -> TilePlan | None:
+    def _plan_in(self, shapes: TileShapes, limits: Limits) -> TilePlan | None:
         """The plan in tiles of these shapes; None where limits or memory do not allow it."""
-        limit, overlap = self._max_side(), self._options.overlap or automatic_overlap(self._info)
+        max_side, overlap = self._max_side(), self._options.overlap or automatic_overlap(self._info)
         if shapes.fixed:
             height, width = shapes.most
-            if height * width > self._affordable or (
-                limit and max(height, width) > round_up(limit, self._info.alignment)
-            ):
+            too_long = max_side and max(height, width) > round_up(max_side, self._info.alignment)
+            if height * width > self._room(limits) or too_long:
                 return None
             if min(height, width) <= overlap + self._info.alignment:
                 return None
             return plan_fixed(*self._size, self._info, (height, width), overlap)
         on_steps = replace(self._info, multiple_of=shapes.step)  # the whole picture, too
         most = min(shapes.most)
-        plan = self._plan_at_pace(min(limit or most, most), on_steps)
+        plan = self._fastest_plan(min(max_side or most, most), on_steps, limits)
         return plan if shapes.fit((1, 1, plan.rows.tile, plan.columns.tile)) else None
 
-    def _even_batch(self, most: int) -> int:
-        """At most `most` tiles and what the device has use for, evened out over the pictures' tiles."""
-        total = self._pictures * self.plan.count
-        compiled = self._costed(self.plan, self._compiled).shapes
-        limits = (total, most, self._appetite(min(total, most)), compiled and compiled.batch, self._batch_limit)
-        most = max(1, min(limit for limit in limits if limit is not None))
-        return -(-total // -(-total // most))
-
-    def _appetite(self, most: int) -> int:
+    def _appetite(self, plan: TilePlan, most: int) -> int:
         """As how many of the plan's tiles, of at most so many, the device computes best."""
         if self._options.level == "memory":
             return 1
         if self._throughput.points:
-            return self._throughput.best_count(self.plan.tile_pixels, most)
-        return _BATCH_PIXELS.get(self._device.type, 1 << 20) // self.plan.tile_pixels
+            return self._throughput.best_count(plan.tile_pixels, most)
+        return _BATCH_PIXELS.get(self._budget.device.type, 1 << 20) // plan.tile_pixels
 
-    def _costed(self, plan: TilePlan, compiled: Mapping[TileShapes, float]) -> _CostedPlan:
+    def _costed(self, plan: TilePlan, compiled: Compiled, limits: Limits) -> _CostedPlan:
         """The plan at the best price there is for its tiles. That of a compiled forward was measured where it is used,
         at its own size."""
         shape = (1, 1, plan.rows.tile, plan.columns.tile)
-        most = min(self._pictures * plan.count, self._affordable // plan.tile_pixels)
-        together = 1 if self._batch_limit else self._throughput.best_count(plan.tile_pixels, most)
+        most = min(self._pictures * plan.count, self._room(limits) // plan.tile_pixels)
+        together = 1 if limits.one_by_one else self._throughput.best_count(plan.tile_pixels, most)
         eager = self._throughput.relative(together * plan.tile_pixels)
         prices = [(eager, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
         cost, shapes = min(prices, key=lambda price: price[0])

@@ -1,228 +1,346 @@
-"""What is worth keeping between runs: copies of models, choices, measurements, compiled forwards."""
+"""One run's hold on a model: in which mode it computes, by which schedule, and what is learned from it on the way."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
 
-import torch
 from spandrel import ImageModelDescriptor
-from torch import nn
 
 from ..api.context import RunContext
-from ..api.errors import ModelFailedError, first_line
-from ..api.model_info import ModelInfo
+from ..api.errors import CudaspeedError, ModelFailedError, OutOfMemoryError
 from ..api.options import UpscaleOptions
-from ..compile_cache import CompileCache
+from ..api.report import NOT_NEEDED
+from ..compile_cache import CompiledForwards
+from ..images.channels import ChannelPlan, plan_channels
 from ..kernels.timing import reproduced
-from ..memory import MemoryCost, measure_cost
-from ..models.autotune import code_behind, fastest, least_pixels, mode_candidates
-from ..models.precision import Choice, PrecisionChooser
+from ..memory import MemoryCost, affordable_pixels, measure_cost, with_results, working_bytes
+from ..models.execution import ExecutionMode, Executor
+from ..models.info import model_info
+from ..models.precision import Choice
 from ..models.receptive_field import with_receptive_field
-from ..models.runner import ExecutionMode, ModelRunner, RunnerCache, call_of, versions_of
-from ..models.throughput import Paced, Throughput, measure_throughput, rounded
-from ..storage.fingerprint import describe_environment
-from ..storage.profiles import Profiles, profiles_folder
+from ..models.runner import ModelRunner, call_of
+from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput, ThroughputProbe, size_class
+from ..tiling.pad import WrapPadding, wrap_padding
+from ..tiling.plan import automatic_overlap
 from .fallback import FallbackChain, Step
+from .modes import ModeChooser, place_of
 from .retry import ModelObservations
+from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
+from .session_cache import SessionCache
+from .streams import stream_device
 
+_AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
+# Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
+# frame) take no more than this share of what is free.
+_SHARE_FOR_FRAMES = 1 / 4
+_TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
 _ALIKE = 0.25  # batches of real work, which take long, and among other things
-_MOST_TRIES = 3  # in one session, to find out what is the fastest on a machine that is busy
+_TELLS_THROUGHPUT = {"cpu"}  # elsewhere a process's first forwards are slower than the later ones, by far
+_WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
-@dataclass
-class _Session:
-    """What was found out of a model's copies in this session, by place, and is found out anew in the next one: the
-    `fastest` that each try on a busy machine came to, the newest last; the seconds a megapixel that runs have `seen`,
-    by a forward's pixels (rounded); the most pixels of work for which its throughput was `tried` to be measured; the
-    `pixels` of all runs."""
-
-    pixels: int = 0
-    fastest: dict[str, list[str]] = field(default_factory=dict)
-    seen: dict[str, dict[int, list[float]]] = field(default_factory=dict)
-    tried: dict[str, int] = field(default_factory=dict)
+class Reschedule(Exception):  # noqa: N818  # no error
+    """The frames in work are better done anew: by a cheaper schedule, in a safer mode, or with more care."""
 
 
-class SessionCache:
-    """All of it is keyed by the caller's module and gone with it, but for what lies in the context's cache folder."""
+@dataclass(frozen=True)
+class Workload:
+    """What a run has to do: `frames` of `size` (height, width) through the model as `channels` say. `held_bytes` of
+    memory on the device are promised to results; `results_on_host`: they lie in main memory."""
 
-    def __init__(self) -> None:
-        self.runner = RunnerCache()
-        self.chooser = PrecisionChooser(self.runner)
-        self.compiles = CompileCache()
-        self._profiles: dict[Path, Profiles] = {}
-        self._sessions: weakref.WeakKeyDictionary[nn.Module, _Session] = weakref.WeakKeyDictionary()
-        self._observations: weakref.WeakKeyDictionary[nn.Module, tuple[object, ModelObservations]] = (
-            weakref.WeakKeyDictionary()
+    frames: int
+    size: tuple[int, int]
+    channels: ChannelPlan
+    held_bytes: int
+    results_on_host: bool
+
+    @property
+    def pixels(self) -> int:
+        """Input pixels that go through the model, overlaps not counted."""
+        return self.frames * self.channels.pictures_per_frame * math.prod(self.size)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame in float32."""
+        return math.prod(self.size) * self.channels.picture * 4
+
+
+def workload_of_one(size: tuple[int, int], session: Session) -> Workload:
+    """One picture of `size` (height, width) with the model's channels, and a result where the context wants it."""
+    info, context = session.info, session.context
+    result_bytes = math.prod(size) * info.scale**2 * info.in_channels * context.output_dtype.itemsize
+    held = result_bytes if context.output_device.type == context.device.type else 0
+    return Workload(1, size, plan_channels(info.in_channels, info), held, context.output_device.type == "cpu")
+
+
+@dataclass(frozen=True)
+class BatchTime:
+    """A batch of `pixels` input pixels took so many `seconds` in `executor`, which is of `step`. `share_left` of its
+    group's work and `pixels_left` of the run's are still to come."""
+
+    step: Step
+    executor: Executor
+    pixels: int
+    seconds: float
+    share_left: float
+    pixels_left: int
+
+
+class Session:
+    """Begins with `start`; a context that keeps what was learned when it is left, however that is.
+
+    `info` is what is known of the model, `chain` where the run stands, `warnings` what the user is to be told of that.
+    `observations` are the process's own of the model. `streams` is the device as one that works on its own; None where
+    it does not. `batches_ahead` of one that is looked at are computed meanwhile.
+    """
+
+    chain: FallbackChain
+
+    def __init__(
+        self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext, shared: SessionCache
+    ) -> None:
+        self._model, self.options, self.context, self._shared = model, options, context, shared
+        self._record, self._profile = shared.record(model), shared.profile(model, context)
+        self._modes = ModeChooser(model, options, context, shared)
+        self._scheduler: Scheduler | None = None
+        self._scheduled: Step | None = None
+        self._ready: Compiled = {}
+        self.info, self.clock = model_info(model), shared.clock
+        self.observations: ModelObservations = self._record.observations
+        self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
+        self.warnings: list[str] = []
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if hasattr(self, "chain"):
+            self.chain.save()
+
+    def start(self, pixels: int | None = None) -> None:
+        """Choose the mode for a run of so many `pixels`; None: for more than enough to be worth any measuring. Raises
+        what the model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
+        with self._room_for_the_model():
+            self.chain = FallbackChain(self, self._chosen(self._modes.choose(pixels)))
+
+    # --- the fallback chain's steps --------------------------------------------------------------------------------
+
+    def step(self, mode: ExecutionMode, shared: bool) -> Step:
+        """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
+        runs."""
+        runner = self._shared.runners.get(self._model, mode) if shared else ModelRunner(self._model, mode)
+        # what a compiler makes of convolutions for a CPU is slower than our kernels
+        compiles = self.options.compile and not (mode.kernels == "winograd" and self.info.convolutional)
+        cache = self._shared.compiles
+        compiled = cache.forwards_of(runner, self._model, self.info, self.context) if compiles else None
+        return Step(runner, self._cost(mode), compiled)
+
+    def safer_modes(self, mode: ExecutionMode) -> list[ExecutionMode]:
+        """The modes to trust more than `mode`, safest last."""
+        return self._modes.safer(mode)
+
+    def remember_fallback(self, left: ExecutionMode, now: Step) -> None:
+        """Later runs begin with `now`."""
+        self._modes.remember_fallback(left, now.runner)
+
+    def fall_back_after(self, error: ModelFailedError) -> None:
+        """Go on without the mode that failed on a picture with `error`. Raises `error` where nothing is left."""
+        with self._room_for_the_model():
+            self.chain.restart(self._chosen(self._modes.after_failure(self.chain.now.mode, error)))
+
+    # --- schedules ---------------------------------------------------------------------------------------------------
+
+    def schedule(self, workload: Workload, limits: Limits) -> Schedule:
+        """The schedule for the step that the run stands on, whose model is then on the device.
+
+        Made for a step for the first time, it may take a while: how much tiles must overlap and how fast the model is
+        at which size are measured, once, and compiling is waited for, if that is asked for. Raises `BadOptionError`
+        for a tile or overlap that cannot be.
+        """
+        scheduler = self._scheduler
+        if scheduler is None or self._scheduled is not self.chain.now:
+            first = self._scheduled is None
+            scheduler = self._new_scheduler(workload, limits, first)
+            if first and self.chain.now.compiled and self.options.compile_mode == "wait":
+                self._compile_first(scheduler, self.chain.now.compiled, limits)
+            self._scheduler, self._scheduled = scheduler, self.chain.now
+        self._look_for_compiled()
+        return scheduler.schedule(self._ready, limits)
+
+    def has_better_schedule(self, schedule: Schedule, limits: Limits) -> bool:
+        """Whether another schedule has become cheaper for all frames to come: something was compiled."""
+        self._look_for_compiled()
+        return self._scheduler is not None and self._scheduler.improves(schedule, self._ready, limits)
+
+    def batch(self, schedule: Schedule, limits: Limits) -> int:
+        """How many tiles the next forward gets: what is compiled for the schedule's tiles may take fewer at once."""
+        assert self._scheduler is not None
+        return min(schedule.batch, self._scheduler.batch(schedule.plan, self._ready, limits))
+
+    def overlap_warning(self, schedule: Schedule) -> str | None:
+        """Tells when tiles turned out too small for the overlap that suits the model."""
+        return self._scheduler.overlap_warning(schedule.plan) if self._scheduler else None
+
+    def padding(self) -> WrapPadding:
+        """What frames are extended by where their edges fit together."""
+        overlap = max(self.options.overlap, automatic_overlap(self.info))
+        return wrap_padding(self.options.tiling_mode, self.info, overlap)
+
+    def estimated_bytes(self, schedule: Schedule) -> int:
+        """What a forward of the schedule is taken to need on the device, weights included."""
+        cost = self.chain.now.cost
+        return cost.weights + working_bytes(cost, schedule.pixels, self.context.device)
+
+    def does_not_fit(self, what: str) -> OutOfMemoryError:
+        """The error for a device that cannot hold even `what`."""
+        return OutOfMemoryError(
+            f"{self.context.device} has too little memory even for {what} with {self.info.name}; free memory (unload "
+            "other models), use a smaller model, or lower the overlap if you set one"
         )
-        self._costs: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype, bool], MemoryCost]]
-        self._costs = weakref.WeakKeyDictionary()
 
-    def choose(
-        self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext, pixels: int | None = None
-    ) -> Choice:
-        """The mode to run: what suits the device and the model, unless it failed on pictures before, and of what
-        is as good the fastest. It is for a run of so many `pixels`; None: for more than enough."""
-        asked = (model, options.precision, options.autocast, context)
-        choice = self.chooser.choose(*asked)
-        if choice.mode.precision != "fp32":  # nothing is more precise
-            raised = self._profiles_in(context).get(self._content(model, context)).raised
-            mode = choice.mode
-            left = _place(mode, context) in raised
-            for higher in self.chooser.safer(model, mode, options.precision, context) if left else ():
-                if raised.get(_place(mode, context)) == higher.precision:  # and what that was left for
-                    mode = higher
-            if mode != choice.mode:
-                told = f"{choice.mode.precision} gave ill tiles with this model before: {mode.precision} is used"
-                choice = self.chooser.remember(*asked, Choice(mode, f"{told} instead"))
-        return replace(choice, mode=self._fastest(model, choice.mode, options, context, pixels))
+    # --- what is learned -------------------------------------------------------------------------------------------
 
-    def retreat(
-        self,
-        model: ImageModelDescriptor,
-        mode: ExecutionMode,
-        options: UpscaleOptions,
-        context: RunContext,
-        error: ModelFailedError,
-    ) -> Choice:
-        """What to run instead of `mode`, which failed on a picture with `error`, now and later: the same by torch's
-        own operations, then fp32. Raises `error` where nothing is left."""
-        if mode.kernels == "plain":
-            if mode.precision == "fp32":
-                raise error
-            return self.chooser.retreat(model, options.precision, options.autocast, context, error)
-        profiles, content = self._profiles_in(context), self._content(model, context)
-        raised = {**profiles.get(content).raised, _place(mode, context): mode.precision}
-        profiles.update(content, raised=raised)
-        warning = f"{mode.kernels} kernels failed on a picture and torch's are used: {first_line(error)}"
-        return Choice(replace(mode, kernels="plain"), warning)
+    def after_batch(self, batch: BatchTime, schedule: Schedule, limits: Limits) -> Reschedule | None:
+        """Learn from a batch and start a compile that pays; why to change the schedule now, if that is cheaper even
+        though the batch's group of frames begins anew."""
+        runner, compiled = batch.step.runner, batch.step.compiled
+        eager = batch.executor is runner.executor(self.context.device)
+        if eager and self.context.device.type in _TELLS_THROUGHPUT:
+            self._note_rate(runner.mode, batch.pixels, batch.seconds / batch.pixels * 1e6)
+        if compiled is None:
+            return None
+        compiled.note(batch.executor, batch.pixels, batch.seconds)
+        if not eager:
+            return None
+        self._look_for_compiled()
+        assert self._scheduler is not None
+        # planning is work: not after every tile for nothing
+        if self._ready and self._scheduler.improves(schedule, self._ready, limits, batch.share_left):
+            self.context.say("")
+            return Reschedule("going on compiled")
+        if self.options.compile_mode == "background" or compiled.pays(batch.pixels_left):
+            possible = compiled.possible(self._scheduler.tile_to_compile(limits))
+            shapes = self._scheduler.worth_compiling(schedule, possible, self._ready, limits)
+            if shapes and compiled.start(shapes):
+                self.context.say(f"compiling for {shapes} in the background, eager meanwhile")
+        return None
 
-    def _fastest(
-        self,
-        model: ImageModelDescriptor,
-        mode: ExecutionMode,
-        options: UpscaleOptions,
-        context: RunContext,
-        pixels: int | None,
-    ) -> ExecutionMode:
-        """`mode`, or what is faster here and computes the same; measured once there is work enough, and
-        remembered."""
-        others = mode_candidates(model.model, mode, options.precision, context)
-        if not others:
-            return mode
-        profiles, content, place = self._profiles_in(context), self._content(model, context), _place(mode, context)
-        place += code_behind(model.model, others)
-        profile, session = profiles.get(content), self._sessions.setdefault(model.model, _Session())
-        others = [other for other in others if _place(other, context) not in profile.raised]
-        tries = session.fastest.setdefault(place, [])
-        known = profile.fastest.get(place) or (tries[-1] if len(tries) >= _MOST_TRIES else None)
-        for candidate in (mode, *others):
-            if str(candidate) == known:
-                return candidate
-        session.pixels += pixels or 0
-        if not others or (pixels is not None and session.pixels < least_pixels(model, context)):
-            return mode
+    def compiling(self, used: bool) -> str:
+        """Where compiling stands, in a few words; `used`: compiled code computed tiles."""
+        now = self.chain.now
+        if now.compiled:
+            return now.compiled.status(used)
+        return f"{NOT_NEEDED}: {now.mode.kernels} kernels" if self.options.compile else "off"
+
+    # --- details -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _room_for_the_model(self) -> Iterator[None]:
+        """Where only small pictures are computed, in modes that are tried."""
         try:
-            best, sure = fastest(model, mode, others, context)
-        except Exception as error:  # only for want of memory: what else the model raises, it raises in the run
-            if not context.is_out_of_memory(error):
+            yield
+        except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
+            if isinstance(error, CudaspeedError) or not self.context.is_out_of_memory(error):
                 raise
-            context.release_cached()
-            return mode
-        self.runner.put(model, best)
-        if sure:
-            profiles.update(content, fastest={**profile.fastest, place: str(best.mode)})
-        else:
-            tries.append(str(best.mode))
-        return best.mode
+            raise self.does_not_fit("the model and a tiny picture") from error
 
-    def chain(
-        self,
-        model: ImageModelDescriptor,
-        mode: ExecutionMode,
-        info: ModelInfo,
-        options: UpscaleOptions,
-        context: RunContext,
-    ) -> FallbackChain:
-        """The ways to compute the model, from `mode` up; that a run had to climb is remembered."""
+    def _chosen(self, choice: Choice) -> ExecutionMode:
+        if choice.warning:
+            self.warnings.append(choice.warning)
+        return choice.mode
 
-        def dress(runner: ModelRunner) -> Step:
-            # what a compiler makes of convolutions for a CPU is slower than our kernels
-            compiles = options.compile and not (runner.mode.kernels == "winograd" and info.convolutional)
-            compiled = self.compiles.forwards_of(runner, model, info, context) if compiles else None
-            return Step(runner, self._cost(model, info, runner.mode), compiled)
-
-        def safer() -> list[ExecutionMode]:
-            return self.chooser.safer(model, mode, options.precision, context)
-
-        def remember(higher: ExecutionMode) -> None:
-            profiles, content = self._profiles_in(context), self._content(model, context)
-            left = {mode} if higher.precision == mode.precision else {mode, replace(mode, kernels="plain")}
-            raised = {**profiles.get(content).raised, **{_place(one, context): higher.precision for one in left}}
-            profiles.update(content, raised=raised)
-
-        return FallbackChain(model, mode, safer, self.runner, dress, remember)
-
-    def observations(self, model: ImageModelDescriptor) -> ModelObservations:
-        """What this process has seen of the model with its present weights."""
-        versions, (known, observations) = (
-            versions_of(model.model),
-            self._observations.get(model.model, (None, ModelObservations())),
-        )
-        if known != versions:
-            observations = ModelObservations()
-        self._observations[model.model] = versions, observations
-        return observations
-
-    def measured(
-        self, model: ImageModelDescriptor, context: RunContext
-    ) -> Callable[[ModelInfo, ModelRunner], ModelInfo]:
-        """What completes the model's info by its reach, which it looks up or measures with a copy on the device."""
-        profiles = self._profiles_in(context)
-        return lambda info, runner: with_receptive_field(info, model, runner, profiles, context)
-
-    def paced(self, model: ImageModelDescriptor, context: RunContext) -> Paced:
-        """What looks up, or measures, the throughput of a copy of the model."""
-        profiles, content = self._profiles_in(context), self._content(model, context)
-        session = self._sessions.setdefault(model.model, _Session())
-
-        def throughput(runner: ModelRunner, info: ModelInfo, pixels_ahead: int, most_pixels: int) -> Throughput:
-            place = _place(runner.mode, context)
-            known = Throughput(tuple(profiles.get(content).throughputs.get(place, ())))
-            found = known
-            if pixels_ahead > 2 * session.tried.get(place, 0):  # else it comes to the same, or the machine is as busy
-                found = measure_throughput(known, runner.forward, info, context, pixels_ahead, most_pixels)
-                session.tried[place] = pixels_ahead
-            if found != known:
-                profiles.update(content, throughputs={**profiles.get(content).throughputs, place: found.points})
-            seen = session.seen.get(place, {})
-            return found.with_points({size: min(times) for size, times in seen.items() if reproduced(times, _ALIKE)})
-
-        def note(runner: ModelRunner, pixels: int, seconds: float) -> None:
-            times = session.seen.setdefault(_place(runner.mode, context), {}).setdefault(rounded(pixels), [])
-            times[:] = sorted([*times, seconds])[:2]
-
-        return Paced(throughput, note)
-
-    def _cost(self, model: ImageModelDescriptor, info: ModelInfo, mode: ExecutionMode) -> MemoryCost:
+    def _cost(self, mode: ExecutionMode) -> MemoryCost:
         """What a forward in `mode` costs, measured once."""
-        known, what = self._costs.setdefault(model.model, {}), (mode.memory_dtype, mode.kernels == "plain")
-        if what not in known:
-            known[what] = measure_cost(model.model, call_of(model, mode), info, mode.memory_dtype)
-        return known[what]
+        costs, what = self._record.costs, (mode.memory_dtype, mode.kernels == "plain")
+        if what not in costs:
+            costs[what] = measure_cost(self._model.model, call_of(self._model, mode), self.info, mode.memory_dtype)
+        return costs[what]
 
-    def _profiles_in(self, context: RunContext) -> Profiles:
-        folder = profiles_folder(context.cache_folder)
-        return self._profiles.setdefault(folder, Profiles(folder))
+    def _look_for_compiled(self) -> None:
+        compiled = self.chain.now.compiled
+        self._ready = compiled.ready() if compiled else {}
 
-    def _content(self, model: ImageModelDescriptor, context: RunContext) -> str:
-        return self._profiles_in(context).content(model.model, versions_of(model.model))
+    def _new_scheduler(self, workload: Workload, limits: Limits, first: bool) -> Scheduler:
+        """For the step that the run stands on. The `first` one may measure the throughput of what is ahead."""
+        scheduler = self._scheduler_for(workload, workload.pixels if first else 0)
+        self._look_for_compiled()
+        seams = self.padding() or scheduler.schedule(self._ready, limits).plan.count > 1
+        if self.options.overlap or not seams:
+            return scheduler
+        # what the model needs at seams is looked up, or measured once, by the model on its device
+        runner = self.chain.now.runner
+        self.info = with_receptive_field(self.info, self._model, runner, self._profile, self.context)
+        return self._scheduler_for(workload, 0)
 
+    def _scheduler_for(self, workload: Workload, pixels_ahead: int) -> Scheduler:
+        (runner, cost, _), context, options = self.chain.now, self.context, self.options
+        # the results of batches that are computed ahead, and of those before them, which are on their way out
+        cost = with_results(cost, self.info, 2 * self.batches_ahead)
+        context.make_resident(runner, working_bytes(cost, math.prod(workload.size), context.device))
+        padding = self.padding()
+        size = padding.padded_size(workload.size)
+        budget = self._budget(workload, cost, padding)
+        pictures = min(options.batch_size, workload.frames) * workload.channels.pictures_per_frame
+        throughput = UNKNOWN_THROUGHPUT
+        if options.level != "memory":
+            affordable = affordable_pixels(cost, budget.free_bytes, options.level, context.device)
+            throughput = self._throughput(runner, pixels_ahead, min(pictures * math.prod(size), affordable))
+        return Scheduler(size, pictures, self.info, options, budget, throughput)
 
-def _place(mode: ExecutionMode, context: RunContext) -> str:
-    """Where a mode failed: another card, processor or torch may do better."""
-    surroundings = describe_environment(context.device)
-    how = str(replace(mode, channels_last=False))
-    return f"{how} on {surroundings['hardware']}, torch {surroundings['torch']}"
+    def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding) -> Budget:
+        """What is free for forwards, beside what the run holds."""
+        # on a device that works on its own, beside the frame in work the one before it and the next
+        frames = 3 if self.streams else 1
+        if self.streams and workload.channels.has_alpha:
+            frames += _TO_BLEED
+        free = self.context.free_bytes() - frames * workload.frame_bytes - workload.held_bytes
+        made = self._bytes_to_make_frames(workload, padding)
+        on_device = 0 < made <= _SHARE_FOR_FRAMES * free
+        return Budget(cost, max(0, free - made * on_device), self.context.device, on_device)
+
+    def _bytes_to_make_frames(self, workload: Workload, padding: WrapPadding) -> int:
+        """What it takes on the device to make a frame of the model's pictures; 0 where there is nothing to make, or the
+        device is not apart from where frames go."""
+        channels = workload.channels
+        if not self.streams or not workload.results_on_host or (channels.direct and not padding):
+            return 0
+        pixels = math.prod(padding.padded_size(workload.size)) * self.info.scale**2
+        return 3 * 4 * channels.pictures_per_frame * channels.model_out * pixels
+
+    def _throughput(self, runner: ModelRunner, pixels_ahead: int, most_pixels: int) -> Throughput:
+        """The copy's, as known and seen so far; measured where it is not known and there are enough `pixels_ahead`."""
+        place, record = place_of(runner.mode, self.context.device), self._record
+        known = Throughput(tuple(self._profile.known.throughputs.get(place, ())))
+        found = known
+        if pixels_ahead > 2 * record.probed.get(place, 0):  # else it comes to the same, or the machine is as busy
+            probe = ThroughputProbe(runner.forward, self.info, self.context, self.clock)
+            found = probe.measure(known, pixels_ahead, most_pixels)
+            record.probed[place] = pixels_ahead
+        if found != known:
+            self._profile.keep(throughputs={**self._profile.known.throughputs, place: found.points})
+        seen = record.rates.get(place, {})
+        return found.with_points({size: min(times) for size, times in seen.items() if reproduced(times, _ALIKE)})
+
+    def _note_rate(self, mode: ExecutionMode, pixels: int, seconds: float) -> None:
+        """A forward of so many pixels took so many seconds a megapixel: for later runs of this process."""
+        if not seconds:  # a clock that stands still tells nothing
+            return
+        place = place_of(mode, self.context.device)
+        times = self._record.rates.setdefault(place, {}).setdefault(size_class(pixels), [])
+        times[:] = sorted([*times, seconds])[:2]
+
+    def _compile_first(self, scheduler: Scheduler, compiled: CompiledForwards, limits: Limits) -> None:
+        """Wait for what would make this run cheapest."""
+        compiled.wait(self.context)
+        for _ in range(_WAYS_TO_COMPILE):
+            self._look_for_compiled()
+            schedule = scheduler.schedule(self._ready, limits)
+            possible = compiled.possible(scheduler.tile_to_compile(limits))
+            shapes = scheduler.worth_compiling(schedule, possible, self._ready, limits)
+            if shapes:
+                compiled.start(shapes)
+                compiled.wait(self.context)  # also where another process was quicker to start it

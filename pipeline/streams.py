@@ -26,12 +26,13 @@ class Event(Protocol):
 
     def query(self) -> bool:
         """Whether it is past."""
+        ...
 
     def synchronize(self) -> None:
         """Wait until it is past. Raises what went wrong on the way."""
 
 
-class Past:
+class PastEvent:
     """The `Event` of what is done at once."""
 
     def query(self) -> bool:
@@ -46,6 +47,7 @@ class Stream(Protocol):
 
     def active(self) -> AbstractContextManager[object]:
         """What torch computes and allocates inside belongs to this stream."""
+        ...
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Queue a copy between the device and pinned memory, both contiguous and of one shape and type."""
@@ -55,30 +57,35 @@ class Stream(Protocol):
 
     def record(self) -> Event:
         """The event when what is queued by now will be done."""
+        ...
 
     def keep(self, tensor: Tensor) -> None:
         """`tensor` was allocated in another stream: its memory is not given away before what is queued here is done."""
 
 
-class Device(Protocol):
+class StreamDevice(Protocol):
     """Where the streams run."""
 
     device: torch.device
 
     def current(self) -> Stream:
         """The stream that everything is in which names none: where the models compute."""
+        ...
 
     def stream(self, urgent: bool = False) -> Stream:
         """A stream that the last one handed out was not.
 
         An urgent one's short kernels need not wait for a long one's place to become free.
         """
+        ...
 
     def pinned(self, size: int) -> Tensor:
         """`size` bytes that the device copies by itself, [size] uint8."""
+        ...
 
     def is_pinned(self, tensor: Tensor) -> bool:
         """Whether the device can copy `tensor` by itself."""
+        ...
 
 
 class CudaStream:
@@ -105,7 +112,7 @@ class CudaStream:
 
 
 class CudaDevice:
-    """A CUDA device as a `Device`. Pinned memory is torch's, which keeps what is given back for the next run.
+    """A CUDA device as a `StreamDevice`. Pinned memory is torch's, which keeps what is given back for the next run.
 
     Its streams are two of each kind, handed out in turn: torch keeps the memory that was freed in a stream for that
     one."""
@@ -130,7 +137,7 @@ class CudaDevice:
         return tensor.is_pinned()
 
 
-def stream_device(device: torch.device) -> Device | None:
+def stream_device(device: torch.device) -> StreamDevice | None:
     """`device` as one that works on its own; None where it does not, or where there is no pinned memory to be had."""
     if device.type != "cuda":
         return None
@@ -138,7 +145,7 @@ def stream_device(device: torch.device) -> Device | None:
 
 
 @functools.cache
-def _cuda_device(index: int) -> Device | None:
+def _cuda_device(index: int) -> StreamDevice | None:
     """One for all runs, which its streams merely put in order."""
     found = CudaDevice(torch.device("cuda", index))
     try:

@@ -12,23 +12,24 @@ from types import TracebackType
 from torch import Tensor
 
 from .download import Download, StreamDownload
-from .streams import Device, Event, Past
+from .frame_io import FrameSink, FrameSource
+from .streams import Event, PastEvent, StreamDevice
 from .upload import StreamUpload, Upload
 
 
 class Transfer:
-    """The ways between main memory and a device, for `image` and `output` [B, H, W, C]; a context, after which nothing
-    is on its way. Without `device`, one that works on its own, everything is done at once.
+    """The ways of frames from `source` to a device and from there to `sink`; a context, after which nothing is on its
+    way. Without `device`, one that works on its own, everything is done at once.
 
     `upload` is where frames come in and `download` where rows go out.
     """
 
-    def __init__(self, image: Tensor, output: Tensor, device: Device | None) -> None:
-        self._device = device
+    def __init__(self, source: FrameSource, sink: FrameSink, device: StreamDevice | None) -> None:
+        self.source, self.sink, self._device = source, sink, device
         self._compute = device.current() if device else None
         self._numbers = device.stream(urgent=True) if device else None
-        self.upload = StreamUpload(image, device) if device and image.device.type == "cpu" else Upload(image)
-        self.download = StreamDownload(device) if device and output.device.type == "cpu" else Download()
+        self.upload = StreamUpload(source, device) if device and source.device.type == "cpu" else Upload(source)
+        self.download = StreamDownload(device) if device and sink.device.type == "cpu" else Download()
 
     def __enter__(self) -> Transfer:
         return self
@@ -42,7 +43,7 @@ class Transfer:
 
     def computed(self) -> Event:
         """The event when all that is queued for computing by now is done."""
-        return self._compute.record() if self._compute else Past()
+        return self._compute.record() if self._compute else PastEvent()
 
     def fetch(self, numbers: Tensor, computed: Event) -> Callable[[], Tensor]:
         """A few `numbers`, there when `computed` is past, start on their way to main memory; calling the result waits

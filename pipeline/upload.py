@@ -7,23 +7,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .streams import Device, Event, Past
+from .frame_io import FrameSource
+from .streams import Event, PastEvent, StreamDevice
 
-# While one block is on its way to the device, the host fills the next. Their size is one that a bus is busy with for
+# While one buffer is on its way to the device, the host fills the next. Their size is one that a bus is busy with for
 # some hundred microseconds, which makes the setting out of each cheap.
-_BLOCKS = 4
-_BLOCK_BYTES = 8 << 20
+_BUFFERS = 4
+_BUFFER_BYTES = 8 << 20
 
 
 class Upload:
-    """The frames of `image` [B, H, W, C], where they lie."""
+    """A source's frames, where they lie."""
 
-    def __init__(self, image: Tensor) -> None:
-        self._image = image
+    def __init__(self, source: FrameSource) -> None:
+        self._source = source
 
     def frame(self, index: int) -> Tensor:
         """Frame `index` [H, W, C] in its own type."""
-        return self._image[index]
+        return self._source.frame(index)
 
     def prefetch(self) -> None:
         """Nothing is on its way."""
@@ -40,19 +41,19 @@ class _Sent(NamedTuple):
 
 
 class StreamUpload:
-    """The frames of `image` [B, H, W, C] in main memory, brought to a device in a stream of their own.
+    """A source's frames in main memory, brought to a device in a stream of their own.
 
-    Through pinned blocks, filled by torch with all its threads (what the driver does itself with memory that is not
-    pinned, it does with one, and makes the host wait for it); straight from where they lie if that is pinned.
+    Through pinned staging buffers, filled by torch with all its threads (what the driver does itself with memory that
+    is not pinned, it does with one, and makes the host wait for it); straight from where they lie if that is pinned.
     """
 
-    def __init__(self, image: Tensor, device: Device) -> None:
-        self._image, self._device = image, device
+    def __init__(self, source: FrameSource, device: StreamDevice) -> None:
+        self._source, self._device = source, device
         self._stream, self._compute = device.stream(), device.current()
         self._sent: dict[int, _Sent] = {}
         self._next = 0  # the frame after the last one that was asked for
-        self._blocks: list[Tensor] = []
-        self._emptied: list[Event] = [Past()] * _BLOCKS
+        self._buffers: list[Tensor] = []
+        self._emptied: list[Event] = [PastEvent()] * _BUFFERS
         self._filled = 0
 
     def frame(self, index: int) -> Tensor:
@@ -66,7 +67,7 @@ class StreamUpload:
 
     def prefetch(self) -> None:
         """Let the next frame set out, if there is one."""
-        if self._next < len(self._image):
+        if self._next < len(self._source):
             self._send(self._next)
 
     def close(self) -> None:
@@ -77,26 +78,26 @@ class StreamUpload:
     def _send(self, index: int) -> None:
         if index in self._sent:
             return
-        source = self._image[index]
+        source = self._source.frame(index)
         # In this stream: memory of the stream that computes would be free only after all that is queued there.
         with self._stream.active():
             frame = torch.empty(source.shape, dtype=source.dtype, device=self._device.device)
         if source.is_contiguous() and self._device.is_pinned(source):
             self._stream.copy(frame, source)
         else:
-            height = max(1, _BLOCK_BYTES // frame[0].nbytes)
+            height = max(1, _BUFFER_BYTES // frame[0].nbytes)
             for target, rows in zip(frame.split(height), source.split(height), strict=True):
                 self._stage(target, rows)
         self._sent[index] = _Sent(frame, self._stream.record())
 
     def _stage(self, target: Tensor, rows: Tensor) -> None:
-        """Fill the block that was filled the longest ago, and send it."""
-        if not self._blocks:
-            size = max(_BLOCK_BYTES, target[0].nbytes)
-            self._blocks = [self._device.pinned(size) for _ in range(_BLOCKS)]
-        k, self._filled = self._filled % _BLOCKS, self._filled + 1
+        """Fill the buffer that was filled the longest ago, and send it."""
+        if not self._buffers:
+            size = max(_BUFFER_BYTES, target[0].nbytes)
+            self._buffers = [self._device.pinned(size) for _ in range(_BUFFERS)]
+        k, self._filled = self._filled % _BUFFERS, self._filled + 1
         self._emptied[k].synchronize()
-        block = self._blocks[k][: target.nbytes].view(target.dtype).view(target.shape)
-        block.copy_(rows)
-        self._stream.copy(target, block)
+        buffer = self._buffers[k][: target.nbytes].view(target.dtype).view(target.shape)
+        buffer.copy_(rows)
+        self._stream.copy(target, buffer)
         self._emptied[k] = self._stream.record()

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sysconfig
+import weakref
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -91,8 +92,27 @@ def _code() -> str:
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _OUR_CODE)).hexdigest()[:12]
 
 
+_contents: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = weakref.WeakKeyDictionary()
+
+
 def content_of(module: nn.Module) -> str:
-    """A digest of everything a module's state holds: names, types, shapes, values. Some 0.1 s for 100 MB."""
+    """A digest of everything a module's state holds: names, types, shapes, values. Some 0.1 s for 100 MB, once; again
+    only where a weight was written to."""
+    versions, known = versions_of(module), _contents.get(module)
+    if known is None or known[0] != versions:
+        known = _contents[module] = versions, _digest_of(module)
+    return known[1]
+
+
+def versions_of(module: nn.Module) -> tuple[int, ...]:
+    """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
+    is loaded under inference mode) do not count their changes."""
+    # not by `parameters`, which takes some times as long for deep models: this is asked five times for a picture
+    parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
+    return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
+
+
+def _digest_of(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -32,11 +31,11 @@ _CONTENT = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Profile:
-    """What is known of a model. `receptive_field` and `unbounded` are `receptive_field.ReceptiveField`'s (None: never
+    """What is known of a model. `receptive_field` and `unbounded` are `ReceptiveField`'s (None: never
     measured); `raised` says of a precision on a device, "fp16 autocast on <card>, torch <version>", which precision to
     start with instead; `fastest` of the same, as which mode it was computed fastest (`str` of a
-    `working.ExecutionMode`); `throughputs` of the same, what a pixel cost in forwards of different sizes
-    (`throughput.Throughput.points`)."""
+    `ExecutionMode`); `throughputs` of the same, what a pixel cost in forwards of different sizes
+    (`Throughput.points`)."""
 
     receptive_field: int | None = None
     unbounded: bool = False
@@ -50,20 +49,16 @@ def profiles_folder(cache_folder: Path) -> Path:
     return cache_folder / "profiles"
 
 
-class Profiles:
+class ProfileStore:
     """The profiles in `folder`. Making one touches nothing on disk; the folder is made with the first profile."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[str, Profile] = {}
-        self._contents: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.WeakKeyDictionary()
 
-    def content(self, module: nn.Module, versions: object = None) -> str:
-        """What `module`'s profile is kept by: `content_of`, made once, and again where `versions` is another."""
-        known = self._contents.get(module)
-        if known is None or known[0] != versions:
-            known = self._contents[module] = versions, content_of(module)
-        return known[1]
+    def of(self, module: nn.Module) -> ModelProfile:
+        """The profile of the model with the weights that `module` has now."""
+        return ModelProfile(self, module)
 
     def get(self, content: str) -> Profile:
         """What is known of the model with these weights; an empty profile where nothing is."""
@@ -117,6 +112,22 @@ class Profiles:
         return None
 
 
+class ModelProfile:
+    """One model's profile in `store`. Its weights are read when something is first asked for."""
+
+    def __init__(self, store: ProfileStore, module: nn.Module) -> None:
+        self._store, self._module = store, module
+
+    @property
+    def known(self) -> Profile:
+        """What is known; an empty profile where nothing is."""
+        return self._store.get(content_of(self._module))
+
+    def keep(self, **changes: Any) -> Profile:
+        """Change `Profile`'s fields, for now and for later sessions, and return what is known then."""
+        return self._store.update(content_of(self._module), **changes)
+
+
 def _text(profile: Profile) -> str:
     """What `_parse` reads."""
     told = {field.name: getattr(profile, field.name) for field in fields(Profile)}
@@ -125,7 +136,7 @@ def _text(profile: Profile) -> str:
 
 
 def _parse(told: Any) -> Profile:
-    """Raises `ValueError` or `TypeError` for what `Profiles` does not write."""
+    """Raises `ValueError` or `TypeError` for what `ProfileStore` does not write."""
     if type(told) is not dict or told.pop("schema", None) != _SCHEMA:
         raise ValueError("it has another schema")
     if told.keys() != {field.name for field in fields(Profile)}:

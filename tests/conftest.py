@@ -23,13 +23,6 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "compiled"))
 
 
-@pytest.fixture(autouse=True)
-def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine happens to be fast at decides no test's tiles; test_pace.py has its own throughputs."""
-    monkeypatch.setattr("cudaspeed.pipeline.session.measure_throughput", lambda known, *_: known)
-    monkeypatch.setattr("cudaspeed.models.throughput.Throughput.settled", False)
-
-
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without kernels of ours, where compiling is what makes models faster."""

@@ -24,7 +24,7 @@ from cudaspeed.images.files import Picture, read_picture, write_picture
 from cudaspeed.images.jobs import Job, plan_jobs
 from cudaspeed.models import loader
 from cudaspeed.storage.artifacts import ArtifactStore, Usage
-from cudaspeed.storage.profiles import Profile, Profiles, profiles_folder
+from cudaspeed.storage.profiles import Profile, ProfileStore, profiles_folder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -464,10 +464,10 @@ def test_the_cache_can_be_listed_and_emptied(run: Run, tmp_path: Path) -> None:
         zip(ids, ["ready", "failed", "seen"], strict=True)
     )
 
-    profiles = Profiles(profiles_folder(store.folder))
+    profiles = ProfileStore(profiles_folder(store.folder))
     profiles.update("0" * 64, reach=5)
     assert json.loads(run("cache", "clear", "--json")[1]) == {"folder": str(store.folder), "freed_bytes": 2_000_000}
-    assert Profiles(profiles_folder(store.folder)).get("0" * 64) == Profile()
+    assert ProfileStore(profiles_folder(store.folder)).get("0" * 64) == Profile()
     assert run("cache", "list")[1].startswith("0 compiled")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from clocks import still
 from compilers import Compilers, Job
 from spandrel import ImageModelDescriptor
 from torch import Tensor
@@ -21,8 +22,10 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
+from cudaspeed.kernels.timing import Clock
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
-from cudaspeed.upscale_engine import SessionCache, upscale, warm_up
+from cudaspeed.upscale_engine import upscale, warm_up
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
 
@@ -39,9 +42,9 @@ def compilers(monkeypatch: pytest.MonkeyPatch) -> Compilers:
     return made
 
 
-def process(compilers: Compilers) -> SessionCache:
+def process(compilers: Compilers, clock: Clock = still) -> SessionCache:
     """What a fresh process knows."""
-    sessions = SessionCache()
+    sessions = SessionCache(clock)
     sessions.compiles = CompileCache(start=compilers.start)
     return sessions
 
@@ -75,14 +78,11 @@ def test_a_small_picture_is_neither_delayed_nor_burdened(compilers: Compilers) -
     assert not compilers.jobs
 
 
-def test_work_over_many_runs_adds_up_until_a_compile_pays(
-    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_work_over_many_runs_adds_up_until_a_compile_pays(compilers: Compilers) -> None:
     seconds = iter(range(0, 10**9, 50))  # each look at the clock is 50 s after the one before
-    monkeypatch.setattr("cudaspeed.pipeline.run.time.perf_counter", lambda: float(next(seconds)))
     model = zoo.compact()
     for _ in range(30):  # every run in a process of its own
-        run(process(compilers), model)
+        run(process(compilers, lambda: float(next(seconds))), model)
         if compilers.jobs:
             break
     assert compilers.jobs, "half an hour of eager work pays for a compile"
@@ -513,7 +513,7 @@ def test_once_checked_a_single_tile_is_computed_once(compilers: Compilers) -> No
     model, eager_calls = zoo.compact(), []
     sessions = process(compilers)
     run(sessions, model)
-    runner = sessions.runner.get(model, sessions.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
+    runner = sessions.runners.get(model, sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
     (forwards,) = runner.compiled.values()
     plain = forwards.eager
     forwards.eager = lambda x: eager_calls.append(x.shape) or plain(x)
@@ -526,7 +526,7 @@ def test_what_is_released_is_gone_at_once(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
     sessions, model = process(compilers), zoo.compact()
     run(sessions, model, WAIT)
-    runner = sessions.runner.get(model, sessions.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
+    runner = sessions.runners.get(model, sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
     (forwards,) = runner.compiled.values()
     (loaded,) = forwards._loaded.values()
     package = weakref.ref(loaded._forward)
@@ -554,8 +554,8 @@ def test_unloading_the_model_lets_go_of_compiled_code_which_is_loaded_again(comp
     compilers.at_once = Job.succeed
     sessions, model = process(compilers), zoo.compact()
     run(sessions, model, WAIT)
-    mode = sessions.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).mode
-    runner = sessions.runner.get(model, mode)
+    mode = sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode
+    runner = sessions.runners.get(model, mode)
     assert runner.compiled
     runner.release()
     assert not runner.compiled

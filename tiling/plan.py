@@ -160,21 +160,6 @@ def plan_tiles(
     )
 
 
-def places(axis: Axis, index: int, wraparound: int) -> list[int]:
-    """The places on an axis' canvas that tile `index` shows, in order: those from its origin on.
-
-    For a model whose windows run round the picture's edges (`wraparound`), the first and the last tile show, beyond the
-    seam and where the overlap has room for it, the other end of the canvas: what their edge has on its other side when
-    the picture is one piece."""
-    start, end = axis.origins[index], axis.origins[index] + axis.tile
-    own = list(range(start, end))
-    if len(axis.origins) > 1 and index == 0 and _has_room(end - axis.origins[1], wraparound):
-        own[-wraparound:] = range(axis.canvas - wraparound, axis.canvas)
-    elif len(axis.origins) > 1 and end == axis.canvas and _has_room(axis.origins[-2] + axis.tile - start, wraparound):
-        own[:wraparound] = range(wraparound)
-    return own
-
-
 def plan_fixed(height: int, width: int, info: ModelInfo, tile: tuple[int, int], overlap: int | None = None) -> TilePlan:
     """The plan whose tiles are exactly `tile` (height, width), as few as share at least `overlap` (None: automatic).
 
@@ -245,14 +230,14 @@ def _axis(size: int, info: ModelInfo, count: int | None, tile: int, overlap: int
         shared = before + tile - after
         width = min(_seam_width(shared), shared, after - before)
         start = after + (shared - width) // 2
-        if _has_room(shared, info.wraparound):  # the middle between what the tiles show of their own
+        if has_room(shared, info.wraparound):  # the middle between what the tiles show of their own
             start += (info.wraparound // 2) * ((after == origins[-1]) - (before == 0))
         start = max(start, seams[-1][1] if seams else 0)  # seams never cross
         seams.append((start, start + width))
     return Axis(size=size, canvas=canvas, tile=tile, origins=origins, seams=tuple(seams))
 
 
-def _has_room(shared: int, wraparound: int) -> bool:
+def has_room(shared: int, wraparound: int) -> bool:
     """Whether tiles that share `shared` pixels can spare `wraparound` of them."""
     return 0 < 4 * wraparound <= shared
 

@@ -21,8 +21,8 @@ from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
+from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.loader import load_model
-from cudaspeed.models.runner import DTYPES
 from cudaspeed.upscale_engine import SessionCache, upscale
 
 EXAMPLES = Path(__file__).absolute().parent.parent / "examples"

@@ -8,7 +8,8 @@ from zoo import span
 
 from cudaspeed.compiling.fold_constants import fold_constants
 from cudaspeed.kernels.rewrite import fold_convolutions
-from cudaspeed.models.runner import ExecutionMode, ModelRunner
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
 
 
 def test_folded_span_gives_the_same_picture_and_folds_no_more() -> None:

@@ -15,7 +15,8 @@ from cudaspeed.compiling import worker
 from cudaspeed.compiling.request import Request
 from cudaspeed.compiling.shapes import TileShapes
 from cudaspeed.compiling.worker import main
-from cudaspeed.models.runner import ExecutionMode, ModelRunner, architecture_of
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner, architecture_of
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.storage.fingerprint import content_of
 

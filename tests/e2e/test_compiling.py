@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from safetensors import SafetensorError
 
 from cudaspeed import compile_cache
@@ -21,8 +22,9 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compiling.errors import explain
 from cudaspeed.host import StandaloneContext
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
 needs_compiler = pytest.mark.skipif(
@@ -105,7 +107,7 @@ def test_two_processes_that_race_compile_once(compiled_folder: Path) -> None:
 
 @needs_compiler
 def test_after_a_restart_any_size_runs_compiled_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = SessionCache()
+    sessions = new_sessions()
     monkeypatch.setattr(sessions.compiles, "start_job", None)  # nothing is compiled any more
     for size in [(40, 40), (33, 57), (200, 90), (32, 32)]:
         report = run(sessions, UpscaleOptions(precision="fp32"), size)
@@ -131,7 +133,7 @@ def test_a_bad_file_gives_the_eager_picture(folder: Path, damage: str, caplog: p
         other = folder / "jobs" / "other"
         other.write_bytes(b"PK\x03\x04 not what it seems")
         store.publish(name, other, 1.0)
-    report = run(SessionCache(), UpscaleOptions(precision="fp32"))
+    report = run(new_sessions(), UpscaleOptions(precision="fp32"))
     assert not report.compiled
     assert len(caplog.records) == 1
 
@@ -148,9 +150,9 @@ def settled(sessions: SessionCache, seconds: float = 120) -> UpscaleReport:
 
 def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-g++"))
-    report = settled(SessionCache())
+    report = settled(new_sessions())
     assert "no C++ compiler was found; install one" in report.compiling
-    assert settled(SessionCache()).compiling == report.compiling
+    assert settled(new_sessions()).compiling == report.compiling
     assert not report.compiled
 
 
@@ -164,9 +166,9 @@ def test_a_compiler_that_hangs_is_ended_and_not_tried_again(monkeypatch: pytest.
     monkeypatch.setattr(
         compile_cache.CompiledForwards, "_expectation", lambda self: compile_cache.Expectation(0.8, 0.1)
     )
-    report = settled(SessionCache())
+    report = settled(new_sessions())
     assert "took longer than 8 s" in report.compiling
-    assert settled(SessionCache()).compiling == report.compiling
+    assert settled(new_sessions()).compiling == report.compiling
     if (tmp_path / "pid").exists():
         number = int((tmp_path / "pid").read_text())
         assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
@@ -174,7 +176,7 @@ def test_a_compiler_that_hangs_is_ended_and_not_tried_again(monkeypatch: pytest.
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
 def test_a_worker_that_crashes_is_named_and_pictures_flow_on() -> None:
-    sessions = SessionCache()
+    sessions = new_sessions()
     run(sessions, UpscaleOptions(precision="fp32", compile_mode="background"))
     assert sessions.compiles.job is not None
     os.kill(sessions.compiles.job._process.pid, 11)
@@ -210,7 +212,7 @@ def test_failures_are_told_in_one_line_that_says_what_to_do(said: str, scope: st
 @needs_compiler
 def test_an_attention_model_is_compiled_for_the_tile() -> None:
     """Its masks depend on the size, which inductor's own C++ for them does not survive: they are computed before."""
-    sessions, model = SessionCache(), zoo.swinir()
+    sessions, model = new_sessions(), zoo.swinir()
     for size in [(48, 64), (47, 61)]:
         image = zoo.photograph(*size, frames=2)
         result = upscale(image, model, OPTIONS, StandaloneContext("cpu"), sessions)
@@ -227,6 +229,6 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing(monkeypatch: pytest.Monk
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("cudaspeed.compiling.job.save_file", full)
-    report = run(SessionCache(), UpscaleOptions(precision="fp32", compile_mode="background"))
+    report = run(new_sessions(), UpscaleOptions(precision="fp32", compile_mode="background"))
     assert "No space left on device" in report.compiling
     assert not list((StandaloneContext("cpu").cache_folder / "jobs").iterdir())

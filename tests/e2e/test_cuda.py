@@ -17,13 +17,13 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.models import autotune
+from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
-from cudaspeed.models.runner import DTYPES
-from cudaspeed.pipeline import output
-from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline import output, session
 from cudaspeed.pipeline.download import StreamDownload
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.streams import CudaStream
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -132,7 +132,7 @@ def test_frames_made_on_the_device_are_those_made_in_main_memory(
 ) -> None:
     video, model = zoo.photograph(120, 90, channels, frames=3), zoo.toy(2, late)
     on_device = run(video, model, precision="fp32", compile=False, **options).image
-    monkeypatch.setattr(run_module, "_SHARE_FOR_FRAMES", 0.0)
+    monkeypatch.setattr(session, "_SHARE_FOR_FRAMES", 0.0)
     elsewhere = run(video, model, precision="fp32", compile=False, **options).image
     assert float((on_device - elsewhere).abs().max()) <= 1e-5  # alpha is interpolated by either
 

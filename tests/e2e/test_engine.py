@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from spandrel import SizeRequirements
 from torch import Tensor
 
@@ -17,18 +18,19 @@ from cudaspeed.api.errors import BadImageError, BadModelError, BadOptionError, M
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth
 from cudaspeed.host import StandaloneContext
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 
 FP32 = UpscaleOptions(precision="fp32")
 
 
 def run(image: Tensor, model, options: UpscaleOptions = FP32, context: StandaloneContext | None = None):
-    return upscale(image, model, options, context or StandaloneContext("cpu"), SessionCache())
+    return upscale(image, model, options, context or StandaloneContext("cpu"), new_sessions())
 
 
 def warm(model, context: StandaloneContext) -> SessionCache:
     """Caches that know the model already, so that the next run calls it for the picture's tiles only."""
-    sessions = SessionCache()
+    sessions = new_sessions()
     upscale(zoo.photograph(32, 32), model, FP32, context, sessions)
     return sessions
 
@@ -156,9 +158,9 @@ def test_neither_the_picture_nor_the_model_is_changed() -> None:
 
 
 def test_our_copy_goes_with_the_callers_model() -> None:
-    sessions, model = SessionCache(), zoo.compact()
+    sessions, model = new_sessions(), zoo.compact()
     upscale(zoo.photograph(16, 16), model, FP32, StandaloneContext("cpu"), sessions)
-    ours = weakref.ref(sessions.runner.get(model, sessions.runner.get(model, _mode(sessions, model)).mode).module)
+    ours = weakref.ref(sessions.runners.get(model, sessions.runners.get(model, _mode(sessions, model)).mode).module)
     assert ours() is not None
     del model
     gc.collect()
@@ -166,7 +168,7 @@ def test_our_copy_goes_with_the_callers_model() -> None:
 
 
 def _mode(sessions: SessionCache, model):
-    return sessions.chooser.choose(model, "fp32", True, StandaloneContext("cpu")).mode
+    return sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode
 
 
 def test_a_model_loaded_under_inference_mode_works_and_can_be_changed_in_place_afterwards() -> None:
@@ -232,7 +234,7 @@ def test_memory_too_short_for_anything_is_one_clear_error() -> None:
     model = zoo.toy(2, lambda x: context.check(x))
     sessions = warm(model, context)
     context.most = 1
-    for known in (sessions, SessionCache()):
+    for known in (sessions, new_sessions()):
         with pytest.raises(OutOfMemoryError, match=r"too little memory even for (one|the model).*smaller model"):
             upscale(zoo.photograph(64, 64), model, FP32, context, known)
 
@@ -269,7 +271,7 @@ def test_an_interrupt_is_noticed_before_every_tile_batch(interrupt: type[BaseExc
 
     calls: list[int] = []
     model = zoo.toy(2, lambda x: calls.append(1) or x)
-    options, sessions = UpscaleOptions(precision=precision, tile=32), SessionCache()
+    options, sessions = UpscaleOptions(precision=precision, tile=32), new_sessions()
     upscale(zoo.photograph(32, 32), model, options, StandaloneContext("cpu"), sessions)
     calls.clear()
     with pytest.raises(interrupt):
@@ -370,7 +372,7 @@ def test_half_precision_that_fails_on_the_picture_gives_way_to_fp32() -> None:
         return x
 
     image, model = zoo.photograph(120, 130), zoo.toy(2, fails_on_large)
-    sessions = SessionCache()
+    sessions = new_sessions()
     options = UpscaleOptions(precision="bf16", autocast=False)
     for _ in range(2):
         result = upscale(image, model, options, StandaloneContext("cpu"), sessions)
@@ -384,7 +386,7 @@ def test_nothing_but_nan_in_half_precision_gives_way_to_fp32_and_in_fp32_is_an_e
         return x * float("nan") if x.dtype != torch.float32 and x.shape[-1] > 200 else x
 
     image = zoo.photograph(120, 130)
-    sessions, model = SessionCache(), zoo.toy(2, overflows)
+    sessions, model = new_sessions(), zoo.toy(2, overflows)
     for precision in ("bf16", "fp32"):  # the second time the whole run
         options = UpscaleOptions(precision="bf16", autocast=False)
         result = upscale(image, model, options, StandaloneContext("cpu"), sessions)
@@ -428,7 +430,7 @@ def test_a_model_that_writes_into_what_it_is_given_does_not_write_into_ours() ->
 
 
 def test_weights_changed_in_place_are_noticed() -> None:
-    image, model, sessions = zoo.photograph(24, 24), zoo.compact(), SessionCache()
+    image, model, sessions = zoo.photograph(24, 24), zoo.compact(), new_sessions()
     upscale(image, model, FP32, StandaloneContext("cpu"), sessions)
     with torch.no_grad():
         for weight in model.model.parameters():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clocks import new_sessions
 from compilers import Compilers
 from PIL import Image
 from spandrel import ImageModelDescriptor
@@ -26,8 +27,9 @@ from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.pipeline import run as run_module
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.pipeline import session
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 
 Fault = Callable[[Tensor, Tensor], Tensor]
 """(the model's output [N, 3, 2h, 2w], its input [N, 3, h, w]) -> what it gives instead."""
@@ -69,7 +71,7 @@ def run(
 ) -> UpscaleResult:
     options = {"tile": TILE, "compile": False, "autocast": False, **options}
     return upscale(
-        image, model, UpscaleOptions(precision=asked, **options), StandaloneContext("cpu"), sessions or SessionCache()
+        image, model, UpscaleOptions(precision=asked, **options), StandaloneContext("cpu"), sessions or new_sessions()
     )
 
 
@@ -108,7 +110,7 @@ def test_nan_in_one_tile_in_fp16_is_computed_again_in_bf16(
 def test_overflow_makes_the_run_leave_fp16_for_what_works_and_that_is_remembered(
     truth: Tensor, small: Tensor, fp16_runs: None, first_good: str, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(run_module._AHEAD, "cpu", ahead)  # 1: as on CUDA
+    monkeypatch.setitem(session._AHEAD, "cpu", ahead)  # 1: as on CUDA
     bad = (torch.float16,) if first_good == "bf16" else (torch.float16, torch.bfloat16)
     calls: list[torch.dtype] = []
 
@@ -116,7 +118,7 @@ def test_overflow_makes_the_run_leave_fp16_for_what_works_and_that_is_remembered
         calls.append(y.dtype)  # beyond 65504 from where the picture is bright, but for the probe picture's size
         return y * 60000 * 60000 if y.dtype in bad and x.shape[-1] == TILE else y
 
-    healthy, sessions, model = run(small, model_with(), "fp32"), SessionCache(), model_with(fault)
+    healthy, sessions, model = run(small, model_with(), "fp32"), new_sessions(), model_with(fault)
     result = run(small, model, sessions=sessions)
     health = result.report.health
     assert psnr(result, truth) > psnr(healthy, truth) - 0.1
@@ -162,7 +164,7 @@ def test_a_veil_that_only_the_compiled_model_adds_is_not_in_the_picture(
     truth: Tensor, small: Tensor, veil: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the check of the first tile does not see it, because it comes later."""
-    compilers, sessions, model = Compilers(), SessionCache(), model_with()
+    compilers, sessions, model = Compilers(), new_sessions(), model_with()
     monkeypatch.setattr(compile_cache, "load_package", compilers.load)
     compilers.at_once = lambda job: job.succeed()
     sessions.compiles = CompileCache(start=compilers.start)
@@ -215,7 +217,7 @@ def test_a_model_that_brightens_on_purpose_may(small: Tensor) -> None:
             in_fp32.append(len(x))
         return y.clamp(0, 1) ** 0.4
 
-    sessions, model = SessionCache(), model_with(brighten)
+    sessions, model = new_sessions(), model_with(brighten)
     result = run(small, model, "bf16", sessions)
     assert 1 <= len(in_fp32) <= 3
     assert not result.report.warnings

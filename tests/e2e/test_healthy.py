@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import zoo
+from clocks import new_sessions
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.pipeline.retry import SuspectTile, TileRetry
 from cudaspeed.pipeline.tile_check import measure_tiles
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 MODELS = [
     *(zoo.compact, zoo.esrgan, zoo.swinir, zoo.span, zoo.rcan_unshuffle, zoo.fdat, zoo.realcugan, zoo.grey_denoiser),
@@ -50,7 +51,7 @@ class Unwatched(TileRetry):
 
 @pytest.mark.parametrize("make", MODELS)
 def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    chance, sessions, model = random.Random(11), SessionCache(), healthy(make())
+    chance, sessions, model = random.Random(11), new_sessions(), healthy(make())
     precisions = ["fp32", "bf16"] if model.supports_bfloat16 else ["fp32"]
     most, clamped = 40 if make is zoo.realcugan else 80, 0
     monkeypatch.setattr(TileRetry, "_compute_again", lambda self, suspect: pytest.fail(f"suspected: {suspect.stats}"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from PIL import Image
 from spandrel import ImageModelDescriptor
 from torch import Tensor
@@ -16,10 +17,10 @@ from cudaspeed.api.options import AlphaMode, UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.images.alpha import bleed, has_edges, hold, is_constant, lanczos
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 SIDE = 48
-SESSIONS = SessionCache()  # one for all, so that each model is measured once
+SESSIONS = new_sessions()  # one for all, so that each model is measured once
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_alpha_without_detail_costs_no_work_and_edges_go_through_the_model() -> 
         for mode in ("auto", "model", "lanczos"):
             asked = UpscaleOptions(precision="fp32", compile=False, alpha_mode=mode)
             tiles[name, mode] = upscale(
-                picture, zoo.toy(), asked, StandaloneContext("cpu"), SessionCache()
+                picture, zoo.toy(), asked, StandaloneContext("cpu"), new_sessions()
             ).report.tiles
     assert {key for key, count in tiles.items() if count == 2} == {
         ("cut-out", "auto"),
@@ -117,7 +118,7 @@ def test_frames_of_one_batch_are_decided_together() -> None:
     alphas = torch.stack([torch.full((SIDE, SIDE), 0.4), HARD, FEATHERED])
     batch = torch.cat([colour, alphas[..., None]], dim=-1)
     options = UpscaleOptions(precision="fp32", compile=False, batch_size=2)
-    result = upscale(batch, zoo.toy(), options, StandaloneContext("cpu"), SessionCache())
+    result = upscale(batch, zoo.toy(), options, StandaloneContext("cpu"), new_sessions())
     assert result.report.tiles == 6
     assert (result.image[0, ..., 3] == torch.tensor(0.4)).all()
     wanted = alphas.repeat_interleave(2, 1).repeat_interleave(2, 2)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from cudaspeed.api.options import AlphaMode, UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.host import StandaloneContext
 from cudaspeed.images.channels import plan_channels
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 PICTURES = pytest.mark.parametrize("picture", [1, 2, 3, 4])
 MODELS = pytest.mark.parametrize("model", [1, 3, 4])
@@ -172,7 +173,7 @@ def test_a_model_of_unusual_channels_is_refused_by_number(takes: int, gives: int
 
 def run(image: Tensor, model: ImageModelDescriptor, **options: object) -> UpscaleResult:
     asked = UpscaleOptions(**{"precision": "fp32", "compile": False, **options})  # type: ignore[arg-type]
-    return upscale(image, model, asked, StandaloneContext("cpu"), SessionCache())
+    return upscale(image, model, asked, StandaloneContext("cpu"), new_sessions())
 
 
 def converter(takes: int, gives: int, scale: int = 2) -> ImageModelDescriptor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import zoo
+from clocks import new_sessions
 from spandrel import ImageModelDescriptor
 from spandrel.architectures.DAT import DAT, DATArch
 from spandrel.architectures.DRCT import DRCT, DRCTArch
@@ -24,9 +25,10 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import attention_fusion, window_attention
 from cudaspeed.kernels.attention_fusion import FusedAttention, Scores, attend
 from cudaspeed.models import autotune
-from cudaspeed.models.info import model_info
-from cudaspeed.models.runner import ExecutionMode, ModelRunner
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline.session import Session
+from cudaspeed.upscale_engine import upscale
 
 WINDOWS = {"depths": [2], "embed_dim": 16, "num_heads": [2], "upscale": 2, "upsampler": "pixelshuffle"}
 PLAIN = ExecutionMode("fp32", autocast=False, channels_last=False)
@@ -119,8 +121,8 @@ def test_the_estimate_is_of_what_is_made(own: bool, monkeypatch: pytest.MonkeyPa
 def test_windows_that_are_large_take_less_memory() -> None:
     """What is planned for: scores of 256 by 256 a window and head are most of what this model holds."""
     model = made(HATArch(), HAT(**WINDOWS, window_size=16, compress_ratio=4, squeeze_factor=8))
-    sessions, context, info = SessionCache(), StandaloneContext("cpu"), model_info(model)
-    costs = [sessions.chain(model, v, info, UpscaleOptions(), context).now.cost for v in (PLAIN, FUSED)]
+    session = Session(model, UpscaleOptions(), StandaloneContext("cpu"), new_sessions())
+    costs = [session.step(mode, shared=False).cost for mode in (PLAIN, FUSED)]
     assert costs[1].per_pixel < 0.8 * costs[0].per_pixel
 
 
@@ -236,7 +238,7 @@ def test_it_is_used_where_it_was_measured_to_be_faster(monkeypatch: pytest.Monke
         seconds["attention"] = 0.5 if kernels == "attention" else 1.5
         context = StandaloneContext("cpu")
         monkeypatch.setattr(context, "cache_folder", context.cache_folder / kernels, raising=False)
-        results[kernels] = upscale(image, model, options, context, SessionCache())
+        results[kernels] = upscale(image, model, options, context, new_sessions())
         assert results[kernels].report.kernels == kernels
     torch.testing.assert_close(results["attention"].image, results["plain"].image, atol=1e-5, rtol=0)
 
@@ -249,8 +251,8 @@ def test_small_pictures_do_not_wait_until_the_fastest_way_is_found(monkeypatch: 
         tried.append(given)
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr("cudaspeed.pipeline.session.fastest", fail)
-    kept, image, options = SessionCache(), zoo.photograph(128, 128), UpscaleOptions(precision="fp32", compile=False)
+    monkeypatch.setattr("cudaspeed.pipeline.modes.fastest", fail)
+    kept, image, options = new_sessions(), zoo.photograph(128, 128), UpscaleOptions(precision="fp32", compile=False)
     model = zoo.swinir()
     for attempts in (0, 0, 1):
         upscale(image, model, options, StandaloneContext("cpu"), kept)
@@ -271,12 +273,12 @@ def test_kernels_that_fail_on_a_large_picture_cost_a_warning(monkeypatch: pytest
         return right(query, *more)
 
     monkeypatch.setattr(attention_fusion, "attend", too_many)
-    sessions = SessionCache()
+    sessions = new_sessions()
     assert upscale(zoo.photograph(40, 48), model, options, StandaloneContext("cpu"), sessions).report.kernels != "plain"
     result = upscale(large, model, options, StandaloneContext("cpu"), sessions)
     assert result.report.kernels == "plain"
     assert "kernels failed on a picture and torch's are used: " in result.report.warnings[0]
     assert "invalid configuration argument" in result.report.warnings[0]
-    later = upscale(large, model, options, StandaloneContext("cpu"), SessionCache())
+    later = upscale(large, model, options, StandaloneContext("cpu"), new_sessions())
     assert not later.report.warnings
     torch.testing.assert_close(later.image, result.image, atol=1e-5, rtol=0)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import build, winograd
 from cudaspeed.kernels.build import load_library
 from cudaspeed.storage.artifacts import ArtifactStore
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def test_without_them_the_picture_is_the_same(
     image, model = zoo.photograph(40, 48), zoo.compact(2, features=16)
     with caplog.at_level(logging.INFO, logger="cudaspeed"):
         results = [
-            upscale(image, model, UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), SessionCache())
+            upscale(image, model, UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), new_sessions())
             for _ in range(2)
         ]
     assert [result.report.kernels for result in results] == ["plain"] * 2

@@ -17,8 +17,9 @@ from cudaspeed.kernels.fused_convolution import FusedConvolution, fuse_chains
 from cudaspeed.kernels.numerics import mismatch
 from cudaspeed.kernels.rewrite import can_fuse
 from cudaspeed.memory import measure_cost
+from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info
-from cudaspeed.models.runner import ExecutionMode, ModelRunner
+from cudaspeed.models.runner import ModelRunner
 
 
 def network(**changes) -> nn.Module:

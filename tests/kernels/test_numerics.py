@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cudaspeed.kernels.numerics import mismatch
-from cudaspeed.models.runner import DTYPES
+from cudaspeed.models.execution import DTYPES
 
 PICTURE = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
 PRECISIONS = ["fp32", "fp16", "bf16"]

@@ -16,7 +16,8 @@ from torch import Tensor
 from cudaspeed.kernels import attention_fusion, window_attention
 from cudaspeed.kernels.attention_fusion import FusedAttention
 from cudaspeed.kernels.window_attention import attend, prepare, suits
-from cudaspeed.models.runner import ExecutionMode, ModelRunner
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
 
 
 @pytest.fixture(autouse=True)

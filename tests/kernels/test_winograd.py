@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from cudaspeed.kernels import winograd
 from cudaspeed.kernels.rewrite import rewrite
 from cudaspeed.kernels.winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
-from cudaspeed.models.runner import ExecutionMode, ModelRunner
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
 
 PLAIN = ExecutionMode("fp32", autocast=False, channels_last=True)
 OURS = ExecutionMode("fp32", autocast=False, channels_last=True, kernels="winograd")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from torch import Tensor
 
 from cudaspeed.api.model_info import Forward
@@ -18,9 +19,12 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import winograd
 from cudaspeed.models import autotune
 from cudaspeed.models.autotune import fastest, mode_candidates
-from cudaspeed.models.runner import ExecutionMode, ModelRunner
-from cudaspeed.pipeline import session
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline import modes
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.storage.profiles import ProfileStore, profiles_folder
+from cudaspeed.upscale_engine import upscale
 
 PLAIN = ExecutionMode("fp32", autocast=False, channels_last=True)
 OURS = ExecutionMode("fp32", autocast=False, channels_last=True, kernels="winograd")
@@ -60,7 +64,7 @@ def after_every_convolution(monkeypatch: pytest.MonkeyPatch, change: Callable[[T
 
 
 def run(model, sessions: SessionCache | None = None, **options) -> UpscaleResult:
-    return upscale(IMAGE, model, UpscaleOptions(**options), StandaloneContext("cpu"), sessions or SessionCache())
+    return upscale(IMAGE, model, UpscaleOptions(**options), StandaloneContext("cpu"), sessions or new_sessions())
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.5, OURS), (0.9, OURS), (0.97, PLAIN), (1.5, PLAIN)])
@@ -92,12 +96,12 @@ def test_each_is_on_the_device_when_it_runs(model, context, monkeypatch) -> None
     def make_resident(runner: ModelRunner, bytes_wanted: int) -> None:
         resident[:] = [runner]
 
-    def seconds(forward: Forward, picture: Tensor) -> float:
+    def timed(forward: Forward, picture: Tensor, clock: object) -> tuple[Tensor, float]:
         assert [runner.forward for runner in resident] == [forward]
-        return 1.0
+        return forward(picture), 1.0
 
     context.make_resident = make_resident
-    monkeypatch.setattr(autotune, "seconds_of_forward", seconds)
+    monkeypatch.setattr(autotune, "timed", timed)
     fastest(model, PLAIN, [OURS], context)
 
 
@@ -129,7 +133,7 @@ def test_the_picture_is_the_same_and_the_report_says_how_it_was_computed(model, 
     for kernels, seconds in (("winograd", 0.1), ("plain", 2.0)):
         takes(monkeypatch, plain=1.0, winograd=seconds)
         result = run(zoo.compact(2, features=16), precision="fp32")
-        session.Profiles(session.profiles_folder(context.cache_folder)).clear()
+        ProfileStore(profiles_folder(context.cache_folder)).clear()
         assert result.report.kernels == kernels
         results[kernels] = result.image
     assert float((results["winograd"] - results["plain"]).abs().max()) <= 2e-5
@@ -142,7 +146,7 @@ def test_it_is_measured_once_and_remembered_by_the_next_session(model, context, 
     def again(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(session, "fastest", again)
+    monkeypatch.setattr(modes, "fastest", again)
     assert run(model, precision="fp32").report.kernels == "winograd"
     assert run(zoo.compact(2, features=16), precision="fp32").report.kernels == "winograd"
 
@@ -156,7 +160,7 @@ def test_what_a_busy_machine_tells_is_not_kept_and_asked_for_thrice_at_most(mode
         return [[1.0, 3.0, 2.0], [0.2, 0.9, 0.4]]
 
     monkeypatch.setattr(autotune, "_times", measured)
-    kept = SessionCache()
+    kept = new_sessions()
     assert [run(model, kept).report.kernels for _ in range(5)] == ["winograd"] * 5
     assert asked == [2] * 3
     takes(monkeypatch, plain=1.0, winograd=1.0)
@@ -164,9 +168,8 @@ def test_what_a_busy_machine_tells_is_not_kept_and_asked_for_thrice_at_most(mode
 
 
 def test_a_busy_machine_is_asked_until_the_answer_is_clear(model, context, monkeypatch) -> None:
-    disturbed = iter([9.0, 9.0, 5.0, 4.0, 2.0, 1.0, 1.0, 0.3, 1.05, 0.31])
-    monkeypatch.setattr(autotune, "seconds_of_forward", lambda *_: next(disturbed) / 20)
-    monkeypatch.setattr(autotune, "timed", lambda forward, x: (forward(x), 9.0))
+    disturbed = iter([180.0, 180.0, 9.0, 9.0, 5.0, 4.0, 2.0, 1.0, 1.0, 0.3, 1.05, 0.31])
+    monkeypatch.setattr(autotune, "timed", lambda forward, x, clock: (forward(x), next(disturbed) / 20))
     best = fastest(model, PLAIN, [OURS], context)
     assert (best.runner.mode, best.sure) == (OURS, True)
     assert next(disturbed, None) is None
@@ -175,8 +178,7 @@ def test_a_busy_machine_is_asked_until_the_answer_is_clear(model, context, monke
 def test_long_times_that_are_far_apart_need_not_be_seen_twice(model, context, monkeypatch) -> None:
     """A large model should not be run a dozen times to see what is plain already."""
     taken = iter([4.0, 2.5, 5.0, 2.0])
-    monkeypatch.setattr(autotune, "timed", lambda forward, x: (forward(x), next(taken)))
-    monkeypatch.setattr(autotune, "seconds_of_forward", lambda *_: next(taken))
+    monkeypatch.setattr(autotune, "timed", lambda forward, x, clock: (forward(x), next(taken)))
     best = fastest(model, PLAIN, [OURS], context)
     assert (best.runner.mode, best.sure) == (OURS, True)
     assert next(taken, None) is None, "four forwards in all"

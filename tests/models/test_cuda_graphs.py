@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cudaspeed.api.model_info import Forward
 from cudaspeed.models import cuda_graphs
-from cudaspeed.models.cuda_graphs import CudaRecorder, GraphedForward
+from cudaspeed.models.cuda_graphs import CudaGraphExecutor, CudaRecorder
+from cudaspeed.models.execution import ExecutionMode
 
 
 class Network(nn.Module):
@@ -80,7 +81,7 @@ class Bench:
             work()
             return seconds(self.eager == before)
 
-        self.graphed = GraphedForward(forward, self.network, "fp32", self.recorder, time)
+        self.graphed = CudaGraphExecutor(forward, self.network, MODE, self.recorder, time)
 
     def run(self, side: int = 8, times: int = 1) -> None:
         """Every result must be the network's."""
@@ -96,6 +97,7 @@ class Bench:
 
 
 OFTEN = cuda_graphs._SEEN
+MODE = ExecutionMode("fp32", autocast=False, channels_last=False)
 
 
 def test_a_shape_is_recorded_when_it_has_come_often_and_replayed_from_then_on() -> None:
@@ -239,8 +241,8 @@ class Cuda:
         self.device = torch.device("cuda", torch.cuda.current_device())
         self.network = Network().to(self.device)
         recorder, seconds = CudaRecorder(self.device), cycle([1.0, 0.5])  # eager, replayed: worth it in any case
-        self.graphed = GraphedForward(
-            lambda x: forward(self.network, x), self.network, "fp32", recorder, lambda work: next(seconds)
+        self.graphed = CudaGraphExecutor(
+            lambda x: forward(self.network, x), self.network, MODE, recorder, lambda work: next(seconds)
         )
 
     def run(self, times: int = 1) -> None:

@@ -7,18 +7,19 @@ import logging
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 IMAGE = zoo.photograph(40, 40)
 
 
 def used(model, options: UpscaleOptions):
-    return upscale(IMAGE, model, options, StandaloneContext("cpu"), SessionCache()).report
+    return upscale(IMAGE, model, options, StandaloneContext("cpu"), new_sessions()).report
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -35,7 +36,7 @@ def bf16_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("bf16_is_fast")
 def test_automatic_takes_half_precision_where_it_stays_close() -> None:
     model = zoo.compact()
-    result = upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), SessionCache())
+    result = upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), new_sessions())
     truth = model(IMAGE.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     assert result.report.precision == "bf16"
     assert psnr(result.image, truth) >= 50
@@ -92,7 +93,7 @@ def test_what_spandrel_does_not_declare_is_not_used() -> None:
 @pytest.mark.usefixtures("bf16_is_fast")
 def test_explicit_fp32_is_fp32() -> None:
     model = zoo.compact()
-    result = upscale(IMAGE, model, UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), SessionCache())
+    result = upscale(IMAGE, model, UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), new_sessions())
     assert result.report.precision == "fp32"
     assert not result.report.autocast
     assert psnr(result.image, model(IMAGE.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)) > 120
@@ -109,7 +110,7 @@ def test_autocast_keeps_weights_in_fp32_and_disable_does_not() -> None:
 
 def test_the_try_is_made_once() -> None:
     calls: list[int] = []
-    model, sessions = zoo.toy(2, lambda x: calls.append(1) or x), SessionCache()
+    model, sessions = zoo.toy(2, lambda x: calls.append(1) or x), new_sessions()
     upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), sessions)
     calls.clear()
     upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), sessions)

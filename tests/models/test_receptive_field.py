@@ -10,18 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from spandrel import SizeRequirements
 from torch import Tensor, nn
 
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
+from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info
 from cudaspeed.models.receptive_field import ReceptiveField, measure_receptive_field, with_receptive_field
-from cudaspeed.models.runner import ExecutionMode, ModelRunner
-from cudaspeed.storage.profiles import Profile, Profiles
+from cudaspeed.models.runner import ModelRunner
+from cudaspeed.storage.profiles import Profile, ProfileStore
 from cudaspeed.tiling.plan import automatic_overlap, plan_tiles
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
 FP32 = ExecutionMode("fp32", autocast=False, channels_last=False)
@@ -137,23 +139,24 @@ class Counting:
         self.model = zoo.toy(2, change)
 
 
-def known(toy: Counting, profiles: Profiles, mode: ExecutionMode = FP32) -> int | None:
+def known(toy: Counting, profiles: ProfileStore, mode: ExecutionMode = FP32) -> int | None:
     """The receptive field that the engine learns, and what that takes."""
     context = StandaloneContext("cpu")
     runner = ModelRunner(toy.model, mode)
-    return with_receptive_field(model_info(toy.model), toy.model, runner, profiles, context).receptive_field
+    profile = profiles.of(toy.model.model)
+    return with_receptive_field(model_info(toy.model), toy.model, runner, profile, context).receptive_field
 
 
 def test_it_is_measured_once_and_found_again_on_disk(tmp_path: Path) -> None:
-    toy, profiles = Counting(), Profiles(tmp_path)
+    toy, profiles = Counting(), ProfileStore(tmp_path)
     assert known(toy, profiles) == 5
     assert len(toy.shapes) == 2
     assert known(toy, profiles) == 5
-    assert known(toy, Profiles(tmp_path)) == 5
+    assert known(toy, ProfileStore(tmp_path)) == 5
     assert len(toy.shapes) == 2
     for file in tmp_path.glob("*.json"):
         file.write_text("{}", encoding="utf-8")
-    assert known(toy, Profiles(tmp_path)) == 5
+    assert known(toy, ProfileStore(tmp_path)) == 5
     assert len(toy.shapes) == 4
 
 
@@ -161,7 +164,8 @@ def test_models_of_the_whole_picture_prefer_few_tiles_and_it_is_remembered(tmp_p
     model = zoo.toy(1, lambda x: x - x.amax(dim=(2, 3), keepdim=True) + 1 + x.std(dim=(2, 3), keepdim=True))
     context, info = StandaloneContext("cpu"), model_info(model)
     for _ in range(2):
-        known = with_receptive_field(info, model, ModelRunner(model, FP32), Profiles(tmp_path), context)
+        profile = ProfileStore(tmp_path).of(model.model)
+        known = with_receptive_field(info, model, ModelRunner(model, FP32), profile, context)
         assert known.global_context
         assert automatic_overlap(known) >= 16
     assert not info.global_context
@@ -172,9 +176,8 @@ def test_half_precision_is_not_taken_for_reach(tmp_path: Path) -> None:
     found = set()
     for k, mode in enumerate((FP32, ExecutionMode("bf16", False, True), ExecutionMode("bf16", True, False))):
         runner = ModelRunner(model, mode)
-        found.add(
-            with_receptive_field(model_info(model), model, runner, Profiles(tmp_path / str(k)), context).receptive_field
-        )
+        profile = ProfileStore(tmp_path / str(k)).of(model.model)
+        found.add(with_receptive_field(model_info(model), model, runner, profile, context).receptive_field)
         assert next(runner.module.parameters()).dtype is mode.weight_dtype
     assert len(found) == 1
 
@@ -185,10 +188,10 @@ def test_a_probe_that_fails_leaves_the_default(tmp_path: Path, error: Exception)
         raise error
 
     model = zoo.toy(2, fail)
-    runner, profiles = ModelRunner(model, FP32), Profiles(tmp_path)
+    runner, profile = ModelRunner(model, FP32), ProfileStore(tmp_path).of(model.model)
     info = model_info(model)
-    assert with_receptive_field(info, model, runner, profiles, StandaloneContext("cpu")) == info
-    assert profiles.get(profiles.content(model.model)) == Profile()
+    assert with_receptive_field(info, model, runner, profile, StandaloneContext("cpu")) == info
+    assert profile.known == Profile()
 
 
 def test_an_interrupt_goes_through(tmp_path: Path) -> None:
@@ -201,9 +204,8 @@ def test_an_interrupt_goes_through(tmp_path: Path) -> None:
     context, toy, said = StandaloneContext("cpu"), Counting(), []
     context.raise_if_interrupted, context.say = stop, said.append  # type: ignore[method-assign]
     with pytest.raises(StopError):
-        with_receptive_field(
-            model_info(toy.model), toy.model, ModelRunner(toy.model, FP32), Profiles(tmp_path), context
-        )
+        profile = ProfileStore(tmp_path).of(toy.model.model)
+        with_receptive_field(model_info(toy.model), toy.model, ModelRunner(toy.model, FP32), profile, context)
     assert said[-1] == ""
 
 
@@ -218,9 +220,9 @@ def profiles_kept() -> int:
 def test_only_seams_ask_for_it() -> None:
     image, model = zoo.photograph(90, 100), zoo.compact()
     for options in (UpscaleOptions(precision="fp32"), UpscaleOptions(precision="fp32", tile=48, overlap=8)):
-        upscale(image, model, options, StandaloneContext("cpu"), SessionCache())
+        upscale(image, model, options, StandaloneContext("cpu"), new_sessions())
         assert profiles_kept() == 0
-    upscale(image, model, UpscaleOptions(precision="fp32", tile=48), StandaloneContext("cpu"), SessionCache())
+    upscale(image, model, UpscaleOptions(precision="fp32", tile=48), StandaloneContext("cpu"), new_sessions())
     assert profiles_kept() == 1
 
 
@@ -228,7 +230,7 @@ def test_only_seams_ask_for_it() -> None:
 def test_convolutional_models_are_within_two_255ths_of_the_whole_picture(build) -> None:
     model = build()
     image = zoo.photograph(112, 160, channels=model.input_channels)
-    context, sessions = StandaloneContext("cpu"), SessionCache()
+    context, sessions = StandaloneContext("cpu"), new_sessions()
     whole, tiled = (
         upscale(image, model, UpscaleOptions(precision="fp32", tile=tile), context, sessions) for tile in (0, 64)
     )
@@ -277,7 +279,7 @@ def test_windows_that_run_round_the_picture_see_its_other_side(monkeypatch: pyte
         monkeypatch.setattr(sys.modules[model_info.__module__], "_WRAPAROUND", {model.architecture.id: wraparound})
         whole, tiled = (
             upscale(
-                image, model, UpscaleOptions(precision="fp32", tile=tile, overlap=64), context, SessionCache()
+                image, model, UpscaleOptions(precision="fp32", tile=tile, overlap=64), context, new_sessions()
             ).image
             for tile in (0, 128)
         )
@@ -299,7 +301,7 @@ def test_size_requirements_hold_for_the_probe_too() -> None:
         model,
         UpscaleOptions(precision="fp32", tile=60),
         StandaloneContext("cpu"),
-        SessionCache(),
+        new_sessions(),
     )
     assert seen
     assert all(side % 20 == 0 for size in seen for side in size)
@@ -310,8 +312,8 @@ def test_a_copy_that_computes_in_half_precision_is_measured_in_fp32(kernels: str
     model = zoo.compact(2, features=16)
     reaches = {}
     for mode in (FP32, ExecutionMode("bf16", autocast=True, channels_last=True, kernels=kernels)):
-        profiles, runner = Profiles(tmp_path / mode.precision), ModelRunner(model, mode)
-        info = with_receptive_field(model_info(model), model, runner, profiles, StandaloneContext("cpu"))
+        profile, runner = ProfileStore(tmp_path / mode.precision).of(model.model), ModelRunner(model, mode)
+        info = with_receptive_field(model_info(model), model, runner, profile, StandaloneContext("cpu"))
         reaches[mode.precision] = info.receptive_field
     assert reaches["bf16"] is not None
     assert reaches["bf16"] == reaches["fp32"]

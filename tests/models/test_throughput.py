@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from torch import Tensor
 
 from cudaspeed.api.model_info import ModelInfo
@@ -17,20 +18,15 @@ from cudaspeed.compiling.shapes import TileShapes
 from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import MemoryCost
 from cudaspeed.models import throughput
-from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput, measure_throughput
-from cudaspeed.pipeline.scheduler import Scheduler
-from cudaspeed.pipeline.session import SessionCache
+from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput, ThroughputProbe
+from cudaspeed.pipeline.scheduler import Budget, Limits, Schedule, Scheduler
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
 ROOM = 64 << 30
 BY_SIDE = {64: 4.0, 128: 2.0, 256: 2.0, 512: 6.0}
 KNOWN = Throughput(tuple((side * side, seconds) for side, seconds in BY_SIDE.items()))
-
-
-@pytest.fixture
-def no_pace() -> None:
-    """In place of the suite's: here there are throughputs."""
 
 
 def info(**more: Any) -> ModelInfo:
@@ -41,7 +37,11 @@ def scheduler(
     size: tuple[int, int], known: Throughput, pictures: int = 1, model: ModelInfo | None = None, **options: Any
 ) -> Scheduler:
     model = model or info(convolutional=True)
-    return Scheduler(size, pictures, model, UpscaleOptions(**options), MemoryCost(0, 100.0), ROOM, CPU, known)
+    return Scheduler(size, pictures, model, UpscaleOptions(**options), Budget(MemoryCost(0, 100.0), ROOM, CPU), known)
+
+
+def schedule(*arguments: Any, compiled: dict[TileShapes, float] | None = None, **options: Any) -> Schedule:
+    return scheduler(*arguments, **options).schedule(compiled or {}, Limits())
 
 
 # --- what is known ----------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class Clock:
         self.by_side = by_side
         monkeypatch.setattr(throughput, "seconds_of_forward", self._seconds)
 
-    def _seconds(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    def _seconds(self, forward: Callable[[Tensor], Tensor], x: Tensor, clock: Any) -> float:
         height, width = x.shape[2:]
         assert height == width
         forward(x)
@@ -104,7 +104,7 @@ def measure(
     forward: Callable[[Tensor], Tensor] = lambda x: x,
     **more: Any,
 ) -> Throughput:
-    return measure_throughput(known, forward, info(**more), StandaloneContext("cpu"), int(ahead), most)
+    return ThroughputProbe(forward, info(**more), StandaloneContext("cpu")).measure(known, int(ahead), most)
 
 
 def test_it_is_measured_at_all_sizes_there_is_work_for(monkeypatch) -> None:
@@ -189,37 +189,37 @@ def test_an_interrupt_is_none(monkeypatch) -> None:
 
     Clock(monkeypatch, BY_SIDE)
     with pytest.raises(HostStoppedError):
-        measure_throughput(UNKNOWN_THROUGHPUT, lambda x: x, info(), Host("cpu"), 1 << 30, 1 << 20)
+        ThroughputProbe(lambda x: x, info(), Host("cpu")).measure(UNKNOWN_THROUGHPUT, 1 << 30, 1 << 20)
 
 
 # --- what comes of it -------------------------------------------------------------------------------------------------
 
 
 def test_tiles_are_of_the_size_that_is_cheapest() -> None:
-    assert scheduler((600, 800), UNKNOWN_THROUGHPUT).plan.count == 1
-    plan = scheduler((600, 800), KNOWN).plan
+    assert schedule((600, 800), UNKNOWN_THROUGHPUT).plan.count == 1
+    plan = schedule((600, 800), KNOWN).plan
     assert plan.count > 1
     assert 128 * 128 <= plan.tile_pixels <= 300 * 300
 
 
 def test_the_whole_picture_stays_whole_where_tiles_are_hardly_cheaper() -> None:
     nearly = Throughput(((64 * 64, 1.0), (256 * 256, 1.0), (1024 * 1024, 1.1)))
-    assert scheduler((600, 800), nearly).plan.count == 1
+    assert schedule((600, 800), nearly).plan.count == 1
 
 
 def test_what_is_still_getting_cheaper_says_nothing_of_larger_tiles() -> None:
-    assert scheduler((600, 800), Throughput(((64 * 64, 4.0), (128 * 128, 2.0)))).plan.count == 1
+    assert schedule((600, 800), Throughput(((64 * 64, 4.0), (128 * 128, 2.0)))).plan.count == 1
 
 
 def test_a_model_that_had_better_see_the_whole_picture_does() -> None:
-    assert scheduler((600, 800), KNOWN, model=info(global_context=True)).plan.count == 1
+    assert schedule((600, 800), KNOWN, model=info(global_context=True)).plan.count == 1
 
 
 @pytest.mark.parametrize("options", [{"tile": 160}, {"level": "memory"}, {"tile": 200, "overlap": 40}])
 def test_the_users_limits_hold(options: dict[str, Any]) -> None:
     free, paced = (
-        scheduler((600, 800), UNKNOWN_THROUGHPUT, **options).plan,
-        scheduler((600, 800), KNOWN, **options).plan,
+        schedule((600, 800), UNKNOWN_THROUGHPUT, **options).plan,
+        schedule((600, 800), KNOWN, **options).plan,
     )
     assert paced.tile_pixels <= free.tile_pixels
     assert min(paced.rows.overlap, paced.columns.overlap) >= options.get("overlap", 0)
@@ -227,29 +227,42 @@ def test_the_users_limits_hold(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("cost", [0.3, 0.5, 1.5])
 def test_a_compiled_forward_is_taken_where_it_is_cheaper_than_the_best_tiles(cost: float) -> None:
-    whole = TileShapes.one(600, 800)
-    paced = scheduler((600, 800), KNOWN)
-    eager, changed = paced.plan, paced.adopt({whole: cost})
-    assert changed == (paced.plan.count == 1) == (cost < 1)
-    assert not paced.adopt({whole: cost}), "it stays so"
+    whole, known = {TileShapes.one(600, 800): cost}, scheduler((600, 800), KNOWN)
+    eager = known.schedule({}, Limits())
+    assert known.improves(eager, whole, Limits()) == (cost < 1)
+    changed = known.schedule(whole, Limits())
+    assert (changed.plan.count == 1) == (cost < 1)
+    assert not known.improves(changed, whole, Limits()), "it stays so"
     if cost > 1:
-        assert paced.plan == eager
+        assert changed == eager
 
 
 def test_when_memory_ran_out_nothing_grows_again() -> None:
-    paced = scheduler((600, 800), KNOWN, pictures=16)
-    pixels = paced.plan.tile_pixels * paced.batch
-    while paced.shrink():
-        assert paced.plan.tile_pixels * paced.batch < pixels
-        pixels = paced.plan.tile_pixels * paced.batch
-        paced.adopt({})
-        assert paced.plan.tile_pixels * paced.batch == pixels
+    limits, known = Limits(), scheduler((600, 800), KNOWN, pictures=16)
+    before = known.schedule({}, limits)
+    for _ in range(40):
+        limits = limits.after_out_of_memory(before)
+        smaller = known.schedule({}, limits)
+        if smaller.pixels == before.pixels:
+            assert smaller.batch == 1
+            return
+        assert smaller.pixels < before.pixels
+        before = smaller
+    pytest.fail("there is a smallest tile")
+
+
+def test_limits_hold_in_whatever_mode() -> None:
+    """What ran out of memory in half precision does so in single, too."""
+    limits = Limits().after_out_of_memory(scheduler((600, 800), UNKNOWN_THROUGHPUT).schedule({}, Limits()))
+    cheap = Budget(MemoryCost(0, 1.0), ROOM, CPU)
+    other = Scheduler((600, 800), 1, info(convolutional=True), UpscaleOptions(), cheap)
+    assert other.schedule({}, limits).pixels <= 600 * 800 // 2
 
 
 def test_frames_are_batched_as_measured() -> None:
-    assert scheduler((64, 64), KNOWN, pictures=16).batch == 4
-    assert scheduler((64, 64), KNOWN, pictures=16, level="memory").batch == 1
-    assert scheduler((128, 128), KNOWN, pictures=16).batch == 1
+    assert schedule((64, 64), KNOWN, pictures=16).batch == 4
+    assert schedule((64, 64), KNOWN, pictures=16, level="memory").batch == 1
+    assert schedule((128, 128), KNOWN, pictures=16).batch == 1
 
 
 # --- end to end -------------------------------------------------------------------------------------------------------
@@ -265,15 +278,15 @@ def run(sessions: SessionCache, frames: int = 1) -> UpscaleResult:
 
 def test_it_is_measured_once_and_remembered_and_the_picture_is_the_same(monkeypatch, tmp_path, plain_kernels) -> None:
     clock = Clock(monkeypatch, {64: 9.0, 128: 9.0, 256: 27.0})
-    first = run(SessionCache(), frames=16)
+    first = run(new_sessions(), frames=16)
     assert clock.sides
     assert first.report.tiles > 16
     clock.sides.clear()
-    again = run(SessionCache(), frames=16)
+    again = run(new_sessions(), frames=16)
     assert not clock.sides, "the profile has it"
     assert (again.report.tiles, again.report.tile) == (first.report.tiles, first.report.tile)
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "another"))
-    whole = run(SessionCache())
+    whole = run(new_sessions())
     assert whole.report.tiles == 1
     assert float((again.image[:1] - whole.image).abs().max()) <= 2 / 255
 
@@ -282,10 +295,8 @@ def test_what_runs_see_themselves_counts_for_the_next_ones(monkeypatch, plain_ke
     """The first picture's own time is dear, and is known only after it."""
     Clock(monkeypatch, {64: 1e-3})
     monkeypatch.setattr("cudaspeed.pipeline.session.reproduced", lambda *_: True)  # however busy this machine is
-    sessions, context = SessionCache(), StandaloneContext("cpu")
+    sessions = SessionCache()
     assert run(sessions).report.tiles == 1
-    runner = sessions.runner.get(MODEL, sessions.choose(MODEL, UpscaleOptions(), context).mode)
-    found = sessions.paced(MODEL, context).look_up(runner, info(), 1 << 16, 1 << 16)
-    assert [pixels for pixels, _ in found.points] == [64 * 64, throughput.rounded(256 * 320)]
-    assert found.settled
+    rates = sessions.record(MODEL).rates
+    assert [list(seen) for seen in rates.values()] == [[throughput.size_class(256 * 320)]]
     assert run(sessions).report.tiles > 1

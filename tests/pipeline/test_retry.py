@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from compilers import Compilers
 from torch import Tensor
 
@@ -17,8 +18,9 @@ from cudaspeed.api.report import UpscaleResult
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
-from cudaspeed.pipeline import run as run_module
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.pipeline import session
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 
 TILE = 32
 HALF = (torch.float16, torch.bfloat16)
@@ -27,7 +29,7 @@ HALF = (torch.float16, torch.bfloat16)
 def run(image: Tensor, model, asked: str = "bf16", sessions: SessionCache | None = None, **options) -> UpscaleResult:
     context = options.pop("context", None) or StandaloneContext("cpu")
     options = {"tile": TILE, "overlap": 8, "compile": False, "autocast": False, **options}
-    return upscale(image, model, UpscaleOptions(precision=asked, **options), context, sessions or SessionCache())
+    return upscale(image, model, UpscaleOptions(precision=asked, **options), context, sessions or new_sessions())
 
 
 def enlarged(image: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def test_tiles_that_looked_well_before_the_illness_was_found_are_done_again(
     ahead: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three times as bright is nothing to see in a dark strip, and would be beside the rest."""
-    monkeypatch.setitem(run_module._AHEAD, "cpu", ahead)
+    monkeypatch.setitem(session._AHEAD, "cpu", ahead)
     image = zoo.photograph(100, 110, frames=3)
     image[:, :30] *= 0.02
     result = run(image, zoo.toy(2, in_half(lambda y: 3 * y)), batch_size=batch_size)
@@ -127,7 +129,7 @@ def test_memory_that_runs_out_in_a_repair_costs_smaller_tiles_and_no_precision()
             raise torch.OutOfMemoryError("CUDA out of memory")
         return in_half(holes_where_white)(y) if y.shape[-1] <= 2 * TILE else y
 
-    image, sessions = spotted((0, 12, 12)), SessionCache()
+    image, sessions = spotted((0, 12, 12)), new_sessions()
     model = at_home(change)
     result = run(image, model, sessions=sessions, context=OneModelHost("cpu"))
     assert float((result.image - enlarged(image)).abs().max()) < 0.01
@@ -184,7 +186,7 @@ def test_a_later_session_begins_where_the_last_climb_ended_and_autocast_is_anoth
 
 
 def test_weights_that_were_mended_are_not_held_to_what_they_were() -> None:
-    sessions, model, image = SessionCache(), zoo.toy(2, in_half(lambda y: y * torch.nan)), zoo.photograph(60, 70)
+    sessions, model, image = new_sessions(), zoo.toy(2, in_half(lambda y: y * torch.nan)), zoo.photograph(60, 70)
     assert run(image, model, sessions=sessions).report.precision == "fp32"
     model.model.change = lambda y: y
     with torch.no_grad():
@@ -226,7 +228,7 @@ def test_what_is_no_picture_in_fp32_is_not_computed_twice() -> None:
 
 
 def test_compiled_code_that_was_given_up_is_not_said_to_be_used(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    compilers, sessions = Compilers(), SessionCache()
+    compilers, sessions = Compilers(), new_sessions()
     monkeypatch.setattr(compile_cache, "load_package", compilers.load)
     compilers.at_once = lambda job: job.succeed()
     sessions.compiles = CompileCache(start=compilers.start)
@@ -248,7 +250,7 @@ def test_an_interrupt_is_noticed_between_repairs() -> None:
             if self.asked == 2:
                 raise KeyboardInterrupt
 
-    image, sessions = zoo.photograph(TILE, TILE), SessionCache()
+    image, sessions = zoo.photograph(TILE, TILE), new_sessions()
     model = zoo.toy(2, in_half(lambda y: y * torch.nan))
     with pytest.raises(KeyboardInterrupt):
         run(image, model, sessions=sessions, tile=0, context=Impatient("cpu"))

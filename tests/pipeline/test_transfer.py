@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from lagging import LaggingDevice
 from torch import Tensor
 
@@ -15,23 +16,20 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.host import StandaloneContext
 from cudaspeed.images.channels import ChannelPlan
-from cudaspeed.models.info import model_info
-from cudaspeed.pipeline import download, output, upload
-from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline import download, output, session, upload
 from cudaspeed.pipeline.download import StreamDownload
-from cudaspeed.pipeline.frames import _runs
-from cudaspeed.pipeline.streams import Past, stream_device
+from cudaspeed.pipeline.frame_io import TensorSink, TensorSource
+from cudaspeed.pipeline.streams import PastEvent, stream_device
 from cudaspeed.pipeline.transfer import Transfer
 from cudaspeed.pipeline.upload import StreamUpload
-from cudaspeed.tiling.plan import places, plan_tiles
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.upscale_engine import upscale
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small pictures take many of them."""
-    monkeypatch.setattr(upload, "_BLOCK_BYTES", 2000)
-    monkeypatch.setattr(download, "_BLOCK_BYTES", 5000)
+    monkeypatch.setattr(upload, "_BUFFER_BYTES", 2000)
+    monkeypatch.setattr(download, "_BUFFER_BYTES", 5000)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +50,7 @@ def values(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def test_frames_come_in_as_they_are(dtype: torch.dtype, strided: bool) -> None:
     image = values(3, 60, 40, 3, dtype=dtype)
     image = image.transpose(1, 2) if strided else image
-    way = StreamUpload(image, LaggingDevice())
+    way = StreamUpload(TensorSource(image), LaggingDevice())
     for k in range(3):
         frame = way.frame(k)
         way.prefetch()
@@ -62,12 +60,12 @@ def test_frames_come_in_as_they_are(dtype: torch.dtype, strided: bool) -> None:
 
 def test_a_row_larger_than_a_block_comes_in() -> None:
     image = values(1, 4, 3000, 3)
-    assert torch.equal(StreamUpload(image, LaggingDevice()).frame(0), image[0])
+    assert torch.equal(StreamUpload(TensorSource(image), LaggingDevice()).frame(0), image[0])
 
 
 def test_the_next_frame_sets_out_before_it_is_asked_for_and_once() -> None:
     device = LaggingDevice()
-    way = StreamUpload(values(2, 4, 4, 3), device)
+    way = StreamUpload(TensorSource(values(2, 4, 4, 3)), device)
     (stream,) = device.streams
     way.frame(0)
     assert stream.copies == 1
@@ -81,7 +79,7 @@ def test_the_next_frame_sets_out_before_it_is_asked_for_and_once() -> None:
 
 def test_the_computing_waits_for_its_frame_and_the_frames_memory_for_the_computing() -> None:
     device = LaggingDevice()
-    way, compute = StreamUpload(values(1, 4, 4, 3), device), device.current()
+    way, compute = StreamUpload(TensorSource(values(1, 4, 4, 3)), device), device.current()
     frame = way.frame(0)
     assert compute.followed
     assert [id(kept) for kept in compute.kept] == [id(frame)]
@@ -90,14 +88,14 @@ def test_the_computing_waits_for_its_frame_and_the_frames_memory_for_the_computi
 def test_a_frame_in_pinned_memory_comes_straight() -> None:
     device = LaggingDevice(pinned=lambda tensor: True)
     image = values(2, 60, 40, 3)
-    assert torch.equal(StreamUpload(image, device).frame(1), image[1])
+    assert torch.equal(StreamUpload(TensorSource(image), device).frame(1), image[1])
     assert device.streams[0].copies == 1
     assert device.pinned_bytes == 0
 
 
 def test_a_pinned_frame_is_its_owners_again_after_the_run() -> None:
     device = LaggingDevice(pinned=lambda tensor: True)
-    way = StreamUpload(values(2, 8, 8, 3), device)
+    way = StreamUpload(TensorSource(values(2, 8, 8, 3)), device)
     way.prefetch()
     way.close()
     assert device.idle
@@ -173,7 +171,7 @@ def test_what_is_written_later_is_not_waited_for() -> None:
 
 def test_rows_and_numbers_follow_their_batch_and_not_the_next() -> None:
     device = LaggingDevice()
-    with Transfer(torch.empty(1, 4, 4, 3), torch.empty(1, 4, 4, 3), device) as transfer:
+    with Transfer(TensorSource(torch.empty(1, 4, 4, 3)), TensorSink(torch.empty(1, 4, 4, 3)), device) as transfer:
         streams = dict(zip(("numbers", "intake", "outlet"), device.streams, strict=True))
         tile, numbers, computed = torch.ones(3, 4, 4), torch.ones(2), transfer.computed()
         transfer.computed()  # another batch is on its way
@@ -186,12 +184,12 @@ def test_rows_and_numbers_follow_their_batch_and_not_the_next() -> None:
 
 
 def test_a_full_ring_holds_the_writer_up_until_a_block_is_free() -> None:
-    device, output = LaggingDevice(), torch.empty(download._BLOCKS + 3, 4, 4, 3)
+    device, output = LaggingDevice(), torch.empty(download._BUFFERS + 3, 4, 4, 3)
     device.gate.clear()
     way = StreamDownload(device)
-    for frame in output[: download._BLOCKS]:
+    for frame in output[: download._BUFFERS]:
         way.write(frame, torch.ones(4, 4, 3), clamp=False)
-    rest = [(frame, torch.ones(4, 4, 3), False) for frame in output[download._BLOCKS :]]
+    rest = [(frame, torch.ones(4, 4, 3), False) for frame in output[download._BUFFERS :]]
     writer = threading.Thread(target=lambda: [way.write(*write) for write in rest])
     writer.start()
     writer.join(0.1)
@@ -237,7 +235,7 @@ def test_leaving_early_ends_the_thread_and_the_copies() -> None:
     device, output = LaggingDevice(), torch.empty(3, 4, 4, 3)
     with (
         pytest.raises(KeyboardInterrupt),
-        Transfer(torch.empty(3, 4, 4, 3), output, device) as transfer,
+        Transfer(TensorSource(torch.empty(3, 4, 4, 3)), TensorSink(output), device) as transfer,
     ):
         transfer.upload.prefetch()
         for frame in output:
@@ -248,7 +246,7 @@ def test_leaving_early_ends_the_thread_and_the_copies() -> None:
 
 def test_numbers_are_fetched_for_themselves() -> None:
     device = LaggingDevice()
-    with Transfer(torch.empty(1, 4, 4, 3), torch.empty(1, 4, 4, 3), device) as transfer:
+    with Transfer(TensorSource(torch.empty(1, 4, 4, 3)), TensorSink(torch.empty(1, 4, 4, 3)), device) as transfer:
         numbers = values(5, 4)
         fetched = transfer.fetch(numbers, transfer.computed())
         assert not device.idle
@@ -259,12 +257,12 @@ def test_numbers_are_fetched_for_themselves() -> None:
 def test_where_nothing_works_on_its_own_everything_is_done_at_once(way: str) -> None:
     assert stream_device(torch.device(way)) is None
     output, numbers = torch.empty(4, 4, 3), values(2, 4)
-    with Transfer(values(2, 4, 4, 3), output[None], None) as transfer:
-        assert isinstance(transfer.computed(), Past)
+    with Transfer(TensorSource(values(2, 4, 4, 3)), TensorSink(output[None]), None) as transfer:
+        assert isinstance(transfer.computed(), PastEvent)
         transfer.download.write(output, 2 * torch.ones(4, 4, 3), clamp=True)
         assert transfer.download.written().query()
         assert (output == 1).all()
-        assert torch.equal(transfer.fetch(numbers, Past())(), numbers)
+        assert torch.equal(transfer.fetch(numbers, PastEvent())(), numbers)
 
 
 # whole runs
@@ -272,15 +270,15 @@ def test_where_nothing_works_on_its_own_everything_is_done_at_once(way: str) -> 
 
 def run(image: Tensor, model, context: StandaloneContext | None = None, **options) -> UpscaleResult:
     options = {"precision": "fp32", "compile": False, "overlap": 8, **options}
-    return upscale(image, model, UpscaleOptions(**options), context or StandaloneContext("cpu"), SessionCache())
+    return upscale(image, model, UpscaleOptions(**options), context or StandaloneContext("cpu"), new_sessions())
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[LaggingDevice]:
     """The CPU as a device that works on its own."""
     device = LaggingDevice()
-    monkeypatch.setitem(run_module._AHEAD, "cpu", 1)
-    monkeypatch.setattr(run_module, "stream_device", lambda _: device)
+    monkeypatch.setitem(session._AHEAD, "cpu", 1)
+    monkeypatch.setattr(session, "stream_device", lambda _: device)
     yield device
     assert device.idle
 
@@ -289,7 +287,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[LaggingDevice]:
 def plain(monkeypatch: pytest.MonkeyPatch):
     def plainly(*arguments, **options) -> UpscaleResult:
         with monkeypatch.context() as patched:
-            patched.setattr(run_module, "stream_device", lambda _: None)
+            patched.setattr(session, "stream_device", lambda _: None)
             return run(*arguments, **options)
 
     return plainly
@@ -316,7 +314,7 @@ def test_a_run_on_lanes_gives_the_same_video(
 def test_frames_made_of_pictures_are_the_same_wherever_they_are_made(
     channels: int, options: dict, roomy: bool, device: LaggingDevice, plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "_SHARE_FOR_FRAMES", 0.25 if roomy else 0.0)
+    monkeypatch.setattr(session, "_SHARE_FOR_FRAMES", 0.25 if roomy else 0.0)
     video = zoo.photograph(40, 50, channels, frames=2)
     if channels in (2, 4):
         video[..., -1] = (video[..., -1] > 0.6).float()
@@ -434,19 +432,6 @@ def test_what_goes_wrong_on_the_way_out_ends_the_run(device: LaggingDevice) -> N
     device.fails = fail
     with pytest.raises(ValueError, match="the bus is gone"):
         run(zoo.photograph(60, 60, frames=6), zoo.compact())
-
-
-def test_tiles_at_the_edges_of_wrapping_windows_are_slices_of_the_same_places() -> None:
-    info = model_info(zoo.swinir())
-    plan = plan_tiles(200, 90, info, max_side=48, overlap=32)
-    for axis in (plan.rows, plan.columns):
-        for index in range(len(axis.origins)):
-            for wraparound in (0, 4):
-                runs = _runs(axis, index, wraparound)
-                assert [p for start, length in runs for p in range(start, start + length)] == places(
-                    axis, index, wraparound
-                )
-                assert len(runs) == 1 + (wraparound > 0 and index in (0, len(axis.origins) - 1))
 
 
 # the result's memory

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from cudaspeed.storage.profiles import Profile, Profiles
+from cudaspeed.storage import fingerprint
+from cudaspeed.storage.profiles import Profile, ProfileStore
 
 CONTENT = "0123456789abcdef" * 4
 WRITTEN = {"schema": 4, "receptive_field": 3, "unbounded": False, "fastest": {}, "raised": {}, "throughputs": {}}
@@ -23,30 +24,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_nothing_is_known_of_an_unknown_model_and_asking_leaves_no_trace(folder: Path) -> None:
-    assert Profiles(folder).get(CONTENT) == Profile(receptive_field=None, unbounded=False, raised={})
+    assert ProfileStore(folder).get(CONTENT) == Profile(receptive_field=None, unbounded=False, raised={})
     assert not folder.parent.exists()
 
 
 def test_what_was_found_out_is_known_to_later_sessions(folder: Path) -> None:
-    told = Profiles(folder).update(CONTENT, receptive_field=7, unbounded=True)
+    told = ProfileStore(folder).update(CONTENT, receptive_field=7, unbounded=True)
     assert told == Profile(receptive_field=7, unbounded=True)
-    assert Profiles(folder).get(CONTENT) == told
-    assert Profiles(folder).update(CONTENT, raised={"fp16 on cuda": "bf16"}).receptive_field == 7
-    assert Profiles(folder).get(CONTENT) == Profile(7, True, {"fp16 on cuda": "bf16"})
-    Profiles(folder).update(CONTENT, throughputs={"fp32 on cpu": ((4096, 1.5), (16384, 1.25))})
-    assert Profiles(folder).get(CONTENT).throughputs == {"fp32 on cpu": ((4096, 1.5), (16384, 1.25))}
-    assert Profiles(folder).get("f" * 64) == Profile()
+    assert ProfileStore(folder).get(CONTENT) == told
+    assert ProfileStore(folder).update(CONTENT, raised={"fp16 on cuda": "bf16"}).receptive_field == 7
+    assert ProfileStore(folder).get(CONTENT) == Profile(7, True, {"fp16 on cuda": "bf16"})
+    ProfileStore(folder).update(CONTENT, throughputs={"fp32 on cpu": ((4096, 1.5), (16384, 1.25))})
+    assert ProfileStore(folder).get(CONTENT).throughputs == {"fp32 on cpu": ((4096, 1.5), (16384, 1.25))}
+    assert ProfileStore(folder).get("f" * 64) == Profile()
 
 
 def test_what_another_session_found_out_meanwhile_is_kept(folder: Path) -> None:
-    ours, theirs = Profiles(folder), Profiles(folder)
+    ours, theirs = ProfileStore(folder), ProfileStore(folder)
     ours.update(CONTENT, receptive_field=3)
     theirs.update(CONTENT, raised=MappingProxyType({"fp16 on cuda": "fp32"}))
     assert ours.update(CONTENT, unbounded=True) == Profile(3, True, {"fp16 on cuda": "fp32"})
 
 
 def test_files_are_this_users_alone(folder: Path) -> None:
-    Profiles(folder).update(CONTENT, receptive_field=3)
+    ProfileStore(folder).update(CONTENT, receptive_field=3)
     assert folder.stat().st_mode & 0o077 == 0
     assert (folder / f"{CONTENT}.json").stat().st_mode & 0o077 == 0
 
@@ -79,50 +80,53 @@ def test_files_are_this_users_alone(folder: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_ignored_and_replaced(folder: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
-    Profiles(folder).update(CONTENT, receptive_field=3)
+    ProfileStore(folder).update(CONTENT, receptive_field=3)
     (folder / f"{CONTENT}.json").write_text(text, encoding="utf-8")
     with caplog.at_level(logging.DEBUG, logger="cudaspeed"):
-        assert Profiles(folder).get(CONTENT) == Profile()
+        assert ProfileStore(folder).get(CONTENT) == Profile()
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
     assert (
-        Profiles(folder).update(CONTENT, receptive_field=5)
-        == Profiles(folder).get(CONTENT)
+        ProfileStore(folder).update(CONTENT, receptive_field=5)
+        == ProfileStore(folder).get(CONTENT)
         == Profile(receptive_field=5)
     )
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_what_others_can_write_is_not_trusted(folder: Path, what: str) -> None:
-    Profiles(folder).update(CONTENT, receptive_field=3)
+    ProfileStore(folder).update(CONTENT, receptive_field=3)
     (folder if what == "folder" else folder / f"{CONTENT}.json").chmod(0o777)
-    assert Profiles(folder).get(CONTENT) == Profile()
+    assert ProfileStore(folder).get(CONTENT) == Profile()
 
 
 def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
-    Profiles(folder).update(CONTENT, receptive_field=3)
+    ProfileStore(folder).update(CONTENT, receptive_field=3)
     file = folder / f"{CONTENT}.json"
     file.rename(tmp_path / "elsewhere.json")
     file.symlink_to(tmp_path / "elsewhere.json")
-    assert Profiles(folder).get(CONTENT) == Profile()
+    assert ProfileStore(folder).get(CONTENT) == Profile()
 
 
 def test_where_nothing_can_be_written_it_is_known_for_this_session(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    profiles = Profiles(blocked / "profiles")
+    profiles = ProfileStore(blocked / "profiles")
     assert profiles.update(CONTENT, receptive_field=3) == profiles.get(CONTENT) == Profile(receptive_field=3)
 
 
 def test_a_name_that_is_no_digest_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="no SHA-256"):
-        Profiles(folder).get("../../etc/passwd")
+        ProfileStore(folder).get("../../etc/passwd")
 
 
 def test_weights_are_read_once_and_again_when_they_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, profiles = nn.Conv2d(1, 1, 1), Profiles(folder)
-    first = profiles.content(module, 1)
+    module, read = nn.Conv2d(1, 1, 1), []
+    digest = fingerprint._digest_of
+    monkeypatch.setattr(fingerprint, "_digest_of", lambda module: read.append(module) or digest(module))
+    ProfileStore(folder).of(module).keep(receptive_field=5)
+    assert ProfileStore(folder).of(module).known.receptive_field == 5
+    assert len(read) == 1
     with torch.no_grad():
         module.weight.add_(1)
-    assert profiles.content(module, 1) == first
-    assert profiles.content(module, 2) != first
-    assert Profiles(folder).content(module) == profiles.content(module, 2)
+    assert ProfileStore(folder).of(module).known == Profile()
+    assert len(read) == 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from clocks import new_sessions
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
@@ -16,11 +17,12 @@ from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import TilingMode, UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.tiling.pad import WrapPadding, wrap_padding
-from cudaspeed.upscale_engine import SessionCache, upscale
+from cudaspeed.tiling.pad import WrapPadding, tile_slices, wrap_padding
+from cudaspeed.tiling.plan import plan_tiles
+from cudaspeed.upscale_engine import upscale
 
 CLOSE = 2 / 255
-SESSIONS = SessionCache()  # one for all, so that each model is measured once
+SESSIONS = new_sessions()  # one for all, so that each model is measured once
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +108,12 @@ def test_pictures_smaller_than_the_border_go_round_more_than_once(mode: TilingMo
 @pytest.mark.parametrize("padding", [WrapPadding(5, 3), WrapPadding(rows=17), WrapPadding(columns=40), WrapPadding()])
 def test_a_border_comes_from_the_opposite_side_and_goes_again(padding: WrapPadding) -> None:
     frame = tileable(8, 10)
-    extended = padding.extend(frame)
+    extended = padding.pad(frame)
     rows, columns = (padding.rows,) * 2, (padding.columns,) * 2
     np.testing.assert_array_equal(extended.numpy(), np.pad(frame.numpy(), (rows, columns, (0, 0)), mode="wrap"))
-    assert tuple(extended.shape[:2]) == padding.around((8, 10))
+    assert tuple(extended.shape[:2]) == padding.padded_size((8, 10))
     large = extended.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    assert torch.equal(padding.cut(large, 2), frame.repeat_interleave(2, 0).repeat_interleave(2, 1))
+    assert torch.equal(padding.crop(large, 2), frame.repeat_interleave(2, 0).repeat_interleave(2, 1))
     assert bool(padding) == (padding != WrapPadding())
 
 
@@ -126,3 +128,19 @@ def test_borders_are_as_wide_as_an_overlap_and_on_the_grid() -> None:
 def test_another_mode_is_refused() -> None:
     with pytest.raises(BadOptionError, match="tiling mode is 'mirror'; choose one of none, wrap, wrap_x, wrap_y"):
         UpscaleOptions(tiling_mode="mirror")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wraparound", [0, 4, 16])
+def test_tiles_at_the_edges_of_wrapping_windows_show_the_other_side(wraparound: int) -> None:
+    plan = plan_tiles(200, 90, ModelInfo("toy", 1, 3, 3, alignment=8), max_side=48, overlap=32)
+    for axis in (plan.rows, plan.columns):
+        last = len(axis.origins) - 1
+        for index, origin in enumerate(axis.origins):
+            shown = [place for run in tile_slices(axis, index, wraparound) for place in range(run.start, run.stop)]
+            expected = list(range(origin, origin + axis.tile))
+            if wraparound and 4 * wraparound <= axis.overlap and index == 0:
+                expected[-wraparound:] = range(axis.canvas - wraparound, axis.canvas)
+            if wraparound and 4 * wraparound <= axis.overlap and index == last:
+                expected[:wraparound] = range(wraparound)
+            assert shown == expected
+    assert len(tile_slices(plan.rows, 0, wraparound)) == 1 + (wraparound == 4)

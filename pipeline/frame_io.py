@@ -1,0 +1,70 @@
+"""Where frames come from and where they go: tensors today; films, folders and latents have the same two faces."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class FrameSource(Protocol):
+    """Frames of one size, read in order. One that is done anew, for want of memory, is read again."""
+
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    channels: int
+    """1 grey, 2 grey + alpha, 3 RGB, 4 RGBA."""
+    device: torch.device
+    """Where the frames lie."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def frame(self, index: int) -> Tensor:
+        """Frame `index` [H, W, C], a float type, 0..1."""
+        ...
+
+
+class FrameSink(Protocol):
+    """Where upscaled frames are written, row by row, and finished in order."""
+
+    device: torch.device
+    """Where the frames are to lie."""
+    held_bytes: int
+    """Bytes on `device` that are promised to frames, and perhaps not yet missing from what is free."""
+
+    def frame(self, index: int) -> Tensor:
+        """Where frame `index` goes, [H*s, W*s, C] in the type that is wanted; its rows are contiguous."""
+        ...
+
+    def finish(self, index: int) -> None:
+        """Every pixel of frame `index` is in its place."""
+
+
+class TensorSource:
+    """The frames of `image` [B, H, W, C]."""
+
+    def __init__(self, image: Tensor) -> None:
+        self._image = image
+        self.size, self.channels, self.device = (image.shape[1], image.shape[2]), image.shape[3], image.device
+
+    def __len__(self) -> int:
+        return len(self._image)
+
+    def frame(self, index: int) -> Tensor:
+        return self._image[index]
+
+
+class TensorSink:
+    """Frames go into `tensor` [B, H*s, W*s, C]."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.device, self.held_bytes = tensor, tensor.device, tensor.nbytes
+
+    def frame(self, index: int) -> Tensor:
+        return self.tensor[index]
+
+    def finish(self, index: int) -> None:
+        """It is where it stays."""

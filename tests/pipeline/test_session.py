@@ -1,0 +1,151 @@
+"""What a run finds out outlives a change of its mode: finished frames, limits, warnings; what warming up plans for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from clocks import new_sessions
+from torch import Tensor
+
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import StandaloneContext
+from cudaspeed.models import precision
+from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline.scheduler import Limits
+from cudaspeed.pipeline.session import Session, workload_of_one
+from cudaspeed.storage import fingerprint
+from cudaspeed.upscale_engine import upscale
+
+
+@pytest.fixture(autouse=True)
+def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU as a device that is fast at bf16."""
+    monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
+
+
+def upscaled(image: Tensor, model: Any, **options: Any):
+    options = {"precision": "bf16", "autocast": False, "compile": False, **options}
+    return upscale(image, model, UpscaleOptions(**options), StandaloneContext("cpu"), new_sessions())
+
+
+class Failing:
+    """A toy whose half-precision forwards fail after `good` pictures. `forwards` are those of pictures."""
+
+    def __init__(self, good: int) -> None:
+        self.forwards = forwards = []
+
+        def change(y: Tensor) -> Tensor:
+            if y.shape[-1] != 120:  # what is measured
+                return y
+            forwards.append(y.dtype)
+            if y.dtype == torch.bfloat16 and len(forwards) > good:
+                raise RuntimeError("not implemented for 'BFloat16'")
+            return y
+
+        self.model = zoo.toy(2, change)
+
+
+@pytest.mark.parametrize("good", [0, 3, 8, 9])
+def test_frames_that_are_finished_when_half_precision_fails_are_not_done_again(good: int) -> None:
+    film, toy = zoo.photograph(60, 60, frames=10), Failing(good)
+    result = upscaled(film, toy.model)
+    assert len(toy.forwards) == 11, "each frame once, and the one that failed twice"
+    assert result.report.precision == "fp32"
+    assert any("fp32 is used" in warning for warning in result.report.warnings)
+    exact = film.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert torch.equal(result.image[good:], exact[good:])
+    assert float((result.image - exact).abs().max()) <= 1 / 255
+
+
+def test_what_was_told_before_half_precision_failed_is_told_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Failing(2)
+    result = upscaled(zoo.photograph(60, 60, frames=4), toy.model, precision="fp16")  # which a CPU only emulates
+    assert any(warning.startswith("fp16 was asked for, bf16 is used") for warning in result.report.warnings)
+    assert any("fp32 is used" in warning for warning in result.report.warnings)
+
+
+def test_memory_that_ran_out_in_half_precision_is_not_asked_for_again_in_single() -> None:
+    """Neither are tiles that the model takes only one by one put together again."""
+    errors: list[torch.dtype] = []
+    batches: list[tuple[torch.dtype, int]] = []
+
+    def change(y: Tensor) -> Tensor:
+        if y.shape[-1] < 100 or y.shape[-1] == y.shape[-2]:  # what is measured
+            return y
+        if y[0, 0].numel() > 200 * 200:
+            errors.append(y.dtype)
+            raise torch.OutOfMemoryError("out of memory, as a device would say")
+        batches.append((y.dtype, len(y)))
+        if y.dtype == torch.bfloat16 and len(batches) > 6:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return y
+
+    result = upscaled(zoo.photograph(300, 410), zoo.toy(2, change))
+    assert result.report.precision == "fp32"
+    assert errors
+    assert set(errors) == {torch.bfloat16}
+    exact = zoo.photograph(300, 410).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert float((result.image - exact).abs().max()) <= 1 / 255
+
+
+def test_a_model_that_takes_one_picture_at_a_time_is_not_given_more_in_another_mode() -> None:
+    failures: list[int] = []
+
+    def change(y: Tensor) -> Tensor:
+        if len(y) > 1:
+            failures.append(len(y))
+            raise RuntimeError("one at a time")
+        if y.dtype == torch.bfloat16 and y.shape[-1] > 60:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return y
+
+    film = zoo.photograph(32, 32, frames=6)
+    upscaled(film, zoo.toy(2, change), batch_size=3)
+    assert len(failures) == 1
+
+
+@pytest.mark.parametrize("free_mb", [300, 500, 700, 1000])
+def test_warming_up_plans_for_the_tiles_that_the_run_will_have(free_mb: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture whose result takes a good part of the memory that there is."""
+    model, context = zoo.swinir(), StandaloneContext("cpu")
+    context.free_bytes = lambda: free_mb << 20
+    options, size = UpscaleOptions(precision="fp32", compile=False), (750, 1000)
+    session = Session(model, options, context, new_sessions())
+    session.start()
+    with torch.inference_mode():
+        planned = session.schedule(workload_of_one(size, session), Limits()).tile
+
+    class FirstTileError(BaseException):
+        """It tells enough."""
+
+    def stop(module: object, inputs: tuple[Tensor]) -> None:
+        tile = inputs[0].shape[2:]
+        if tile.numel() > 160 * 160:  # and is not what is measured
+            raise FirstTileError(*tile)
+
+    sessions = new_sessions()
+    get = sessions.runners.get
+
+    def hooked(*asked: Any) -> ModelRunner:
+        runner = get(*asked)
+        runner.module.register_forward_pre_hook(stop)
+        return runner
+
+    monkeypatch.setattr(sessions.runners, "get", hooked)
+    with pytest.raises(FirstTileError) as first:
+        upscale(zoo.photograph(*size), model, options, context, sessions)
+    assert first.value.args == planned
+
+
+def test_weights_are_hashed_once_in_a_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    digest = fingerprint._digest_of
+    monkeypatch.setattr(fingerprint, "_digest_of", lambda module: read.append(module) or digest(module))
+    model, sessions = zoo.compact(), new_sessions()
+    for _ in range(2):
+        upscale(zoo.photograph(40, 50), model, UpscaleOptions(tile=32), StandaloneContext("cpu"), sessions)
+    assert len(read) == 1
