@@ -1,4 +1,4 @@
-"""What our path costs beyond the bare model: `python bench/overhead.py [--models M ...] [--sizes 1280x720 ...]`.
+"""What our path costs beyond the bare model: `python -m bench.overhead [--models M ...] [--sizes 1280x720 ...]`.
 
 For each model and size, in turn: an upscale from main memory to main memory; our copy of the model alone, on the same
 tiles, which lie on the device already; and alone on the whole picture. The overhead is what the upscale takes beyond
@@ -21,8 +21,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from harness import Column, Record, Results, Table, command_line, in_turn, parse_size, percent, synchronize
-from photograph import photograph
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
@@ -33,7 +31,10 @@ from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline import download, frames, retry, scheduler, session, upload
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.tiling import blend
-from models import build_fitted
+
+from .harness import Column, Record, Results, Table, command_line, in_turn, parse_size, percent, synchronize
+from .model_zoo import build_fitted
+from .photograph import photograph
 
 # What is timed, by the name under which the path finds it. A part's time is without that of the parts it calls.
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {

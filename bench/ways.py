@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from core_node import core_node
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
@@ -26,6 +25,8 @@ from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import fast_precisions, supported_precisions
 from cudaspeed.models.runner import DTYPES
 from cudaspeed.upscale_engine import SessionCache, upscale
+
+from .core_node import core_node
 
 _BATCH = 16  # frames at once, where a way takes several
 _TUNING_SECONDS = 15.0  # that a compile may go on to look for faster code
