@@ -6,11 +6,12 @@ import copy
 from contextlib import suppress
 
 import torch
-from harness import seconds
 from spandrel import ImageModelDescriptor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cudaspeed.models.execution import DTYPES
+
+from .harness import seconds
 
 _RUNS = 5
 _MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}

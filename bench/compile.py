@@ -1,4 +1,4 @@
-"""What compiling gains, what it costs once and what a restart costs: `python bench/compile.py [--models M ...]`.
+"""What compiling gains, what it costs once and what a restart costs: `python -m bench.compile [--models M ...]`.
 
 For each model, in one run: a tile eager and compiled, in turn; the compile as a user meets it (`warm_up`, an empty
 folder); the first `upscale` of a new process that finds what was compiled, beside that of another new process that
@@ -22,13 +22,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from harness import Column, Record, Results, Table, Work, command_line, seconds
 from spandrel import ImageModelDescriptor
 from torch import Tensor
-from ways import settle
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.compiling.policy import candidates
+from cudaspeed.compiling.policy import compilable_shapes
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.info import model_info
 from cudaspeed.models.runner import ModelRunner
@@ -36,7 +34,10 @@ from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.storage.files import bytes_in
 from cudaspeed.upscale_engine import upscale, warm_up
-from models import NAMES, build
+
+from .harness import ROOT, Column, Record, Results, Table, Work, command_line, seconds
+from .model_zoo import NAMES, build
+from .ways import settle
 
 # New processes of each kind, in turn; the fastest counts, since what else the machine does only adds to it.
 _RESTARTS = 3
@@ -119,16 +120,16 @@ def cold(bench: Bench, folder: Path) -> Record:
 
 def first_compiled(bench: Bench, folder: Path) -> Record:
     """The first picture of a process that finds a package: it is loaded, and its first tile checked against eager."""
-    return _first(bench, compile=True)
+    return _first(bench, compiled=True)
 
 
 def first_eager(bench: Bench, folder: Path) -> Record:
     """The first picture of a process that compiles nothing and looks for nothing compiled."""
-    return _first(bench, compile=False)
+    return _first(bench, compiled=False)
 
 
-def _first(bench: Bench, compile: bool) -> Record:
-    options = UpscaleOptions(precision=bench.options.precision, compile=compile)
+def _first(bench: Bench, compiled: bool) -> Record:
+    options = UpscaleOptions(precision=bench.options.precision, compile=compiled)
     reports = []
 
     def work() -> None:
@@ -152,7 +153,7 @@ def by_package(bench: Bench, folder: Path) -> Record:
         forwards = bench.sessions.compiles.forwards_of(runner, bench.model, bench.info, bench.context)
         tile = bench.tile(bench.picture.shape[1:3])
         if not forwards.take(tile):
-            forwards.start(candidates(bench.info, tuple(tile.shape[2:]))[0])
+            forwards.start(compilable_shapes(bench.info, tuple(tile.shape[2:]))[0])
             forwards.wait(bench.context)
         bench.sessions.compiles.stop()  # it would go on to tune it
         compiled = forwards.take(tile)
@@ -191,7 +192,7 @@ def by_artifacts(bench: Bench, folder: Path) -> Record:
 
 def _just_in_time(bench: Bench, runner: ModelRunner) -> Callable[[Tensor], Tensor]:
     """For the sizes that our package takes: any, or one."""
-    shapes = candidates(bench.info, tuple(bench.picture.shape[1:3]))[0]
+    shapes = compilable_shapes(bench.info, tuple(bench.picture.shape[1:3]))[0]
     return torch.compile(runner.forward, dynamic=not shapes.fixed)
 
 
@@ -232,16 +233,16 @@ def run_part(args: argparse.Namespace) -> None:
     os.environ["CUDASPEED_CACHE_DIR"] = str(folder / _PACKAGES)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / _INDUCTOR)
     # where our kernels win, nothing would be compiled
-    with patch("cudaspeed.pipeline.session.mode_candidates", return_value=[]):
+    with patch("cudaspeed.pipeline.modes.mode_candidates", return_value=[]):
         print(json.dumps(_PARTS[part](Bench(args), folder)))
 
 
 def in_child(part: Callable[[Bench, Path], Record], model: str, folder: Path, args: argparse.Namespace) -> Record:
     """What `part` measures in a new process; a record with a "failure" where it died."""
-    command = [sys.executable, __file__, "--child", part.__name__, str(folder), "--models", model]
+    command = [sys.executable, "-m", "bench.compile", "--child", part.__name__, str(folder), "--models", model]
     for name in ("precision", "device", "side", "runs", "tuning"):
         command += [f"--{name}", str(getattr(args, name))]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         return {"failure": f"{part.__name__} ended with {done.returncode}: {said[-1]}", "log": said[-_LOG_LINES:]}

@@ -3,7 +3,8 @@
 #
 # Tests, memory estimate, peers, overhead, streams, an out-of-memory drill, scaling, health, compiling, kernels: no step
 # ends the others. Writes bench/results/<gpu>-<date>.json and the table in docs/performance.md. Needs torch with CUDA,
-# spandrel and pytest in the Python that runs it (PYTHON=...), COMFYUI_DIR for core's row, and nothing from the network.
+# spandrel and pytest in the Python that runs it (PYTHON=...), COMFYUI_DIR (a checkout of ComfyUI) for core's row, and
+# nothing from the network.
 #
 # bench/cuda_checklist.sh --rehearse runs the same steps on the CPU, tiny, and keeps nothing.
 set -u
@@ -12,6 +13,9 @@ PYTHON=${PYTHON:-python3}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export CUDASPEED_CACHE_DIR="$folder/compiled"
+# for the benchmarks only: where ComfyUI can be imported, the tests would take themselves to be in it
+bench_path=${PYTHONPATH-}
+[ -z "${COMFYUI_DIR-}" ] || bench_path=$COMFYUI_DIR${bench_path:+:$bench_path}
 
 slack=1 device=cuda models="compact esrgan" size=1280x720 side=1024 tile=512 compile_side=256 rounds=3
 megapixels=64 frames=256 scope=--short keep="--docs docs/performance.md --results bench/results"
@@ -33,10 +37,10 @@ step() {  # name, most seconds, command
   [ $code -eq 0 ] || failed=1
   echo "$name $code $((SECONDS - began))" >>"$folder/steps.txt"
 }
-bench() {  # name, most seconds, script, arguments
-  local name=$1 limit=$2 script=$3
+bench() {  # name, most seconds, module, arguments
+  local name=$1 limit=$2 module=$3
   shift 3
-  step "$name" "$limit" "$PYTHON" "bench/$script.py" --device $device --json "$folder/$name.json" "$@"
+  PYTHONPATH=$bench_path step "$name" "$limit" "$PYTHON" -m "bench.$module" --device $device --json "$folder/$name.json" "$@"
 }
 
 # shellcheck disable=SC2086  # the lists are several words, or none
@@ -53,6 +57,6 @@ bench() {  # name, most seconds, script, arguments
   bench peers-compiled 50 peers --models ${models%% *} --sizes $size --rounds $rounds \
     --rows plain-half-last compile-default "ours-balanced-*-compiled"
   bench kernels 25 kernels
-  "$PYTHON" bench/summary.py "$folder" $keep || failed=1
+  "$PYTHON" -m bench.summary "$folder" $keep || failed=1
 }
 exit $failed

@@ -1,4 +1,4 @@
-"""An out-of-memory drill, CUDA only: `python bench/drill.py [--model M] [--size 1280x720]`.
+"""An out-of-memory drill, CUDA only: `python -m bench.drill [--model M] [--size 1280x720]`.
 
 The memory of this process is capped below what the picture took, without telling the scheduler, as when another program
 takes memory after the plan was made. The picture must come out all the same, in smaller tiles, and look the same.
@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from harness import Column, Record, Results, Table, command_line, give_back, megabytes, parse_size, psnr
-from photograph import photograph
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed.api.errors import CudaspeedError, first_line
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
-from cudaspeed.upscale_engine import Caches, upscale
-from models import build_fitted
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
+
+from .harness import Column, Record, Results, Table, command_line, give_back, megabytes, parse_size, psnr
+from .model_zoo import build_fitted
+from .photograph import photograph
 
 _SHARES = (0.6, 0.3, 0.15)  # of what the upscale took
 _LEAST_DB = 50.0
@@ -52,16 +54,16 @@ class Drill:
     """A picture, a model, and what became of them with all the memory there is."""
 
     def __init__(self, model: ImageModelDescriptor, image: Tensor, precision: str, device: torch.device) -> None:
-        self._model, self._image, self._device, self._caches = model, image, device, Caches()
+        self._model, self._image, self._device, self._sessions = model, image, device, SessionCache()
         self._options = UpscaleOptions(precision=precision, compile=False)  # type: ignore[arg-type]  # it checks it
         self._context = StandaloneContext(str(device))
         free = self._context.free_bytes()
         self._context.free_bytes = lambda: free  # type: ignore[method-assign]  # a host that does not know of the cap
-        upscale(image, model, self._options, self._context, self._caches)
+        upscale(image, model, self._options, self._context, self._sessions)
         give_back()
         self._held = torch.cuda.memory_reserved(device)
         torch.cuda.reset_peak_memory_stats(device)
-        self._truth = upscale(image, model, self._options, self._context, self._caches).image
+        self._truth = upscale(image, model, self._options, self._context, self._sessions).image
         self._took = torch.cuda.max_memory_reserved(device) - self._held
 
     def measure(self, share: float) -> Record:
@@ -70,7 +72,7 @@ class Drill:
         with capped(cap, self._device):
             torch.cuda.reset_peak_memory_stats(self._device)
             try:
-                result = upscale(self._image, self._model, self._options, self._context, self._caches)
+                result = upscale(self._image, self._model, self._options, self._context, self._sessions)
             except CudaspeedError as error:
                 return {"share": share, "failure": first_line(error)}
         report, quality = result.report, psnr(result.image, self._truth)

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import datetime
 import gc
+import importlib
 import json
 import math
 import os
@@ -30,6 +31,9 @@ from cudaspeed.storage.fingerprint import describe_environment
 
 Record = dict[str, Any]
 Work = Callable[[], object]
+
+ROOT = Path(__file__).absolute().parent.parent
+"""The repository's folder, from which benchmarks are started."""
 
 _EQUAL_DB = 200.0
 _PACKAGES = ("spandrel", "triton", "torch_tensorrt", "onnxruntime-gpu")
@@ -189,7 +193,7 @@ class Results:
 def describe_run(device: torch.device) -> Record:
     """Where, when, with what and how this process was started."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -217,10 +221,8 @@ def _driver() -> str:
 
 
 def _comfyui() -> str:
-    """The version of the checkout that COMFYUI_DIR names."""
-    folder = os.environ.get("COMFYUI_DIR")
+    """The version of the checkout that PYTHONPATH names, empty where it names none."""
     try:
-        lines = (Path(folder) / "comfyui_version.py").read_text().splitlines() if folder else []
-    except OSError:
+        return importlib.import_module("comfyui_version").__version__
+    except ImportError:
         return ""
-    return next((line.split("=")[1].strip(' "') for line in lines if line.startswith("__version__")), "")

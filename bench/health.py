@@ -1,4 +1,4 @@
-"""What looking after the output costs: `python bench/health.py [--model M] [--size 960x540] [--tile 128]`.
+"""What looking after the output costs: `python -m bench.health [--model M] [--size 960x540] [--tile 128]`.
 
 Three shares of the time of the upscale they belong to: the look at every tile, which is all that a healthy picture
 costs; the correction of a frame whose range is broken (everything times 3); and the repair of holes in a frame.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from harness import Results, command_line, parse_size, seconds_of
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
@@ -17,6 +16,8 @@ from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.pipeline.tile_check import TileStats, find_fault, measure_tiles
 from cudaspeed.postprocess import heal
 from cudaspeed.upscale_engine import upscale
+
+from .harness import Results, command_line, parse_size, seconds_of
 
 
 def main() -> None:

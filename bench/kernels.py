@@ -1,4 +1,4 @@
-"""What rewritten layers and CUDA graphs gain, layer by layer: `python bench/kernels.py [--json FILE]`.
+"""What rewritten layers and CUDA graphs gain, layer by layer: `python -m bench.kernels [--json FILE]`.
 
 Tables, each against the plain modules of the same run, in turn: the convolutions of a dense block and of Compact, by
 torch and by each of Triton's block sizes; dense blocks as a whole; Compact as a whole; attention within windows;
@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from harness import Column, Record, Results, Table, command_line, in_turn
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
@@ -30,6 +29,8 @@ from cudaspeed.kernels.dense_block import dense_groups, rewrite_dense_groups
 from cudaspeed.kernels.fused_convolution import fuse_chains
 from cudaspeed.models.cuda_graphs import CudaRecorder, replay
 from cudaspeed.models.execution import DTYPES
+
+from .harness import Column, Record, Results, Table, command_line, in_turn
 
 _GROWTH = 32
 _LAYERS = [(64, 32), (96, 32), (128, 32), (160, 32), (192, 64), (64, 64)]  # a dense block's, then Compact's

@@ -1,4 +1,4 @@
-"""The memory estimate against the real peak: `python bench/memory.py [--device cuda]`.
+"""The memory estimate against the real peak: `python -m bench.memory [--device cuda]`.
 
 On CUDA the peak is the allocator's, on the CPU the growth of the process' resident memory, sampled, output subtracted.
 """
@@ -9,7 +9,6 @@ import os
 import tempfile
 
 import torch
-from harness import Column, Record, Results, Table, command_line, give_back, megabytes, resident_growth
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import Precision, UpscaleOptions
@@ -17,7 +16,9 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.models.precision import fast_precisions
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
-from models import build
+
+from .harness import Column, Record, Results, Table, command_line, give_back, megabytes, resident_growth
+from .model_zoo import build
 
 _TABLE = Table(
     "model",

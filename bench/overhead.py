@@ -1,4 +1,4 @@
-"""What our path costs beyond the bare model: `python bench/overhead.py [--models M ...] [--sizes 1280x720 ...]`.
+"""What our path costs beyond the bare model: `python -m bench.overhead [--models M ...] [--sizes 1280x720 ...]`.
 
 For each model and size, in turn: an upscale from main memory to main memory; our copy of the model alone, on the same
 tiles, which lie on the device already; and alone on the whole picture. The overhead is what the upscale takes beyond
@@ -21,28 +21,26 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from harness import Column, Record, Results, Table, command_line, in_turn, parse_size, percent, synchronize
-from photograph import photograph
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models.runner import ModelRunner
-from cudaspeed.pipeline import download, frames, retry, scheduler, session, upload
+from cudaspeed.pipeline import download, frames, retry, upload
 from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline.session import Session
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.tiling import blend
-from models import build_fitted
+
+from .harness import Column, Record, Results, Table, command_line, in_turn, parse_size, percent, synchronize
+from .model_zoo import build_fitted
+from .photograph import photograph
 
 # What is timed, by the name under which the path finds it. A part's time is without that of the parts it calls.
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "checks, memory for the result": ((upscale_engine, "check_finite"), (upscale_engine, "allocate_output")),
-    "choosing, planning": (
-        (session.SessionCache, "choose"),
-        (session.SessionCache, "chain"),
-        (scheduler.Scheduler, "__init__"),
-    ),
+    "choosing, planning": ((Session, "start"), (Session, "schedule")),
     "copies in": ((upload.Upload, "frame"), (upload.StreamUpload, "frame"), (frames, "to_canvas")),
     "cutting tiles": ((frames.FrameGroup, "cut"),),
     "health": ((run_module, "measure_tiles"), (retry.TileRetry, "settle")),
@@ -97,14 +95,15 @@ class Stopwatch:
         return call
 
 
-def parts_of(work: Callable[[], object], runner: ModelRunner, device: torch.device) -> dict[str, float]:
-    """Seconds of the parts of one upscale by `work`, which computes with `working`, and of the rest of it."""
+def parts_of(work: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Seconds of the parts of one upscale by `work`, and of the rest of it."""
     watch = Stopwatch(device)
     with ExitStack() as stack:
         for part, places in PARTS.items():
             for owner, name in places:
                 stack.enter_context(patch.object(owner, name, watch.timed(part, getattr(owner, name))))
-        stack.enter_context(patch.object(runner, "forward", watch.timed(_MODEL, runner.forward)))
+        forward = run_module.Pipeline._run_forward
+        stack.enter_context(patch.object(run_module.Pipeline, "_run_forward", watch.timed(_MODEL, forward)))
         watch.timed(_REST, work)()
     return {part: watch.seconds[part] for part in (_MODEL, *PARTS, _REST)}
 
@@ -113,14 +112,16 @@ def measure(
     model: ImageModelDescriptor, image: Tensor, options: UpscaleOptions, context: StandaloneContext, rounds: int
 ) -> Record:
     """A row of the table, with the parts."""
-    kept, device = session.SessionCache(), context.device
+    kept, device = SessionCache(), context.device
 
     def work() -> None:
         upscale_engine.upscale(image, model, options, context, kept)
 
     work()  # the first run shows how large tiles had better be
     report = upscale_engine.upscale(image, model, options, context, kept).report
-    runner = kept.runner.get(model, kept.choose(model, options, context).mode)
+    session = Session(model, options, context, kept)
+    session.start()
+    runner = session.chain.now.runner
     frames, height, width, _ = image.shape
     pictures = image.permute(0, 3, 1, 2).to(device)
     tile = torch.zeros(report.batch, pictures.shape[1], *report.tile, device=device)
@@ -141,7 +142,7 @@ def measure(
         for other in works.values():
             other()
         times = in_turn(works, rounds, device)
-        parts = min((parts_of(work, runner, device) for _ in range(rounds)), key=lambda found: sum(found.values()))
+        parts = min((parts_of(work, device) for _ in range(rounds)), key=lambda found: sum(found.values()))
     best = {name: min(took) for name, took in times.items()}
     return {
         "size": [height, width],

@@ -1,8 +1,8 @@
-"""What a user would pick instead, and us, on the same pictures in one process, in turn: `python bench/peers.py`.
+"""What a user would pick instead, and us, on the same pictures in one process, in turn: `python -m bench.peers`.
 
-Rows (`--rows`, patterns such as "ours-*-eager"): ComfyUI core's node, from a checkout where COMFYUI_DIR is set; plain
-spandrel on whole pictures in fp32 and half precision, contiguous and channels last; torch.compile on that; frames in
-batches of half precision without tiles, as packs for video do; whole pictures in half precision that are quartered
+Rows (`--rows`, patterns such as "ours-*-eager"): ComfyUI core's node, where PYTHONPATH names a checkout of ComfyUI;
+plain spandrel on whole pictures in fp32 and half precision, contiguous and channels last; torch.compile on that; frames
+in batches of half precision without tiles, as packs for video do; whole pictures in half precision that are quartered
 when memory runs out, as chaiNNer does; TensorRT and onnxruntime where they are installed; this pack at each
 level, in fp32 and automatic precision, eager and compiled. A row that fails tells why.
 
@@ -14,7 +14,7 @@ operations than the plain model, as Winograd's, may come above the first.
 
 The defaults are for a CPU: eager rows, two small models, one small picture. `--short` is for a GPU and a minute,
 `--full` is everything, for hours. Models other than files have random weights, their last layer fitted so that a
-photograph comes out (models.py).
+photograph comes out (`bench.model_zoo`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from ceilings import Ceilings, flops_per_pixel
-from harness import (
+from torch import Tensor
+
+from cudaspeed.api.errors import first_line
+from cudaspeed.host import StandaloneContext
+
+from .ceilings import Ceilings, flops_per_pixel
+from .harness import (
     Column,
     Record,
     Results,
@@ -42,13 +47,9 @@ from harness import (
     psnr,
     seconds,
 )
-from photograph import EXAMPLE, photograph
-from torch import Tensor
-from ways import WAYS, Made, Setting, UnavailableError, Upscaler, half_precision
-
-from cudaspeed.api.errors import first_line
-from cudaspeed.host import StandaloneContext
-from models import PEERS, build_fitted
+from .model_zoo import PEERS, build_fitted
+from .photograph import EXAMPLE, photograph
+from .ways import WAYS, Made, Setting, UnavailableError, Upscaler, half_precision
 
 
 class Choice(NamedTuple):
@@ -192,7 +193,7 @@ def parse_work(text: str, frames: int) -> tuple[int, int, int]:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--models", nargs="+", help=f"of {', '.join(PEERS)}, the other names of models.py, or files")
+    parser.add_argument("--models", nargs="+", help=f"of {', '.join(PEERS)}, the others of bench.model_zoo, or files")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="WIDTHxHEIGHT, or WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--frames", type=int, default=1, help="where a size does not say")
     parser.add_argument("--rows", nargs="+", metavar="PATTERN", help=f"of {', '.join(WAYS)}")

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from cudaspeed.images.files import read_picture
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "chelsea.png"
+from .harness import ROOT
+
+EXAMPLE = ROOT / "examples" / "chelsea.png"
 _STEP = 3  # pixels between one frame and the next
 
 

@@ -1,4 +1,4 @@
-"""Whether cost grows linearly with pixels and frames: `python bench/scaling.py [--model M]`.
+"""Whether cost grows linearly with pixels and frames: `python -m bench.scaling [--model M]`.
 
 Square pictures of 1, 4, 16, 64 megapixels of output, then 1, 4, 16, 64, 256 small frames, up to `--most-megapixels`
 and `--most-frames`. Told are the seconds for a megapixel of output, which should stay the same, and the most memory
@@ -12,8 +12,6 @@ import math
 import os
 import tempfile
 
-from harness import Column, Record, Results, Table, command_line, megabytes, peak_growth, seconds
-from photograph import photograph
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import UpscaleOptions
@@ -21,7 +19,10 @@ from cudaspeed.api.report import UpscaleReport
 from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
-from models import build_fitted
+
+from .harness import Column, Record, Results, Table, command_line, megabytes, peak_growth, seconds
+from .model_zoo import build_fitted
+from .photograph import photograph
 
 _FRAME = {"cuda": (240, 320), "cpu": (60, 80)}  # (height, width)
 

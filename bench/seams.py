@@ -1,4 +1,4 @@
-"""What tiling changes, for every single-image architecture of spandrel: `python bench/seams.py [--pictures P ...]`.
+"""What tiling changes, for every single-image architecture of spandrel: `python -m bench.seams [--pictures P ...]`.
 
 Each picture is upscaled in one piece and in tiles, in fp32: with the overlap that was the default before overlaps were
 measured, as ComfyUI core does (tiles anywhere, 32 pixels shared, all of them feathered), and with the automatic one.
@@ -40,7 +40,8 @@ from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.tiling.plan import automatic_overlap
 from cudaspeed.upscale_engine import upscale
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "chelsea.png"
+from .photograph import EXAMPLE
+
 _CORE_OVERLAP = 32
 
 # spandrel's module -> the network in it and what it is made with: the architecture's own structure, few channels. Not
@@ -214,7 +215,7 @@ def _for_model(picture: Tensor, model: ImageModelDescriptor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", default=[EXAMPLE], help="default: the example")
     parser.add_argument("--models", nargs="*", default=list(_ZOO), help="architectures with random weights, or files")
     parser.add_argument("--tile", type=int, default=128, help="tile size, input pixels")

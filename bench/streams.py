@@ -1,4 +1,4 @@
-"""Whether copies hide behind the computing, CUDA only: `python bench/streams.py [--model M] [--size 1280x720]`.
+"""Whether copies hide behind the computing, CUDA only: `python -m bench.streams [--model M] [--size 1280x720]`.
 
 A trace by torch's profiler of an upscale of several frames, in which is told for how much of the time, from the first
 thing that the device does to the last, it computes, copies in and copies out, in all and by stream; and how much of the
@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Record, Results, command_line, parse_size, percent
-from photograph import photograph
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
-from models import build_fitted
+
+from .harness import Record, Results, command_line, parse_size, percent
+from .model_zoo import build_fitted
+from .photograph import photograph
 
 Span = tuple[float, float]  # from, to, microseconds
 

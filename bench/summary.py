@@ -1,4 +1,4 @@
-"""One summary of what the benchmarks wrote: `python bench/summary.py FOLDER [--docs FILE] [--results FOLDER]`.
+"""One summary of what the benchmarks wrote: `python -m bench.summary FOLDER [--docs FILE] [--results FOLDER]`.
 
 Holds the numbers against the targets, prints the table, merges everything to RESULTS/<hardware>-<date>.json, and puts
 the table between the markers in docs/performance.md. What nothing was found for stands there as not measured yet.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from core_node import core_node
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
@@ -25,8 +24,11 @@ from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, wo
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import fast_precisions, supported_precisions
+from cudaspeed.pipeline.session import Session
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
+
+from .core_node import core_node
 
 _BATCH = 16  # frames at once, where a way takes several
 _TUNING_SECONDS = 15.0  # that a compile may go on to look for faster code
@@ -218,7 +220,7 @@ def ours(setting: Setting, level: Level, half: bool, compiled: bool) -> Upscaler
         batch_size=_BATCH,
     )
     sessions, context = SessionCache(), StandaloneContext(str(setting.device))
-    sessions.choose(setting.model, options, context)  # the fastest kernels, as after some pictures
+    Session(setting.model, options, context, sessions).start()  # the fastest kernels, as after some pictures
 
     def run(image: Tensor) -> Made:
         result = upscale(image, setting.model, options, context, sessions)

@@ -94,6 +94,12 @@ def test_no_code_comes_out_of_data(path: Path) -> None:
         assert not (isinstance(node, ast.ImportFrom) and node.module == "torch" and node.names[0].name == "load")
 
 
+@each_source
+def test_the_import_path_stays_as_it_is(path: Path) -> None:
+    """Inside ComfyUI it is everybody's."""
+    assert "sys.path" not in used_names(path)
+
+
 def test_what_torch_loads_is_restricted() -> None:
     loads = [n for n in nodes(LOADER) if isinstance(n, ast.Call) and ast.unparse(n.func) == "torch.load"]
     assert loads

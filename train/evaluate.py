@@ -22,9 +22,9 @@ def luma(picture: Image.Image) -> np.ndarray:
     return 16.0 + (65.481 * rgb[..., 0] + 128.553 * rgb[..., 1] + 24.966 * rgb[..., 2]) / 255.0
 
 
-def luma_psnr(a: Image.Image, b: Image.Image, padding: int) -> float:
+def luma_psnr(a: Image.Image, b: Image.Image, border: int) -> float:
     """Peak signal-to-noise ratio on luma in dB, with `border` pixels cropped from every side."""
-    error = (luma(a) - luma(b))[padding:-padding, padding:-padding]
+    error = (luma(a) - luma(b))[border:-border, border:-border]
     return float(10 * np.log10(255.0**2 / np.mean(error**2)))
 
 

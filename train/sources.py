@@ -39,11 +39,9 @@ class Collection:
     photos: tuple[Photo, ...]
 
 
-def _collection(
-    name: str, url: str, commit: str, licence: str, folder: str, suffix: str, largest: float, stems: str
-) -> Collection:
-    photos = tuple(Photo(name, f"{folder}/{stem}{suffix}", licence, largest) for stem in stems.split(";"))
-    return Collection(name, url, commit, photos)
+def _photos(collection: str, files: str, stems: str, licence: str, largest: float = 1.0) -> tuple[Photo, ...]:
+    """A photo for each of the `stems`, which semicolons part; `files` is a path with braces where a stem belongs."""
+    return tuple(Photo(collection, files.format(stem), licence, largest) for stem in stems.split(";"))
 
 
 IN_WHEELS: tuple[Photo, ...] = (
@@ -64,48 +62,55 @@ IN_WHEELS: tuple[Photo, ...] = (
 
 # The 4K photographs are used at half their size and less: that hides their noise and JPEG traces.
 COLLECTIONS: tuple[Collection, ...] = (
-    _collection(
+    Collection(
         "kodak",
         "https://github.com/MohamedBakrAli/Kodak-Lossless-True-Color-Image-Suite",
         "dd2e1105fe8d9afe1120cd7e4c0e5e41f509a81b",
-        "released by the Eastman Kodak Company for unrestricted usage (README)",
-        "PhotoCD_PCD0992",
-        ".png",
-        1.0,
-        "01;02;03;04;06;07;08;09;10;11;12;13;14;16;17;18;20;21;22;24",
+        _photos(
+            "kodak",
+            "PhotoCD_PCD0992/{}.png",
+            "01;02;03;04;06;07;08;09;10;11;12;13;14;16;17;18;20;21;22;24",
+            "released by the Eastman Kodak Company for unrestricted usage (README)",
+        ),
     ),
-    _collection(
+    Collection(
         "budgie",
         "https://github.com/BuddiesOfBudgie/budgie-backgrounds",
         "82067426f1dde366e9c9038fdbe457c2527525dd",
-        "CC0 (LICENSE)",
-        "backgrounds",
-        ".jpg",
-        0.5,
-        "abstract-spiral;beacon-street-sunset;blue-periwinkle;canyon-wren;casa-mila;high-trestle-trail;lake-sherburne;"
-        "oakland-zoo-otters;ocean-waves;perched-osprey;piazza-gae-aulenti;roman-colosseum;singaporean-cityscape;"
-        "tea-gardens;the-spices-of-life",
+        _photos(
+            "budgie",
+            "backgrounds/{}.jpg",
+            "abstract-spiral;beacon-street-sunset;blue-periwinkle;canyon-wren;casa-mila;high-trestle-trail;lake-sherburne;"
+            "oakland-zoo-otters;ocean-waves;perched-osprey;piazza-gae-aulenti;roman-colosseum;singaporean-cityscape;"
+            "tea-gardens;the-spices-of-life",
+            "CC0 (LICENSE)",
+            0.5,
+        ),
     ),
-    _collection(
+    Collection(
         "pop",
         "https://github.com/pop-os/wallpapers",
         "03a25a14a76eaf3825b980ab50aad6698c1c5a35",
-        "public domain (README; NASA, SpaceX, and Unsplash while its photographs were CC0)",
-        "original",
-        ".jpg",
-        0.4,
-        "galen-crout-175291;jad-limcaco-183877;jared-evans-119758;kait-herzog-8242;nasa-45068;nasa-89127;"
-        "sean-afnan-244576;sebastien-gabriel-232361;spacex-81773",
+        _photos(
+            "pop",
+            "original/{}.jpg",
+            "galen-crout-175291;jad-limcaco-183877;jared-evans-119758;kait-herzog-8242;nasa-45068;nasa-89127;"
+            "sean-afnan-244576;sebastien-gabriel-232361;spacex-81773",
+            "public domain (README; NASA, SpaceX, and Unsplash while its photographs were CC0)",
+            0.4,
+        ),
     ),
-    _collection(
+    Collection(
         "elementary",
         "https://github.com/elementary/wallpapers",
         "f28b86144ba01d788ac61ad198ca16fa9477913f",
-        "CC0 (debian/copyright, branch deb-packaging; Unsplash before June 8, 2017)",
-        "backgrounds",
-        ".jpg",
-        0.45,
-        "Ashim DSilva;Mr. Lee;Sunset by the Pier",
+        _photos(
+            "elementary",
+            "backgrounds/{}.jpg",
+            "Ashim DSilva;Mr. Lee;Sunset by the Pier",
+            "CC0 (debian/copyright, branch deb-packaging; Unsplash before June 8, 2017)",
+            0.45,
+        ),
     ),
 )
 

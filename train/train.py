@@ -37,10 +37,10 @@ def starting_weights(start: Path, fresh: Weights) -> Weights:
         old, new = weights[key], fresh[key]
         # pixel shuffle: output channel = (colour * scale + row) * scale + column
         was, now = (round((len(t) / 3) ** 0.5) for t in (old, new))
-        alignment = old.view(3, was, was, *old.shape[1:])
+        grid = old.view(3, was, was, *old.shape[1:])
         for axis in (1, 2):
-            alignment = alignment.repeat_interleave(now // was, dim=axis)
-        weights[key] = alignment.reshape(new.shape).contiguous()
+            grid = grid.repeat_interleave(now // was, dim=axis)
+        weights[key] = grid.reshape(new.shape).contiguous()
     return weights
 
 

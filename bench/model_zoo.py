@@ -82,7 +82,7 @@ def _bundled() -> ImageModelDescriptor:
     return load_model(resolve_model(DEFAULT_MODEL))
 
 
-# What `bench/compile.py` goes through when it is not told; small enough for a CPU.
+# What `bench.compile` goes through when it is not told; small enough for a CPU.
 _SHORT: dict[str, Callable[[], ImageModelDescriptor]] = {
     "compact": partial(_compact, 4),
     "esrgan": _esrgan,

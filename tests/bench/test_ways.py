@@ -1,0 +1,57 @@
+"""What this pack is compared with does what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import zoo
+from torch import Tensor, nn
+
+from bench.harness import psnr
+from bench.ways import WAYS, Setting, by_quarters
+
+
+def little_memory(forward, most_pixels: int, seen: list[int]):
+    def run(x: Tensor) -> Tensor:
+        seen.append(x[0, 0].numel())
+        if seen[-1] > most_pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(x)
+
+    return run
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (97, 131)])
+@torch.inference_mode()
+def test_quarters_are_put_together_where_they_were(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 12, 1), nn.PixelShuffle(2))
+    picture, seen = torch.rand(2, 3, height, width), []
+    result = by_quarters(little_memory(layers, 3000, seen), 2, picture)
+    assert max(seen[1:]) < height * width
+    assert len(seen) > 5, "quarters of quarters"
+    assert torch.allclose(result, layers(picture), atol=1e-6)
+
+
+def test_what_cannot_be_quartered_any_more_and_what_is_no_lack_of_memory_is_raised() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        by_quarters(little_memory(lambda x: x, 10, []), 1, torch.rand(1, 3, 64, 64))
+
+    tries: list[Tensor] = []
+
+    def broken(x: Tensor) -> Tensor:
+        tries.append(x)
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        by_quarters(broken, 1, torch.rand(1, 3, 64, 64))
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize("way", ["plain-half-last", "batched-half", "split-half"])
+def test_half_precision_is_half_precision(way: str) -> None:
+    setting, image = Setting(zoo.compact(2), torch.device("cpu"), "bf16"), zoo.photograph(32, 40, frames=2)
+    with torch.inference_mode():
+        made, truth = WAYS[way](setting)(image), WAYS["plain-fp32"](setting)(image)
+    assert made.precision == "bf16"
+    assert 40 < psnr(made.picture, truth.picture) < 90
