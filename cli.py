@@ -26,7 +26,7 @@ from .api.report import NOT_NEEDED
 from .host import StandaloneContext, compiled_folder
 from .images.files import ENDINGS_OF_16_BITS, READABLE_ENDINGS, check_fits, read_picture, write_picture
 from .images.jobs import Job, plan_jobs, refuse_unwritable
-from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
+from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders
 from .storage.artifacts import ArtifactStore, Entry
 from .storage.profiles import Profiles, profiles_folder
 from .upscale_engine import upscale, warm_up
@@ -153,7 +153,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
     jobs = plan_jobs(arguments.inputs, arguments.output)
     refuse_unwritable(jobs[0].target.parent)
 
-    model = load_model(resolve_model(arguments.model))
+    model = load_model(arguments.model)
     code = DONE
     for job in jobs:
         record = _run(job, model, options, arguments)
@@ -333,7 +333,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def _warm(arguments: argparse.Namespace) -> int:
     sizes = [parse_size(text) for text in arguments.size]
     options = UpscaleOptions(precision=arguments.precision, autocast=arguments.autocast, tile=arguments.tile)
-    context, model = StandaloneContext(arguments.device), load_model(resolve_model(arguments.model))
+    context, model = StandaloneContext(arguments.device), load_model(arguments.model)
     code = 0
     for height, width in sizes:
         began = time.perf_counter()

@@ -92,14 +92,16 @@ def resolve_model(name_or_path: str) -> Path:
     raise BadModelError(f"{name_or_path}: there is no such model file, nor a model of that name; there are: {names}")
 
 
-def load_model(path: Path) -> ImageModelDescriptor:
+def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
     """Load an upscaling model (.safetensors, or a .pth, .pt, .ckpt of weights alone) to the CPU, in evaluation mode.
 
+    `model` is a file's path or, as text, the name of a found model too, such as "cudaspeed-compact-x2" (bundled).
     Pickles are read by spandrel's restricted unpickler, which builds tensors and plain containers and runs nothing
     else; TorchScript archives, which are programs, are refused unopened. Raises `BadModelError` for a file that is
     missing, damaged, of an unknown ending or architecture, holds code, or is a model that does not turn one picture
     into one.
     """
+    path = resolve_model(model) if isinstance(model, str) else Path(model)
     weights = _read_weights(path)
     try:
         descriptor = ModelLoader().load_from_state_dict(weights)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 import zoo
 
-import cudaspeed
 from cudaspeed import host, nodes
 from cudaspeed.api.errors import BadModelError, BadOptionError
 from cudaspeed.api.options import UpscaleOptions
@@ -25,17 +23,6 @@ DEFAULTS = {
 }
 # after the original pack's, so that its saved values keep their places
 OURS = {"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto"}
-
-
-def test_the_package_hands_over_what_comfyui_looks_for() -> None:
-    assert set(cudaspeed.NODE_CLASS_MAPPINGS) == {
-        "UpscaleImageCUDAspeed",
-        "ImageUpscaleWithModelCUDAspeedFixed",
-        "UpscaleModelLoader",
-        "WarmUpUpscalerCUDAspeed",
-    }
-    assert set(cudaspeed.NODE_DISPLAY_NAME_MAPPINGS) == set(cudaspeed.NODE_CLASS_MAPPINGS)
-    assert (Path(cudaspeed.__file__).parent / cudaspeed.WEB_DIRECTORY).is_dir()
 
 
 def test_widgets_are_the_original_packs() -> None:
