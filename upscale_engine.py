@@ -20,7 +20,7 @@ from torch import Tensor
 from .api.context import RunContext
 from .api.errors import BrokenOutputError, CudaspeedError, ModelFailedError
 from .api.options import UpscaleOptions
-from .api.report import NOT_NEEDED, ImageHealth, UpscaleReport, UpscaleResult, health_warnings
+from .api.report import NOT_NEEDED, ImageHealth, UpscaleReport, UpscaleResult
 from .images.channels import plan_channels
 from .images.validate import check_finite, check_image
 from .models.info import model_info
@@ -92,11 +92,6 @@ def upscale(
         broken_frames=tuple(i for i, v in enumerate(verdicts) if v.broken),
         corrected_frames=tuple(i for i, v in enumerate(verdicts) if v.corrected),
     )
-    told = [warning for warning in (choice.warning, run.scheduler.overlap_warning()) if warning]
-    warnings = [*told, *health_warnings(health)]
-    for warning in warnings:
-        logger.warning(warning)
-
     plan = run.scheduler.plan
     height, width = image.shape[1:3]
     peak = context.peak_bytes()
@@ -118,8 +113,10 @@ def upscale(
         seconds=time.perf_counter() - started,
         peak_bytes=run.estimated_bytes if peak is None else peak,
         health=health,
-        warnings=tuple(warnings),
+        notes=tuple(note for note in (choice.warning, run.scheduler.overlap_warning()) if note),
     )
+    for warning in report.warnings:
+        logger.warning(warning)
     logger.info(
         "%dx%d -> %dx%d, %d frame(s), %s, %s, %d tile(s) of %dx%d, %.2f s",
         *(width, height, output.shape[2], output.shape[1], report.frames, info.name, report.precision),
