@@ -79,6 +79,17 @@ def test_wrong_wires_and_values_are_one_clear_error() -> None:
         node.upscale(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, "batch_size": 40})
 
 
+@pytest.mark.parametrize(("widget", "option"), [("use_autocast", "autocast"), ("enable_compile", "compile")])
+def test_switches_become_booleans_and_the_original_names_the_options(widget: str, option: str) -> None:
+    assert nodes.options_of({**DEFAULTS, **OURS}) == nodes.options_of({}) == UpscaleOptions()
+    assert nodes.options_of({**DEFAULTS, widget: "disable"}) == UpscaleOptions(**{option: False})
+    named = {"tile_size": 64, "optimization_level": "memory", "overlap": 8, "tiling_mode": "wrap_x"}
+    assert nodes.options_of(named) == UpscaleOptions(tile=64, level="memory", overlap=8, tiling_mode="wrap_x")
+    for value in (True, "yes", None, []):
+        with pytest.raises(BadOptionError, match=f"^{widget} is .*; choose enable or disable$"):
+            nodes.options_of({**DEFAULTS, widget: value})
+
+
 def test_the_loader_gives_the_bundled_model_by_its_name() -> None:
     loader = nodes.UpscaleModelLoader()
     names = loader.INPUT_TYPES()["required"]["model_name"][0]
