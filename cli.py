@@ -254,10 +254,11 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _describe(name: str, path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = {"name": name, "path": str(path), "bytes": path.stat().st_size}
+    record: dict[str, Any] = {"name": name, "path": str(path)}
     try:
+        record["bytes"] = path.stat().st_size
         model = load_model(path)
-    except BadModelError as error:
+    except (BadModelError, OSError) as error:  # OSError: it was deleted meanwhile
         return {**record, "error": str(error)}
     supported = {"fp32": True, "fp16": model.supports_half, "bf16": model.supports_bfloat16}
     return {

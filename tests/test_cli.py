@@ -355,6 +355,77 @@ def test_models_are_listed_and_a_broken_one_with_its_error(run: Run, shelf: Path
         assert told in lines[1]
 
 
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_a_broken_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("absent.pth")
+
+
+def replace_by_a_link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "spoil", [delete, replace_by_a_folder, replace_by_a_broken_link, replace_by_a_link_to_itself, empty]
+)
+def test_a_model_that_is_spoilt_meanwhile_is_one_line_among_the_others(
+    run: Run, shelf: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    def find_then_spoil() -> dict[str, Path]:
+        found = loader.find_models()
+        spoil(shelf / "broken.pth")
+        return found
+
+    monkeypatch.setattr(cli, "find_models", find_then_spoil)
+    code, out, _ = run("models", "--json")
+    spoilt, good = map(json.loads, out.splitlines())
+    assert code == 0
+    assert str(shelf / "broken.pth") in spoilt["error"]
+    assert good["scale"] == 2
+
+
+def test_models_that_may_not_be_read_cost_only_themselves(
+    run: Run, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root may read everything, the refusals are made up."""
+    (tmp_path / "private").mkdir()
+    (shelf / "hidden.pth").write_text("behind a link into a folder of someone else")
+    monkeypatch.setenv("CUDASPEED_MODELS", f"{tmp_path / 'private'}{os.pathsep}{shelf / 'broken.pth'}")
+    really = {name: getattr(Path, name) for name in ("is_file", "iterdir", "open")}
+
+    def refusing(name: str, refused: Path) -> Callable[..., object]:
+        def call(self: Path, *arguments: object, **named: object) -> object:
+            if self == refused:
+                raise PermissionError(13, "Permission denied")
+            return really[name](self, *arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(Path, "is_file", refusing("is_file", shelf / "hidden.pth"))
+    monkeypatch.setattr(Path, "iterdir", refusing("iterdir", tmp_path / "private"))
+    monkeypatch.setattr(Path, "open", refusing("open", shelf / "broken.pth"))
+    code, out, err = run("models")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["broken.pth", "good.safetensors"]
+    assert "broken.pth: cannot be read: Permission denied" in out
+    assert f"cannot look at the model {shelf / 'hidden.pth'}: Permission denied" in err
+    assert f"cannot look for models in {tmp_path / 'private'}: Permission denied" in err
+    assert f"cannot look for models in {shelf / 'broken.pth'}" in err, "a file is no folder"
+
+
 def test_a_model_can_be_meant_by_its_name(run: Run, shelf: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png")
     assert run("upscale", source, "-o", tmp_path / "out.png", "--model", "good", "--no-compile")[0] == 0
