@@ -22,7 +22,7 @@ from .api.errors import BrokenOutputError, CudaspeedError, ModelFailedError
 from .api.options import UpscaleOptions
 from .api.report import NOT_NEEDED, ImageHealth, UpscaleReport, UpscaleResult
 from .images.channels import plan_channels
-from .images.validate import check_finite, check_image
+from .images.validate import validate_image
 from .models.info import model_info
 from .models.loader import check_model
 from .models.runner import ExecutionMode
@@ -53,11 +53,10 @@ def upscale(
     """
     started = time.perf_counter()
     check_model(model)
-    check_image(image)
+    validate_image(image)
     info = model_info(model)
     channels = plan_channels(image.shape[-1], info, options.alpha_mode, image[..., -1])
     output = allocate_output(image, info, context)
-    check_finite(image)
 
     def attempt(mode: ExecutionMode) -> tuple[Run, list[FrameVerdict]]:
         chain = sessions.chain(model, mode, info, options, context)

@@ -37,7 +37,7 @@ from models import build_fitted
 
 # What is timed, by the name under which the path finds it. A part's time is without that of the parts it calls.
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
-    "checks, memory for the result": ((upscale_engine, "check_finite"), (upscale_engine, "allocate_output")),
+    "checks, memory for the result": ((upscale_engine, "validate_image"), (upscale_engine, "allocate_output")),
     "choosing, planning": (
         (session.SessionCache, "choose"),
         (session.SessionCache, "chain"),
