@@ -238,11 +238,11 @@ def load_upscale_model(name: str) -> ImageModelDescriptor:
 
 
 def _find_device(name: str) -> torch.device:
+    """The device that `name` means. Raises `BadOptionError` for one that this machine does not have."""
     if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
-        if found is None and torch.cuda.is_available():
-            found = torch.device("cuda")
-        return found or torch.device("cpu")
+        # one by one: torch.accelerator comes with torch 2.6 only, and names there what torch is built for, there or not
+        kinds = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
+        return torch.device(next((kind for kind, interface in kinds if interface.is_available()), "cpu"))
     try:
         device = torch.device(name)
         if device.type == "meta":
