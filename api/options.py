@@ -71,8 +71,11 @@ def _check_switch(name: str, value: object) -> None:
 
 def _check_number(name: str, value: object, low: int, high: int) -> None:
     """An int, and nothing that merely converts to one: True, 256.0 and NumPy's numbers are mistakes more often."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        kind = "" if whole else f" ({type(value).__name__}, not int)"
-        automatic = " (0 = automatic)" if low == 0 else ""
-        raise BadOptionError(f"{name} is {value!r}{kind}; choose a whole number from {low} to {high}{automatic}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        if low <= value <= high:
+            return
+        kind = ""
+    else:
+        kind = f" ({type(value).__name__}, not int)"
+    automatic = " (0 = automatic)" if low == 0 else ""
+    raise BadOptionError(f"{name} is {value!r}{kind}; choose a whole number from {low} to {high}{automatic}")
