@@ -10,7 +10,17 @@ from torch import Tensor
 
 from . import host
 from .api.errors import BadOptionError
-from .api.options import MAX_BATCH, MAX_OVERLAP, MAX_TILE, UpscaleOptions
+from .api.options import (
+    ALPHA_MODES,
+    COMPILE_MODES,
+    LEVELS,
+    MAX_BATCH,
+    MAX_OVERLAP,
+    MAX_TILE,
+    PRECISION_CHOICES,
+    TILING_MODES,
+    UpscaleOptions,
+)
 from .upscale_engine import upscale, warm_up
 
 # Widgets that are called otherwise than the option they set: by the original pack's names, or saved workflows break.
@@ -63,7 +73,7 @@ class UpscaleImageCUDAspeed:
                     },
                 ),
                 "precision": (
-                    ["auto", "fp16", "fp32", "bf16"],
+                    [*PRECISION_CHOICES],
                     {"default": "auto", "tooltip": "auto: the fastest that this model and device do well."},
                 ),
                 "tile_size": (
@@ -91,7 +101,7 @@ class UpscaleImageCUDAspeed:
                     {"default": "enable", "tooltip": "Compile the model where the work ahead repays the wait."},
                 ),
                 "optimization_level": (
-                    ["balanced", "speed", "memory"],
+                    [*LEVELS],
                     {
                         "default": "balanced",
                         "tooltip": "How much of the free memory to use: half (balanced), nearly all (speed), "
@@ -105,7 +115,7 @@ class UpscaleImageCUDAspeed:
                     {"default": 1, "min": 1, "max": MAX_BATCH, "step": 1, "tooltip": "Most frames computed at once."},
                 ),
                 "compile_mode": (
-                    ["auto", "wait", "background"],
+                    [*COMPILE_MODES],
                     {
                         "default": "auto",
                         "tooltip": "auto: compile in the background once the work repays it. background: at once. "
@@ -113,7 +123,7 @@ class UpscaleImageCUDAspeed:
                     },
                 ),
                 "tiling_mode": (
-                    ["none", "wrap", "wrap_x", "wrap_y"],
+                    [*TILING_MODES],
                     {
                         "default": "none",
                         "tooltip": "For seamless textures, which stay seamless. wrap: in both directions. "
@@ -121,7 +131,7 @@ class UpscaleImageCUDAspeed:
                     },
                 ),
                 "alpha_mode": (
-                    ["auto", "model", "lanczos"],
+                    [*ALPHA_MODES],
                     {
                         "default": "auto",
                         "tooltip": "How transparency is enlarged. auto: sharp edges by the model, anything else "
