@@ -1,6 +1,9 @@
 # Two commands for a machine with git, make and Python >= 3.10: `make demo` and `make test`.
 
 PYTHON ?= python3
+# What of torch to install, such as `make test TORCH='torch==2.4.1 torchvision==0.19.1'` after `make clean`; the newest if
+# not said. 2.4.1 is the oldest that is supported.
+TORCH ?= torch
 BIN := .venv/bin
 RUN := $(BIN)/python
 
@@ -26,8 +29,8 @@ model: .venv/ready  ## train the x2 model anew into out/ (hours on a CPU); PHOTO
 	$(PYTHON) -m venv .venv
 	@echo "Installing torch, spandrel and the rest into .venv; this takes a few minutes the first time."
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv \
-	  && $(BIN)/uv pip install --quiet --python $(RUN) -e '.[dev]' \
-	  || $(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	  && $(BIN)/uv pip install --quiet --python $(RUN) $(TORCH) -e '.[dev]' \
+	  || $(RUN) -m pip install --quiet --disable-pip-version-check $(TORCH) -e '.[dev]'
 	@touch $@
 
 clean:

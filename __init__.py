@@ -1,7 +1,39 @@
-"""Upscale CUDAspeed: CUDA-accelerated image upscaling for ComfyUI. This file hands ComfyUI the nodes."""
+"""Upscale CUDAspeed: pictures upscaled by any model that spandrel loads, fast and within the memory there is.
 
-from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+In Python: `upscale(image, load_model("4x.pth"))`. In ComfyUI, which imports this folder as a pack: the nodes.
+"""
 
-WEB_DIRECTORY = "./web"
+from spandrel import ImageModelDescriptor
+from torch import Tensor
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+from . import upscale_engine
+from .api.context import RunContext
+from .api.errors import CudaspeedError
+from .api.options import UpscaleOptions
+from .api.report import UpscaleResult
+from .host import StandaloneContext, inside_comfyui
+from .models.loader import load_model
+
+__all__ = ["CudaspeedError", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
+
+
+def upscale(
+    image: Tensor,
+    model: ImageModelDescriptor,
+    options: UpscaleOptions = UpscaleOptions(),  # noqa: B008  # frozen: every call may have the same
+    context: RunContext | None = None,
+) -> UpscaleResult:
+    """Upscale `image` [B, H, W, C], floats 0..1, by `model`; the result's `image` is [B, H*scale, W*scale, C].
+
+    C: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. `context` says where to compute and whom to tell of progress; None:
+    `StandaloneContext()`, the first CUDA, XPU or MPS device, else the CPU, with the result in main memory as float32.
+    Raises `CudaspeedError`, whose message names the value, the limit and what to change.
+    """
+    return upscale_engine.upscale(image, model, options, context or StandaloneContext())
+
+
+if inside_comfyui():
+    from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+    WEB_DIRECTORY = "./web"
+    __all__ += ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,100 +22,33 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .api.errors import BadModelError, BadOptionError, CudaspeedError, first_line
 from .api.options import ALPHA_MODES, COMPILE_MODES, LEVELS, PRECISION_CHOICES, TILING_MODES, UpscaleOptions
-from .api.report import NOT_NEEDED
+from .api.report import NOT_NEEDED, UpscaleReport
 from .host import StandaloneContext, compiled_folder
-from .images.files import ENDINGS_OF_16_BITS, READABLE_ENDINGS, check_fits, read_picture, write_picture
+from .images.files import ENDINGS_OF_16_BITS, READABLE_ENDINGS, check_fits, read_image, write_image
 from .images.jobs import Job, plan_jobs, refuse_unwritable
-from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders, resolve_model
+from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders
 from .storage.artifacts import ArtifactStore, Entry
 from .storage.profiles import ProfileStore, profiles_folder
 from .upscale_engine import upscale, warm_up
 
-DONE, PICTURE_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+_LONGEST_SIDE = 1 << 16  # pixels, of a picture to compile for
 logger = logging.getLogger("cudaspeed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 a picture failed, 2 bad usage, 130 stopped by Ctrl-C."""
+    """Run the command line and return its exit code: 0 done, 1 a picture failed or a model could not be compiled, 2 bad
+    usage, 130 stopped by Ctrl-C."""
     try:
         arguments = _parser().parse_args(argv)
         with _logging_to_stderr(arguments.verbose):
-            return {"upscale": _upscale, "models": _models, "cache": _cache}[arguments.command](arguments)
+            return arguments.run(arguments)
     except (BadOptionError, BadModelError, OSError) as error:  # OSError: a path that no file system takes
         print(f"cudaspeed: error: {error}", file=sys.stderr)
         return BAD_USAGE
     except KeyboardInterrupt:
         print("cudaspeed: stopped", file=sys.stderr)
         return INTERRUPTED
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Hand mistakes to `main`, which reports all of them alike, in one line."""
-        raise BadOptionError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="cudaspeed", description="Upscale pictures, fast and within the memory there is.")
-    parser.add_argument("--version", action="version", version=f"cudaspeed {version('cudaspeed')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="one JSON object per line on standard output")
-    shared.add_argument("--verbose", action="store_true", help="tell more on standard error, with tracebacks")
-
-    upscale = commands.add_parser("upscale", parents=[shared], help="upscale pictures or a folder of them")
-    upscale.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help=f"pictures ({', '.join(READABLE_ENDINGS)}) or folders"
-    )
-    upscale.add_argument("-o", "--output", required=True, help="a picture file, or a folder (several inputs need one)")
-    upscale.add_argument(
-        "--model",
-        metavar="NAME_OR_PATH",
-        default=DEFAULT_MODEL,
-        help="a name that 'cudaspeed models' lists, or a model file (default: %(default)s)",
-    )
-    upscale.add_argument("--precision", choices=PRECISION_CHOICES, default="auto", help="number type (default: auto)")
-    upscale.add_argument(
-        "--autocast",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep delicate operations in fp32 (default: yes)",
-    )
-    upscale.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
-    upscale.add_argument("--overlap", type=int, default=0, metavar="N", help="least overlap in pixels, 0 = automatic")
-    upscale.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="compile the model where that pays (default: yes)",
-    )
-    upscale.add_argument("--level", choices=LEVELS, default="balanced", help="what to optimise for (default: balanced)")
-    upscale.add_argument("--batch-size", type=int, default=1, metavar="N", help="most frames in flight (default: 1)")
-    upscale.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
-
-    upscale.add_argument(
-        "--compile-mode",
-        choices=COMPILE_MODES,
-        default="auto",
-        help="auto: in the background, where the work repays it; background: at once; wait: before the first tile",
-    )
-    upscale.add_argument(
-        "--tiling-mode",
-        choices=TILING_MODES,
-        default="none",
-        help="for seamless textures, which stay seamless: wrap in both directions, wrap_x from left to right, "
-        "wrap_y from top to bottom (default: none)",
-    )
-    upscale.add_argument(
-        "--alpha-mode",
-        choices=ALPHA_MODES,
-        default="auto",
-        help="how transparency is enlarged; auto: sharp edges by the model, anything else by Lanczos (default: auto)",
-    )
-
-    commands.add_parser("models", parents=[shared], help="list the bundled and the found models")
-    _add_cache_parser(commands, shared)
-    return parser
 
 
 @contextmanager
@@ -137,28 +70,123 @@ def _logging_to_stderr(verbose: bool) -> Iterator[None]:
         decoder_log.removeHandler(silent)
 
 
-def _upscale(arguments: argparse.Namespace) -> int:
-    options = UpscaleOptions(
-        precision=arguments.precision,
-        autocast=arguments.autocast,
-        tile=arguments.tile,
-        overlap=arguments.overlap,
-        compile=arguments.compile,
-        level=arguments.level,
-        batch_size=arguments.batch_size,
-        compile_mode=arguments.compile_mode,
-        tiling_mode=arguments.tiling_mode,
-        alpha_mode=arguments.alpha_mode,
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Hand mistakes to `main`, which reports all of them alike, in one line."""
+        raise BadOptionError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of all commands. What it reads has `run`, the function that carries the command out."""
+    parser = _Parser(prog="cudaspeed", description="Upscale pictures, fast and within the memory there is.")
+    parser.add_argument("--version", action="version", version=f"cudaspeed {version('cudaspeed')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    output = _output_arguments()
+
+    upscale = commands.add_parser(
+        "upscale", parents=[output, _computing_arguments()], help="upscale pictures or a folder of them"
     )
+    _add_upscale_arguments(upscale)
+    upscale.set_defaults(run=_upscale)
+
+    models = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
+    models.set_defaults(run=_models)
+
+    cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
+    actions = cache.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", parents=[output], help="what is compiled, what failed and why")
+    listed.set_defaults(run=_cache_list)
+    clear = actions.add_parser("clear", parents=[output], help="delete what is compiled, and what is known of models")
+    clear.set_defaults(run=_cache_clear)
+    warm = actions.add_parser(
+        "warm", parents=[output, _computing_arguments()], help="compile ahead of time, and wait for it"
+    )
+    warm.add_argument("model", metavar="MODEL", help="a name that 'cudaspeed models' lists, or a model file")
+    warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
+    warm.set_defaults(run=_cache_warm)
+    return parser
+
+
+def _output_arguments() -> _Parser:
+    """What all commands have."""
+    shared = _Parser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="one JSON object per line on standard output")
+    shared.add_argument("--verbose", action="store_true", help="tell more on standard error, with tracebacks")
+    return shared
+
+
+def _computing_arguments() -> _Parser:
+    """What upscaling and compiling for it must agree on."""
+    shared = _Parser(add_help=False)
+    shared.add_argument("--precision", choices=PRECISION_CHOICES, default="auto", help="number type (default: auto)")
+    shared.add_argument(
+        "--autocast",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep delicate operations in fp32 (default: yes)",
+    )
+    shared.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
+    shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
+    return shared
+
+
+def _add_upscale_arguments(upscale: argparse.ArgumentParser) -> None:
+    upscale.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help=f"pictures ({', '.join(READABLE_ENDINGS)}) or folders"
+    )
+    upscale.add_argument("-o", "--output", required=True, help="a picture file, or a folder (several inputs need one)")
+    upscale.add_argument(
+        "--model",
+        metavar="NAME_OR_PATH",
+        default=DEFAULT_MODEL,
+        help="a name that 'cudaspeed models' lists, or a model file (default: %(default)s)",
+    )
+    upscale.add_argument("--overlap", type=int, default=0, metavar="N", help="least overlap in pixels, 0 = automatic")
+    upscale.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compile the model where that pays (default: yes)",
+    )
+    upscale.add_argument("--level", choices=LEVELS, default="balanced", help="what to optimise for (default: balanced)")
+    upscale.add_argument("--batch-size", type=int, default=1, metavar="N", help="most frames in flight (default: 1)")
+    upscale.add_argument(
+        "--compile-mode",
+        choices=COMPILE_MODES,
+        default="auto",
+        help="auto: in the background, where the work repays it; background: at once; wait: before the first tile",
+    )
+    upscale.add_argument(
+        "--tiling-mode",
+        choices=TILING_MODES,
+        default="none",
+        help="for seamless textures, which stay seamless: wrap in both directions, wrap_x from left to right, "
+        "wrap_y from top to bottom (default: none)",
+    )
+    upscale.add_argument(
+        "--alpha-mode",
+        choices=ALPHA_MODES,
+        default="auto",
+        help="how transparency is enlarged; auto: sharp edges by the model, anything else by Lanczos (default: auto)",
+    )
+
+
+def _options(arguments: argparse.Namespace) -> UpscaleOptions:
+    """The options of the same names that a command has."""
+    names = {field.name for field in fields(UpscaleOptions)}
+    return UpscaleOptions(**{name: value for name, value in vars(arguments).items() if name in names})
+
+
+def _upscale(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
     jobs = plan_jobs(arguments.inputs, arguments.output)
     refuse_unwritable(jobs[0].target.parent)
-
-    model = load_model(resolve_model(arguments.model))
+    model = load_model(arguments.model)
     code = DONE
     for job in jobs:
         record = _run(job, model, options, arguments)
         if "error" in record:
-            code = PICTURE_FAILED
+            code = FAILED
             logger.error(record["error"])
         if arguments.json:
             print(json.dumps(record), flush=True)
@@ -196,7 +224,7 @@ def _upscale_one(
             bar.refresh()
 
         context = StandaloneContext(arguments.device, show, lambda text: bar.set_postfix_str(text))
-        picture = read_picture(job.source)
+        picture = read_image(job.source)
         height, width = picture.pixels.shape[:2]
         check_fits(job.target, width * model.scale, height * model.scale)
         if picture.bits == 16 and options.precision == "auto" and job.target.suffix.lower() in ENDINGS_OF_16_BITS:
@@ -204,16 +232,23 @@ def _upscale_one(
         result = upscale(torch.from_numpy(picture.pixels)[None], model, options, context)
     pixels = result.image[0].float().cpu().numpy()
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    lost = write_picture(job.target, replace(picture, pixels=pixels))
+    lost = write_image(job.target, replace(picture, pixels=pixels))
     for warning in (*picture.warnings, *lost):  # the engine has logged its own
         logger.warning("%s: %s", job.source, warning)
-    report = result.report
+    return {
+        **_record(job, arguments.model, result.report),
+        "warnings": [*picture.warnings, *result.report.warnings, *lost],
+    }
+
+
+def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
+    """What is told of a finished job; sizes are (width, height)."""
     return {
         "input": str(job.source),
         "output": str(job.target),
         "input_size": report.input_size[::-1],
         "output_size": report.output_size[::-1],
-        "model": arguments.model,
+        "model": model,
         "architecture": report.model,
         "scale": report.scale,
         "precision": report.precision,
@@ -225,7 +260,6 @@ def _upscale_one(
         "compiling": report.compiling,
         "seconds": report.seconds,
         "peak_bytes": report.peak_bytes,
-        "warnings": [*picture.warnings, *report.warnings, *lost],
     }
 
 
@@ -254,10 +288,11 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _describe(name: str, path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = {"name": name, "path": str(path), "bytes": path.stat().st_size}
+    record: dict[str, Any] = {"name": name, "path": str(path)}
     try:
+        record["bytes"] = path.stat().st_size
         model = load_model(path)
-    except BadModelError as error:
+    except (BadModelError, OSError) as error:  # OSError: it was deleted meanwhile
         return {**record, "error": str(error)}
     supported = {"fp32": True, "fp16": model.supports_half, "bf16": model.supports_bfloat16}
     return {
@@ -280,69 +315,15 @@ def _model_line(record: dict[str, Any]) -> str:
     )
 
 
-_LONGEST_SIDE = 1 << 16
-
-
-def _add_cache_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
-    """The parser of `cudaspeed cache list | clear | warm MODEL --size WxH ...`."""
-    cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
-    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", parents=[shared], help="what is compiled, what failed and why")
-    actions.add_parser("clear", parents=[shared], help="delete what is compiled, and what is known of models")
-    warm = actions.add_parser("warm", parents=[shared], help="compile ahead of time, and wait for it")
-    warm.add_argument("model", metavar="MODEL", help="a name that 'cudaspeed models' lists, or a model file")
-    warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
-    warm.add_argument("--precision", choices=PRECISION_CHOICES, default="auto", help="number type (default: auto)")
-    warm.add_argument(
-        "--autocast", action=argparse.BooleanOptionalAction, default=True, help="as for upscale (default: yes)"
-    )
-    warm.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
-    warm.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
-
-
-def _cache(arguments: argparse.Namespace) -> int:
-    """Carry out `cudaspeed cache ...`; 0: done, 1: what was to be compiled could not be."""
+def _cache_list(arguments: argparse.Namespace) -> int:
     store = ArtifactStore(compiled_folder())
-    if arguments.action == "warm":
-        return _warm(arguments)
-    if arguments.action == "clear":
-        freed = store.clear()
-        ProfileStore(profiles_folder(store.folder)).clear()
-        told = {"folder": str(store.folder), "freed_bytes": freed}
-        print(json.dumps(told) if arguments.json else f"{freed / 1e6:.1f} MB freed in {store.folder}", flush=True)
-        return 0
     entries = sorted(store.entries().values(), key=lambda entry: entry.used, reverse=True)
     for entry in entries:
         print(json.dumps(asdict(entry)) if arguments.json else _entry_line(entry), flush=True)
     if not arguments.json:
         ready = sum(entry.state == "ready" for entry in entries)
         print(f"{ready} compiled, {store.size() / 1e6:.1f} MB, in {store.folder}", flush=True)
-    return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """ "1920x1080" -> (height, width) in pixels. Raises `BadOptionError` for anything else."""
-    found = re.fullmatch(r"(\d+)[xX×](\d+)", text)
-    if not found or not all(0 < int(side) <= _LONGEST_SIDE for side in found.groups()):
-        raise BadOptionError(
-            f"size is {text!r}; give width and height in pixels, 1 to {_LONGEST_SIDE} each, such as 1920x1080"
-        )
-    return int(found[2]), int(found[1])
-
-
-def _warm(arguments: argparse.Namespace) -> int:
-    sizes = [parse_size(text) for text in arguments.size]
-    options = UpscaleOptions(precision=arguments.precision, autocast=arguments.autocast, tile=arguments.tile)
-    context, model = StandaloneContext(arguments.device), load_model(resolve_model(arguments.model))
-    code = 0
-    for height, width in sizes:
-        began = time.perf_counter()
-        status = warm_up(model, (height, width), options, context)
-        record = {"size": [width, height], "status": status, "seconds": time.perf_counter() - began}
-        line = f"{width}x{height}: {status} ({record['seconds']:.1f} s)"
-        print(json.dumps(record) if arguments.json else line, flush=True)
-        code = code or int(status != "compiled" and not status.startswith(NOT_NEEDED))
-    return code
+    return DONE
 
 
 def _entry_line(entry: Entry) -> str:
@@ -359,6 +340,41 @@ def _entry_line(entry: Entry) -> str:
     elif entry.eager_seconds:
         told += f"  {entry.eager_seconds:.0f} s spent in eager"
     return told
+
+
+def _cache_clear(arguments: argparse.Namespace) -> int:
+    store = ArtifactStore(compiled_folder())
+    freed = store.clear()
+    ProfileStore(profiles_folder(store.folder)).clear()
+    record = {"folder": str(store.folder), "freed_bytes": freed}
+    print(json.dumps(record) if arguments.json else f"{freed / 1e6:.1f} MB freed in {store.folder}", flush=True)
+    return DONE
+
+
+def _cache_warm(arguments: argparse.Namespace) -> int:
+    sizes = [parse_size(text) for text in arguments.size]
+    options = _options(arguments)
+    context, model = StandaloneContext(arguments.device), load_model(arguments.model)
+    code = DONE
+    for height, width in sizes:
+        began = time.perf_counter()
+        status = warm_up(model, (height, width), options, context)
+        if status != "compiled" and not status.startswith(NOT_NEEDED):
+            code = FAILED
+        record = {"size": [width, height], "status": status, "seconds": time.perf_counter() - began}
+        line = f"{width}x{height}: {status} ({record['seconds']:.1f} s)"
+        print(json.dumps(record) if arguments.json else line, flush=True)
+    return code
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "1920x1080" -> (height, width) in pixels. Raises `BadOptionError` for anything else."""
+    found = re.fullmatch(r"(\d+)[xX×](\d+)", text)
+    if not found or not all(0 < int(side) <= _LONGEST_SIDE for side in found.groups()):
+        raise BadOptionError(
+            f"size is {text!r}; give width and height in pixels, 1 to {_LONGEST_SIDE} each, such as 1920x1080"
+        )
+    return int(found[2]), int(found[1])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ Outside ComfyUI, where `comfy` cannot be imported, `run_context` gives the stand
 called from a script or a test.
 """
 
+# pyright: reportMissingImports=false
+# ComfyUI's modules are there inside ComfyUI only, and no package brings them.
+
 from __future__ import annotations
 
 import importlib.util
@@ -97,6 +100,38 @@ class StandaloneContext:
         """Ctrl-C raises by itself."""
 
 
+def _find_device(name: str) -> torch.device:
+    """The device that `name` means. Raises `BadOptionError` for one that this machine does not have."""
+    if name == "auto":
+        # one by one: torch.accelerator comes with torch 2.6 only, and names there what torch is built for, there or not
+        kinds = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
+        return torch.device(next((kind for kind, interface in kinds if interface.is_available()), "cpu"))
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadOptionError(
+            f"device is {name!r}, which this machine does not offer ({first_line(error)}); try auto or cpu"
+        ) from error
+    return device
+
+
+def compiled_folder() -> Path:
+    """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else a folder of ours in the platform's for caches."""
+    asked = os.environ.get("CUDASPEED_CACHE_DIR")
+    if asked:
+        return Path(asked).absolute()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "cudaspeed" / "compiled"
+
+
 class ComfyContext:
     """ComfyUI's face: a `RunContext` for the execution of one node."""
 
@@ -110,19 +145,19 @@ class ComfyContext:
         self.output_device: torch.device = model_management.intermediate_device()
         old = not hasattr(model_management, "intermediate_dtype")
         self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
-        self.cache_folder = _compiled_folder()
+        self.cache_folder = _comfyui_compiled_folder()
         self._bar: Any = None
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         from comfy.model_patcher import ModelPatcher
 
-        patcher = model.residence
+        patcher: Any = model.residence
         if not isinstance(patcher, ModelPatcher) or patcher.load_device != self.device:
             notes = vars(model.module)
             for name in _PATCHER_NOTES:
                 notes.pop(name, None)
             if "device" in notes:  # the patcher's, or the architecture's own
-                model.module.device = torch.device("cpu")
+                notes["device"] = torch.device("cpu")
             # A plain ModelPatcher, not the host's dynamic one, which swaps parameters under compiled code.
             patcher = ModelPatcher(model.module, load_device=self.device, offload_device=torch.device("cpu"))
             if hasattr(patcher, "add_callback"):  # since December 2024
@@ -155,37 +190,13 @@ class ComfyContext:
             from server import PromptServer
         except ImportError:  # before 0.3.45 there was nowhere to say it
             return
-        server = getattr(PromptServer, "instance", None)
+        send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
         executing = get_executing_context()
-        if hasattr(server, "send_progress_text") and executing is not None:
-            server.send_progress_text(text, executing.node_id)
+        if send is not None and executing is not None:
+            send(text, executing.node_id)
 
     def raise_if_interrupted(self) -> None:
         self._management.throw_exception_if_processing_interrupted()
-
-
-def compiled_folder() -> Path:
-    """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else a folder of ours in the platform's for caches."""
-    asked = os.environ.get("CUDASPEED_CACHE_DIR")
-    if asked:
-        return Path(asked).absolute()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "cudaspeed" / "compiled"
-
-
-def _compiled_folder() -> Path:
-    """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else in ComfyUI's user directory; on Windows, where that
-    may be open to other users and its owner does not tell, in this user's profile."""
-    if os.environ.get("CUDASPEED_CACHE_DIR") or os.name == "nt":
-        return compiled_folder()
-    import folder_paths
-
-    return Path(folder_paths.get_user_directory()).absolute() / "cudaspeed" / "compiled"
 
 
 def _release(model: Resident) -> Callable[..., None]:
@@ -198,6 +209,16 @@ def _release(model: Resident) -> Callable[..., None]:
             alive.release()
 
     return release
+
+
+def _comfyui_compiled_folder() -> Path:
+    """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else in ComfyUI's user directory; on Windows, where that
+    may be open to other users and its owner does not tell, in this user's profile."""
+    if os.environ.get("CUDASPEED_CACHE_DIR") or os.name == "nt":
+        return compiled_folder()
+    import folder_paths
+
+    return Path(folder_paths.get_user_directory()).absolute() / "cudaspeed" / "compiled"
 
 
 def offer_bundled_models() -> None:
@@ -235,21 +256,3 @@ def load_upscale_model(name: str) -> ImageModelDescriptor:
         offload_device=model_management.unet_offload_device(),
     )
     return descriptor
-
-
-def _find_device(name: str) -> torch.device:
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True) if hasattr(torch, "accelerator") else None
-        if found is None and torch.cuda.is_available():
-            found = torch.device("cuda")
-        return found or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no values")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadOptionError(
-            f"device is {name!r}, which this machine does not offer ({first_line(error)}); try auto or cpu"
-        ) from error
-    return device

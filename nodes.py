@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from . import host
-from .api.options import MAX_BATCH, MAX_OVERLAP, MAX_TILE, UpscaleOptions
+from .api.errors import BadOptionError
+from .api.options import (
+    ALPHA_MODES,
+    COMPILE_MODES,
+    LEVELS,
+    MAX_BATCH,
+    MAX_OVERLAP,
+    MAX_TILE,
+    PRECISION_CHOICES,
+    TILING_MODES,
+    UpscaleOptions,
+)
 from .upscale_engine import upscale, warm_up
 
+# Widgets that are called otherwise than the option they set: by the original pack's names, or saved workflows break.
+_OPTIONS = {
+    "use_autocast": "autocast",
+    "tile_size": "tile",
+    "enable_compile": "compile",
+    "optimization_level": "level",
+}
+_SWITCHES = ("use_autocast", "enable_compile")
+
 host.offer_bundled_models()
+
+
+def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
+    """A node's widgets, name -> value, as options: "enable" and "disable" become booleans. What has no widget stays as
+    it is by default. Raises `BadOptionError` on a value that cannot be."""
+    options = {_OPTIONS.get(name, name): value for name, value in widgets.items()}
+    for name in _SWITCHES:
+        switch = widgets.get(name, "enable")
+        if switch not in ("enable", "disable"):
+            raise BadOptionError(f"{name} is {switch!r}; choose enable or disable")
+        options[_OPTIONS[name]] = switch == "enable"
+    return UpscaleOptions(**options)
 
 
 class UpscaleImageCUDAspeed:
@@ -40,7 +73,7 @@ class UpscaleImageCUDAspeed:
                     },
                 ),
                 "precision": (
-                    ["auto", "fp16", "fp32", "bf16"],
+                    [*PRECISION_CHOICES],
                     {"default": "auto", "tooltip": "auto: the fastest that this model and device do well."},
                 ),
                 "tile_size": (
@@ -68,7 +101,7 @@ class UpscaleImageCUDAspeed:
                     {"default": "enable", "tooltip": "Compile the model where the work ahead repays the wait."},
                 ),
                 "optimization_level": (
-                    ["balanced", "speed", "memory"],
+                    [*LEVELS],
                     {
                         "default": "balanced",
                         "tooltip": "How much of the free memory to use: half (balanced), nearly all (speed), "
@@ -82,7 +115,7 @@ class UpscaleImageCUDAspeed:
                     {"default": 1, "min": 1, "max": MAX_BATCH, "step": 1, "tooltip": "Most frames computed at once."},
                 ),
                 "compile_mode": (
-                    ["auto", "wait", "background"],
+                    [*COMPILE_MODES],
                     {
                         "default": "auto",
                         "tooltip": "auto: compile in the background once the work repays it. background: at once. "
@@ -90,7 +123,7 @@ class UpscaleImageCUDAspeed:
                     },
                 ),
                 "tiling_mode": (
-                    ["none", "wrap", "wrap_x", "wrap_y"],
+                    [*TILING_MODES],
                     {
                         "default": "none",
                         "tooltip": "For seamless textures, which stay seamless. wrap: in both directions. "
@@ -98,7 +131,7 @@ class UpscaleImageCUDAspeed:
                     },
                 ),
                 "alpha_mode": (
-                    ["auto", "model", "lanczos"],
+                    [*ALPHA_MODES],
                     {
                         "default": "auto",
                         "tooltip": "How transparency is enlarged. auto: sharp edges by the model, anything else "
@@ -108,9 +141,9 @@ class UpscaleImageCUDAspeed:
             },
         }
 
-    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: str | int) -> tuple[Tensor]:
+    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> tuple[Tensor]:
         """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), in ComfyUI's output type and device."""
-        options = UpscaleOptions.from_widgets(**widgets)
+        options = options_of(widgets)
         with host.run_context(upscale_model) as context:
             return (upscale(image, upscale_model, options, context).image,)
 
@@ -148,19 +181,10 @@ class WarmUpUpscalerCUDAspeed:
             }
         }
 
-    def warm_up(
-        self,
-        upscale_model: ImageModelDescriptor,
-        width: int,
-        height: int,
-        use_autocast: str,
-        precision: str,
-        tile_size: int,
-    ) -> dict[str, Any]:
+    def warm_up(self, upscale_model: ImageModelDescriptor, width: int, height: int, **widgets: Any) -> dict[str, Any]:
         """The model as it came, and "compiled", or in a few words why it is not."""
-        options = UpscaleOptions.from_widgets(use_autocast, precision, tile_size, 0, "enable", "balanced")
         with host.run_context(upscale_model) as context:
-            status = warm_up(upscale_model, (height, width), options, context)
+            status = warm_up(upscale_model, (height, width), options_of(widgets), context)
         return {"ui": {"text": (status,)}, "result": (upscale_model, status)}
 
 

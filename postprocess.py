@@ -166,21 +166,22 @@ def _mend(output: Tensor, source: Tensor, tame: tuple[float, float], lines: Tens
     Returns how many values were not finite, and how many wild.
     """
     if lines is not None:  # for each value of a row: products with so few as C numbers are slow
-        slopes, offsets = lines.to(output.device)[:, None].expand(-1, output.shape[1], -1).contiguous()
+        lines = lines.to(output.device)[:, None].expand(-1, output.shape[1], -1).contiguous()
     planes = source.to(output.device, torch.float32).permute(2, 0, 1)
     non_finite = wild = 0
     height = max(1, _BAND // output[0].numel())
     for top, rows in zip(range(0, output.shape[0], height), output.split(height), strict=True):
         least, most = _extremes(rows)
-        clean = tame[0] <= least and most <= tame[1]
-        if not clean:
-            y, x, c = holes = (~_inside(rows.float(), tame)).nonzero(as_tuple=True)
+        holes = None
+        if not (tame[0] <= least and most <= tame[1]):
+            holes = (~_inside(rows.float(), tame)).nonzero(as_tuple=True)
             finite = int(rows[holes].isfinite().sum())
-            non_finite, wild = non_finite + len(c) - finite, wild + finite
+            non_finite, wild = non_finite + len(holes[0]) - finite, wild + finite
         if lines is not None:
-            rows.copy_(rows.float().mul_(slopes).add_(offsets))
-        if not clean:
-            rows[holes] = _upscaled(planes, output.shape, y + top, x, c).to(rows)
+            rows.copy_(rows.float().mul_(lines[0]).add_(lines[1]))
+        if holes is not None:
+            y, x, c = holes
+            rows[holes] = _upscaled(planes, output.shape, y.add(top), x, c).to(rows)
         rows.clamp_(0.0, 1.0)
     return non_finite, wild
 

@@ -22,7 +22,7 @@ from .api.context import RunContext
 from .api.options import UpscaleOptions
 from .api.report import UpscaleResult
 from .images.channels import plan_channels
-from .images.validate import check_finite, check_image
+from .images.validate import validate_image
 from .models.loader import check_model
 from .pipeline.frame_io import TensorSink, TensorSource
 from .pipeline.outcome import make_report
@@ -53,11 +53,10 @@ def upscale(
     """
     started = time.perf_counter()
     check_model(model)
-    check_image(image)
+    validate_image(image)
     session = Session(model, options, context, sessions)
     channels = plan_channels(image.shape[-1], session.info, options.alpha_mode, image[..., -1])
     source, sink = TensorSource(image), TensorSink(allocate_output(image, session.info, context))
-    check_finite(image)
     with session:  # leaving it keeps what was learned
         session.start(math.prod(image.shape[:3]))
         with torch.inference_mode():

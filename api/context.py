@@ -17,6 +17,7 @@ class Resident(Protocol):
 
     def release(self) -> None:
         """Give back the memory of what was made beside the weights; called when the host unloads the model."""
+        ...
 
 
 class RunContext(Protocol):
@@ -33,24 +34,31 @@ class RunContext(Protocol):
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         """Bring `model` to `device`, making room for `bytes_wanted` beside it if the host can."""
+        ...
 
     def free_bytes(self) -> int:
         """Bytes the device can still give this run."""
+        ...
 
     def peak_bytes(self) -> int | None:
         """The most bytes this run held on the device at once, or None where that is not measured."""
+        ...
 
     def release_cached(self) -> None:
         """Give cached but unused device memory back, after an out-of-memory error."""
+        ...
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether `error` means that the device's memory ran out."""
+        ...
 
     def progress(self, done: int, total: int) -> None:
         """Tell the user that `done` of `total` tiles are finished."""
+        ...
 
     def say(self, text: str) -> None:
         """Tell the user in a few words what is going on besides; "" when that is over."""
 
     def raise_if_interrupted(self) -> None:
         """Raise the host's own exception if the user asked to stop."""
+        ...

@@ -47,55 +47,35 @@ class UpscaleOptions:
     alpha_mode: AlphaMode = "auto"
 
     def __post_init__(self) -> None:
-        for name, choice, choices in (
-            ("precision", self.precision, PRECISION_CHOICES),
-            ("optimization level", self.level, LEVELS),
-            ("compile mode", self.compile_mode, COMPILE_MODES),
-            ("tiling mode", self.tiling_mode, TILING_MODES),
-            ("alpha mode", self.alpha_mode, ALPHA_MODES),
-        ):
-            if choice not in choices:
-                raise BadOptionError(f"{name} is {choice!r}; choose one of {', '.join(choices)}")
-        if not all(isinstance(value, int) for value in (self.tile, self.overlap, self.batch_size)):
-            raise BadOptionError(
-                f"tile size, overlap and batch size are {self.tile!r}, {self.overlap!r} and {self.batch_size!r}; "
-                "they must be whole numbers"
-            )
-        for name, value, low, high in (
-            ("tile size", self.tile, 0, MAX_TILE),
-            ("overlap", self.overlap, 0, MAX_OVERLAP),
-            ("batch size", self.batch_size, 1, MAX_BATCH),
-        ):
-            if not low <= value <= high:
-                automatic = " (0 = automatic)" if low == 0 else ""
-                raise BadOptionError(f"{name} is {value}; choose a whole number from {low} to {high}{automatic}")
+        _check_choice("precision", self.precision, PRECISION_CHOICES)
+        _check_choice("optimization level", self.level, LEVELS)
+        _check_choice("compile mode", self.compile_mode, COMPILE_MODES)
+        _check_choice("tiling mode", self.tiling_mode, TILING_MODES)
+        _check_choice("alpha mode", self.alpha_mode, ALPHA_MODES)
+        _check_switch("autocast", self.autocast)
+        _check_switch("compile", self.compile)
+        _check_number("tile size", self.tile, 0, MAX_TILE)
+        _check_number("overlap", self.overlap, 0, MAX_OVERLAP)
+        _check_number("batch size", self.batch_size, 1, MAX_BATCH)
 
-    @staticmethod
-    def from_widgets(
-        use_autocast: str,
-        precision: str,
-        tile_size: int,
-        overlap: int,
-        enable_compile: str,
-        optimization_level: str,
-        batch_size: int = 1,
-        compile_mode: str = "auto",
-        tiling_mode: str = "none",
-        alpha_mode: str = "auto",
-    ) -> UpscaleOptions:
-        """The node's widgets as options: "enable"/"disable" become booleans, the rest is checked as it is."""
-        for name, value in (("use_autocast", use_autocast), ("enable_compile", enable_compile)):
-            if value not in ("enable", "disable"):
-                raise BadOptionError(f"{name} is {value!r}; choose enable or disable")
-        return UpscaleOptions(
-            precision=precision,  # type: ignore[arg-type]  # __post_init__ checks it
-            autocast=use_autocast == "enable",
-            tile=tile_size,
-            overlap=overlap,
-            compile=enable_compile == "enable",
-            level=optimization_level,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            compile_mode=compile_mode,  # type: ignore[arg-type]
-            tiling_mode=tiling_mode,  # type: ignore[arg-type]
-            alpha_mode=alpha_mode,  # type: ignore[arg-type]
-        )
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise BadOptionError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise BadOptionError(f"{name} is {value!r}; choose True or False")
+
+
+def _check_number(name: str, value: object, low: int, high: int) -> None:
+    """An int, and nothing that merely converts to one: True, 256.0 and NumPy's numbers are mistakes more often."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if low <= value <= high:
+            return
+        kind = ""
+    else:
+        kind = f" ({type(value).__name__}, not int)"
+    automatic = " (0 = automatic)" if low == 0 else ""
+    raise BadOptionError(f"{name} is {value!r}{kind}; choose a whole number from {low} to {high}{automatic}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,6 +13,8 @@ from .options import Precision
 
 # Of compiling, in reports: kernels of ours are faster than what would be compiled.
 NOT_NEEDED = "not needed"
+
+_MOST_RUNS = 4  # of frames that are named one after the other; further ones are counted
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class UpscaleReport:
     the context measures it (CUDA, command line), else the estimate that sized the tiles. `tile`, `overlap`, `tiles` and
     `batch` are the plan's that the run ended with, smaller than at the start where memory ran out. `compiled`: tiles
     went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none.
-    `kernels` are those that computed the model."""
+    `kernels` are those that computed the model. `notes` are sentences on what was not done as asked, such as a
+    precision that the model does not work in."""
 
     model: str
     scale: int
@@ -70,7 +74,13 @@ class UpscaleReport:
     seconds: float
     peak_bytes: int
     health: ImageHealth
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know, in sentences: the notes, and one for each thing that was wrong with the output;
+        none for a picture that was healthy and computed as asked."""
+        return (*self.notes, *_ailments(self.health))
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,22 @@ class UpscaleResult:
     report: UpscaleReport
 
 
-def health_warnings(health: ImageHealth) -> list[str]:
+def frames_text(frames: Collection[int]) -> str:
+    """Frames in words, by their indices: "frame 0", "frames 0-99, 140 and 160-163", "frames 0, 2, 4, 6 and 96 more"."""
+    runs: list[tuple[int, int]] = []
+    for frame in sorted(frames):
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], frame
+        else:
+            runs.append((frame, frame))
+    named, more = runs[:_MOST_RUNS], sum(last - first + 1 for first, last in runs[_MOST_RUNS:])
+    told = [str(first) if first == last else f"{first}-{last}" for first, last in named]
+    told += [f"{more} more"] if more else []
+    listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    return f"{'frame' if len(frames) == 1 else 'frames'} {listed}"
+
+
+def _ailments(health: ImageHealth) -> list[str]:
     """A sentence for each thing that was wrong, none for a healthy picture."""
     found = []
     if health.repairs:
@@ -91,13 +116,12 @@ def health_warnings(health: ImageHealth) -> list[str]:
     if health.wild:
         found.append(f"{health.wild} values of the output were far from any other and were filled from the input")
     if health.corrected_frames:
-        found.append(
-            f"the output's range was broken and was corrected by quantiles in frames {health.corrected_frames}"
-        )
-    left = tuple(sorted(set(health.broken_frames) - set(health.corrected_frames)))
+        corrected = frames_text(health.corrected_frames)
+        found.append(f"the output's range was broken and was corrected by quantiles in {corrected}")
+    left = {*health.broken_frames} - {*health.corrected_frames}
     if left:
         found.append(
-            f"the output of frames {left} is far out of range and unlike the input: is the model's file intact?"
+            f"the output of {frames_text(left)} is far out of range and unlike the input: is the model's file intact?"
         )
     return found
 

@@ -39,7 +39,7 @@ from .photograph import photograph
 
 # What is timed, by the name under which the path finds it. A part's time is without that of the parts it calls.
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
-    "checks, memory for the result": ((upscale_engine, "check_finite"), (upscale_engine, "allocate_output")),
+    "checks, memory for the result": ((upscale_engine, "validate_image"), (upscale_engine, "allocate_output")),
     "choosing, planning": ((Session, "start"), (Session, "schedule")),
     "copies in": ((upload.Upload, "frame"), (upload.StreamUpload, "frame"), (frames, "to_canvas")),
     "cutting tiles": ((frames.FrameGroup, "cut"),),

@@ -59,8 +59,8 @@ class ChannelPlan:
         return self.picture == self.model_in == self.model_out and self.alpha in ("none", "native")
 
     def to_model(self, frame: Tensor) -> Tensor:
-        """A frame [H, W, picture] -> what the model sees, [pictures_per_frame, model_in, H, W] (often a view)."""
-        planes = (bleed(frame) if self.has_alpha else frame).permute(2, 0, 1)
+        """A frame [H, W, picture], clamped to 0..1 -> what the model sees, [pictures_per_frame, model_in, H, W]."""
+        planes = self._seen(frame).permute(2, 0, 1)
         colour, alpha = planes[: self.colours], planes[self.colours :]
         pictures = colour[:, None] if self.one_by_one else self._picture(colour, alpha)
         return torch.cat([pictures, self._picture(alpha)]) if self.alpha == "model" else pictures
@@ -82,8 +82,14 @@ class ChannelPlan:
     def reference(self, frame: Tensor) -> Tensor:
         """What to judge the first channels of a result by, [H, W, C]: those of `frame` [H, W, picture] that the model
         made for it. The rest, alpha that is not its own, is held by the input's."""
-        seen = bleed(frame) if self.has_alpha else frame
+        seen = self._seen(frame)
         return seen if self.alpha == "native" else seen[..., : self.colours]
+
+    def _seen(self, frame: Tensor) -> Tensor:
+        """What counts of a frame: its values of 0..1 (`validate_image` says what else there may be), its visible
+        colours."""
+        inside = frame.clamp(0, 1)  # a copy: the frame is the caller's
+        return bleed(inside) if self.has_alpha else inside
 
     def _alpha(self, last: Tensor, small: Tensor) -> Tensor:
         """Alpha of the size of the model's `last` picture [H*s, W*s, model_out], of the input's, `small` [H, W]."""
@@ -144,6 +150,6 @@ def _alpha_way(picture: int, info: ModelInfo, mode: AlphaMode, alphas: Iterable[
     if takes == gives == 4:
         return "native"
     if mode == "model":
-        return "lanczos" if all(map(is_constant, alphas)) else "model"
+        return "lanczos" if all(is_constant(alpha.clamp(0, 1)) for alpha in alphas) else "model"
     enlarges = info.scale > 1 and min(takes, 3) == min(gives, 3)
-    return "model" if enlarges and any(map(has_edges, alphas)) else "lanczos"
+    return "model" if enlarges and any(has_edges(alpha.clamp(0, 1)) for alpha in alphas) else "lanczos"

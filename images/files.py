@@ -63,7 +63,7 @@ class Picture:
     warnings: tuple[str, ...] = ()
 
 
-def read_picture(path: Path) -> Picture:
+def read_image(path: Path) -> Picture:
     """Read an 8- or 16-bit PNG or TIFF, or a JPEG, WebP or BMP; the content decides, not the ending.
 
     Orientation is applied; palettes, bilevel and CMYK pictures become grey or RGB, with alpha where they have
@@ -101,7 +101,7 @@ def check_fits(path: Path, width: int, height: int) -> None:
         )
 
 
-def write_picture(path: Path, picture: Picture) -> tuple[str, ...]:
+def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
     """Write `picture` in the format that `path` ends with and return warnings about what that format cannot hold.
 
     Values are rounded to the nearest 8- or 16-bit level (PNG and TIFF keep 16 bits), values outside 0..1 are clipped.
@@ -138,8 +138,9 @@ def _read_with_pillow(data: bytes) -> Picture:
             raise BadImageError(f"{error} Cut it into smaller pictures.") from error
         with image:
             _check_size(*image.size)
-            if getattr(image, "n_frames", 1) > 1:
-                notes.append(_first_only(image.n_frames))
+            count = getattr(image, "n_frames", 1)
+            if count > 1:
+                notes.append(_first_only(count))
             image.load()
             orientation, exif, damaged = _exif(image)
             notes += damaged
@@ -304,7 +305,7 @@ def _encode_png(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
         return _encode_with_pillow(picture, "PNG"), ()
     import imagecodecs
 
-    data = imagecodecs.png_encode(_levels(picture.pixels, 16))
+    data = bytes(imagecodecs.png_encode(_levels(picture.pixels, 16)))
     chunks = b""
     if picture.icc:
         chunks += _png_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc))

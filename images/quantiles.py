@@ -40,7 +40,8 @@ def quantiles(values: Tensor, shares: Sequence[float]) -> tuple[float, ...]:
     ranks = ranks - (up_to - counts)[upper] + (counts[found].cumsum(0) - counts[found])[row]  # among the found ones
     lower = torch.searchsorted(_count_lower(flat, found).cumsum(0), ranks, right=True) % _HALF
     at_ranks = _flip_negative(((upper - _ZERO) * _HALF + lower).int()).view(torch.float32)
-    return tuple(torch.lerp(*at_ranks.cpu().double().chunk(2), places.frac()).tolist())
+    below, above = at_ranks.cpu().double().chunk(2)
+    return tuple(torch.lerp(below, above, places.frac()).tolist())
 
 
 def _halves(flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

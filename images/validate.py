@@ -7,12 +7,27 @@ from torch import Tensor
 
 from ..api.errors import BadImageError
 
-# Far above what high dynamic range makes of 0..1; 0..255 looks like this.
-_BRIGHTEST = 16.0
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Values should be 0..1. What others leave beyond is clamped where the model's picture is made (channels.py), within:
+_BRIGHTEST = 16.0  # four stops above white, as renderers leave highlights; 0..255 is far beyond
+# Resizing undershoots, by this share of the brightest value at most: bicubic weights (a = -0.75, as torch's) add up to
+# 1.375 in magnitude, 1.89 in two dimensions, hence to -0.445 beside white; Lanczos-3 to -0.35. -1..1 is beyond.
+_UNDERSHOOT = 0.5
+_SIGNED = 1.5  # -1..1, with the overshoot of resizing that
 
 
-def check_image(image: Tensor) -> None:
-    """Raise `BadImageError` unless `image` is [B, H, W, C] with pixels, 1 to 4 channels, and of a float type."""
+def validate_image(image: Tensor) -> None:
+    """Raise `BadImageError` unless `image` is [B, H, W, C] with pixels, 1 to 4 channels, floats of 16 to 64 bits, whose
+    values are 0..1, or so little beyond that they are to be clamped: up to 16, down to half of the brightest below 0.
+
+    Of the values, it names the first frame that has a NaN, an infinity or another range, and what to do about it.
+    """
+    _check_form(image)
+    for index, frame in enumerate(image[:1] if image.stride(0) == 0 else image):  # one frame, repeated by expand()
+        _check_values(index, frame)
+
+
+def _check_form(image: Tensor) -> None:
     if not isinstance(image, Tensor):
         raise BadImageError(f"the image is a {type(image).__name__}; a torch tensor of floats from 0 to 1 is needed")
     if image.ndim != 4:
@@ -23,23 +38,32 @@ def check_image(image: Tensor) -> None:
         raise BadImageError(
             f"the image has {image.shape[-1]} channels (shape {tuple(image.shape)}); 1 to 4 are supported"
         )
-    if not image.is_floating_point():
+    if image.is_floating_point() and image.dtype not in _FLOATS:
+        raise BadImageError(f"the image is of type {image.dtype}; convert it to torch.float32")
+    if image.dtype not in _FLOATS:
         raise BadImageError(
             f"the image is of type {image.dtype}; floats from 0 to 1 are needed, divide integers by their maximum"
         )
 
 
-def check_finite(image: Tensor) -> None:
-    """Raise `BadImageError` for a NaN, an infinity or a 0..255 picture in `image` [B, H, W, C], naming the frame."""
-    for index, frame in enumerate(image):
-        low, high = torch.aminmax(frame)  # passes NaN on
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            bad = int((~torch.isfinite(frame)).sum())
-            raise BadImageError(
-                f"{bad} values of frame {index} are NaN or infinite; find the node before this one that makes them "
-                "(a VAE decode in half precision is the usual one)"
-            )
-        if float(high) > _BRIGHTEST:
-            raise BadImageError(
-                f"frame {index} has values up to {float(high):g}; the range is 0 to 1: divide 8-bit values by 255"
-            )
+def _check_values(index: int, frame: Tensor) -> None:
+    low, high = (float(end) for end in torch.aminmax(frame))  # both NaN where there is one
+    least = -_UNDERSHOOT * max(1.0, high)
+    if least <= low and high <= _BRIGHTEST:
+        return
+    bad = int((~torch.isfinite(frame)).sum())
+    if bad:
+        raise BadImageError(
+            f"{bad} values of frame {index} are NaN or infinite; find the node before this one that makes them "
+            "(a VAE decode in half precision is the usual one)"
+        )
+    if low >= least:
+        remedy = "divide 8-bit values by 255, 16-bit ones by 65535"
+    elif low >= -_SIGNED and high <= _SIGNED:
+        remedy = "where -1 to 1 is meant, hand over (x + 1) / 2"
+    else:
+        remedy = "hand over (x - low) / (high - low) with the ends that are meant"
+    raise BadImageError(
+        f"frame {index} has values from {low:g} to {high:g}; the range is 0 to 1, "
+        f"and only {least:g} to {_BRIGHTEST:g} can be clamped to it: {remedy}"
+    )

@@ -66,11 +66,13 @@ def model_folders() -> tuple[Path, ...]:
 
 
 def find_models() -> dict[str, Path]:
-    """File name -> path of every model in `model_folders()` that exist; of two with one name the first folder's."""
+    """File name -> path of every model in `model_folders()` that exist; of two with one name the first folder's.
+
+    What can be neither listed nor looked at is warned of and left out."""
     found: dict[str, Path] = {}
     for folder in model_folders():
         for path in _content(folder):
-            if path.suffix.lower() in MODEL_ENDINGS and path.is_file():
+            if path.suffix.lower() in MODEL_ENDINGS and _is_file(path):
                 found.setdefault(path.name, path)
     return found
 
@@ -92,14 +94,16 @@ def resolve_model(name_or_path: str) -> Path:
     raise BadModelError(f"{name_or_path}: there is no such model file, nor a model of that name; there are: {names}")
 
 
-def load_model(path: Path) -> ImageModelDescriptor:
+def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
     """Load an upscaling model (.safetensors, or a .pth, .pt, .ckpt of weights alone) to the CPU, in evaluation mode.
 
+    `model` is a file's path or, as text, the name of a found model too, such as "cudaspeed-compact-x2" (bundled).
     Pickles are read by spandrel's restricted unpickler, which builds tensors and plain containers and runs nothing
     else; TorchScript archives, which are programs, are refused unopened. Raises `BadModelError` for a file that is
     missing, damaged, of an unknown ending or architecture, holds code, or is a model that does not turn one picture
     into one.
     """
+    path = resolve_model(model) if isinstance(model, str) else Path(model)
     weights = _read_weights(path)
     try:
         descriptor = ModelLoader().load_from_state_dict(weights)
@@ -140,17 +144,31 @@ def _content(folder: Path) -> list[Path]:
         return []
 
 
-def _read_weights(path: Path) -> dict[str, Any]:
-    """Names -> tensors, perhaps one level deeper; nothing in the file has been run."""
-    if not path.is_file():
-        raise BadModelError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}; name a model file")
-    ending = path.suffix.lower()
-    if ending not in MODEL_ENDINGS:
-        raise BadModelError(f"{path}: cannot load {ending or 'a file without ending'}; use {', '.join(MODEL_ENDINGS)}")
+def _is_file(path: Path) -> bool:
+    """Whether `path` is a file, or a link to one; what is in the way of telling is warned of."""
     try:
+        return path.is_file()
+    except OSError as error:  # what it links to lies where this user may not look
+        logger.warning("cannot look at the model %s: %s", path, error.strerror or error)
+        return False
+
+
+def _check_readable(path: Path) -> None:
+    """Raise `BadModelError`, saying why, unless `path` is a file that can be opened."""
+    try:
+        if not path.is_file():
+            raise BadModelError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}; name a model file")
         path.open("rb").close()
     except OSError as error:
         raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Names -> tensors, perhaps one level deeper; nothing in the file has been run."""
+    _check_readable(path)
+    ending = path.suffix.lower()
+    if ending not in MODEL_ENDINGS:
+        raise BadModelError(f"{path}: cannot load {ending or 'a file without ending'}; use {', '.join(MODEL_ENDINGS)}")
     try:
         if ending != ".safetensors":
             _refuse_programs(path)
@@ -160,6 +178,8 @@ def _read_weights(path: Path) -> dict[str, Any]:
             weights = load_file(path)
     except (BadModelError, MemoryError):
         raise
+    except (FileNotFoundError, PermissionError) as error:  # since it was looked at; of damage, other OSErrors tell
+        raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise BadModelError(f"{path}: is damaged or no safetensors file; download it again ({error})") from error
     except Exception as error:  # on broken or hostile bytes the unpickler raises all sorts

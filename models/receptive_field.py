@@ -183,6 +183,8 @@ def _probe_picture(channels: int, side: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(channels, side, side, generator=generator)
     frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
-    frequency[0, 0] = torch.inf  # the mean is added below
-    planes = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(side, side))
+    frequency[0, 0] = 1  # not 0; and not infinity, which torch 2.6 still divides by to NaN
+    spectrum = torch.fft.rfft2(noise) / frequency
+    spectrum[:, 0, 0] = 0  # the mean is added below
+    planes = torch.fft.irfft2(spectrum, s=(side, side))
     return (0.5 + 0.25 * planes / planes.std(dim=(1, 2), keepdim=True))[None].clamp(0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..api.report import ImageHealth, Repair, UpscaleReport, health_warnings
+from ..api.report import ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
 from .frame_io import FrameSource
 from .scheduler import Schedule
@@ -66,5 +66,5 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
         seconds=seconds,
         peak_bytes=session.estimated_bytes(schedule) if peak is None else peak,
         health=health,
-        warnings=(*session.warnings, *([overlap] if overlap else []), *health_warnings(health)),
+        notes=(*session.notes, *([overlap] if overlap else [])),
     )

@@ -93,7 +93,7 @@ class BatchTime:
 class Session:
     """Begins with `start`; a context that keeps what was learned when it is left, however that is.
 
-    `info` is what is known of the model, `chain` where the run stands, `warnings` what the user is to be told of that.
+    `info` is what is known of the model, `chain` where the run stands, `notes` what the user is to be told of that.
     `observations` are the process's own of the model. `streams` is the device as one that works on its own; None where
     it does not. `batches_ahead` of one that is looked at are computed meanwhile.
     """
@@ -112,7 +112,7 @@ class Session:
         self.info, self.clock = model_info(model), shared.clock
         self.observations: ModelObservations = self._record.observations
         self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
-        self.warnings: list[str] = []
+        self.notes: list[str] = []
 
     def __enter__(self) -> Session:
         return self
@@ -250,7 +250,7 @@ class Session:
 
     def _chosen(self, choice: Choice) -> ExecutionMode:
         if choice.warning:
-            self.warnings.append(choice.warning)
+            self.notes.append(choice.warning)
         return choice.mode
 
     def _cost(self, mode: ExecutionMode) -> MemoryCost:
@@ -293,8 +293,8 @@ class Session:
 
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding) -> Budget:
         """What is free for forwards, beside what the run holds."""
-        # on a device that works on its own, beside the frame in work the one before it and the next
-        frames = 3 if self.streams else 1
+        # on a device that works on its own, beside the frame in work its clamped copy, the one before it and the next
+        frames = 4 if self.streams else 1
         if self.streams and workload.channels.has_alpha:
             frames += _TO_BLEED
         free = self.context.free_bytes() - frames * workload.frame_bytes - workload.held_bytes

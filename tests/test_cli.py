@@ -16,12 +16,10 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
 from cudaspeed import cli
-from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.cli import main
 from cudaspeed.host import compiled_folder
-from cudaspeed.images.files import Picture, read_picture, write_picture
-from cudaspeed.images.jobs import Job, plan_jobs
+from cudaspeed.images.files import Picture, read_image, write_image
 from cudaspeed.models import loader
 from cudaspeed.storage.artifacts import ArtifactStore, Usage
 from cudaspeed.storage.profiles import Profile, ProfileStore, profiles_folder
@@ -60,7 +58,7 @@ def picture(path: Path, channels: int = 3, bits: int = 8, icc: bytes | None = No
     if path.suffix == ".bmp":
         Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
     else:
-        write_picture(path, Picture(pixels, bits, icc))
+        write_image(path, Picture(pixels, bits, icc))
     return path
 
 
@@ -132,7 +130,7 @@ def test_depth_channels_and_colour_profile_survive(upscale: Run, tmp_path: Path,
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     source = picture(tmp_path / f"in{ending}", channels, bits=16, icc=icc)
     assert upscale(source, "-o", tmp_path / f"out{ending}")[0] == 0
-    result = read_picture(tmp_path / f"out{ending}")
+    result = read_image(tmp_path / f"out{ending}")
     assert (result.pixels.shape, result.bits, result.icc) == ((24, 32, channels), 16, icc)
     assert len(np.unique(np.rint(result.pixels * 65535) % 257)) > 1, "only 8 of the 16 bits are used"
 
@@ -296,29 +294,6 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
-def test_a_folder_is_told_by_its_separator_or_its_name(tmp_path: Path) -> None:
-    one = str(picture(tmp_path / "1.png"))
-
-    def targets(inputs: list[str], output: str) -> list[Path]:
-        return [job.target for job in plan_jobs(inputs, str(tmp_path / output) + output[len(output.rstrip(os.sep)) :])]
-
-    assert targets([one], "out.png") == [tmp_path / "out.png"]
-    assert targets([one], "out.PNG") == [tmp_path / "out.PNG"]
-    assert targets([one], "out") == [tmp_path / "out" / "1.png"]
-    assert targets([one], "results.v2") == [tmp_path / "results.v2" / "1.png"]
-    assert targets([one], f"out.png{os.sep}") == [tmp_path / "out.png" / "1.png"]
-    (tmp_path / "there.png").mkdir()
-    assert targets([one], "there.png") == [tmp_path / "there.png" / "1.png"]
-
-
-def test_planning_keeps_missing_inputs_and_makes_no_folder(tmp_path: Path) -> None:
-    absent = tmp_path / "absent.png"
-    assert plan_jobs([str(absent)], str(tmp_path / "out")) == [Job(absent, tmp_path / "out" / "absent.png")]
-    assert files(tmp_path) == []
-    with pytest.raises(BadOptionError, match="both"):
-        plan_jobs([str(absent), str(absent)], str(tmp_path / "out"))
-
-
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Path:
     """The only folder of models there is, with a good one and a broken one."""
@@ -355,6 +330,77 @@ def test_models_are_listed_and_a_broken_one_with_its_error(run: Run, shelf: Path
         assert told in lines[1]
 
 
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_a_broken_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("absent.pth")
+
+
+def replace_by_a_link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "spoil", [delete, replace_by_a_folder, replace_by_a_broken_link, replace_by_a_link_to_itself, empty]
+)
+def test_a_model_that_is_spoilt_meanwhile_is_one_line_among_the_others(
+    run: Run, shelf: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    def find_then_spoil() -> dict[str, Path]:
+        found = loader.find_models()
+        spoil(shelf / "broken.pth")
+        return found
+
+    monkeypatch.setattr(cli, "find_models", find_then_spoil)
+    code, out, _ = run("models", "--json")
+    spoilt, good = map(json.loads, out.splitlines())
+    assert code == 0
+    assert str(shelf / "broken.pth") in spoilt["error"]
+    assert good["scale"] == 2
+
+
+def test_models_that_may_not_be_read_cost_only_themselves(
+    run: Run, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root may read everything, the refusals are made up."""
+    (tmp_path / "private").mkdir()
+    (shelf / "hidden.pth").write_text("behind a link into a folder of someone else")
+    monkeypatch.setenv("CUDASPEED_MODELS", f"{tmp_path / 'private'}{os.pathsep}{shelf / 'broken.pth'}")
+    really = {name: getattr(Path, name) for name in ("is_file", "iterdir", "open")}
+
+    def refusing(name: str, refused: Path) -> Callable[..., object]:
+        def call(self: Path, *arguments: object, **named: object) -> object:
+            if self == refused:
+                raise PermissionError(13, "Permission denied")
+            return really[name](self, *arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(Path, "is_file", refusing("is_file", shelf / "hidden.pth"))
+    monkeypatch.setattr(Path, "iterdir", refusing("iterdir", tmp_path / "private"))
+    monkeypatch.setattr(Path, "open", refusing("open", shelf / "broken.pth"))
+    code, out, err = run("models")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["broken.pth", "good.safetensors"]
+    assert "broken.pth: cannot be read: Permission denied" in out
+    assert f"cannot look at the model {shelf / 'hidden.pth'}: Permission denied" in err
+    assert f"cannot look for models in {tmp_path / 'private'}: Permission denied" in err
+    assert f"cannot look for models in {shelf / 'broken.pth'}" in err, "a file is no folder"
+
+
 def test_a_model_can_be_meant_by_its_name(run: Run, shelf: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png")
     assert run("upscale", source, "-o", tmp_path / "out.png", "--model", "good", "--no-compile")[0] == 0
@@ -380,12 +426,12 @@ def test_automatic_precision_keeps_what_16_bits_tell(run: Run, tmp_path: Path, m
     used, levels = {}, {}
     for source, target, bits in (("in.png", "out.png", 16), ("in.tif", "out.jpg", 16), ("in8.png", "out8.png", 8)):
         ramp = np.linspace(0.3, 0.7, 400, dtype=np.float32)[None, :, None].repeat(24, 0).repeat(3, 2)
-        write_picture(tmp_path / source, Picture(ramp, bits))
+        write_image(tmp_path / source, Picture(ramp, bits))
         arguments = ("upscale", tmp_path / source, "-o", tmp_path / target, "--device", "cpu", "--no-compile", "--json")
         code, out, _ = run(*arguments)
         used[target] = json.loads(out)["precision"]
         assert code == 0
-        levels[target] = len(np.unique(read_picture(tmp_path / target).pixels))
+        levels[target] = len(np.unique(read_image(tmp_path / target).pixels))
     assert used == {"out.png": "fp32", "out.jpg": "bf16", "out8.png": "bf16"}
     assert levels["out.png"] > 500, "bfloat16 has 154 of them here"
 
@@ -397,10 +443,10 @@ def test_a_seamless_texture_stays_seamless(run: Run, tmp_path: Path) -> None:
     for mode in ("none", "wrap"):
         pixels = []
         for turn in (0, 16):
-            write_picture(tmp_path / "in.png", Picture(np.roll(texture, (turn, turn), (0, 1)), 16))
+            write_image(tmp_path / "in.png", Picture(np.roll(texture, (turn, turn), (0, 1)), 16))
             arguments = (tmp_path / "in.png", "-o", tmp_path / "out.png", "--device", "cpu", "--no-compile")
             assert run("upscale", *arguments, "--tiling-mode", mode)[0] == 0
-            pixels.append(np.roll(read_picture(tmp_path / "out.png").pixels, (-2 * turn, -2 * turn), (0, 1)))
+            pixels.append(np.roll(read_image(tmp_path / "out.png").pixels, (-2 * turn, -2 * turn), (0, 1)))
         results[mode] = float(np.abs(pixels[0] - pixels[1]).max())
     assert results["wrap"] <= 2 / 255 < results["none"]
 
@@ -408,14 +454,14 @@ def test_a_seamless_texture_stays_seamless(run: Run, tmp_path: Path) -> None:
 def test_alpha_by_the_model_or_by_lanczos(upscale: Run, tmp_path: Path) -> None:
     pixels = np.full((16, 16, 4), 0.5, np.float32)
     pixels[:, :8, 3], pixels[:, 8:, 3] = 0, 1
-    write_picture(tmp_path / "in.png", Picture(pixels))
+    write_image(tmp_path / "in.png", Picture(pixels))
     tiles = {}
     for mode in ("auto", "model", "lanczos"):
         code, out, _ = upscale(
             tmp_path / "in.png", "-o", tmp_path / "out.png", "--precision", "fp32", "--alpha-mode", mode, "--json"
         )
         tiles[mode] = json.loads(out)["tiles"]
-        alpha = read_picture(tmp_path / "out.png").pixels[..., 3]
+        alpha = read_image(tmp_path / "out.png").pixels[..., 3]
         assert code == 0
         assert (alpha[:, :8] == 0).all()
         assert (alpha[:, 24:] == 1).all()
@@ -465,7 +511,7 @@ def test_the_cache_can_be_listed_and_emptied(run: Run, tmp_path: Path) -> None:
     )
 
     profiles = ProfileStore(profiles_folder(store.folder))
-    profiles.update("0" * 64, reach=5)
+    profiles.update("0" * 64, receptive_field=5)
     assert json.loads(run("cache", "clear", "--json")[1]) == {"folder": str(store.folder), "freed_bytes": 2_000_000}
     assert ProfileStore(profiles_folder(store.folder)).get("0" * 64) == Profile()
     assert run("cache", "list")[1].startswith("0 compiled")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 import zoo
 
-import cudaspeed
 from cudaspeed import host, nodes
 from cudaspeed.api.errors import BadModelError, BadOptionError
 from cudaspeed.api.options import UpscaleOptions
@@ -25,17 +23,6 @@ DEFAULTS = {
 }
 # after the original pack's, so that its saved values keep their places
 OURS = {"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto"}
-
-
-def test_the_package_hands_over_what_comfyui_looks_for() -> None:
-    assert set(cudaspeed.NODE_CLASS_MAPPINGS) == {
-        "UpscaleImageCUDAspeed",
-        "ImageUpscaleWithModelCUDAspeedFixed",
-        "UpscaleModelLoader",
-        "WarmUpUpscalerCUDAspeed",
-    }
-    assert set(cudaspeed.NODE_DISPLAY_NAME_MAPPINGS) == set(cudaspeed.NODE_CLASS_MAPPINGS)
-    assert (Path(cudaspeed.__file__).parent / cudaspeed.WEB_DIRECTORY).is_dir()
 
 
 def test_widgets_are_the_original_packs() -> None:
@@ -90,6 +77,17 @@ def test_wrong_wires_and_values_are_one_clear_error() -> None:
         node.upscale(upscale_model="4x.pth", image=image, **DEFAULTS)
     with pytest.raises(BadOptionError, match="batch size is 40; choose a whole number from 1 to 16"):
         node.upscale(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, "batch_size": 40})
+
+
+@pytest.mark.parametrize(("widget", "option"), [("use_autocast", "autocast"), ("enable_compile", "compile")])
+def test_switches_become_booleans_and_the_original_names_the_options(widget: str, option: str) -> None:
+    assert nodes.options_of({**DEFAULTS, **OURS}) == nodes.options_of({}) == UpscaleOptions()
+    assert nodes.options_of({**DEFAULTS, widget: "disable"}) == UpscaleOptions(**{option: False})
+    named = {"tile_size": 64, "optimization_level": "memory", "overlap": 8, "tiling_mode": "wrap_x"}
+    assert nodes.options_of(named) == UpscaleOptions(tile=64, level="memory", overlap=8, tiling_mode="wrap_x")
+    for value in (True, "yes", None, []):
+        with pytest.raises(BadOptionError, match=f"^{widget} is .*; choose enable or disable$"):
+            nodes.options_of({**DEFAULTS, widget: value})
 
 
 def test_the_loader_gives_the_bundled_model_by_its_name() -> None:

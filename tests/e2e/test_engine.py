@@ -325,7 +325,7 @@ def test_size_requirements_are_met_by_every_tile() -> None:
         (torch.zeros(1, 0, 8, 3), "no pixels"),
         (torch.zeros(0, 8, 8, 3), "no pixels"),
         (torch.zeros(1, 8, 8, 5), "5 channels"),
-        (torch.full((1, 8, 8, 3), 200.0), "values up to 200; the range is 0 to 1"),
+        (torch.full((1, 8, 8, 3), 200.0), "values from 200 to 200; the range is 0 to 1"),
         ([[0.5]], "the image is a list"),
         (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), "torch.uint8; floats from 0 to 1"),
         (torch.full((2, 8, 8, 3), float("nan")), "192 values of frame 0 are NaN or infinite"),

@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from cudaspeed.api.errors import BadImageError
-from cudaspeed.images.files import OutputError, Picture, check_fits, read_picture, write_picture
+from cudaspeed.images.files import OutputError, Picture, check_fits, read_image, write_image
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 MAKE, ORIENTATION = 0x010F, 0x0112
@@ -55,8 +55,8 @@ def test_lossless_formats_give_every_level_back(tmp_path: Path, ending: str, bit
     wanted = np.stack([np.roll(every, 37 * c) for c in range(channels)], axis=2)
     picture = Picture((wanted / (2**bits - 1)).astype(np.float32), bits)
 
-    assert write_picture(tmp_path / f"a{ending}", picture) == ()
-    back = read_picture(tmp_path / f"a{ending}")
+    assert write_image(tmp_path / f"a{ending}", picture) == ()
+    back = read_image(tmp_path / f"a{ending}")
 
     assert (back.bits, back.pixels.dtype, back.warnings) == (bits, np.float32, ())
     np.testing.assert_array_equal(levels(back), wanted)
@@ -64,38 +64,38 @@ def test_lossless_formats_give_every_level_back(tmp_path: Path, ending: str, bit
 
 def test_values_are_rounded_to_the_nearest_level_and_clipped(tmp_path: Path) -> None:
     values = np.array([-0.2, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.3], np.float32).reshape(1, 5, 1)
-    write_picture(tmp_path / "a.png", Picture(values))
-    assert levels(read_picture(tmp_path / "a.png")).ravel().tolist() == [0, 0, 1, 255, 255]
+    write_image(tmp_path / "a.png", Picture(values))
+    assert levels(read_image(tmp_path / "a.png")).ravel().tolist() == [0, 0, 1, 255, 255]
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".webp", ".JPG"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lossy_formats_stay_close(tmp_path: Path, ending: str, channels: int) -> None:
-    write_picture(tmp_path / f"a{ending}", Picture(smooth(channels)))
-    back = read_picture(tmp_path / f"a{ending}").pixels
+    write_image(tmp_path / f"a{ending}", Picture(smooth(channels)))
+    back = read_image(tmp_path / f"a{ending}").pixels
     np.testing.assert_allclose(back, np.broadcast_to(smooth(channels), back.shape), atol=6 / 255)
 
 
 def test_jpeg_keeps_full_chroma(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.jpg", Picture(smooth(3)))
+    write_image(tmp_path / "a.jpg", Picture(smooth(3)))
     with Image.open(tmp_path / "a.jpg") as image:
         assert JpegImagePlugin.get_sampling(image) == 0
 
 
 def test_webp_keeps_alpha_and_jpeg_says_that_it_does_not(tmp_path: Path) -> None:
-    assert write_picture(tmp_path / "a.webp", Picture(smooth(4))) == ()
-    np.testing.assert_allclose(read_picture(tmp_path / "a.webp").pixels[..., 3], smooth(4)[..., 3], atol=2 / 255)
+    assert write_image(tmp_path / "a.webp", Picture(smooth(4))) == ()
+    np.testing.assert_allclose(read_image(tmp_path / "a.webp").pixels[..., 3], smooth(4)[..., 3], atol=2 / 255)
 
-    (warning,) = write_picture(tmp_path / "a.jpg", Picture(smooth(4)))
+    (warning,) = write_image(tmp_path / "a.jpg", Picture(smooth(4)))
     assert "alpha" in warning
-    np.testing.assert_allclose(read_picture(tmp_path / "a.jpg").pixels, smooth(3), atol=6 / 255)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg").pixels, smooth(3), atol=6 / 255)
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".webp"])
 def test_sixteen_bits_become_eight_with_a_warning(tmp_path: Path, ending: str) -> None:
-    (warning,) = write_picture(tmp_path / f"a{ending}", Picture(smooth(3), bits=16))
+    (warning,) = write_image(tmp_path / f"a{ending}", Picture(smooth(3), bits=16))
     assert "8 bits" in warning
-    assert read_picture(tmp_path / f"a{ending}").bits == 8
+    assert read_image(tmp_path / f"a{ending}").bits == 8
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_sixteen_bits_become_eight_with_a_warning(tmp_path: Path, ending: str) -
 )
 def test_colour_profile_is_kept(tmp_path: Path, ending: str, bits: int) -> None:
     path = tmp_path / f"a{ending}"
-    write_picture(path, Picture(smooth(3), bits, icc=ICC))
-    assert read_picture(path).icc == ICC
+    write_image(path, Picture(smooth(3), bits, icc=ICC))
+    assert read_image(path).icc == ICC
     if ending == ".png":  # a second reader, which checks every chunk's checksum
         with Image.open(path) as image:
             image.verify()
@@ -113,27 +113,27 @@ def test_colour_profile_is_kept(tmp_path: Path, ending: str, bits: int) -> None:
 
 def test_a_grey_profile_is_not_put_on_the_rgb_that_webp_makes_of_grey(tmp_path: Path) -> None:
     grey_profile = ICC[:16] + b"GRAY" + ICC[20:]
-    (warning,) = write_picture(tmp_path / "a.webp", Picture(smooth(1), icc=grey_profile))
+    (warning,) = write_image(tmp_path / "a.webp", Picture(smooth(1), icc=grey_profile))
     assert "grey colour profile" in warning
-    assert read_picture(tmp_path / "a.webp").icc is None
-    assert write_picture(tmp_path / "a.png", Picture(smooth(1), icc=grey_profile)) == ()
-    assert read_picture(tmp_path / "a.png").icc == grey_profile
+    assert read_image(tmp_path / "a.webp").icc is None
+    assert write_image(tmp_path / "a.png", Picture(smooth(1), icc=grey_profile)) == ()
+    assert read_image(tmp_path / "a.png").icc == grey_profile
 
 
 @pytest.mark.parametrize(("ending", "bits"), [(".png", 8), (".png", 16), (".jpg", 8), (".webp", 8)])
 def test_exif_is_kept_without_the_orientation_that_was_applied(tmp_path: Path, ending: str, bits: int) -> None:
     Image.fromarray(noise(4, 6, 3)).save(tmp_path / "in.jpg", exif=exif(orientation=6))
-    picture = read_picture(tmp_path / "in.jpg")
+    picture = read_image(tmp_path / "in.jpg")
     assert picture.pixels.shape == (6, 4, 3)
 
-    assert write_picture(tmp_path / f"a{ending}", replace(picture, bits=bits)) == ()
+    assert write_image(tmp_path / f"a{ending}", replace(picture, bits=bits)) == ()
     with Image.open(tmp_path / f"a{ending}") as image:
         kept = image.getexif()
         assert (kept[MAKE], ORIENTATION in kept, image.size) == ("Maker", False, (4, 6))
 
 
 def test_tiff_says_that_it_loses_exif(tmp_path: Path) -> None:
-    (warning,) = write_picture(tmp_path / "a.tif", Picture(smooth(3), exif=exif()))
+    (warning,) = write_image(tmp_path / "a.tif", Picture(smooth(3), exif=exif()))
     assert "EXIF" in warning
 
 
@@ -149,7 +149,7 @@ def test_orientation_is_applied(tmp_path: Path, kind: str, orientation: int) -> 
         payload = exif(orientation=orientation).removeprefix(b"Exif\0\0")
         path.write_bytes(with_chunk(imagecodecs.png_encode(stored), b"eXIf", payload))
 
-    picture = read_picture(path)
+    picture = read_image(path)
 
     # Pillow's own turn of each channel is the reference
     turned = []
@@ -164,23 +164,23 @@ def test_other_modes_become_grey_or_rgb(tmp_path: Path) -> None:
     grey = Image.fromarray(noise(5, 6))
 
     grey.convert("1").save(tmp_path / "bilevel.png")
-    assert set(np.unique(read_picture(tmp_path / "bilevel.png").pixels)) == {0.0, 1.0}
-    assert read_picture(tmp_path / "bilevel.png").pixels.shape == (5, 6, 1)
+    assert set(np.unique(read_image(tmp_path / "bilevel.png").pixels)) == {0.0, 1.0}
+    assert read_image(tmp_path / "bilevel.png").pixels.shape == (5, 6, 1)
 
     palette = Image.new("P", (2, 1))
     palette.putpalette([255, 0, 0, 0, 0, 255])
     palette.putpixel((1, 0), 1)
     palette.save(tmp_path / "palette.png")
-    assert read_picture(tmp_path / "palette.png").pixels.tolist() == [[[1, 0, 0], [0, 0, 1]]]
+    assert read_image(tmp_path / "palette.png").pixels.tolist() == [[[1, 0, 0], [0, 0, 1]]]
     palette.save(tmp_path / "clear.png", transparency=1)
-    assert read_picture(tmp_path / "clear.png").pixels.tolist() == [[[1, 0, 0, 1], [0, 0, 1, 0]]]
+    assert read_image(tmp_path / "clear.png").pixels.tolist() == [[[1, 0, 0, 1], [0, 0, 1, 0]]]
 
     two = Image.fromarray(np.array([[0, 200]], np.uint8))
     two.save(tmp_path / "key.png", transparency=200)
-    assert levels(read_picture(tmp_path / "key.png")).tolist() == [[[0, 255], [200, 0]]]
+    assert levels(read_image(tmp_path / "key.png")).tolist() == [[[0, 255], [200, 0]]]
 
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "ink.jpg", icc_profile=ICC)
-    ink = read_picture(tmp_path / "ink.jpg")
+    ink = read_image(tmp_path / "ink.jpg")
     np.testing.assert_allclose(ink.pixels, np.broadcast_to([1.0, 0, 0], (8, 8, 3)), atol=0.02)
     assert ink.icc is None
     assert "CMYK" in ink.warnings[0]
@@ -191,12 +191,12 @@ def test_colour_key_of_a_16_bit_png_becomes_alpha(tmp_path: Path) -> None:
     key = struct.pack(">HHH", 1000, 2000, 3000)
     (tmp_path / "a.png").write_bytes(with_chunk(imagecodecs.png_encode(stored), b"tRNS", key))
     wanted = [[[1000, 2000, 3000, 0], [1000, 2000, 3001, 65535]]]
-    assert levels(read_picture(tmp_path / "a.png")).tolist() == wanted
+    assert levels(read_image(tmp_path / "a.png")).tolist() == wanted
 
 
 def test_bmp_is_read_and_the_ending_does_not_matter(tmp_path: Path) -> None:
     Image.fromarray(noise(4, 5, 3)).save(tmp_path / "a.png", format="BMP")
-    np.testing.assert_array_equal(levels(read_picture(tmp_path / "a.png")), noise(4, 5, 3))
+    np.testing.assert_array_equal(levels(read_image(tmp_path / "a.png")), noise(4, 5, 3))
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.png", "8.tif", "16.tif"])
@@ -208,7 +208,7 @@ def test_only_the_first_of_several_pictures_is_read_and_it_says_so(tmp_path: Pat
         tifffile.imwrite(tmp_path / name, pages, photometric="minisblack", metadata=None)
     else:
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    picture = read_picture(tmp_path / name)
+    picture = read_image(tmp_path / name)
     assert picture.pixels.min() > 0.99
     assert "3 pictures" in picture.warnings[0]
 
@@ -228,7 +228,7 @@ def test_tiff_layouts(tmp_path: Path, bits: int, layout: dict) -> None:
     stored = noise(20, 37, 3, bits=bits)
     on_file = np.moveaxis(stored, 2, 0) if "planarconfig" in layout else stored
     tifffile.imwrite(tmp_path / "a.tif", on_file, photometric="rgb", metadata=None, **layout)
-    picture = read_picture(tmp_path / "a.tif")
+    picture = read_image(tmp_path / "a.tif")
     assert picture.bits == bits
     np.testing.assert_array_equal(levels(picture), stored)
 
@@ -237,7 +237,7 @@ def test_tiff_layouts(tmp_path: Path, bits: int, layout: dict) -> None:
 def test_tiff_white_is_zero(tmp_path: Path, bits: int) -> None:
     stored = noise(4, 5, bits=bits)
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", metadata=None)
-    np.testing.assert_array_equal(levels(read_picture(tmp_path / "a.tif"))[..., 0], 2**bits - 1 - stored.astype(int))
+    np.testing.assert_array_equal(levels(read_image(tmp_path / "a.tif"))[..., 0], 2**bits - 1 - stored.astype(int))
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -245,7 +245,7 @@ def test_tiff_premultiplied_alpha_is_divided_out(tmp_path: Path, bits: int) -> N
     top = 2**bits - 1
     stored = np.array([[[top // 4, 0, top // 2, top // 2], [0, 0, 0, 0]]], np.uint16 if bits == 16 else np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=["assocalpha"], metadata=None)
-    pixels = read_picture(tmp_path / "a.tif").pixels
+    pixels = read_image(tmp_path / "a.tif").pixels
     np.testing.assert_allclose(pixels, [[[0.5, 0, 1, 0.5], [0, 0, 0, 0]]], atol=1.5 / 255)
 
 
@@ -258,7 +258,7 @@ def test_tiff_channels_that_are_not_alpha_are_left_out_with_a_warning(
     tifffile.imwrite(
         tmp_path / "a.tif", stored, photometric="rgb", planarconfig="separate", extrasamples=kinds, metadata=None
     )
-    picture = read_picture(tmp_path / "a.tif")
+    picture = read_image(tmp_path / "a.tif")
     np.testing.assert_array_equal(levels(picture), np.moveaxis(stored, 0, 2)[..., :kept])
     assert "left out" in picture.warnings[0]
 
@@ -270,7 +270,7 @@ def test_tiff_samples_that_are_not_supported_are_named(tmp_path: Path, dtype: st
     channels = 4 if photometric == "separated" else 3
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, channels), dtype), photometric=photometric, metadata=None)
     with pytest.raises(BadImageError, match=r"a\.tif.*(TIFF sample format|neither grey nor RGB)"):
-        read_picture(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
 
 
 def encoded(kind: str) -> bytes:
@@ -290,32 +290,32 @@ def encoded(kind: str) -> bytes:
 def test_a_truncated_picture_is_refused_wherever_it_ends(tmp_path: Path, kind: str) -> None:
     data, path = encoded(kind), tmp_path / kind
     path.write_bytes(data)
-    read_picture(path)
+    read_image(path)
     # The last 20 bytes may be no more than an end mark, without which the picture is still whole.
     for end in {*np.linspace(1, len(data) - 21, 25, dtype=int).tolist(), 3, 8, 24, 33}:
         path.write_bytes(data[:end])
         with pytest.raises(BadImageError, match=kind):
-            read_picture(path)
+            read_image(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am a text", b"<svg/>", b"\x89PNG\r\n\x1a\n", b"II*\0"])
 def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BadImageError, match=r"a\.png"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
 def test_formats_that_are_not_supported_are_refused(tmp_path: Path) -> None:
     Image.fromarray(noise(4, 5)).save(tmp_path / "a.gif")
     with pytest.raises(BadImageError, match="is not a PNG, JPEG, WebP, TIFF or BMP"):
-        read_picture(tmp_path / "a.gif")
+        read_image(tmp_path / "a.gif")
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match=r"absent\.png.*No such file"):
-        read_picture(tmp_path / "absent.png")
+        read_image(tmp_path / "absent.png")
     with pytest.raises(BadImageError, match="cannot be read"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -325,22 +325,22 @@ def test_a_picture_without_pixels_is_refused(tmp_path: Path, bits: int) -> None:
     png = png[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + png[33:]
     (tmp_path / "a.png").write_bytes(png)
     with pytest.raises(BadImageError, match=r"a\.png"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kind", ["8.png", "16.png", "8.jpg", "8.tif", "16.tif"])
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     (tmp_path / kind).write_bytes(encoded(kind))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 - 1)
-    read_picture(tmp_path / kind)  # large, not dangerous: no error, no warning
+    read_image(tmp_path / kind)  # large, not dangerous: no error, no warning
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 // 2 - 1)
     with pytest.raises(BadImageError, match="decompression bomb"):
-        read_picture(tmp_path / kind)
+        read_image(tmp_path / kind)
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(with_chunk(imagecodecs.png_encode(noise(4, 5, 3)), b"eXIf", b"rubbish"))
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(levels(picture), noise(4, 5, 3))
     assert "EXIF" in picture.warnings[0]
 
@@ -348,7 +348,7 @@ def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.bmp", "a.gif", "a"])
 def test_unknown_output_formats_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadImageError, match=r"use \.png"):
-        write_picture(tmp_path / name, Picture(smooth(3)))
+        write_image(tmp_path / name, Picture(smooth(3)))
 
 
 def test_pictures_too_large_for_a_format_are_refused_before_the_work(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_pictures_too_large_for_a_format_are_refused_before_the_work(tmp_path: P
     with pytest.raises(BadImageError, match=r"16384x5.*\.png"):
         check_fits(tmp_path / "a.webp", 16384, 5)
     with pytest.raises(BadImageError, match=r"5x16384"):
-        write_picture(tmp_path / "a.webp", Picture(np.zeros((16384, 5, 1), np.float32)))
+        write_image(tmp_path / "a.webp", Picture(np.zeros((16384, 5, 1), np.float32)))
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +383,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
 
     monkeypatch.setattr(Path, "open", open_on_a_full_disk)
     with pytest.raises(OutputError, match=r"a\.png: cannot be written: No space left on device"):
-        write_picture(path, Picture(smooth(3)))
+        write_image(path, Picture(smooth(3)))
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
     assert path.read_bytes() == b"old"
@@ -395,7 +395,7 @@ def test_a_write_that_the_system_stops_halfway_leaves_nothing(tmp_path: Path) ->
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(OutputError, match=r"a\.tif: cannot be written: File too large"):
-            write_picture(tmp_path / "a.tif", Picture(noise(64, 64, 3) / np.float32(255), bits=16))
+            write_image(tmp_path / "a.tif", Picture(noise(64, 64, 3) / np.float32(255), bits=16))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -404,8 +404,8 @@ def test_a_write_that_the_system_stops_halfway_leaves_nothing(tmp_path: Path) ->
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"cannot be written: Not a directory"):
-        write_picture(tmp_path / "file" / "a.png", Picture(smooth(3)))
+        write_image(tmp_path / "file" / "a.png", Picture(smooth(3)))
     (tmp_path / "a.png").mkdir()
     with pytest.raises(OutputError, match=r"a\.png: cannot be written"):
-        write_picture(tmp_path / "a.png", Picture(smooth(3)))
+        write_image(tmp_path / "a.png", Picture(smooth(3)))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.png", "file"]
