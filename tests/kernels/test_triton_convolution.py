@@ -40,8 +40,8 @@ def with_index(tensor, *rest, patch=interpreter._patch_lang_tensor):  # the inte
 
 interpreter._patch_lang_tensor = with_index
 
-from cudaspeed.convolution import Residual, plain_convolution
-from cudaspeed.triton_convolution import Blocks, triton_convolution
+from cudaspeed.kernels.convolution import Residual, plain_convolution
+from cudaspeed.kernels.triton_convolution import Blocks, triton_convolution
 
 def page(*shape):
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
