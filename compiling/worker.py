@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..api.model_info import Forward
 from ..kernels import window_attention, winograd
-from ..kernels.numerics import mismatch
+from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.info import is_convolutional
 from ..models.loader import load_model
@@ -201,7 +201,7 @@ class _Compiler:
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(1, self._channels, *self._request.shapes.least, generator=generator).to(self._device)
         with torch.inference_mode():
-            return mismatch(compiled(x), self._runner.forward(x), self._request.mode.precision)
+            return compare(compiled(x), self._runner.forward(x), OF_A_MODEL[self._request.mode.precision])
 
 
 def _known_configs() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .build import load_library
+from .numerics import Limits, compare
 from .operands import check_operand
 
 _LANES = 8  # columns come in multiples of it
@@ -19,7 +20,7 @@ _MOST_COLUMNS = 2048  # beyond, a thread's keys, values and scores leave its cac
 # Multiplications that threads are worth; as for convolutions: all threads or one.
 _LEAST_WORK = 1 << 20
 _CPU = torch.device("cpu")
-_RIGHT = 1e-5
+_LIMITS = Limits(3e-5)  # rounding is a tenth of it
 
 _library: ctypes.CDLL | None = None
 
@@ -119,7 +120,6 @@ def _flaw(library: ctypes.CDLL) -> str | None:
     """What is wrong with the kernels just loaded, if anything is: odd sizes, by one thread and half a register, and by
     all and whole ones, both kinds of bias, and a mask."""
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
     for windows, rows, columns in ((3, 31, 40), (9, 61, 112)):
         query, keys, values = (
             torch.randn(windows, n, 2, 11, generator=generator).transpose(1, 2) for n in (rows, columns, columns)
@@ -128,5 +128,7 @@ def _flaw(library: ctypes.CDLL) -> str | None:
         biases[1][1, :, :, ::3] = -100.0
         found = _attend(library, query, keys, values, biases)
         truth = (query @ keys.mT + biases[0] + biases[1]).softmax(-1) @ values
-        worst = max(worst, float((found - truth).abs().max() / truth.abs().max()))
-    return None if worst < _RIGHT else f"their results differ by {worst:.1e} from torch's"
+        flaw = compare(found, truth, _LIMITS)
+        if flaw:
+            return flaw
+    return None

@@ -23,6 +23,7 @@ from torch.nn.utils import skip_init
 
 from .build import load_library
 from .convolution import activation_slope
+from .numerics import Limits, compare
 from .operands import check_dense, check_operand
 
 # The transform of the weights, G in the paper.
@@ -42,7 +43,7 @@ _RUN = 12  # tiles that a thread takes at once: with 64 channels some 220 KB, wh
 # those by which two teams in turn differ.
 _LEAST_WORK = 1 << 23
 _CPU = torch.device("cpu")
-_RIGHT = 1e-4  # of the largest value; the method's rounding is a hundredth of it
+_LIMITS = Limits(2e-4)  # the method's rounding is a fortieth of it
 
 
 class _Picture(ctypes.Structure):
@@ -340,5 +341,4 @@ def _flaw(library: ctypes.CDLL) -> str | None:
     kernels.convolve(seen, kernels.pack(convolution, activation), y, 0.2, seen)
     with torch.no_grad():
         truth = (activation(convolution(x)) * 0.2 + x).permute(0, 2, 3, 1)
-    worst = float((y - truth).abs().max() / truth.abs().max())
-    return None if worst < _RIGHT else f"their results differ by {worst:.1e} from the plain convolution's"
+    return compare(y, truth, _LIMITS)

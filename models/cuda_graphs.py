@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.options import Precision
-from ..kernels.numerics import mismatch
+from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.timing import Timer, seconds_on_cuda
 
 logger = logging.getLogger("cudaspeed")
@@ -128,7 +128,7 @@ class GraphedForward:
         """A recording that is right and worth it; else None, and what is wrong with it, if anything is."""
         try:
             recording = self._recorder.record(self._forward, x)
-            reason = mismatch(replay(recording, x), self._forward(x), self._precision)
+            reason = compare(replay(recording, x), self._forward(x), OF_A_MODEL[self._precision])
             worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
         except (
             Exception

@@ -129,14 +129,14 @@ def test_tuning_that_fails_costs_nothing(error: Exception, compiling: Compiling)
 
 
 def test_a_wrong_result_of_tuning_is_not_kept(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = worker.mismatch
+    right = worker.compare
     calls = []
 
     def disagree(*outputs: object) -> str | None:
         calls.append(outputs)
         return "it is veiled" if len(calls) == 2 else right(*outputs)
 
-    monkeypatch.setattr(worker, "mismatch", disagree)
+    monkeypatch.setattr(worker, "compare", disagree)
     assert compiling.run() == USUAL
 
 
