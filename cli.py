@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser("models", parents=[shared], help="list the bundled and the found models")
-    _add_cache_parser(commands, shared)
+    _fill_cache_parser(commands.add_parser("cache", help="show, empty or fill the folder of compiled models"), shared)
     return parser
 
 
@@ -283,9 +283,8 @@ def _model_line(record: dict[str, Any]) -> str:
 _LONGEST_SIDE = 1 << 16
 
 
-def _add_cache_parser(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+def _fill_cache_parser(cache: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
     """The parser of `cudaspeed cache list | clear | warm MODEL --size WxH ...`."""
-    cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", parents=[shared], help="what is compiled, what failed and why")
     actions.add_parser("clear", parents=[shared], help="delete what is compiled, and what is known of models")

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from ..api.upstream import has_hooks
 from .build import load_library
 from .convolution import activation_slope
 from .numerics import Limits, compare
@@ -92,8 +93,7 @@ def suits(module: nn.Module) -> bool:
     """Whether `module` is a convolution that the kernels can take over."""
     return (
         type(module) is nn.Conv2d  # a subclass computes something else, a hook changes what it computes with
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
+        and not has_hooks(module)
         and module.kernel_size == (3, 3)
         and module.stride == module.dilation == (1, 1)
         and module.padding in _EDGES

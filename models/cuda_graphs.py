@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.options import Precision
+from ..api.upstream import forget_capture, own_tensors
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.timing import Timer, seconds_on_cuda
 
@@ -72,7 +73,7 @@ class GraphedForward:
         self._slots = [
             (tensors, name)
             for part in module.modules()
-            for tensors in (part._parameters, part._buffers)
+            for tensors in own_tensors(part)
             for name, tensor in tensors.items()
             if tensor is not None
         ]
@@ -200,11 +201,8 @@ class CudaRecorder:
         """End a capture that failed, so that torch goes on as if it had never begun."""
         with suppress(RuntimeError):  # it says once more what failed
             graph.capture_end()
-        # Until torch 2.12 the allocator would believe in the capture for ever (pytorch's pull request 180395), and fail
-        # where memory is given back. Later ones raise here, since they know that it is over.
-        with suppress(AttributeError, RuntimeError):
-            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
-            torch._C._cuda_releasePool(torch.cuda.current_device(), self._pool)
+        with suppress(AttributeError, RuntimeError):  # newer torch knows by itself that it is over
+            forget_capture(self._pool)
         self._pool = None
 
     def release(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..api.model_info import Forward, Kernels
 from ..api.options import Precision
+from ..api.upstream import architecture_call, own_tensors, version_of
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
@@ -105,16 +106,13 @@ def architecture_of(descriptor: ImageModelDescriptor) -> str:
 def versions_of(module: nn.Module) -> tuple[int, ...]:
     """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
     is loaded under inference mode) do not count their changes."""
-    # not by `parameters`, which takes some times as long for deep models: this is asked five times for a picture
-    parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
-    return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
+    weights = (weight for part in module.modules() for held in own_tensors(part) for weight in held.values())
+    return tuple(version_of(weight) for weight in weights if weight is not None and not weight.is_inference())
 
 
 def call_of(descriptor: ImageModelDescriptor, mode: ExecutionMode) -> Callable[[nn.Module, Tensor], Tensor]:
     """The architecture's own call, for the module and x [N, C, h, w], as `mode` computes attention."""
-    # Some return tuples, some want other ranges. spandrel's public __call__ also clamps, which would hide broken values
-    # from the health check, and pads, which the tile plan did.
-    call = descriptor._call_fn
+    call = architecture_call(descriptor)
     if mode.kernels == "plain" or is_convolutional(descriptor.model):
         return call
 
