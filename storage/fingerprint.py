@@ -1,4 +1,4 @@
-"""What a compiled model is good for beside its shapes: the device, the versions, the compiler, our own code."""
+"""What a compiled model is good for beside its shapes: the device, the versions, the compiler, our own format."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-# The rooms that decide what a compiled forward computes and how it is called: another version, another result.
-_OUR_CODE = (
-    "compiling/worker.py",
-    "models/runner.py",
-    "compiling/fold_constants.py",
-    "kernels/attention_fusion.py",
-    "compiling/shapes.py",
-)
+COMPILED_FORMAT = 1
+"""Raised where a change of ours makes another thing of the same model: what it computes, how it is called, how fast it
+is. What was compiled under another number is not used again. tests/compiling/test_format.py notices what may be such
+a change, and asks."""
 
 
 @lru_cache(maxsize=8)  # asked at every run, and none of it changes while the process lives
@@ -37,7 +33,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "spandrel": _version_of("spandrel"),
         "compiler": _compiler(),
         "headers": " ".join(_headers()),
-        "code": _code(),
+        "format": str(COMPILED_FORMAT),
     }
 
 
@@ -84,11 +80,6 @@ def _headers() -> list[str]:
     """The C headers that generated code may include and that are not everywhere, where they are found."""
     folders = [sysconfig.get_paths()["include"], os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include"]
     return [name for folder in folders for name in ("Python.h", "cuda.h") if (Path(folder) / name).is_file()]
-
-
-def _code() -> str:
-    folder = Path(__file__).absolute().parent.parent
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _OUR_CODE)).hexdigest()[:12]
 
 
 def content_of(module: nn.Module) -> str:
