@@ -35,6 +35,6 @@ class Request:
     @staticmethod
     def from_json(text: str) -> Request:
         fields = json.loads(text)
-        modes = {name: ExecutionMode(**fields.pop(name)) for name in ("variant", "eager")}
+        modes = {name: ExecutionMode(**fields.pop(name)) for name in ("mode", "eager")}
         shapes = TileShapes.parse(fields.pop("shapes"))
         return Request(**fields, **modes, shapes=shapes)
