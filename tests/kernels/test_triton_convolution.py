@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from cudaspeed.kernels.autotuned_convolution import Candidate, Convolutions, Lay
 from cudaspeed.kernels.dense_block import rewrite_dense_groups
 
 pytest.importorskip("triton", reason="this torch brings no Triton: it was built without CUDA")
+
+ROOT = Path(__file__).absolute().parent.parent.parent
 
 # ([pictures, height, width], channels); and what follows: slope (None: one per channel), residuals, bias.
 SHAPES = [((2, 5, 7), (96, 32)), ((1, 3, 40), (160, 16)), ((1, 4, 6), (192, 64)), ((1, 6, 6), (48, 12))]
@@ -27,9 +30,10 @@ CASES = [
     *product([*SHAPES, *LINES], [(0.2, 2, True)], ["float16"], [False, True]),
 ]
 
-# In a process of its own: the interpreter must be chosen before Triton is imported.
+# In a process of its own: the interpreter must be chosen before Triton is imported. Without the package's __init__.py,
+# which imports spandrel: seconds.
 SCRIPT = """
-import json, sys
+import json, sys, types
 import torch
 from triton.runtime import interpreter
 
@@ -40,8 +44,11 @@ def with_index(tensor, *rest, patch=interpreter._patch_lang_tensor):  # the inte
 
 interpreter._patch_lang_tensor = with_index
 
-from cudaspeed.convolution import Residual, plain_convolution
-from cudaspeed.triton_convolution import Blocks, triton_convolution
+package = types.ModuleType("cudaspeed")
+package.__path__ = [sys.argv[1]]
+sys.modules["cudaspeed"] = package
+from cudaspeed.kernels.convolution import Residual, plain_convolution
+from cudaspeed.kernels.triton_convolution import Blocks, triton_convolution
 
 def page(*shape):
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
@@ -72,7 +79,7 @@ with torch.inference_mode():
 def errors() -> list[float]:
     """The largest difference of each case from torch's convolution in fp32, over all the target's channels."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", SCRIPT, str(ROOT)]
     done = subprocess.run(command, input=json.dumps(CASES), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
