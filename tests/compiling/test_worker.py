@@ -35,7 +35,9 @@ class Compiling:
         self.before_tuning: Callable[[], object] = lambda: None
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", self._compile)
         monkeypatch.setattr(aoti, "load_package", self._load)
-        monkeypatch.setattr(worker, "seconds_of_forward", lambda forward, x: self.seconds[forward.__name__])
+        monkeypatch.setattr(
+            worker, "seconds_of_forward", lambda forward, x: self.seconds[getattr(forward, "__name__", "forward")]
+        )
         monkeypatch.setattr(aoti.Compiler, "_program", lambda self: None)  # takes seconds
         monkeypatch.setattr(worker, "trust_the_processor", lambda: None)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from cudaspeed.kernels.dense_block import rewrite_dense_groups
 
 pytest.importorskip("triton", reason="this torch brings no Triton: it was built without CUDA")
 
+ROOT = Path(__file__).absolute().parent.parent.parent
+
 # ([pictures, height, width], channels); and what follows: slope (None: one per channel), residuals, bias.
 SHAPES = [((2, 5, 7), (96, 32)), ((1, 3, 40), (160, 16)), ((1, 4, 6), (192, 64)), ((1, 6, 6), (48, 12))]
 LINES = [((2, 1, 1), (64, 32)), ((1, 13, 1), (64, 32)), ((1, 1, 13), (64, 32))]
@@ -28,9 +31,10 @@ CASES = [
     *product([*SHAPES, *LINES], [(0.2, 2, True)], ["float16"], [False, True]),
 ]
 
-# In a process of its own: the interpreter must be chosen before Triton is imported.
+# In a process of its own: the interpreter must be chosen before Triton is imported. Without the package's __init__.py,
+# which imports spandrel: seconds.
 SCRIPT = """
-import json, sys
+import json, sys, types
 import torch
 from triton.runtime import interpreter
 
@@ -73,7 +77,7 @@ with torch.inference_mode():
 def errors() -> list[float]:
     """The largest difference of each case from torch's convolution in fp32, over all the target's channels."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", SCRIPT, str(ROOT)]
     done = subprocess.run(command, input=json.dumps(CASES), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
