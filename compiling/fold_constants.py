@@ -49,15 +49,16 @@ def _is_operation(node: fx.Node) -> bool:
 
 
 def _changing(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that are not the same at every forward: random ones, those that change a value in place, and all that
-    they take, of which the changed one may be a view. What is computed from them is no constant either."""
-    changing: set[fx.Node] = set()
-    changed = [node for node in graph.nodes if node.op == "call_function" and (node.is_impure() or _is_random(node))]
-    while changed:
-        node = changed.pop()
+    """The nodes that are not the same at every forward: random ones, checks, those that write into a value, that value,
+    and all that it was made of, of which it may be a view. What is computed from them is no constant either."""
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    changing = {node for node in calls if node.is_impure() or _is_random(node)}
+    written = [value for node in calls for value in _written_by(node)]
+    while written:
+        node = written.pop()
         if node not in changing:
             changing.add(node)
-            changed += node.all_input_nodes
+            written += node.all_input_nodes
     attributes = {node.target for node in changing if node.op == "get_attr"}  # which may have several nodes
     return changing | {node for node in graph.nodes if node.op == "get_attr" and node.target in attributes}
 
@@ -65,6 +66,16 @@ def _changing(graph: fx.Graph) -> set[fx.Node]:
 def _is_random(node: fx.Node) -> bool:
     """Asked beside `is_impure`, which in older torch knows of none that is."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _written_by(node: fx.Node) -> list[fx.Node]:
+    """The values that an operation writes into, by its schema."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return []
+    given = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)} | node.kwargs
+    written = [given.get(argument.name) for argument in schema.arguments if argument.is_write]
+    return [value for value in written if isinstance(value, fx.Node)]
 
 
 def _attribute(traced: fx.GraphModule, path: str) -> object:

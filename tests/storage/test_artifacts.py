@@ -307,7 +307,9 @@ def test_two_processes_that_note_at_once_lose_nothing(store: ArtifactStore, star
     assert store.get(ID).eager_seconds == 400.0
 
 
-def test_threads_that_note_at_once_lose_nothing(store: ArtifactStore) -> None:
+def test_threads_that_note_at_once_lose_nothing(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "_NOTE_SECONDS", 60.0)  # as above
+
     def note() -> None:
         for _ in range(20):
             store.note(ID, WHAT, Usage(eager_seconds=1.0))
