@@ -110,9 +110,9 @@ def convolutions(layer: tuple[int, int], x: Tensor) -> dict[str, Callable[[], Te
         "torch, out of and into a page": through(plain_convolution),
     }
     if x.is_cuda:
-        from cudaspeed.kernels.triton_convolution import suitable_blocks, triton_convolution
+        from cudaspeed.kernels.triton_convolution import TritonConvolution, suitable_blocks
 
-        ways |= {f"Triton {some}": through(triton_convolution(some)) for some in suitable_blocks(*layer)}
+        ways |= {f"Triton {some}": through(TritonConvolution(some)) for some in suitable_blocks(*layer)}
     return ways
 
 

@@ -27,7 +27,7 @@ def fold_constants(traced: fx.GraphModule) -> None:
             continue
         if node.op == "get_attr":
             known[node] = _attribute(traced, str(node.target))
-        elif _is_operation(node) and all(source in known for source in node.all_input_nodes):
+        elif callable(node.target) and _is_operation(node) and all(source in known for source in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
     worth = {node for node, value in known.items() if isinstance(value, Tensor) and value.nbytes <= _MOST_BYTES}

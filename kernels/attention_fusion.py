@@ -47,21 +47,21 @@ class Scores(Tensor):
     """`query @ keys^T`, and what was done to it since: a tensor [..., N, M] that has no values until they are needed.
 
     `query` [..., N, d], `keys` [..., M, d]; `added` are tensors that are broadcast to the scores' shape; `normalized`
-    says that their softmax was taken; `values` are the computed ones, from when they were needed.
+    says that their softmax was taken; `computed` are their values, from when they were needed.
     """
 
     query: Tensor
     keys: Tensor
     added: tuple[Tensor, ...]
     normalized: bool
-    values: Tensor | None
+    computed: Tensor | None
 
     @staticmethod
     def of(query: Tensor, keys: Tensor, added: tuple[Tensor, ...] = (), normalized: bool = False) -> Scores:
         shape = (*query.shape[:-1], keys.shape[-2])
         scores = tensor_without_values(Scores, shape, like=query)
         scores.query, scores.keys, scores.added, scores.normalized = query, keys, added, normalized
-        scores.values = None
+        scores.computed = None
         return scores
 
     @classmethod
@@ -90,10 +90,10 @@ def _computed(value: Any) -> Any:
         return [_computed(one) for one in value]
     if not isinstance(value, Scores):
         return value
-    if value.values is None:
+    if value.computed is None:
         scores = reduce(add, value.added, value.query @ value.keys.transpose(-2, -1))
-        value.values = scores.softmax(-1) if value.normalized else scores
-    return value.values
+        value.computed = scores.softmax(-1) if value.normalized else scores
+    return value.computed
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, added: Sequence[Tensor] = ()) -> Tensor:
@@ -178,7 +178,7 @@ def _viewed(scores: Any, *shape: Any, **more: Any) -> Scores | None:
     if more or not shape:
         return None
     sizes = list(shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple | torch.Size) else shape)
-    if scores.values is not None or not all(isinstance(size, int) for size in sizes):
+    if scores.computed is not None or not all(isinstance(size, int) for size in sizes):
         return None
     if -1 in sizes:
         sizes[sizes.index(-1)] = scores.numel() // max(1, -math.prod(sizes))
@@ -201,7 +201,7 @@ def _dropout(scores: Any, p: float = 0.5, training: bool = True, inplace: bool =
 
 
 def _attended(scores: Any, values: Any = None, **more: Any) -> Tensor | None:
-    if more or not isinstance(scores, Scores) or not scores.normalized or scores.values is not None:
+    if more or not isinstance(scores, Scores) or not scores.normalized or scores.computed is not None:
         return None
     if not isinstance(values, Tensor) or isinstance(values, Scores) or values.shape != scores.keys.shape:
         return None
@@ -212,7 +212,7 @@ def _attended(scores: Any, values: Any = None, **more: Any) -> Tensor | None:
 
 def _raw(scores: Any) -> bool:
     """Whether it is scores as yet without softmax or values."""
-    return isinstance(scores, Scores) and not scores.normalized and scores.values is None
+    return isinstance(scores, Scores) and not scores.normalized and scores.computed is None
 
 
 def _one_per_matrix(factor: Any, scores: Scores) -> bool:
@@ -242,7 +242,7 @@ def _regrouped(tensor: Tensor, lead: Sequence[int], after: Sequence[int]) -> Ten
 
 _PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 _TOLD = {
-    *(Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.ndim.__get__, Tensor.is_cuda.__get__),
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda")),
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point),
 }
 _NOTES: dict[Function, Function] = {

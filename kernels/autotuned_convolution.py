@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,8 @@ class Candidate(NamedTuple):
     convolve: Convolution
 
 
-class Layer(NamedTuple):
+@dataclass(frozen=True)
+class Layer:
     """What a choice is made for: a convolution of pictures [count, channels, height, width] to `out_channels`, whose
     pixels lie `pitch` values apart where it reads, `out_pitch` where it writes."""
 
@@ -172,10 +174,10 @@ def _by_triton(layer: Layer) -> list[Candidate]:
     """What Triton can offer. Raises `ImportError` where it is not there."""
     if layer.device.type != "cuda":
         return []
-    from .triton_convolution import suitable_blocks, triton_convolution  # here: torch without CUDA has no Triton
+    from .triton_convolution import TritonConvolution, suitable_blocks  # here: torch without CUDA has no Triton
 
     blocks = suitable_blocks(layer.channels, layer.out_channels)
-    return [Candidate(f"by Triton, {some}", triton_convolution(some)) for some in blocks]
+    return [Candidate(f"by Triton, {some}", TritonConvolution(some)) for some in blocks]
 
 
 fastest_convolution = Convolutions(_by_triton)

@@ -77,13 +77,13 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
     around = describe_environment(torch.device("cpu"))
     what = {"model": f"{name} kernels", "flags": " ".join(_COMPILE), **{key: around[key] for key in _SURROUNDINGS}}
     what["code"] = _code(name)
-    id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
-    path = store.path_of(id)
+    entry_id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+    path = store.path_of(entry_id)
     if path is None:
-        known = store.get(id)
+        known = store.get(entry_id)
         if known and known.state == "failed":  # under another `what` it has another id
             raise BuildError(known.reason)
-        path = _build(source, store, id) if store.claim(id, what) else _await(store, id)
+        path = _build(source, store, entry_id) if store.claim(entry_id, what) else _await(store, entry_id)
     try:
         library = ctypes.CDLL(str(path))
         flaw = check(library)
@@ -92,22 +92,22 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
         reason = f"their result is wrong: {flaw}"
     except (OSError, AttributeError) as error:  # a symbol is missing, of OpenMP's most likely
         reason = first_line(error)
-    store.fail(id, reason, "model", "")
+    store.fail(entry_id, reason, "model", "")
     raise BuildError(reason)
 
 
-def _await(store: ArtifactStore, id: str) -> Path:
+def _await(store: ArtifactStore, entry_id: str) -> Path:
     """What another process is building; it takes it a second."""
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         time.sleep(_ASKED_AGAIN)
-        path = store.path_of(id)
+        path = store.path_of(entry_id)
         if path:
             return path
     raise BuildError("another process is building them")
 
 
-def _build(source: Path, store: ArtifactStore, id: str) -> Path:
+def _build(source: Path, store: ArtifactStore, entry_id: str) -> Path:
     """Build and publish; a failure is noted, so that it is not tried again until compiler or source change."""
     began = time.perf_counter()
     compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++")
@@ -120,14 +120,14 @@ def _build(source: Path, store: ArtifactStore, id: str) -> Path:
             compiled, library = Path(scratch, "kernels.o"), Path(scratch, "kernels.so")
             _call(compiler, *_COMPILE, str(source), "-o", str(compiled))
             _call(compiler, *_LINK, str(compiled), "-o", str(library))
-            store.publish(id, library, time.perf_counter() - began)
+            store.publish(entry_id, library, time.perf_counter() - began)
     except BuildError as error:
-        store.fail(id, str(error), "environment", "")
+        store.fail(entry_id, str(error), "environment", "")
         raise
     except BaseException:  # an interrupt, no room on the disk: it may be tried again
-        store.release(id)
+        store.release(entry_id)
         raise
-    path = store.path_of(id)
+    path = store.path_of(entry_id)
     if path is None:
         raise BuildError("what was built is gone")
     return path

@@ -8,11 +8,12 @@ of its others, and what follows it (activation, residual) needs no pass over mem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 
 
 class Residual(NamedTuple):
@@ -67,7 +68,7 @@ def plain_convolution(
         target.copy_(result)
 
 
-def simple_convolution(module: nn.Module) -> bool:
+def simple_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether `module` is a convolution that a `Convolution` can stand in for: 3x3, step 1, zeros around, one group."""
     return (
         isinstance(module, nn.Conv2d)
@@ -90,7 +91,7 @@ def activation_slope(module: nn.Module) -> float | Tensor | None:
 def computing_type(weight: Tensor) -> torch.dtype:
     """What a convolution with `weight` computes in here: autocast's type where that is on, else the weight's."""
     kind = weight.device.type
-    automatic = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on "meta"
+    automatic = is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on "meta"
     return torch.get_autocast_dtype(kind) if automatic else weight.dtype
 
 

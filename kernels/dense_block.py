@@ -12,7 +12,7 @@ them in order, and a CUDA graph has its pages in its own pool. Nothing is kept b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +39,14 @@ class DenseBlock(nn.Module):
     def __init__(self, block: nn.Module, convolve: Convolution) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(getattr(block, name)[0] for name in DENSE_CONVOLUTIONS)
-        self._slopes = [activation_slope(getattr(block, name)[1]) for name in DENSE_CONVOLUTIONS[:-1]]
+        activations = [getattr(block, name)[1] for name in DENSE_CONVOLUTIONS[:-1]]
+        self._slopes = [cast(float, activation_slope(activation)) for activation in activations]  # or it were none
         self._convolve = convolve
 
     def forward(self, page: Tensor, target: Tensor, residuals: Sequence[Residual] = ()) -> None:
         """Fill `page` [N, channels, h, w], whose first channels are the block's input, and write what becomes of it
         into `target` [N, features, h, w], with further residuals at the end."""
-        *growing, last = self.convolutions
+        *growing, last = cast("Sequence[nn.Conv2d]", self.convolutions)
         for convolution, slope in zip(growing, self._slopes, strict=True):
             there = convolution.in_channels
             target_here = page[:, there : there + convolution.out_channels]
@@ -68,17 +69,18 @@ class DenseGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        features, last = x.shape[1], self.blocks[-1].convolutions[-1]
+        blocks = cast("Sequence[DenseBlock]", self.blocks)
+        features, last = x.shape[1], cast(nn.Conv2d, blocks[-1].convolutions[-1])
         shape, dtype = (len(x), last.in_channels, *x.shape[2:]), computing_type(last.weight)
         page, other = (
             torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last) for _ in range(2)
         )
         page[:, :features] = x
-        for block in self.blocks[:-1]:
+        for block in blocks[:-1]:
             block(page, other[:, :features])
             page, other = other, page
         result = torch.empty_like(x, memory_format=torch.channels_last)
-        self.blocks[-1](page, result, [Residual(DENSE_SCALE, x)])
+        blocks[-1](page, result, [Residual(DENSE_SCALE, x)])
         return result
 
 

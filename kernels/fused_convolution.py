@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,8 @@ def fuse_chains(network: nn.Module, convolve: Convolution = fastest_convolution)
     """
     pairs = list(fusible_pairs(network))
     for chain, index in pairs:
-        chain[index], chain[index + 1] = FusedConvolution(chain[index], chain[index + 1], convolve), nn.Identity()
+        convolution = cast(nn.Conv2d, chain[index])
+        chain[index], chain[index + 1] = FusedConvolution(convolution, chain[index + 1], convolve), nn.Identity()
     return len(pairs)
 
 
@@ -65,7 +67,7 @@ def _chains(network: nn.Module) -> Iterator[nn.Sequential | nn.ModuleList]:
         if isinstance(module, nn.Sequential):
             yield module
         elif type(module).__name__ == "SRVGGNetCompact":
-            yield module.body
+            yield cast(nn.ModuleList, module.body)
 
 
 def _fusible(convolution: nn.Module, activation: nn.Module) -> bool:

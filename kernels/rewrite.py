@@ -35,9 +35,9 @@ def fold_convolutions(module: nn.Module) -> None:
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            folded = getattr(child, "eval_conv", None)
-            if isinstance(folded, nn.Conv2d) and hasattr(child, "update_params"):
-                child.update_params()
+            folded, fold = getattr(child, "eval_conv", None), getattr(child, "update_params", None)
+            if isinstance(folded, nn.Conv2d) and callable(fold):
+                fold()
                 setattr(parent, name, nn.Sequential(folded, nn.LeakyReLU(_SPAN_SLOPE)) if child.has_relu else folded)
 
 

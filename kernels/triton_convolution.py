@@ -12,15 +12,15 @@ Imports Triton, which not every torch brings along: to be imported only where a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .convolution import Convolution, Residual
+from .convolution import Residual
 from .operands import check_dense, check_operand
 
 _MOST_RESIDUALS = 2
@@ -46,7 +46,7 @@ def suitable_blocks(channels: int, out_channels: int) -> tuple[Blocks, ...]:
     if channels % 16:
         return ()
     depth = next(depth for depth in (64, 32, 16) if channels % depth == 0)
-    width = min(64, max(16, triton.next_power_of_2(out_channels)))
+    width = min(64, max(16, 1 << (out_channels - 1).bit_length()))
     suitable = [
         Blocks(128, width, depth, 4, 3, by_rows=False),
         Blocks(256, width, depth, 8, 3, by_rows=False),
@@ -57,66 +57,71 @@ def suitable_blocks(channels: int, out_channels: int) -> tuple[Blocks, ...]:
     return tuple(suitable)
 
 
-def triton_convolution(blocks: Blocks) -> Convolution:
+@dataclass(frozen=True)
+class TritonConvolution:
     """The `Convolution` that is cut up into `blocks`.
 
     It raises `ValueError` for tensors whose shapes, types or devices do not belong together or that are not in the
     order of pixels, channels that `blocks` do not divide, and more than two residuals, besides what Triton raises.
     """
-    return partial(_launch, blocks)
 
+    blocks: Blocks
 
-def _launch(
-    blocks: Blocks,
-    source: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    slope: float | Tensor = 1.0,
-    residuals: Sequence[Residual] = (),
-) -> None:
-    count, channels, height, width = source.shape
-    out_channels, pixels = len(weight), count * height * width
-    if channels % blocks.channels or weight.stride() != (9 * channels, 1, 3 * channels, channels):
-        raise ValueError(f"a weight of {tuple(weight.shape)}, strides {weight.stride()} does not suit {blocks}")
-    if len(residuals) > _MOST_RESIDUALS:
-        raise ValueError(f"{len(residuals)} residuals; the kernel takes {_MOST_RESIDUALS}")
-    _check(source, target, weight, {"bias": bias, "slope": slope}, residuals)
-    first, second = (*residuals, *[Residual(1.0, target)] * _MOST_RESIDUALS)[:_MOST_RESIDUALS]  # not read beyond
-    by_rows = blocks.by_rows
-    grid = (
-        triton.cdiv(pixels, blocks.pixels - 2 if by_rows else blocks.pixels),
-        triton.cdiv(out_channels, blocks.out_channels),
-    )
-    with torch.cuda.device_of(source):  # Triton launches on the current device
-        (_convolve_rows if by_rows else _convolve)[grid](
-            source,
-            target,
-            weight,
-            weight if bias is None else bias,
-            slope,
-            first.tensor,
-            second.tensor,
-            first.scale,
-            second.scale,
-            _pitch(source),
-            _pitch(target),
-            _pitch(first.tensor),
-            _pitch(second.tensor),
-            height,
-            width,
-            pixels,
-            channels,
-            out_channels,
-            has_bias=bias is not None,
-            has_slopes=isinstance(slope, Tensor),
-            residual_count=len(residuals),
-            block_pixels=blocks.pixels,
-            block_out=blocks.out_channels,
-            block_channels=blocks.channels,
-            num_warps=blocks.warps,
-            num_stages=blocks.stages,
+    def __call__(
+        self,
+        source: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        slope: float | Tensor = 1.0,
+        residuals: Sequence[Residual] = (),
+    ) -> None:
+        blocks = self.blocks
+        count, channels, height, width = source.shape
+        out_channels, pixels = len(weight), count * height * width
+        if channels % blocks.channels or weight.stride() != (9 * channels, 1, 3 * channels, channels):
+            raise ValueError(f"a weight of {tuple(weight.shape)}, strides {weight.stride()} does not suit {blocks}")
+        if len(residuals) > _MOST_RESIDUALS:
+            raise ValueError(f"{len(residuals)} residuals; the kernel takes {_MOST_RESIDUALS}")
+        _check(source, target, weight, {"bias": bias, "slope": slope}, residuals)
+        first, second = (*residuals, *[Residual(1.0, target)] * _MOST_RESIDUALS)[:_MOST_RESIDUALS]  # not read beyond
+        by_rows = blocks.by_rows
+        grid = (
+            triton.cdiv(pixels, blocks.pixels - 2 if by_rows else blocks.pixels),
+            triton.cdiv(out_channels, blocks.out_channels),
         )
+        constants: dict[str, Any] = {
+            "has_bias": bias is not None,
+            "has_slopes": isinstance(slope, Tensor),
+            "residual_count": len(residuals),
+            "block_pixels": blocks.pixels,
+            "block_out": blocks.out_channels,
+            "block_channels": blocks.channels,
+            "num_warps": blocks.warps,  # Triton's own
+            "num_stages": blocks.stages,
+        }
+        with torch.cuda.device_of(source):  # Triton launches on the current device
+            (_convolve_rows if by_rows else _convolve)[grid](
+                source,
+                target,
+                weight,
+                weight if bias is None else bias,
+                slope,
+                first.tensor,
+                second.tensor,
+                first.scale,
+                second.scale,
+                _pitch(source),
+                _pitch(target),
+                _pitch(first.tensor),
+                _pitch(second.tensor),
+                height,
+                width,
+                pixels,
+                channels,
+                out_channels,
+                **constants,
+            )
 
 
 def _check(

@@ -11,10 +11,10 @@ import functools
 import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,7 @@ def prepare(folder: Path) -> bool:
     return load_library("winograd", folder, _flaw) is not None
 
 
-def suits(module: nn.Module) -> bool:
+def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether `module` is a convolution that the kernels can take over."""
     return (
         type(module) is nn.Conv2d  # a subclass computes something else, a hook changes what it computes with
@@ -199,6 +199,10 @@ class WinogradConvolution(nn.Module):
     Two pixels less each way where the convolution has no padding.
     """
 
+    weights: Tensor
+    bias: Tensor
+    slope: Tensor | None
+
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> None:
         super().__init__()
         packed = _kernels().pack(convolution, activation)
@@ -234,7 +238,7 @@ class WinogradChain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = _channels_last(x)
-        *before, last = (step.packed for step in self.steps)
+        *before, last = _packed(self.steps)
         pixels = x.shape[:3]
         buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
         for packed, buffer in zip(before, itertools.cycle(buffers), strict=False):
@@ -265,7 +269,7 @@ class WinogradDenseBlock(nn.Module):
         known = x.shape[3]
         buffer = _workspace(*x.shape[:3], self._width)
         buffer[..., :known] = x
-        *grow, last = (step.packed for step in self.steps)
+        *grow, last = _packed(self.steps)
         for packed in grow:
             more = len(packed.bias)
             _kernels().convolve(buffer[..., :known], packed, buffer[..., known : known + more])
@@ -273,6 +277,11 @@ class WinogradDenseBlock(nn.Module):
         y = x.new_empty(*x.shape[:3], len(last.bias))
         _kernels().convolve(buffer, last, y, self._scale, buffer[..., : y.shape[3]])
         return y.permute(0, 3, 1, 2)
+
+
+def _packed(steps: nn.ModuleList) -> list[Packed]:
+    """What the kernels take of each of these `WinogradConvolution`s."""
+    return [step.packed for step in cast("Iterable[WinogradConvolution]", steps)]
 
 
 @functools.cache
@@ -333,7 +342,8 @@ def _picture(x: Tensor) -> _Picture:
 def _flaw(library: ctypes.CDLL) -> str | None:
     """What is wrong with the kernels just loaded, if anything is: an odd size, with everything that can follow."""
     kernels, generator = Kernels(library), torch.Generator().manual_seed(0)
-    convolution, activation = skip_init(nn.Conv2d, 32, 32, 3, padding=1), nn.PReLU(32)  # draws no random numbers
+    convolution = cast(nn.Conv2d, skip_init(nn.Conv2d, 32, 32, 3, padding=1))  # draws no random numbers
+    activation = nn.PReLU(32)
     for parameter in (*convolution.parameters(), *activation.parameters()):
         parameter.data.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
     x = torch.rand(2, 32, 9, 14, generator=generator)

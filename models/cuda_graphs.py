@@ -113,7 +113,8 @@ class CudaGraphExecutor:
             return None
         if x.numel() // shape[1] > _MOST_PIXELS or self._worth.get(shape) is False:
             return None
-        places = [tensors[name].data_ptr() for tensors, name in self._slots]
+        weights = (tensors[name] for tensors, name in self._slots)
+        places = [weight.data_ptr() for weight in weights if weight is not None]
         if places != self._places:
             if self._recordings:
                 self.release()
@@ -145,9 +146,7 @@ class CudaGraphExecutor:
             recording = self._recorder.record(self._forward, x)
             reason = compare(replay(recording, x), self._forward(x), OF_A_MODEL[self.mode.precision])
             worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
-        except (
-            Exception
-        ) as error:  # forwards that wait for the device fail in all sorts of ways, as does want of memory
+        except Exception as error:  # forwards that wait for the device fail in all sorts of ways, or memory runs out
             return None, first_line(error)
         return recording if worth else None, reason
 
@@ -168,8 +167,8 @@ def replay(recording: Recording, x: Tensor) -> Tensor:
 class CudaRecording:
     """A CUDA graph with its input and output."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, input: Tensor, output: Tensor) -> None:
-        self._graph, self.input, self.output = graph, input, output
+    def __init__(self, graph: torch.cuda.CUDAGraph, static_input: Tensor, static_output: Tensor) -> None:
+        self._graph, self.input, self.output = graph, static_input, static_output
         self.launch: Callable[[], None] = graph.replay
 
 
@@ -183,7 +182,7 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
-        self._pool: tuple[int, int] | None = None
+        self._pool = None
 
     def record(self, forward: Forward, example: Tensor) -> CudaRecording:
         with torch.cuda.device(self._device):
@@ -191,20 +190,20 @@ class CudaRecorder:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             here = torch.cuda.current_stream(self._device)
             with torch.inference_mode(False):  # or it could only be written to within inference mode
-                input = torch.empty(example.shape, dtype=example.dtype, device=example.device).copy_(example)
-            forward(input)  # what libraries do at a thread's first call cannot be recorded
+                static = torch.empty(example.shape, dtype=example.dtype, device=example.device).copy_(example)
+            forward(static)  # what libraries do at a thread's first call cannot be recorded
             self._stream.wait_stream(here)
             with torch.cuda.stream(self._stream):
-                graph, output = self._capture(forward, input)
+                graph, output = self._capture(forward, static)
             here.wait_stream(self._stream)
-        return CudaRecording(graph, input, output)
+        return CudaRecording(graph, static, output)
 
-    def _capture(self, forward: Forward, input: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(self, forward: Forward, static: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Not by `torch.cuda.graph`: where that fails to end, it leaves its stream current."""
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
-            output = forward(input)
+            output = forward(static)
             graph.capture_end()
         except BaseException:  # an interrupt, too, must leave no capture open; it goes on up
             self._abandon(graph)
@@ -215,8 +214,9 @@ class CudaRecorder:
         """End a capture that failed, so that torch goes on as if it had never begun."""
         with suppress(RuntimeError):  # it says once more what failed
             graph.capture_end()
-        with suppress(AttributeError, RuntimeError):  # newer torch knows by itself that it is over
-            forget_capture(self._pool)
+        if self._pool is not None:
+            with suppress(AttributeError, RuntimeError):  # newer torch knows by itself that it is over
+                forget_capture(self._pool)
         self._pool = None
 
     def release(self) -> None:

@@ -48,98 +48,98 @@ class ArtifactStore:
 
     def entries(self) -> dict[str, Entry]:
         """Every entry by its id. Cheap while nothing changes: a few questions to the file system."""
-        return {id: settled(entry) for id, entry in self._read().items()}
+        return {entry_id: settled(entry) for entry_id, entry in self._read().items()}
 
-    def get(self, id: str) -> Entry | None:
-        """The entry of `id`, if there is one; as cheap."""
-        entry = self._read().get(_checked(id))
+    def get(self, entry_id: str) -> Entry | None:
+        """The entry of `entry_id`, if there is one; as cheap."""
+        entry = self._read().get(_checked(entry_id))
         return settled(entry) if entry else None
 
-    def path_of(self, id: str) -> Path | None:
+    def path_of(self, entry_id: str) -> Path | None:
         """The file of a ready entry, to be loaded at once: its bytes have been read, and are those that were published.
 
         Counts a hit. A file that is missing, changed, or not this user's alone is deleted with a warning; the entry is
         then "seen" again.
         """
-        entry = self.get(id)
+        entry = self.get(entry_id)
         if entry is None or entry.state != "ready":
             return None
-        path = self._file(id)
+        path = self._file(entry_id)
         flaw = _flaw(path, entry)
         with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
-            now = entries.get(id)
+            now = entries.get(entry_id)
             if now is None or now.sha256 != entry.sha256:  # evicted, or made anew, while it was being read
                 return None
             if flaw:
                 logger.warning("a compiled model is deleted, to be made anew: %s", flaw)
-            entries[id] = plain(now) if flaw else replace(now, hits=now.hits + 1, used=time.time())
+            entries[entry_id] = plain(now) if flaw else replace(now, hits=now.hits + 1, used=time.time())
         return None if flaw else path
 
-    def claim(self, id: str, what: dict[str, str], pid: int | None = None) -> bool:
-        """Whether compiling `id` is now the work of process `pid`, this one if None: of all that ask, one is told so.
+    def claim(self, entry_id: str, what: dict[str, str], pid: int | None = None) -> bool:
+        """Whether compiling the entry is now the work of process `pid`, this one if None: of all that ask, one is told.
 
         Not when it is ready, or when a living process, this one included, compiles it already. An earlier failure is
         forgotten. A claim lasts until `publish`, `fail` or `release`, or until its process is gone.
         """
         with self._changing() as entries:
-            entry = _find(entries, id, what)
+            entry = _find(entries, entry_id, what)
             if entry.state in ("compiling", "ready"):
                 return False
-            entries[id] = owned(replace(entry, what=what, used=time.time()), pid or os.getpid())
+            entries[entry_id] = owned(replace(entry, what=what, used=time.time()), pid or os.getpid())
             return True
 
-    def adopt(self, id: str, pid: int) -> None:
-        """Hand the claim on `id` over to process `pid`, a child that compiles: it now lives and dies with that."""
+    def adopt(self, entry_id: str, pid: int) -> None:
+        """Hand the claim on the entry over to process `pid`, a child that compiles: it now lives and dies with that."""
         with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
-            entry = _find(entries, id)
+            entry = _find(entries, entry_id)
             if entry.state == "compiling":
-                entries[id] = owned(entry, pid)
+                entries[entry_id] = owned(entry, pid)
 
-    def release(self, id: str) -> None:
+    def release(self, entry_id: str) -> None:
         """Give a claim up: the entry is "seen" again."""
         with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
-            entry = _find(entries, id)
+            entry = _find(entries, entry_id)
             if entry.state == "compiling":
-                entries[id] = plain(entry)
+                entries[entry_id] = plain(entry)
 
-    def publish(self, id: str, file: Path, seconds: float) -> None:
-        """Make `file`, compiled in `seconds`, the file of `id`. It is moved, so it must lie in the same file system.
+    def publish(self, entry_id: str, file: Path, seconds: float) -> None:
+        """Make `file`, compiled in `seconds`, the entry's file. It is moved, so it must lie in the same file system.
 
         Then the files used longest ago are deleted until the rest is within the limit, this one apart. Their entries
         are "seen" again and keep what was measured.
         """
         digest, size = sha256_of(file), file.stat().st_size
         with self._changing() as entries:
-            self._put(entries, replace(plain(_find(entries, id)), compile_seconds=seconds), file, digest, size)
+            self._put(entries, replace(plain(_find(entries, entry_id)), compile_seconds=seconds), file, digest, size)
             self._delete_old_jobs()
 
-    def improve(self, id: str, file: Path) -> bool:
-        """Make `file`, which does the same faster, the file of `id` instead of what was published; moved as there.
+    def improve(self, entry_id: str, file: Path) -> bool:
+        """Make `file`, which does the same faster, the entry's file instead of what was published; moved as there.
 
         False where that is no longer there: it was evicted, cleared away, or found to be wrong.
         """
         digest, size = sha256_of(file), file.stat().st_size
         with self._changing() as entries:
-            entry = entries.get(_checked(id))
+            entry = entries.get(_checked(entry_id))
             if entry is None or entry.state != "ready":
                 return False
             self._put(entries, replace(plain(entry), compiled_rate=0.0), file, digest, size)
             return True
 
-    def fail(self, id: str, reason: str, scope: str, environment: str) -> None:
-        """Note why `id` cannot be compiled, or what was compiled cannot be used; its file, if any, is deleted.
+    def fail(self, entry_id: str, reason: str, scope: str, environment: str) -> None:
+        """Note why `entry_id` cannot be compiled, or what was compiled cannot be used; its file, if any, is deleted.
 
         `scope` is "environment", "model" or "shapes"; it holds under the `environment` of that fingerprint.
         """
         with self._changing() as entries:
-            entry = replace(plain(_find(entries, id)), used=time.time())
-            entries[id] = replace(entry, state="failed", reason=reason, scope=scope, environment=environment)
+            entry = replace(plain(_find(entries, entry_id)), used=time.time())
+            entries[entry_id] = replace(entry, state="failed", reason=reason, scope=scope, environment=environment)
 
-    def note(self, id: str, what: dict[str, str], usage: Usage) -> None:
-        """Add what a run learned to `id`, "seen" if it is new. It takes a write to the disk, so not for every tile."""
+    def note(self, entry_id: str, what: dict[str, str], usage: Usage) -> None:
+        """Add what a run learned to the entry, "seen" if it is new. It writes to the disk: not for every tile."""
         with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
-            entry = _find(entries, id, what)
-            entries[id] = replace(with_usage(entry, usage), what=entry.what or what, used=time.time())
+            entry = _find(entries, entry_id, what)
+            entries[entry_id] = replace(with_usage(entry, usage), what=entry.what or what, used=time.time())
 
     def clear(self) -> int:
         """Delete all and return the bytes freed. While a living process compiles, its entry and all scratch stay; one
@@ -148,8 +148,8 @@ class ArtifactStore:
             return 0
         before = self.size()
         with self._changing() as entries:
-            for id in [id for id, entry in entries.items() if entry.state != "compiling"]:
-                del entries[id]
+            for entry_id in [entry_id for entry_id, entry in entries.items() if entry.state != "compiling"]:
+                del entries[entry_id]
             if not entries:  # nobody works in there
                 delete(self.folder / "jobs")
         return max(0, before - self.size())
@@ -168,8 +168,8 @@ class ArtifactStore:
         entries[entry.id] = replace(entry, state="ready", bytes=size, sha256=digest, used=time.time())
         self._evict(entries, keep=entry.id)
 
-    def _file(self, id: str) -> Path:
-        return self.folder / f"{_checked(id)}.pt2"
+    def _file(self, entry_id: str) -> Path:
+        return self.folder / f"{_checked(entry_id)}.pt2"
 
     def _files(self, ending: str) -> list[Path]:
         """Files named by an id: the user may have chosen a folder in which other things lie too."""
@@ -213,7 +213,7 @@ class ArtifactStore:
         with locked(self.folder / "index.lock", _LOCK_SECONDS if patience is None else patience):
             # Not as last read: two changes within one tick of the file system's clock can look like none.
             before = self._parse()
-            entries = {id: settled(entry) for id, entry in before.items()}
+            entries = {entry_id: settled(entry) for entry_id, entry in before.items()}
             yield entries
             idle = sorted((e for e in entries.values() if e.state in ("seen", "failed")), key=_last_use)
             for entry in idle[: max(0, len(idle) - _MOST_WITHOUT_FILE)]:
@@ -260,15 +260,15 @@ def _only_logged() -> Iterator[None]:
         logger.debug("not written down with the compiled models: %s", error)
 
 
-def _checked(id: str) -> str:
-    if not is_id(id):
-        raise ValueError(f"{id!r} is no id of a compiled model: 24 lower-case hexadecimal digits")
-    return id
+def _checked(entry_id: str) -> str:
+    if not is_id(entry_id):
+        raise ValueError(f"{entry_id!r} is no id of a compiled model: 24 lower-case hexadecimal digits")
+    return entry_id
 
 
-def _find(entries: dict[str, Entry], id: str, what: dict[str, str] | None = None) -> Entry:
-    """The entry of `id`, or a new one, which is not among `entries` yet."""
-    return entries.get(_checked(id)) or Entry(id, what or {}, created=time.time())
+def _find(entries: dict[str, Entry], entry_id: str, what: dict[str, str] | None = None) -> Entry:
+    """The entry of `entry_id`, or a new one, which is not among `entries` yet."""
+    return entries.get(_checked(entry_id)) or Entry(entry_id, what or {}, created=time.time())
 
 
 def _flaw(path: Path, entry: Entry) -> str:

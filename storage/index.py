@@ -110,9 +110,9 @@ def with_usage(entry: Entry, usage: Usage) -> Entry:
 def to_json(entries: dict[str, Entry]) -> str:
     """The index. Of an entry only what differs from the defaults: it is for people too."""
     told = {}
-    for id, entry in entries.items():
+    for entry_id, entry in entries.items():
         values = {name: getattr(entry, name) for name in _DEFAULTS}
-        told[id] = {"what": entry.what, **{name: v for name, v in values.items() if v != _DEFAULTS[name]}}
+        told[entry_id] = {"what": entry.what, **{name: v for name, v in values.items() if v != _DEFAULTS[name]}}
     return json.dumps({"schema": _SCHEMA, "entries": told}, indent=1)
 
 
@@ -127,9 +127,9 @@ def from_json(text: bytes, complain: Callable[[str], None]) -> dict[str, Entry]:
         complain(f"is not an index of compiled models; they are made anew ({error!r})")
         return {}
     entries, bad = {}, []
-    for id, values in told.items():
+    for entry_id, values in told.items():
         try:
-            entries[id] = _parse(id, values)
+            entries[entry_id] = _parse(entry_id, values)
         except (ValueError, TypeError) as error:
             bad.append(str(error))
     if bad:
@@ -137,21 +137,21 @@ def from_json(text: bytes, complain: Callable[[str], None]) -> dict[str, Entry]:
     return entries
 
 
-def _parse(id: str, values: dict[str, Any]) -> Entry:
+def _parse(entry_id: str, values: dict[str, Any]) -> Entry:
     """One entry. Raises `ValueError` or `TypeError` for what `to_json` does not write."""
-    entry = Entry(id, **values)
-    if not is_id(id):
-        raise ValueError(f"{id!r} is no id")
+    entry = Entry(entry_id, **values)
+    if not is_id(entry_id):
+        raise ValueError(f"{entry_id!r} is no id")
     if type(entry.what) is not dict or not all(type(text) is str for text in entry.what.values()):
-        raise ValueError(f"{id}: what is {entry.what!r}")
+        raise ValueError(f"{entry_id}: what is {entry.what!r}")
     for name, default in _DEFAULTS.items():
         value, kind = getattr(entry, name), type(default)
         # JSON has one kind of number, and Python reads NaN and Infinity into it
         fits = type(value) in {int, kind} and 0 <= value < _MOST if kind in {int, float} else type(value) is kind
         if not fits:
-            raise ValueError(f"{id}: {name} is {value!r}")
+            raise ValueError(f"{entry_id}: {name} is {value!r}")
     if entry.state not in get_args(State):
-        raise ValueError(f"{id}: state is {entry.state!r}")
+        raise ValueError(f"{entry_id}: state is {entry.state!r}")
     return entry
 
 

@@ -143,9 +143,9 @@ def test_an_interrupted_build_is(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_what_another_process_is_building_is_waited_for(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store_path_of, asked = ArtifactStore.path_of, []
 
-    def late(self: ArtifactStore, id: str) -> Path | None:
-        asked.append(id)
-        return store_path_of(self, id) if len(asked) > 2 else None
+    def late(self: ArtifactStore, entry_id: str) -> Path | None:
+        asked.append(entry_id)
+        return store_path_of(self, entry_id) if len(asked) > 2 else None
 
     no_compiler(monkeypatch)
     monkeypatch.setattr(ArtifactStore, "path_of", late)

@@ -46,7 +46,7 @@ def with_index(tensor, *rest, patch=interpreter._patch_lang_tensor):  # the inte
 interpreter._patch_lang_tensor = with_index
 
 from cudaspeed.kernels.convolution import Residual, plain_convolution
-from cudaspeed.kernels.triton_convolution import Blocks, triton_convolution
+from cudaspeed.kernels.triton_convolution import Blocks, TritonConvolution
 
 def page(*shape):
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
@@ -66,7 +66,7 @@ def run(shape, slope, residuals, bias, dtype, by_rows):
         return target.float()
     blocks = Blocks(32, 16 if out < 32 else 32, 16 if channels % 32 else 32, 4, 2, by_rows)
     truth = convolve(plain_convolution, torch.float32)
-    return float((convolve(triton_convolution(blocks), getattr(torch, dtype)) - truth).abs().max())
+    return float((convolve(TritonConvolution(blocks), getattr(torch, dtype)) - truth).abs().max())
 
 with torch.inference_mode():
     print(json.dumps([run(shape, *after, dtype, rows) for shape, after, dtype, rows in json.load(sys.stdin)]))
@@ -108,7 +108,7 @@ def wrong_operands() -> dict[str, tuple[str, dict[str, object]]]:
 @pytest.mark.parametrize("which", wrong_operands())
 def test_operands_whose_memory_it_would_misread_are_refused(which: str) -> None:
     """Before anything is launched, so that no GPU is needed to see it."""
-    from cudaspeed.kernels.triton_convolution import Blocks, triton_convolution
+    from cudaspeed.kernels.triton_convolution import Blocks, TritonConvolution
 
     said, wrong = wrong_operands()[which]
     right = {
@@ -120,7 +120,7 @@ def test_operands_whose_memory_it_would_misread_are_refused(which: str) -> None:
         "residuals": (),
     }
     with pytest.raises(ValueError, match=said):
-        triton_convolution(Blocks(32, 16, 32, 4, 2, by_rows=False))(**{**right, **wrong})
+        TritonConvolution(Blocks(32, 16, 32, 4, 2, by_rows=False))(**{**right, **wrong})
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,11 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.
 @DTYPES
 @pytest.mark.parametrize(("channels", "out_channels"), [(64, 32), (96, 32), (192, 64), (64, 48)])
 def test_every_block_size_is_right_on_the_device(channels: int, out_channels: int, dtype: torch.dtype) -> None:
-    from cudaspeed.kernels.triton_convolution import suitable_blocks, triton_convolution
+    from cudaspeed.kernels.triton_convolution import TritonConvolution, suitable_blocks
 
     layer = Layer(torch.device("cuda"), dtype, 2, 67, 131, channels, out_channels, pitch=192, out_pitch=64)
     for blocks in suitable_blocks(channels, out_channels):
-        ours = triton_convolution(blocks)
+        ours = TritonConvolution(blocks)
         seconds = iter([1.0, 0.5])  # faster, in any case: so it is taken if it is right
         with torch.inference_mode():
             chosen = choose_convolution([Candidate(str(blocks), ours)], layer, lambda work, left=seconds: next(left))
@@ -192,10 +192,10 @@ def test_every_block_size_is_right_on_the_device(channels: int, out_channels: in
 @cuda
 @DTYPES
 def test_esrgan_by_triton_gives_the_plain_picture_on_the_device(dtype: torch.dtype) -> None:
-    from cudaspeed.kernels.triton_convolution import suitable_blocks, triton_convolution
+    from cudaspeed.kernels.triton_convolution import TritonConvolution, suitable_blocks
 
     def find(layer: Layer) -> list[Candidate]:
-        return [Candidate("ours", triton_convolution(suitable_blocks(layer.channels, layer.out_channels)[-1]))]
+        return [Candidate("ours", TritonConvolution(suitable_blocks(layer.channels, layer.out_channels)[-1]))]
 
     torch.manual_seed(0)
     plain = ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=2).eval().cuda()

@@ -102,16 +102,16 @@ def store(folder: Path) -> ArtifactStore:
     return ArtifactStore(folder)
 
 
-def publish(store: ArtifactStore, id: str = ID, content: bytes = b"machine code") -> Path:
+def publish(store: ArtifactStore, entry_id: str = ID, content: bytes = b"machine code") -> Path:
     """Claimed, compiled, published, as a worker does it."""
-    assert store.claim(id, WHAT)
-    job = store.folder / "jobs" / id
+    assert store.claim(entry_id, WHAT)
+    job = store.folder / "jobs" / entry_id
     job.mkdir(parents=True, exist_ok=True)
     file = job / "model.pt2"
     file.write_bytes(content)
-    store.publish(id, file, seconds=7.5)
+    store.publish(entry_id, file, seconds=7.5)
     assert not file.exists()
-    return store.folder / f"{id}.pt2"
+    return store.folder / f"{entry_id}.pt2"
 
 
 def index_of(store: ArtifactStore) -> dict[str, Any]:
@@ -205,13 +205,13 @@ def test_asking_again_reads_the_index_again_only_when_it_changed(
     assert store.get(ID).eager_seconds == 2.5
 
 
-@pytest.mark.parametrize("id", ["", "A" * 24, "a" * 23, "a" * 25, "../" + "a" * 21, "a" * 24 + "\n", "g" * 24])
-def test_only_ids_become_file_names(store: ArtifactStore, id: str) -> None:
-    for ask in (store.get, store.path_of, store.release, lambda id: store.claim(id, WHAT)):
+@pytest.mark.parametrize("entry_id", ["", "A" * 24, "a" * 23, "a" * 25, "../" + "a" * 21, "a" * 24 + "\n", "g" * 24])
+def test_only_ids_become_file_names(store: ArtifactStore, entry_id: str) -> None:
+    for ask in (store.get, store.path_of, store.release, lambda entry_id: store.claim(entry_id, WHAT)):
         with pytest.raises(ValueError, match="no id"):
-            ask(id)
+            ask(entry_id)
     with pytest.raises(ValueError, match="no id"):
-        store.note(id, WHAT, Usage())
+        store.note(entry_id, WHAT, Usage())
 
 
 # --- who compiles ----------------------------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ def test_of_many_processes_that_want_to_compile_exactly_one_does(store: Artifact
     won = []
     for child in children:  # all live until all have asked: a dead one's claims would be taken over
         while (line := child.line()) != "end":
-            id, got = line.split()
-            won += [id] if got == "True" else []
+            entry_id, got = line.split()
+            won += [entry_id] if got == "True" else []
     assert sorted(won) == ids
     owners = {entry.owner_pid for entry in store.entries().values()}
     assert owners <= {child.process.pid for child in children}
@@ -283,9 +283,9 @@ def test_a_claim_handed_to_a_child_lives_and_dies_with_the_child(store: Artifact
 def test_giving_up_or_handing_over_what_is_not_being_compiled_changes_nothing(store: ArtifactStore) -> None:
     path = publish(store)
     before = store.entries()
-    for id in (ID, OTHER):
-        store.release(id)
-        store.adopt(id, os.getpid())
+    for entry_id in (ID, OTHER):
+        store.release(entry_id)
+        store.adopt(entry_id, os.getpid())
     assert store.entries() == before
     assert store.path_of(ID) == path
 
@@ -748,8 +748,8 @@ def test_the_index_does_not_grow_without_end(store: ArtifactStore, monkeypatch: 
     path = publish(store)
     assert store.claim(OTHER, WHAT)
     ids = [f"{number:024x}" for number in range(15)]
-    for id in ids:
-        store.note(id, WHAT, Usage(eager_seconds=1.0))
+    for entry_id in ids:
+        store.note(entry_id, WHAT, Usage(eager_seconds=1.0))
     assert store.entries().keys() == {ID, OTHER, *ids[5:]}
     (store.folder / f"{ids[5]}.log").write_text("why")
     (store.folder / f"{ids[6]}.log").write_text("why")
@@ -858,7 +858,7 @@ def test_what_a_run_learned_of_the_file_before_is_not_told_of_the_improved_one(s
 
 @pytest.mark.parametrize("gone", ["never there", "cleared away", "refused"])
 def test_what_is_gone_is_not_improved(gone: str, store: ArtifactStore) -> None:
-    path = publish(store, id=OTHER)
+    path = publish(store, entry_id=OTHER)
     if gone != "never there":
         path = publish(store)
     if gone == "cleared away":
