@@ -17,9 +17,11 @@ demo: .venv/ready  ## upscale examples/chelsea.png with the bundled model into o
 test: .venv/ready  ## run the test-suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-lint: .venv/ready
+lint: .venv/ready  ## style, import direction, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
 
 model: .venv/ready  ## train the x2 model anew into out/ (hours on a CPU); PHOTOS: a folder as train/README.md has it
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[train]'

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, Kernels, ModelInfo
+from .api.options import Precision
 from .compiling.aoti import load_package
 from .compiling.errors import explain
 from .compiling.job import CompileJob, scratch_folder
@@ -166,7 +167,8 @@ class CompiledForwards:
         kernels: Kernels = "plain" if info.convolutional or runner.mode.kernels == "plain" else "attention"
         # a compiler makes other modules than ours of its own
         self._compiled_mode = replace(runner.mode, kernels=kernels)
-        self.eager, self.precision = runner.forward, runner.mode.precision
+        self.eager: Forward = runner.forward
+        self.precision: Precision = runner.mode.precision
         surroundings = describe_environment(device)
         self._environment = _digest(surroundings)
         self._content, self._architecture = content_of(descriptor.model), architecture_of(descriptor)

@@ -98,8 +98,9 @@ def _copy(module: nn.Module, mode: ExecutionMode) -> nn.Module:
             tensor.data = tensor.data.clone()
         ours.to("cpu")
         rewrite(ours, mode.kernels)
-        layout = torch.channels_last if mode.channels_last else torch.preserve_format
-        ours.to(dtype=mode.weight_dtype, memory_format=layout)
+        ours.to(mode.weight_dtype)
+        if mode.channels_last:
+            ours.to(memory_format=torch.channels_last)
         if mode.autocast:
             narrow_fused(ours, DTYPES[mode.precision])
         return ours

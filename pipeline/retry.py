@@ -204,7 +204,7 @@ class TileRetry:
         elif self._count(suspect, ill):
             self._due = mode, True
 
-    def _count(self, suspect: SuspectTile, ill: TileFault) -> bool:
+    def _count(self, suspect: SuspectTile, ill: TileFault | None) -> bool:
         """Whether that was one tile too many. A broken range is of the model, and no second tile need tell so."""
         key, place = (str(suspect.step.mode), str(self._context.device)), (suspect.frame, suspect.place)
         if place not in self._counted:  # and not a frame that is done anew

@@ -102,7 +102,10 @@ class CudaStream:
             target.copy_(source, non_blocking=True)
 
     def wait_event(self, event: Event) -> None:
-        self._stream.wait_event(event)
+        if isinstance(event, torch.cuda.Event):
+            self._stream.wait_event(event)
+        else:
+            event.synchronize()  # one of the host's
 
     def record(self) -> Event:
         return self._stream.record_event()
