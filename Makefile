@@ -12,8 +12,10 @@ RUN := $(BIN)/python
 demo: .venv/ready  ## upscale examples/chelsea.png with the bundled model into out/
 	@$(RUN) examples/demo.py
 
+# A process for each core, each with whole files, for what a file's tests share; and a core for each process: waiting for
+# one another's cores, torch's threads would take longer than alone.
 test: .venv/ready  ## run the test-suite
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -23,13 +25,14 @@ model: .venv/ready  ## train the x2 model anew into out/ (hours on a CPU); PHOTO
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	$(RUN) train/train.py $(if $(PHOTOS),--photos $(PHOTOS)) --out out/cudaspeed-compact-x2.safetensors
 
-# uv installs torch several times faster than pip; where it cannot be had, pip does the same.
+# uv installs torch several times faster than pip; where it cannot be had, pip does the same. Compiled to bytecode, as pip
+# leaves it: else every process that may write none spends ten seconds on torch's files.
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	@echo "Installing torch, spandrel and the rest into .venv; this takes a few minutes the first time."
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv \
-	  && $(BIN)/uv pip install --quiet --python $(RUN) $(TORCH) -e '.[dev]' \
+	  && $(BIN)/uv pip install --quiet --compile-bytecode --python $(RUN) $(TORCH) -e '.[dev]' \
 	  || $(RUN) -m pip install --quiet --disable-pip-version-check $(TORCH) -e '.[dev]'
 	@touch $@
 

@@ -31,7 +31,7 @@ from .compiling.job import CompileJob, scratch_folder
 from .compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect
 from .compiling.request import Request
 from .compiling.shapes import TileShapes
-from .kernels.numerics import mismatch
+from .kernels.numerics import OF_A_MODEL, compare
 from .models.execution import ExecutionMode, Executor
 from .models.runner import ModelRunner, architecture_of
 from .storage.artifacts import ArtifactStore, Entry, Usage
@@ -134,7 +134,7 @@ class CompiledExecutor:
         """Whether the batch's first tile is what the eager forward gives."""
         truth = self._owner.eager(x[:1])
         reason = "it lost tiles" if len(result) != len(x) else None
-        reason = reason or mismatch(result[:1], truth, self._owner.precision)
+        reason = reason or compare(result[:1], truth, OF_A_MODEL[self._owner.precision])
         if reason:
             self.give_way(f"its result was refused: {reason}", lasting=True)
         self.checked = bool(torch.isfinite(truth).any())

@@ -13,12 +13,11 @@ from pathlib import Path
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .api.errors import first_line
 from .api.model_info import ModelInfo
 from .api.options import Level
+from .api.upstream import TorchDispatchMode, tree_leaves
 
 logger = logging.getLogger("cudaspeed")
 

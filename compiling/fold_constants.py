@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,13 +18,16 @@ def fold_constants(traced: fx.GraphModule) -> None:
     """Replace, in place, what a traced forward computes without its input by the result.
 
     Window models build their attention masks so, from the size alone, and inductor's C++ for that does not compile
-    (torch 2.11). `traced` must be functional: one operation never changes another's result.
+    (torch 2.11). What is random, or changed in place, is left to be computed at every forward.
     """
-    known: dict[fx.Node, object] = {}
+    known: dict[fx.Node, Any] = {}
+    changing = _changing(traced.graph)
     for node in traced.graph.nodes:
+        if node in changing:
+            continue
         if node.op == "get_attr":
-            known[node] = _attribute(traced, node.target)
-        elif node.op == "call_function" and all(source in known for source in node.all_input_nodes):
+            known[node] = _attribute(traced, str(node.target))
+        elif _is_operation(node) and all(source in known for source in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
     worth = {node for node, value in known.items() if isinstance(value, Tensor) and value.nbytes <= _MOST_BYTES}
@@ -36,6 +41,30 @@ def fold_constants(traced: fx.GraphModule) -> None:
             node.replace_all_uses_with(traced.graph.get_attr(name))
     traced.graph.eliminate_dead_code()
     traced.recompile()
+
+
+def _is_operation(node: fx.Node) -> bool:
+    """Whether it calls one operation of torch's, or takes one of its results; not what calls a graph of its own."""
+    return node.op == "call_function" and (hasattr(node.target, "tags") or node.target is operator.getitem)
+
+
+def _changing(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that are not the same at every forward: random ones, those that change a value in place, and all that
+    they take, of which the changed one may be a view. What is computed from them is no constant either."""
+    changing: set[fx.Node] = set()
+    changed = [node for node in graph.nodes if node.op == "call_function" and (node.is_impure() or _is_random(node))]
+    while changed:
+        node = changed.pop()
+        if node not in changing:
+            changing.add(node)
+            changed += node.all_input_nodes
+    attributes = {node.target for node in changing if node.op == "get_attr"}  # which may have several nodes
+    return changing | {node for node in graph.nodes if node.op == "get_attr" and node.target in attributes}
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Asked beside `is_impure`, which in older torch knows of none that is."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _attribute(traced: fx.GraphModule, path: str) -> object:

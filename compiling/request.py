@@ -34,7 +34,7 @@ class Request:
 
     @staticmethod
     def from_json(text: str) -> Request:
-        fields = json.loads(text)
-        modes = {name: ExecutionMode(**fields.pop(name)) for name in ("mode", "eager")}
-        shapes = TileShapes.parse(fields.pop("shapes"))
-        return Request(**fields, **modes, shapes=shapes)
+        told = json.loads(text)
+        told["mode"], told["eager"] = ExecutionMode(**told["mode"]), ExecutionMode(**told["eager"])
+        told["shapes"] = TileShapes.parse(told["shapes"])
+        return Request(**told)

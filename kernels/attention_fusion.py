@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..api.upstream import plain_tensor_functions, tensor_without_values
 from . import window_attention
 
 _MOST_CHANNELS = 128  # of a head: beyond, fused kernels are slow or missing
@@ -58,7 +59,7 @@ class Scores(Tensor):
     @staticmethod
     def of(query: Tensor, keys: Tensor, added: tuple[Tensor, ...] = (), normalized: bool = False) -> Scores:
         shape = (*query.shape[:-1], keys.shape[-2])
-        scores = Tensor._make_wrapper_subclass(Scores, shape, dtype=query.dtype, device=query.device)
+        scores = tensor_without_values(Scores, shape, like=query)
         scores.query, scores.keys, scores.added, scores.normalized = query, keys, added, normalized
         scores.values = None
         return scores
@@ -66,7 +67,7 @@ class Scores(Tensor):
     @classmethod
     def __torch_function__(cls, func: Function, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """A function or method of torch's that was given scores: noted where it belongs to attention, else applied."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with plain_tensor_functions():
             if func in _TOLD:
                 return func(*args)
             note = _NOTES.get(func) if args else None

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from ..api.errors import first_line
 from .convolution import Convolution, Residual, plain_convolution
+from .numerics import Limits, compare
 from .timing import Timer, seconds_on_cuda
 
 logger = logging.getLogger("cudaspeed")
 
 # A candidate must save this share of the time: less is noise, and what everybody uses is the safer choice.
 _WORTH = 0.03
-# The largest difference, in root mean squares of the result, that rounding explains: some steps of the type, for values
-# of several root mean squares. fp32 allows for cuDNN's TF32, torch's default.
-_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1, torch.float32: 2e-2}
+# Of one layer: some steps of the type, for values of several root mean squares. fp32 allows for cuDNN's TF32, torch's
+# default.
+_LIMITS = {torch.float16: Limits(2e-2), torch.bfloat16: Limits(1.5e-1), torch.float32: Limits(2e-2)}
 # Pixels that choices are made for. Below the least nothing is gained but launches saved; the most fill any device.
 _LEAST_PIXELS, _MOST_PIXELS = 1 << 12, 1 << 18
 
@@ -59,7 +60,7 @@ def choose_convolution(candidates: Iterable[Candidate], layer: Layer, seconds: T
     for candidate in candidates:
         target.zero_()
         try:
-            wrong = difference(work(candidate.convolve), truth)
+            wrong = compare(work(candidate.convolve), truth, _LIMITS[layer.dtype])
             spent = best if wrong else seconds(lambda convolve=candidate.convolve: work(convolve))
         except torch.cuda.OutOfMemoryError:
             raise
@@ -71,13 +72,6 @@ def choose_convolution(candidates: Iterable[Candidate], layer: Layer, seconds: T
             fastest, best = candidate, spent
     logger.debug("%d to %d channels in %s: %s", layer.channels, layer.out_channels, layer.dtype, fastest.name)
     return fastest.convolve
-
-
-def difference(result: Tensor, truth: Tensor) -> str | None:
-    """Why `result` cannot be the convolution that `truth` is, [N, C, h, w] of one type; None where they agree."""
-    size = float(truth.float().square().mean().sqrt())
-    worst = float((result.float() - truth.float()).abs().max()) / size
-    return None if worst <= _TOLERANCE[truth.dtype] else f"it is off by {worst:.1e} of the plain one's size"
 
 
 class Convolutions:
@@ -118,7 +112,7 @@ class Convolutions:
     def _choose(self, source: Tensor, target: Tensor) -> Convolution:
         count, channels, height, width = source.shape
         pixels = count * height * width
-        if pixels < _LEAST_PIXELS or source.dtype not in _TOLERANCE:
+        if pixels < _LEAST_PIXELS or source.dtype not in _LIMITS:
             return plain_convolution
         sizes = min(pixels, _MOST_PIXELS).bit_length()  # powers of two are near enough
         kind = source.device, source.dtype, channels, target.shape[1], sizes

@@ -87,12 +87,13 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
     try:
         library = ctypes.CDLL(str(path))
         flaw = check(library)
+        if not flaw:
+            return library
+        reason = f"their result is wrong: {flaw}"
     except (OSError, AttributeError) as error:  # a symbol is missing, of OpenMP's most likely
-        flaw = first_line(error)
-    if flaw:
-        store.fail(id, flaw, "model", "")
-        raise BuildError(flaw)
-    return library
+        reason = first_line(error)
+    store.fail(id, reason, "model", "")
+    raise BuildError(reason)
 
 
 def _await(store: ArtifactStore, id: str) -> Path:

@@ -1,8 +1,10 @@
-"""Whether two forwards of one model agree: a compiled result beside the eager one, both ways compared."""
+"""Whether two results of one computation agree: what another kernel, layout or compiler made, beside the plain one."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,43 +12,55 @@ from torch import Tensor
 from ..api.options import Precision
 
 
-class _Limits(NamedTuple):
-    """What rounding explains, as shares of the picture's range: 1, or the eager output's own size if that is more."""
+@dataclass(frozen=True)
+class Limits:
+    """The difference that rounding explains, in shares of the true result's size: its root mean square, or `least_size`
+    where that is more."""
 
-    spread: float  # root mean square difference
-    shift: float  # difference of the means: rounding has no direction, a veil has
-    worst: float  # any single value
+    worst: float
+    """Of any single value."""
+    spread: float = math.inf
+    """The root mean square of all differences."""
+    shift: float = math.inf
+    """Between the means: rounding has no direction, a veil has."""
+    least_size: float = 0.0
+    """1 for pictures: a dark one is rounded as others are."""
 
 
 # Two orders of the same sums, through some hundred layers. Measured between eager and compiled (bf16: CRAFT, ESRGAN of
 # 23 blocks, Compact) the spread stays below a third of these; 0.3 of grey veil is thirty times the coarsest.
-_LIMITS: dict[Precision, _Limits] = {
-    "fp32": _Limits(5e-4, 1e-4, 1.5e-2),  # TF32 convolutions, torch's default on CUDA, included
-    "fp16": _Limits(2e-3, 5e-4, 6e-2),
-    "bf16": _Limits(1e-2, 3e-3, 3e-1),
+OF_A_MODEL: Mapping[Precision, Limits] = {
+    "fp32": Limits(1.5e-2, 5e-4, 1e-4, least_size=1.0),  # TF32 convolutions, torch's default on CUDA, included
+    "fp16": Limits(6e-2, 2e-3, 5e-4, least_size=1.0),
+    "bf16": Limits(3e-1, 1e-2, 3e-3, least_size=1.0),
 }
+"""What rounding explains between two forwards of one model, [N, C, h, w] 0..1, by the precision they compute in."""
 
 
-def mismatch(compiled: Tensor, eager: Tensor, precision: Precision) -> str | None:
-    """Why `compiled` cannot be the model's output if `eager` is (both [N, C, h, w]), or None where they agree.
+def compare(result: Tensor, truth: Tensor, limits: Limits) -> str | None:
+    """Why `result` cannot be what `truth` is, in one line; None where they have one shape and differ by no more than
+    `limits`. Any floating type, on one device; differences are taken in float32.
 
-    Where eager itself has values that are no numbers, nothing can be said about those, and nothing is.
+    Where the truth itself has values that are no numbers, nothing can be said about those, and nothing is.
     """
-    if compiled.shape != eager.shape:
-        return f"it has shape {tuple(compiled.shape)} instead of {tuple(eager.shape)}"
-    good = torch.isfinite(eager)
-    truth = torch.where(good, eager, 0).float()
-    other = torch.where(good, compiled, 0).float()
-    if not bool(torch.isfinite(other).all()):
-        return "it holds NaN or infinite values where the eager output has none"
-    difference = other - truth
-    size = max(1.0, float(truth.square().mean().sqrt()))
-    limits = _LIMITS[precision]
-    spread, shift = float(difference.square().mean().sqrt()) / size, abs(float(difference.mean())) / size
-    worst = float(difference.abs().max()) / size
-    if spread <= limits.spread and shift <= limits.shift and worst <= limits.worst:
+    if result.shape != truth.shape:
+        return f"it has shape {tuple(result.shape)} instead of {tuple(truth.shape)}"
+    good = torch.isfinite(truth)
+    known = torch.where(good, truth, 0).float()
+    found = torch.where(good, result, 0).float()
+    if not bool(torch.isfinite(found).all()):
+        return "it holds NaN or infinite values where there should be none"
+    difference = found - known
+    size = max(limits.least_size, _root_mean_square(known)) or 1.0  # of zeros: any
+    worst, spread = float(difference.abs().max()) / size, _root_mean_square(difference) / size
+    shift = abs(float(difference.mean())) / size
+    if worst <= limits.worst and spread <= limits.spread and shift <= limits.shift:
         return None
-    return (
-        f"it differs from the eager output by {spread:.1e} (mean {shift:.1e}, at most {worst:.1e}), "
-        f"more than {precision} explains"
-    )
+    told = [("at most", worst, limits.worst), ("spread", spread, limits.spread), ("mean", shift, limits.shift)]
+    off = ", ".join(f"{name} {value:.1e}" for name, value, _ in told)
+    allowed = ", ".join(f"{name} {most:.1e}" for name, _, most in told if most < math.inf)
+    return f"it differs from what it should be ({off} of its size) by more than rounding explains ({allowed})"
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())

@@ -4,14 +4,14 @@ An implicit matrix product: pixels by the 9 * C values around them, by the weigh
 `_convolve` reads every pixel nine times, once for each tap. `_convolve_rows` reads it three times, once for each row of
 taps, sums up for the left, the middle and the right taps apart, and shifts the sums into place at the end: a third of
 the reading, for three times the sums. Which is faster, and in which blocks, is for the device to say
-(fastest_convolution.py).
+(autotuned_convolution.py).
 
 Imports Triton, which not every torch brings along: to be imported only where a CUDA device is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .convolution import Convolution, Residual
+from .operands import check_dense, check_operand
 
 _MOST_RESIDUALS = 2
 
@@ -59,8 +60,8 @@ def suitable_blocks(channels: int, out_channels: int) -> tuple[Blocks, ...]:
 def triton_convolution(blocks: Blocks) -> Convolution:
     """The `Convolution` that is cut up into `blocks`.
 
-    It raises `ValueError` for tensors that are not in the order of pixels, channels that `blocks` do not divide, and
-    more than two residuals, besides what Triton raises.
+    It raises `ValueError` for tensors whose shapes, types or devices do not belong together or that are not in the
+    order of pixels, channels that `blocks` do not divide, and more than two residuals, besides what Triton raises.
     """
     return partial(_launch, blocks)
 
@@ -80,6 +81,7 @@ def _launch(
         raise ValueError(f"a weight of {tuple(weight.shape)}, strides {weight.stride()} does not suit {blocks}")
     if len(residuals) > _MOST_RESIDUALS:
         raise ValueError(f"{len(residuals)} residuals; the kernel takes {_MOST_RESIDUALS}")
+    _check(source, target, weight, {"bias": bias, "slope": slope}, residuals)
     first, second = (*residuals, *[Residual(1.0, target)] * _MOST_RESIDUALS)[:_MOST_RESIDUALS]  # not read beyond
     by_rows = blocks.by_rows
     grid = (
@@ -115,6 +117,27 @@ def _launch(
             num_warps=blocks.warps,
             num_stages=blocks.stages,
         )
+
+
+def _check(
+    source: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    by_channel: Mapping[str, Tensor | float | None],
+    residuals: Sequence[Residual],
+) -> None:
+    """Raise `ValueError` where shapes, types or devices do not belong together: the kernels get bare pointers. What
+    they only add or multiply by may have another type than the source."""
+    count, channels, height, width = source.shape
+    shape, device = (count, len(weight), height, width), source.device
+    check_operand("the weight", weight, (len(weight), channels, 3, 3), source.dtype, device)
+    check_operand("the target", target, shape, None, device)
+    for name, values in by_channel.items():
+        if isinstance(values, Tensor):
+            check_operand(f"the {name}", values, (len(weight),), None, device)
+            check_dense(f"the {name}", values)
+    for residual in residuals:
+        check_operand("a residual", residual.tensor, shape, None, device)
 
 
 def _pitch(tensor: Tensor) -> int:

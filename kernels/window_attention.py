@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from .build import load_library
+from .numerics import Limits, compare
+from .operands import check_operand
 
 _LANES = 8  # columns come in multiples of it
 _MOST_BIASES = 2
 _MOST_COLUMNS = 2048  # beyond, a thread's keys, values and scores leave its cache
 # Multiplications that threads are worth; as for convolutions: all threads or one.
 _LEAST_WORK = 1 << 20
-_RIGHT = 1e-5
+_CPU = torch.device("cpu")
+_LIMITS = Limits(3e-5)  # rounding is a tenth of it
 
 _library: ctypes.CDLL | None = None
 
@@ -65,12 +68,14 @@ def suits(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor])
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
-    """`softmax(query @ keys^T + biases) @ values`, [W, H, N, d], for what `suits`."""
+    """`softmax(query @ keys^T + biases) @ values`, [W, H, N, d], for what `suits`. Raises `ValueError` for anything
+    else, and torch's `RuntimeError` for biases that are not broadcast to the scores."""
     assert _library is not None
     return _attend(_library, query, keys, values, biases)
 
 
 def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
+    _check(query, keys, values, biases)
     (windows, heads, rows, channels), columns = query.shape, keys.shape[2]
     shape = (windows, heads, rows, columns)
     if len(biases) > _MOST_BIASES:
@@ -97,11 +102,24 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
     return result.permute(0, 2, 1, 3)
 
 
+def _check(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> None:
+    """Raise `ValueError` for what the kernels, which get bare pointers, cannot take; strides are seen to later."""
+    if query.ndim != 4 or keys.ndim != 4:
+        raise ValueError(f"query and keys must be [W, H, n, d], not {tuple(query.shape)} and {tuple(keys.shape)}")
+    (windows, heads, _, channels), columns = query.shape, keys.shape[2]
+    if not columns or columns % _LANES:
+        raise ValueError(f"{columns} keys are no multiple of {_LANES}")
+    for name, tensor in {"query": query, "keys": keys, "values": values}.items():
+        shape = query.shape if name == "query" else (windows, heads, columns, channels)
+        check_operand(name, tensor, shape, torch.float32, _CPU)
+    for bias in biases:
+        check_operand("a bias", bias, bias.shape, torch.float32, _CPU)
+
+
 def _flaw(library: ctypes.CDLL) -> str | None:
     """What is wrong with the kernels just loaded, if anything is: odd sizes, by one thread and half a register, and by
     all and whole ones, both kinds of bias, and a mask."""
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
     for windows, rows, columns in ((3, 31, 40), (9, 61, 112)):
         query, keys, values = (
             torch.randn(windows, n, 2, 11, generator=generator).transpose(1, 2) for n in (rows, columns, columns)
@@ -110,5 +128,7 @@ def _flaw(library: ctypes.CDLL) -> str | None:
         biases[1][1, :, :, ::3] = -100.0
         found = _attend(library, query, keys, values, biases)
         truth = (query @ keys.mT + biases[0] + biases[1]).softmax(-1) @ values
-        worst = max(worst, float((found - truth).abs().max() / truth.abs().max()))
-    return None if worst < _RIGHT else f"their results differ by {worst:.1e} from torch's"
+        flaw = compare(found, truth, _LIMITS)
+        if flaw:
+            return flaw
+    return None

@@ -21,8 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from ..api.upstream import has_hooks
 from .build import load_library
 from .convolution import activation_slope
+from .numerics import Limits, compare
+from .operands import check_dense, check_operand
 
 # The transform of the weights, G in the paper.
 _WEIGHTS = (
@@ -40,7 +43,8 @@ _RUN = 12  # tiles that a thread takes at once: with 64 channels some 220 KB, wh
 # Multiplications that threads are worth, about a tenth of a millisecond. All threads or one: OpenMP ends and makes anew
 # those by which two teams in turn differ.
 _LEAST_WORK = 1 << 23
-_RIGHT = 1e-4  # of the largest value; the method's rounding is a hundredth of it
+_CPU = torch.device("cpu")
+_LIMITS = Limits(2e-4)  # the method's rounding is a fortieth of it
 
 
 class _Picture(ctypes.Structure):
@@ -89,8 +93,7 @@ def suits(module: nn.Module) -> bool:
     """Whether `module` is a convolution that the kernels can take over."""
     return (
         type(module) is nn.Conv2d  # a subclass computes something else, a hook changes what it computes with
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
+        and not has_hooks(module)
         and module.kernel_size == (3, 3)
         and module.stride == module.dilation == (1, 1)
         and module.padding in _EDGES
@@ -166,12 +169,10 @@ class Kernels:
 
         Where `x` is two rows and two pixels larger than `y` there is nothing around it, else there are zeros. With
         `added` [N, h, w, O] the result is scale * convolution + added. `x` and `y` may be channels of one buffer,
-        if they are not the same ones. No more threads than torch may use.
+        if they are not the same ones. No more threads than torch may use. Raises `ValueError` for anything else.
         """
-        if not y.numel():
-            raise ValueError(f"there is nothing to compute of a picture of {tuple(x.shape)}")
+        edge = _checked_edge(x, packed, y, added)
         (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
-        edge = (height - x_height + 2) // 2
         lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
         threads = torch.get_num_threads() if work >= _LEAST_WORK else 1
         sizes = _Sizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads))
@@ -299,6 +300,32 @@ def _channels_last(x: Tensor) -> Tensor:
     return filled
 
 
+def _checked_edge(x: Tensor, packed: Packed, y: Tensor, added: Tensor | None) -> int:
+    """The zeros around `x`, 0 or 1. Raises `ValueError` for what the kernels, which get bare pointers, cannot take."""
+    if x.ndim != 4 or y.ndim != 4:
+        raise ValueError(f"x and y must be [N, h, w, C], not {tuple(x.shape)} and {tuple(y.shape)}")
+    if not y.numel():
+        raise ValueError(f"there is nothing to compute of a picture of {tuple(x.shape)}")
+    count, x_height, x_width, channels = x.shape
+    outputs, lost = y.shape[3], 2 if x_height > y.shape[1] else 0
+    if channels % _LANES or outputs % _LANES:
+        raise ValueError(f"{channels} to {outputs} channels are no multiples of {_LANES}")
+    operands = {
+        "x": (x, x.shape),
+        "y": (y, (count, x_height - lost, x_width - lost, outputs)),
+        "weights": (packed.weights, (6 * 6, channels * outputs)),
+        "bias": (packed.bias, (outputs,)),
+        **({} if packed.slope is None else {"slope": (packed.slope, (outputs,))}),
+        **({} if added is None else {"added": (added, y.shape)}),
+    }
+    for name, (tensor, shape) in operands.items():
+        check_operand(name, tensor, shape, torch.float32, _CPU)
+        check_dense(name, tensor)
+    if not packed.weights.is_contiguous():
+        raise ValueError(f"weights are not dense: their strides are {packed.weights.stride()}")
+    return 1 - lost // 2
+
+
 def _picture(x: Tensor) -> _Picture:
     return _Picture(x.data_ptr(), *x.stride()[:3])
 
@@ -314,5 +341,4 @@ def _flaw(library: ctypes.CDLL) -> str | None:
     kernels.convolve(seen, kernels.pack(convolution, activation), y, 0.2, seen)
     with torch.no_grad():
         truth = (activation(convolution(x)) * 0.2 + x).permute(0, 2, 3, 1)
-    worst = float((y - truth).abs().max() / truth.abs().max())
-    return None if worst < _RIGHT else f"their results differ by {worst:.1e} from the plain convolution's"
+    return compare(y, truth, _LIMITS)

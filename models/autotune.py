@@ -18,7 +18,7 @@ from ..api.errors import first_line
 from ..api.options import Precision, PrecisionChoice
 from ..kernels import window_attention, winograd
 from ..kernels.build import code_of
-from ..kernels.numerics import mismatch
+from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.rewrite import can_fuse
 from ..kernels.timing import Clock, reproduced, taking_turns, timed
 from ..kernels.winograd import suits
@@ -160,7 +160,7 @@ def _candidate(
             raise
         logger.debug("not in %s: %s", mode, first_line(error))
         return None
-    flaw = mismatch(output, truth, precision)
+    flaw = compare(output, truth, OF_A_MODEL[precision])
     if flaw:
         logger.warning("not in %s: %s", mode, flaw)
     return None if flaw else _Way(runner, seconds)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..api.errors import first_line
 from ..api.model_info import Forward
-from ..kernels.numerics import mismatch
+from ..api.upstream import forget_capture, own_tensors
+from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.timing import Timer, seconds_on_cuda
 from .execution import ExecutionMode
 
@@ -31,7 +32,7 @@ logger = logging.getLogger("cudaspeed")
 _MOST_PIXELS = 1 << 17
 _SEEN = 8  # times that a shape must have come: to record and to measure costs about two such runs
 _WORTH = 0.05  # the share of the time that a recording must save
-_MOST_SHAPES = 4
+_MOST_SHAPES = 4  # kept; one more lies beside them while it is tried
 _BRIEFLY = partial(seconds_on_cuda, rounds=2, runs=3)
 
 
@@ -74,7 +75,7 @@ class CudaGraphExecutor:
         self._slots = [
             (tensors, name)
             for part in module.modules()
-            for tensors in (part._parameters, part._buffers)
+            for tensors in own_tensors(part)
             for name, tensor in tensors.items()
             if tensor is not None
         ]
@@ -125,23 +126,30 @@ class CudaGraphExecutor:
         return self._record(x) if self._seen[shape] >= _SEEN else None
 
     def _record(self, x: Tensor) -> Recording | None:
+        """The forward recorded for x's shape, and kept, where it is right and worth it; the one used longest ago makes
+        room for it only then."""
+        recording, reason = self._attempt(x)
+        if reason:
+            logger.info("tiles of %dx%d are not recorded as CUDA graphs: %s", x.shape[3], x.shape[2], reason)
+        self._worth[x.shape] = recording is not None
+        if recording is None:
+            return None
         if len(self._recordings) == _MOST_SHAPES:
-            del self._recordings[next(iter(self._recordings))]
+            self._recordings.popitem(last=False)
+        self._recordings[x.shape] = recording
+        return recording
+
+    def _attempt(self, x: Tensor) -> tuple[Recording | None, str | None]:
+        """A recording that is right and worth it; else None, and what is wrong with it, if anything is."""
         try:
             recording = self._recorder.record(self._forward, x)
-            reason = mismatch(replay(recording, x), self._forward(x), self.mode.precision)
+            reason = compare(replay(recording, x), self._forward(x), OF_A_MODEL[self.mode.precision])
             worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
         except (
             Exception
-        ) as error:  # forwards that wait for the device fail in all sorts of ways, as does a lack of memory
-            reason, worth = first_line(error), False
-        if reason:
-            logger.info("tiles of %dx%d are not recorded as CUDA graphs: %s", x.shape[3], x.shape[2], reason)
-        self._worth[x.shape] = worth
-        if not worth:
-            return None
-        self._recordings[x.shape] = recording
-        return recording
+        ) as error:  # forwards that wait for the device fail in all sorts of ways, as does want of memory
+            return None, first_line(error)
+        return recording if worth else None, reason
 
     def _gains(self, recording: Recording, x: Tensor) -> bool:
         with torch.cuda.device_of(x):  # the clock's is the current one
@@ -207,11 +215,8 @@ class CudaRecorder:
         """End a capture that failed, so that torch goes on as if it had never begun."""
         with suppress(RuntimeError):  # it says once more what failed
             graph.capture_end()
-        # Until torch 2.12 the allocator would believe in the capture for ever (pytorch's pull request 180395), and fail
-        # where memory is given back. Later ones raise here, since they know that it is over.
-        with suppress(AttributeError, RuntimeError):
-            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
-            torch._C._cuda_releasePool(torch.cuda.current_device(), self._pool)
+        with suppress(AttributeError, RuntimeError):  # newer torch knows by itself that it is over
+            forget_capture(self._pool)
         self._pool = None
 
     def release(self) -> None:

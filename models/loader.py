@@ -21,9 +21,9 @@ from spandrel import (
     ModelLoader,
     UnsupportedModelError,
 )
-from spandrel.__helpers.unpickler import RestrictedUnpickle
 
 from ..api.errors import BadModelError, first_line
+from ..api.upstream import RestrictedUnpickle
 
 logger = logging.getLogger("cudaspeed")
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.model_info import Forward, ModelInfo
+from ..api.upstream import architecture_call
 from ..storage.profiles import ModelProfile
 from ..tiling.plan import round_up
 from .runner import ModelRunner
@@ -110,7 +111,7 @@ def _measured(
         except Exception as error:  # in any way, lack of memory among them: a seam is not worth a picture
             raise _CannotMeasureError(first_line(error)) from error
 
-    call = descriptor._call_fn
+    call = architecture_call(descriptor)
     context.say("measuring how much tiles must overlap, once for this model")
     try:
         module = _in_fp32(runner)

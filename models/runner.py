@@ -18,6 +18,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from ..api.model_info import Forward
+from ..api.upstream import architecture_call
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
@@ -76,9 +77,7 @@ def architecture_of(descriptor: ImageModelDescriptor) -> str:
 
 def call_of(descriptor: ImageModelDescriptor, mode: ExecutionMode) -> Callable[[nn.Module, Tensor], Tensor]:
     """The architecture's own call, for the module and x [N, C, h, w], as `mode` computes attention."""
-    # Some return tuples, some want other ranges. spandrel's public __call__ also clamps, which would hide broken values
-    # from the health check, and pads, which the tile plan did.
-    call = descriptor._call_fn
+    call = architecture_call(descriptor)
     if mode.kernels == "plain" or is_convolutional(descriptor.model):
         return call
 

@@ -19,7 +19,7 @@ from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.options import Precision
 from ..api.report import Repair
-from ..kernels.numerics import mismatch
+from ..kernels.numerics import OF_A_MODEL, compare
 from ..memory import working_bytes
 from ..models.execution import ExecutionMode, Executor
 from .fallback import FallbackChain, Step
@@ -177,7 +177,7 @@ class TileRetry:
             return False  # what is no number is not compared
         precisions = {suspect.precision, attempt.mode.precision if attempt.mode else suspect.precision}
         coarser = "bf16" if "bf16" in precisions else suspect.precision
-        return mismatch(suspect.result[None], attempt.result[None], coarser) is None
+        return compare(suspect.result[None], attempt.result[None], OF_A_MODEL[coarser]) is None
 
     def _as_precise(self, suspect: SuspectTile) -> bool:
         """Whether all that is better than how it was computed is no more precise."""

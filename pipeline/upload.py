@@ -52,7 +52,7 @@ class StreamUpload:
         self._stream, self._compute = device.stream(), device.current()
         self._sent: dict[int, _Sent] = {}
         self._next = 0  # the frame after the last one that was asked for
-        self._buffers: list[Tensor] = []
+        self._staging: list[Tensor] = []
         self._emptied: list[Event] = [PastEvent()] * _BUFFERS
         self._filled = 0
 
@@ -92,12 +92,12 @@ class StreamUpload:
 
     def _stage(self, target: Tensor, rows: Tensor) -> None:
         """Fill the buffer that was filled the longest ago, and send it."""
-        if not self._buffers:
+        if not self._staging:
             size = max(_BUFFER_BYTES, target[0].nbytes)
-            self._buffers = [self._device.pinned(size) for _ in range(_BUFFERS)]
+            self._staging = [self._device.pinned(size) for _ in range(_BUFFERS)]
         k, self._filled = self._filled % _BUFFERS, self._filled + 1
         self._emptied[k].synchronize()
-        buffer = self._buffers[k][: target.nbytes].view(target.dtype).view(target.shape)
+        buffer = self._staging[k][: target.nbytes].view(target.dtype).view(target.shape)
         buffer.copy_(rows)
         self._stream.copy(target, buffer)
         self._emptied[k] = self._stream.record()

@@ -1,4 +1,4 @@
-"""What a compiled model is good for beside its shapes: the device, the versions, the compiler, our own code."""
+"""What a compiled model is good for beside its shapes: the device, the versions, the compiler, our own format."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-# The rooms that decide what a compiled forward computes and how it is called: another version, another result.
-_OUR_CODE = (
-    "compiling/worker.py",
-    "models/runner.py",
-    "compiling/fold_constants.py",
-    "kernels/attention_fusion.py",
-    "compiling/shapes.py",
-)
+from ..api.upstream import own_tensors, version_of
+
+COMPILED_FORMAT = 1
+"""Raised where a change of ours makes another thing of the same model: what it computes, how it is called, how fast it
+is. What was compiled under another number is not used again. tests/compiling/test_format.py notices what may be such
+a change, and asks."""
 
 
 @lru_cache(maxsize=8)  # asked at every run, and none of it changes while the process lives
@@ -38,7 +36,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "spandrel": _version_of("spandrel"),
         "compiler": _compiler(),
         "headers": " ".join(_headers()),
-        "code": _code(),
+        "format": str(COMPILED_FORMAT),
     }
 
 
@@ -87,11 +85,6 @@ def _headers() -> list[str]:
     return [name for folder in folders for name in ("Python.h", "cuda.h") if (Path(folder) / name).is_file()]
 
 
-def _code() -> str:
-    folder = Path(__file__).absolute().parent.parent
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _OUR_CODE)).hexdigest()[:12]
-
-
 _contents: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = weakref.WeakKeyDictionary()
 
 
@@ -107,9 +100,8 @@ def content_of(module: nn.Module) -> str:
 def versions_of(module: nn.Module) -> tuple[int, ...]:
     """Changes when a weight is written in place. Moving a model, as hosts do, changes nothing; inference tensors (what
     is loaded under inference mode) do not count their changes."""
-    # not by `parameters`, which takes some times as long for deep models: this is asked five times for a picture
-    parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
-    return tuple(w._version for weights in parts for w in weights if w is not None and not w.is_inference())
+    weights = (weight for part in module.modules() for held in own_tensors(part) for weight in held.values())
+    return tuple(version_of(weight) for weight in weights if weight is not None and not weight.is_inference())
 
 
 def _digest_of(module: nn.Module) -> str:

@@ -17,6 +17,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 LOADER = ROOT / "models" / "loader.py"
+UPSTREAM = ROOT / "api" / "upstream.py"
 
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "server"}
 MAY_PRINT = {"cli.py", "train", "bench", "examples"}
@@ -75,6 +76,51 @@ def test_comfyui_is_imported_where_it_is_used_so_that_the_pack_loads_without(pat
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             assert not {name.split(".")[0] for name in names} & COMFYUI
+
+
+def is_private(name: str) -> bool:
+    """Also of a package: "torch._inductor.config"."""
+    return any(part.startswith("_") and part not in ("__future__", "__main__") for part in name.split("."))
+
+
+def own_names(path: Path) -> set[str]:
+    """What a file defines, assigns to itself, or takes from other files of ours."""
+    found: set[str] = set()
+    for node in nodes(path):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            found.add(node.attr)
+    return found
+
+
+def foreign_private_names(path: Path) -> set[str]:
+    """Private modules that a file imports and private attributes that it asks others' objects for."""
+    public = {"_asdict", "_fields", "_make", "_replace"}  # a named tuple's, in spite of their names
+    ours = own_names(path) | public
+    found: set[str] = set()
+    for node in nodes(path):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and node.attr not in ours:
+            found.add(ast.unparse(node))
+    return {name for name in found if is_private(name)} - {"os._exit"}
+
+
+@each_room
+def test_private_names_of_others_stand_in_one_file(path: Path) -> None:
+    """So that a new torch or spandrel is met in one place, and each such name has its reason."""
+    assert not foreign_private_names(path) or path == UPSTREAM
+
+
+def test_private_names_are_found() -> None:
+    found = foreign_private_names(UPSTREAM)
+    assert {"descriptor._call_fn", "torch._C._aoti", "module._buffers", "tensor._version"} <= found
+    assert {"torch.utils._pytree.tree_leaves", "spandrel.__helpers.unpickler.RestrictedUnpickle"} <= found
 
 
 @each_source

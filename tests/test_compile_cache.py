@@ -237,12 +237,28 @@ def test_another_device_or_version_is_another_compile(compilers: Compilers, monk
     compilers.at_once = Job.succeed
     run(process(compilers), zoo.compact(), WAIT)
     described = compile_cache.describe_environment(torch.device("cpu"))
-    for name in ("hardware", "torch", "cuda", "triton", "spandrel", "code"):
+    for name in ("hardware", "torch", "cuda", "triton", "spandrel", "format"):
         changed = {**described, name: "another"}
         monkeypatch.setattr(compile_cache, "describe_environment", lambda device, changed=changed: changed)
         assert not compiled(process(compilers), zoo.compact()), name
     monkeypatch.setattr(compile_cache, "describe_environment", lambda device: described)
     assert compiled(process(compilers), zoo.compact())
+
+
+def test_what_a_version_without_a_format_compiled_is_left_alone(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It told its code by a digest."""
+    now = compile_cache.describe_environment
+    old = {**now(torch.device("cpu")), "code": "0123456789ab"}
+    del old["format"]
+    compilers.at_once = Job.succeed
+    monkeypatch.setattr(compile_cache, "describe_environment", lambda device: old)
+    run(process(compilers), zoo.compact(), WAIT)
+    assert compiled(process(compilers), zoo.compact())
+    monkeypatch.setattr(compile_cache, "describe_environment", now)
+    assert not compiled(process(compilers), zoo.compact())
+    assert run(process(compilers), zoo.compact(), WAIT).compiled, "and it is compiled anew"
 
 
 # --- few shapes ----------------------------------------------------------------------------------------------------

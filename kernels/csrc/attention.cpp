@@ -3,7 +3,7 @@
 // goes through the queries a few rows at a time, whose scores never leave its cache. Libraries' fused attention is made
 // for few and long sequences: for windows of 64 pixels torch's is no faster than its operations one by one.
 //
-// Built by native.py, called by window_attention.py. No torch here: plain pointers, and OpenMP, whose threads are torch's
+// Built by build.py, called by window_attention.py. No torch here: plain pointers, and OpenMP, whose threads are torch's
 // own. Tensors are [window][head][row][column], columns dense; strides are counted in floats.
 
 #include <cmath>

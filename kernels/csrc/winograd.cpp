@@ -4,7 +4,7 @@
 // back before the next: what lies between never leaves its cache, where a library's general convolution, or the same in
 // tensor operations, is bound by memory. What the next run reads is fetched while this one is multiplied.
 //
-// Built by native.py, called by winograd.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
+// Built by build.py, called by winograd.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
 // Pictures are [picture][row][pixel][channel], channels dense; strides are counted in floats.
 
 #include "product.h"

@@ -11,7 +11,7 @@ import zoo
 from safetensors.torch import save_file
 
 from cudaspeed.api.model_info import Forward
-from cudaspeed.compiling import worker
+from cudaspeed.compiling import aoti, worker
 from cudaspeed.compiling.request import Request
 from cudaspeed.compiling.shapes import TileShapes
 from cudaspeed.compiling.worker import main
@@ -34,10 +34,12 @@ class Compiling:
         self.ways: list[dict[str, object]] = []
         self.before_tuning: Callable[[], object] = lambda: None
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", self._compile)
-        monkeypatch.setattr(worker, "load_package", self._load)
-        monkeypatch.setattr(worker, "seconds_of_forward", lambda forward, x: self.seconds[forward.__name__])
-        monkeypatch.setattr(worker._Compiler, "_program", lambda self: None)  # takes seconds
-        monkeypatch.setattr(worker, "_trust_the_processor", lambda: None)
+        monkeypatch.setattr(aoti, "load_package", self._load)
+        monkeypatch.setattr(
+            worker, "seconds_of_forward", lambda forward, x: self.seconds[getattr(forward, "__name__", "forward")]
+        )
+        monkeypatch.setattr(aoti.Compiler, "_program", lambda self: None)  # takes seconds
+        monkeypatch.setattr(worker, "trust_the_processor", lambda: None)
 
     def run(self, limit: float = 60.0, eager: ExecutionMode | None = None) -> bytes | None:
         """What the store has after it."""
@@ -130,14 +132,14 @@ def test_tuning_that_fails_costs_nothing(error: Exception, compiling: Compiling)
 
 
 def test_a_wrong_result_of_tuning_is_not_kept(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = worker.mismatch
+    right = aoti.compare
     calls = []
 
     def disagree(*outputs: object) -> str | None:
         calls.append(outputs)
         return "it is veiled" if len(calls) == 2 else right(*outputs)
 
-    monkeypatch.setattr(worker, "mismatch", disagree)
+    monkeypatch.setattr(aoti, "compare", disagree)
     assert compiling.run() == USUAL
 
 

@@ -36,6 +36,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import zoo
 from cudaspeed import compile_cache
+from cudaspeed.compiling import job
 from cudaspeed.kernels import winograd
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
@@ -43,6 +44,7 @@ from cudaspeed.upscale_engine import upscale
 
 winograd.prepare = lambda folder: False
 compile_cache._CLEARLY_SLOWER = 100.0
+job._LOW_PRIORITY = 0
 options = UpscaleOptions(precision="fp32", compile_mode="wait")
 report = upscale(zoo.photograph(40, 40), zoo.compact(), options, StandaloneContext("cpu")).report
 assert report.compiled, report.compiling
@@ -83,6 +85,12 @@ def folder(compiled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def no_compiled_code_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it pays here, for models this small, decides no test."""
     monkeypatch.setattr(compile_cache, "_CLEARLY_SLOWER", 100.0)
+
+
+@pytest.fixture(autouse=True)
+def compilers_are_not_starved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By other tests, which run at the same time: at low priority a compile would take minutes."""
+    monkeypatch.setattr("cudaspeed.compiling.job._LOW_PRIORITY", 0)
 
 
 def run(sessions: SessionCache, options: UpscaleOptions = OPTIONS, size: tuple[int, int] = (40, 40)) -> UpscaleReport:
@@ -138,14 +146,15 @@ def test_a_bad_file_gives_the_eager_picture(folder: Path, damage: str, caplog: p
     assert len(caplog.records) == 1
 
 
-def settled(sessions: SessionCache, seconds: float = 120) -> UpscaleReport:
-    """Upscale in eager while a compile runs in the background, until it is over."""
+def settled(sessions: SessionCache, seconds: float = 500) -> UpscaleReport:
+    """Upscale in eager while a compile runs in the background, now and then, until it is over."""
     until = time.monotonic() + seconds
     while True:
         report = run(sessions, UpscaleOptions(precision="fp32", compile_mode="background"))
         if not report.compiling.startswith("compiling"):
             return report
         assert time.monotonic() < until
+        time.sleep(0.3)
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

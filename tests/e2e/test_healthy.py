@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth, UpscaleResult
 from cudaspeed.host import StandaloneContext
+from cudaspeed.models import autotune
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.pipeline.retry import SuspectTile, TileRetry
 from cudaspeed.pipeline.tile_check import measure_tiles
@@ -53,7 +54,9 @@ class Unwatched(TileRetry):
 def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -> None:
     chance, sessions, model = random.Random(11), new_sessions(), healthy(make())
     precisions = ["fp32", "bf16"] if model.supports_bfloat16 else ["fp32"]
-    most, clamped = 40 if make is zoo.realcugan else 80, 0
+    most, clamped = 40 if make is zoo.realcugan else 64, 0
+    # our kernels, where there are any for the model, whatever this machine is fast at
+    monkeypatch.setattr(autotune, "_times", lambda ways, *_: [[1.0 / k] * 2 for k, _ in enumerate(ways, 1)])
     monkeypatch.setattr(TileRetry, "_compute_again", lambda self, suspect: pytest.fail(f"suspected: {suspect.stats}"))
     for _ in range(20):
         size, frames = (chance.randint(16, most), chance.randint(16, most)), chance.choice([1, 1, 2])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cudaspeed.kernels.convolution import plain_convolution
 from cudaspeed.kernels.dense_block import DenseGroup, rewrite_dense_groups
 from cudaspeed.kernels.fused_convolution import FusedConvolution, fuse_chains
-from cudaspeed.kernels.numerics import mismatch
+from cudaspeed.kernels.numerics import OF_A_MODEL, compare
 from cudaspeed.kernels.rewrite import can_fuse
 from cudaspeed.memory import measure_cost
 from cudaspeed.models.execution import ExecutionMode
@@ -215,4 +215,4 @@ def test_a_working_copy_with_fused_kernels_gives_the_same(model, precision: str,
     assert any(isinstance(module, DenseGroup | FusedConvolution) for module in fused.module.modules())
     x = torch.rand(2, 3, 20, 28, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert mismatch(fused.forward(x), plain.forward(x), precision) is None
+        assert compare(fused.forward(x), plain.forward(x), OF_A_MODEL[precision]) is None

@@ -7,15 +7,19 @@ import os
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from spandrel.architectures.ESRGAN import ESRGAN
 
 from cudaspeed.kernels.autotuned_convolution import Candidate, Convolutions, Layer, choose_convolution
+from cudaspeed.kernels.convolution import Residual
 from cudaspeed.kernels.dense_block import rewrite_dense_groups
 
 pytest.importorskip("triton", reason="this torch brings no Triton: it was built without CUDA")
+
+ROOT = Path(__file__).absolute().parent.parent.parent
 
 # ([pictures, height, width], channels); and what follows: slope (None: one per channel), residuals, bias.
 SHAPES = [((2, 5, 7), (96, 32)), ((1, 3, 40), (160, 16)), ((1, 4, 6), (192, 64)), ((1, 6, 6), (48, 12))]
@@ -27,9 +31,10 @@ CASES = [
     *product([*SHAPES, *LINES], [(0.2, 2, True)], ["float16"], [False, True]),
 ]
 
-# In a process of its own: the interpreter must be chosen before Triton is imported.
+# In a process of its own: the interpreter must be chosen before Triton is imported. Without the package's __init__.py,
+# which imports spandrel: seconds.
 SCRIPT = """
-import json, sys
+import json, sys, types
 import torch
 from triton.runtime import interpreter
 
@@ -40,8 +45,8 @@ def with_index(tensor, *rest, patch=interpreter._patch_lang_tensor):  # the inte
 
 interpreter._patch_lang_tensor = with_index
 
-from cudaspeed.convolution import Residual, plain_convolution
-from cudaspeed.triton_convolution import Blocks, triton_convolution
+from cudaspeed.kernels.convolution import Residual, plain_convolution
+from cudaspeed.kernels.triton_convolution import Blocks, triton_convolution
 
 def page(*shape):
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
@@ -72,7 +77,7 @@ with torch.inference_mode():
 def errors() -> list[float]:
     """The largest difference of each case from torch's convolution in fp32, over all the target's channels."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", SCRIPT, str(ROOT)]
     done = subprocess.run(command, input=json.dumps(CASES), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -81,6 +86,41 @@ def errors() -> list[float]:
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[" ".join(map(str, case)) for case in CASES])
 def test_interpreted_kernels_give_torchs_result_and_write_nothing_else(number: int, errors: list[float]) -> None:
     assert errors[number] <= {"float32": 1e-4, "float16": 2e-2}[CASES[number][2]]
+
+
+def wrong_operands() -> dict[str, tuple[str, dict[str, object]]]:
+    """What the error says, and what is given instead of the right operands."""
+    half, meta = torch.zeros(1, 32, 8, 8, dtype=torch.float16), torch.zeros(1, 32, 8, 8, device="meta")
+    pixels, narrow = torch.channels_last, Residual(1.0, torch.zeros(1, 16, 8, 4))
+    return {
+        "a source of another type": ("the weight is of", {"source": half.contiguous(memory_format=pixels)}),
+        "a source in planes": ("not in the order of pixels", {"source": torch.zeros(1, 32, 8, 8)}),
+        "a target of another size": ("the target has shape", {"target": torch.zeros(1, 16, 8, 9)}),
+        "a target with other channels": ("the target has shape", {"target": torch.zeros(1, 8, 8, 8)}),
+        "a target elsewhere": ("the target lies on meta", {"target": meta[:, :16]}),
+        "too short a bias": ("the bias has shape", {"bias": torch.zeros(8)}),
+        "a bias with gaps": ("the bias's last dimension", {"bias": torch.zeros(32)[::2]}),
+        "one slope for all": ("the slope has shape", {"slope": torch.zeros(1)}),
+        "a residual of another size": ("a residual has shape", {"residuals": [narrow]}),
+    }
+
+
+@pytest.mark.parametrize("which", wrong_operands())
+def test_operands_whose_memory_it_would_misread_are_refused(which: str) -> None:
+    """Before anything is launched, so that no GPU is needed to see it."""
+    from cudaspeed.kernels.triton_convolution import Blocks, triton_convolution
+
+    said, wrong = wrong_operands()[which]
+    right = {
+        "source": torch.zeros(1, 32, 8, 8).contiguous(memory_format=torch.channels_last),
+        "target": torch.zeros(1, 16, 8, 8).contiguous(memory_format=torch.channels_last),
+        "weight": torch.zeros(16, 32, 3, 3).contiguous(memory_format=torch.channels_last),
+        "bias": torch.zeros(16),
+        "slope": 0.2,
+        "residuals": (),
+    }
+    with pytest.raises(ValueError, match=said):
+        triton_convolution(Blocks(32, 16, 32, 4, 2, by_rows=False))(**{**right, **wrong})
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,30 @@ def test_what_does_not_suit_is_left_to_torch() -> None:
             assert ((query @ keys.mT).softmax(-1) @ values).dtype == torch.bfloat16
 
 
+def wrong_operands() -> dict[str, tuple[str, dict[int, Tensor]]]:
+    """What the error says, and what is given instead of query, keys, values or a bias."""
+    return {
+        "float64": ("query is of torch.float64", {0: torch.zeros(2, 2, 16, 8, dtype=torch.float64)}),
+        "half values": ("values is of torch.float16", {2: torch.zeros(2, 2, 16, 8, dtype=torch.float16)}),
+        "no values": ("keys lies on meta", {1: torch.zeros(2, 2, 16, 8, device="meta")}),
+        "keys of other windows": ("keys has shape", {1: torch.zeros(1, 2, 16, 8)}),
+        "keys of other channels": ("keys has shape", {1: torch.zeros(2, 2, 16, 4)}),
+        "fewer values than keys": ("values has shape", {2: torch.zeros(2, 2, 8, 8)}),
+        "an odd number of keys": ("12 keys", {1: torch.zeros(2, 2, 12, 8), 2: torch.zeros(2, 2, 12, 8)}),
+        "one window": ("must be", {0: torch.zeros(2, 16, 8)}),
+        "a bias of float64": ("bias is of torch.float64", {3: torch.zeros(16, 16, dtype=torch.float64)}),
+    }
+
+
+@pytest.mark.parametrize("which", wrong_operands())
+def test_operands_whose_memory_it_would_misread_are_refused(which: str) -> None:
+    said, wrong = wrong_operands()[which]
+    right = [*windows(2, 2, 16, 16, 8), torch.zeros(16, 16)]
+    query, keys, values, bias = (wrong.get(number, tensor) for number, tensor in enumerate(right))
+    with pytest.raises(ValueError, match=said):
+        attend(query, keys, values, [bias])
+
+
 def test_a_model_is_computed_by_them_and_can_still_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracer's tensors have no values: what is compiled is torch's own."""
     model, x = zoo.swinir(), zoo.photograph(24, 32).permute(0, 3, 1, 2)

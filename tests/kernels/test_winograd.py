@@ -147,6 +147,39 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> winograd.Kernels:
     return kernels
 
 
+def wrong_operands() -> dict[str, tuple[str, dict[str, Tensor]]]:
+    """What the error says, and what is given instead of the right operands."""
+    dense = torch.zeros(1, 10, 10, 16)
+    return {
+        "x is float64": ("x is of torch.float64", {"x": torch.zeros(1, 10, 10, 8, dtype=torch.float64)}),
+        "x has no dense channels": ("x's last dimension is not dense", {"x": dense[..., ::2]}),
+        "x has no values": ("x lies on meta", {"x": torch.zeros(1, 10, 10, 8, device="meta")}),
+        "x has odd channels": ("7 to 8 channels", {"x": torch.zeros(1, 10, 10, 7)}),
+        "x has other channels than the weights": ("weights has shape", {"x": dense}),
+        "x is no batch": ("must be", {"x": torch.zeros(10, 10, 8)}),
+        "y is half": ("y is of torch.float16", {"y": torch.zeros(1, 10, 10, 8, dtype=torch.float16)}),
+        "y has no dense channels": ("y's last dimension is not dense", {"y": dense[..., ::2]}),
+        "y is too large": ("y has shape", {"y": torch.zeros(1, 12, 12, 8)}),
+        "y is smaller one way only": ("y has shape", {"y": torch.zeros(1, 8, 10, 8)}),
+        "y has more pictures": ("y has shape", {"y": torch.zeros(2, 10, 10, 8)}),
+        "added has another shape": ("added has shape", {"added": torch.zeros(1, 10, 9, 8)}),
+        "added is float64": ("added is of torch.float64", {"added": torch.zeros(1, 10, 10, 8, dtype=torch.float64)}),
+        "bias is too short": ("bias has shape", {"bias": torch.zeros(1)}),
+        "slope is half": ("slope is of torch.float16", {"slope": torch.zeros(8, dtype=torch.float16)}),
+        "weights have gaps": ("weights are not dense", {"weights": torch.zeros(36, 128)[:, :64]}),
+    }
+
+
+@pytest.mark.parametrize("which", wrong_operands())
+def test_operands_whose_memory_it_would_misread_are_refused(which: str) -> None:
+    said, wrong = wrong_operands()[which]
+    packed = winograd._kernels().pack(convolution(8, 8))
+    packed = packed._replace(**{name: value for name, value in wrong.items() if name in packed._fields})
+    x, y = wrong.get("x", torch.zeros(1, 10, 10, 8)), wrong.get("y", torch.zeros(1, 10, 10, 8))
+    with pytest.raises(ValueError, match=said):
+        winograd._kernels().convolve(x, packed, y, added=wrong.get("added"))
+
+
 def changed(change: Callable[[nn.Conv2d], object]) -> nn.Conv2d:
     module = convolution(8, 8)
     change(module)

@@ -70,6 +70,7 @@ class Bench:
     def __init__(self, seconds: Callable[[bool], float] = lambda replayed: 0.1 if replayed else 1.0) -> None:
         self.network = Network()
         self.recorder = FakeRecorder(self.network)
+        self.seconds = seconds
         self.eager = 0
 
         def forward(x: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class Bench:
         def time(work: Callable[[], object]) -> float:
             before = self.eager
             work()
-            return seconds(self.eager == before)
+            return self.seconds(self.eager == before)
 
         self.graphed = CudaGraphExecutor(forward, self.network, MODE, self.recorder, time)
 
@@ -174,6 +175,32 @@ def test_only_the_shapes_used_last_are_kept() -> None:
     assert bench.replays(side=40)
     assert bench.replays(side=8)
     assert bench.recorder.made[1]() is None
+
+
+def fails(bench: Bench) -> None:
+    bench.recorder.failure = torch.cuda.OutOfMemoryError("full")
+
+
+def computes_something_else(bench: Bench) -> None:
+    bench.recorder.network = Network()
+    bench.recorder.network.weight.fill_(0.2)
+
+
+def gains_nothing(bench: Bench) -> None:
+    bench.seconds = lambda replayed: 1.0
+
+
+@pytest.mark.parametrize("flaw", [fails, computes_something_else, gains_nothing])
+def test_a_recording_that_works_does_not_give_way_to_one_that_is_of_no_use(flaw: Callable[[Bench], None]) -> None:
+    bench = Bench()
+    sides = range(8, 8 + cuda_graphs._MOST_SHAPES)
+    for side in sides:
+        bench.run(side, times=OFTEN)
+    flaw(bench)
+    bench.run(side=40, times=2 * OFTEN)
+    assert not bench.replays(side=40)
+    assert bench.recorder.alive == cuda_graphs._MOST_SHAPES
+    assert all(bench.replays(side) for side in sides)
 
 
 @pytest.mark.parametrize("replayed", [0.96, 1.0, 2.0])

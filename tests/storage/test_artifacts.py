@@ -251,7 +251,7 @@ def test_the_claim_of_a_killed_process_is_taken_over(store: ArtifactStore, start
     assert store.get(ID).state == "compiling"
     assert not store.claim(ID, WHAT)
     child.kill()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while store.get(ID).state == "compiling" and time.monotonic() < end:  # as a zombie, before anyone waits for it
         time.sleep(0.005)
     assert store.get(ID).state == store.entries()[ID].state == "seen"
@@ -380,9 +380,8 @@ def test_a_kill_at_any_time_leaves_a_whole_index_and_no_lock(
         written = store.get(ID).eager_seconds
         assert noted <= written <= noted + 1, "what was noted stays noted"
         noted = int(written)
-    before = time.monotonic()
     assert store.path_of(OTHER)
-    assert time.monotonic() - before < 2, "the lock died with its holder"
+    assert store.claim(THIRD, WHAT), "the lock died with its holder: it would be waited for in vain"
     assert {path.name for path in store.folder.iterdir()} <= {
         "index.json", "index.lock", "index.new", "jobs", f"{OTHER}.pt2"
     }, "kills leave no heap of temporary files"  # fmt: skip
@@ -397,15 +396,13 @@ from cudaspeed.storage.files import locked
 with locked(Path(sys.argv[2]) / "index.lock", 1):
     forked = os.fork()
     if not forked:
-        time.sleep(60)
+        time.sleep(600)
 print(forked, flush=True)
 """
     store.note(ID, WHAT, Usage())
     forked = int(start(code).ready().go().line())
     try:
-        before = time.monotonic()
-        assert store.claim(ID, WHAT)
-        assert time.monotonic() - before < 2
+        assert store.claim(ID, WHAT), "a lock that is held would be waited for in vain"
     finally:
         os.kill(forked, signal.SIGKILL)
 
@@ -414,8 +411,9 @@ print(forked, flush=True)
 def test_a_held_lock_costs_a_note_but_no_picture(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(artifacts, "_LOCK_SECONDS", 0.05)
     path = publish(store)
+    monkeypatch.setattr(artifacts, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(artifacts, "_NOTE_SECONDS", 0.05)
     job = store.folder / "jobs" / "model.pt2"
     job.write_bytes(b"x")
     before = index_of(store)

@@ -1,0 +1,106 @@
+"""Every private name of torch and spandrel that the pack uses, in one place, with why no public one will do.
+
+Where a new version of theirs breaks us, it is here that we look. What takes long to import is imported when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from spandrel import ImageModelDescriptor
+from spandrel.__helpers.unpickler import RestrictedUnpickle
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# RestrictedUnpickle: what a .pth file may contain. spandrel's public loader would try torch.jit.load on any .pt first.
+# TorchDispatchMode, tree_leaves: torch's documentation on extending it uses these names; there are no others.
+__all__ = ["RestrictedUnpickle", "TorchDispatchMode", "tree_leaves"]
+
+SomeTensor = TypeVar("SomeTensor", bound=Tensor)
+
+
+def architecture_call(descriptor: ImageModelDescriptor) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The architecture's own call, for the module and x [N, C, h, w]: some modules return tuples, or want other ranges.
+
+    spandrel's public `descriptor(x)` also clamps, which hides broken values from the health check, and pads, which the
+    tile plan did.
+    """
+    return descriptor._call_fn
+
+
+def own_tensors(module: nn.Module) -> tuple[dict[str, nn.Parameter | None], dict[str, Tensor | None]]:
+    """The parameters and buffers of `module` itself, by name: the very dictionaries, which show what replaced them.
+
+    `named_parameters` and `named_buffers` take some times as long for deep models, and these are asked at every tile.
+    """
+    return module._parameters, module._buffers
+
+
+def version_of(tensor: Tensor) -> int:
+    """Goes up when `tensor` is written in place; torch counts it for autograd and has no public word for it."""
+    return tensor._version
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is called before or after `module`'s forward: torch lets one register it, but not ask for it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def tensor_without_values(kind: type[SomeTensor], shape: Sequence[int], like: Tensor) -> SomeTensor:
+    """A `kind` of this shape, with the type and device of `like`: there is no public way to make wrapper subclasses."""
+    return Tensor._make_wrapper_subclass(kind, shape, dtype=like.dtype, device=like.device)
+
+
+def plain_tensor_functions() -> AbstractContextManager[None]:
+    """Within it, functions take subclasses of tensors for plain ones: torch documents it under this name only."""
+    return torch._C.DisableTorchFunctionSubclass()
+
+
+def forget_capture(pool: tuple[int, int]) -> None:
+    """Make CUDA's allocator forget that a graph was to be captured into `pool`, on the current device.
+
+    Until torch 2.12 it would believe in a failed capture for ever (pytorch's pull request 180395), and fail where
+    memory is given back. Later ones raise `AttributeError` or `RuntimeError` here, since they know that it is over.
+    """
+    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+    torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+
+
+def package_loader(path: str, device: torch.device) -> Any:
+    """The loader of a package made by AOTInductor; its `run` takes and gives lists of tensors.
+
+    `torch._inductor.aoti_load_package`, which is documented, first probes this machine's compiler, for up to a minute
+    in a fresh process.
+    """
+    index = -1 if device.index is None else device.index
+    loader = torch._C._aoti.AOTIModelPackageLoader  # pyright: ignore[reportAttributeAccessIssue]  # torch's stubs lack it
+    return loader(path, "model", False, 1, index)
+
+
+def compile_package(program: torch.export.ExportedProgram, path: str, options: dict[str, Any]) -> None:
+    """Compile `program` by AOTInductor into the file `path`: documented, but in a package with a private name."""
+    from torch import _inductor
+
+    _inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options)
+
+
+def compiler_options() -> list[str]:
+    """The options that this torch's inductor knows: documented, but in a package with a private name."""
+    from torch import _inductor
+
+    return _inductor.list_options()
+
+
+def trust_the_processor() -> None:
+    """Let inductor, in all of this process, believe the processor when it tells which instructions it has.
+
+    To see whether the compiler knows them it would compile a probe for each set and start a Python with torch to load
+    it: half of a small model's compile.
+    """
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    VecISA.check_build = lambda self, code: True

@@ -1,0 +1,141 @@
+"""What is compiled stays good until it would come out otherwise: `COMPILED_FORMAT`, and when to raise it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cudaspeed.storage.fingerprint import COMPILED_FORMAT
+
+ROOT = Path(__file__).parents[2]
+WORKER = ROOT / "compiling" / "worker.py"
+
+FORMAT = 1
+DIGESTS = {
+    "api/errors.py": "cf77e55d",
+    "api/model_info.py": "8b3144b3",
+    "api/options.py": "b51645e2",
+    "api/upstream.py": "77fbf1a5",
+    "compiling/aoti.py": "d4d9a810",
+    "compiling/errors.py": "e3b4b7c0",
+    "compiling/fold_constants.py": "f0868f80",
+    "compiling/request.py": "9419bee3",
+    "compiling/shapes.py": "7bc3b92f",
+    "compiling/worker.py": "040f2d64",
+    "kernels/__init__.py": "b3f49671",
+    "kernels/attention_fusion.py": "fbfde60d",
+    "kernels/autotuned_convolution.py": "ecc3f1d4",
+    "kernels/build.py": "e23749a4",
+    "kernels/convolution.py": "ddde3340",
+    "kernels/dense_block.py": "549b6cdc",
+    "kernels/fused_convolution.py": "e2388a97",
+    "kernels/numerics.py": "1c933221",
+    "kernels/operands.py": "3be0ff31",
+    "kernels/rewrite.py": "87fa1f7d",
+    "kernels/timing.py": "3fcd5b6b",
+    "kernels/triton_convolution.py": "1b23b567",
+    "kernels/window_attention.py": "efa22c1e",
+    "kernels/winograd.py": "18367f51",
+    "models/cuda_graphs.py": "784b5ae1",
+    "models/execution.py": "23980fdf",
+    "models/info.py": "bd7a0c36",
+    "models/loader.py": "cde96612",
+    "models/runner.py": "0fb6c66b",
+    "storage/artifacts.py": "4983bbb3",
+    "storage/files.py": "fe8d7a71",
+    "storage/fingerprint.py": "dee3dcf4",
+    "storage/index.py": "575b66f8",
+}
+"""Of the code, without comments and docstrings, of all that the compiling process is made of, as of `FORMAT`."""
+
+HOW_TO = """
+The code of the process that compiles has changed: {changed}.
+Would it make another thing of some model now (other results, other calls, other speed)? Then raise COMPILED_FORMAT in
+storage/fingerprint.py and FORMAT here, and what users have compiled is compiled anew. If not, all of it stays good.
+In both cases the digests here become:
+
+DIGESTS = {{
+{digests}
+}}"""
+
+
+def modules_of(start: Path) -> set[Path]:
+    """`start` and all modules of ours that it imports, directly or not, wherever in a file that stands."""
+    found: set[Path] = set()
+    waiting = [start]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += imported_by(path)
+    return found
+
+
+def imported_by(path: Path) -> Iterator[Path]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            places = [folder, *(folder / alias.name for alias in node.names)]
+            files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+            yield from (file for file in files if file.is_file() and file != ROOT / "__init__.py")
+
+
+def digest(source: str) -> str:
+    return hashlib.sha256(repr(outline(ast.parse(source))).encode()).hexdigest()[:8]
+
+
+def outline(value: object) -> object:
+    """A syntax tree as nested lists, the same in every version of Python; without docstrings and other lone strings."""
+    if isinstance(value, list):
+        return [outline(one) for one in value if not is_lone_string(one)]
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    fields = [(name, held) for name, held in ast.iter_fields(value) if held not in (None, []) and name != "kind"]
+    return [type(value).__name__, *((name, outline(held)) for name, held in fields)]
+
+
+def is_lone_string(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def test_a_change_of_what_the_compiling_process_does_is_noticed() -> None:
+    now = {path.relative_to(ROOT).as_posix(): digest(path.read_text("utf-8")) for path in sorted(modules_of(WORKER))}
+    changed = sorted(name for name in {*now, *DIGESTS} if now.get(name) != DIGESTS.get(name))
+    digests = "\n".join(f'    "{name}": "{told}",' for name, told in now.items())
+    assert not changed, HOW_TO.format(changed=", ".join(changed), digests=digests)
+
+
+def test_the_digests_are_of_this_format() -> None:
+    assert FORMAT == COMPILED_FORMAT, "raise it in both places, and only together with the digests"
+
+
+def test_all_that_the_compiling_process_is_made_of_is_looked_at() -> None:
+    found = {path.relative_to(ROOT).as_posix() for path in modules_of(WORKER)}
+    assert {"compiling/aoti.py", "models/runner.py", "kernels/rewrite.py", "api/model_info.py"} <= found
+    assert not found & {"nodes.py", "host.py", "upscale_engine.py", "pipeline/run.py"}
+
+
+SOURCE = '''
+def area(width, height=2):
+    """In pixels."""
+    return width * height  # that is all
+'''
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("  # that is all", "", True),
+        ('"""In pixels."""', '"""In pixels, of the output."""', True),
+        ("width * height", "(width *\n        height)", True),
+        ("width * height", "height * width", False),
+        ("height=2", "height=3", False),
+    ],
+)
+def test_comments_and_layout_recompile_nobodys_models(before: str, after: str, same: bool) -> None:
+    assert before in SOURCE
+    assert (digest(SOURCE.replace(before, after)) == digest(SOURCE)) == same
