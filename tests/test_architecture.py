@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +27,19 @@ UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marsha
 
 PACKAGES = ("api", "compiling", "images", "kernels", "models", "pipeline", "storage", "tiling")
 ROOMS = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
-SOURCES = ROOMS + sorted(path for folder in ("train", "bench", "examples") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = ROOMS + sorted(
+    path for folder in ("train", "bench", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
+)
 TOP_LEVEL = {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
 each_room = pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "train" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -186,3 +196,31 @@ def test_no_version_of_torch_is_asked_for_so_that_pip_keeps_the_users() -> None:
     for requirement in [*requirements(), *project["dependencies"], *optional]:
         assert requirement == "torch" or not requirement.startswith("torch"), requirement
         assert "==" not in requirement, "a pinned version would replace what the user's ComfyUI runs on"
+
+
+def test_the_drawing_of_who_imports_whom_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "draw.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@each_page
+def test_what_a_page_names_is_there(page: Path) -> None:
+    """Files by their path or name, commands by their module, links by where they lead."""
+    text = page.read_text(encoding="utf-8")
+    places = (ROOT, page.parent, ROOT / page.stem)
+    folders = (*PACKAGES, "tests", "bench", "train", "docs")
+    named = {path.name for folder in folders for path in (ROOT / folder).rglob("*.*")}
+    files = set(re.findall(r"`([\w./-]+\.(?:py|cpp|h|sh|md))`", text)) - named
+    assert not {file for file in files if not any((place / file).is_file() for place in places)}
+    modules = re.findall(r"\b(bench\.[a-z_]+)", text)
+    assert not {module for module in modules if not (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()}
+    links = re.findall(r"\]\(([^):#]+)\)", text)
+    assert not {link for link in links if not (page.parent / link).exists()}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_page_of_a_package_names_all_its_files(package: str) -> None:
+    page = (ROOT / "docs" / f"{package}.md").read_text(encoding="utf-8")
+    files = [path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".cpp", ".h")]
+    names = {path.relative_to(ROOT / package).as_posix() for path in files} - {"__init__.py"}
+    assert not {name for name in names if f"`{name}`" not in page}
