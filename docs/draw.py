@@ -21,7 +21,7 @@ Imports = dict[str, set[str]]
 """Package or top-level module -> those that it imports."""
 
 
-def rooms() -> dict[str, list[Path]]:
+def parts() -> dict[str, list[Path]]:
     """The files of every package, and of every module that stands at top level, by name."""
     found = {path.stem: [path] for path in sorted(ROOT.glob("*.py"))}
     for folder in sorted(path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in OTHERS):
@@ -82,7 +82,7 @@ def _title(path: Path, name: str) -> str:
 
 
 def main() -> None:
-    files = rooms()
+    files = parts()
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]

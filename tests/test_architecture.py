@@ -1,4 +1,4 @@
-"""The house's rules, read off the source: who may import whom, where ComfyUI is known, and what is never used."""
+"""The rules of the pack, read off the source: who may import whom, where ComfyUI is known, and what is never used."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ RUNS_CODE = {"eval", "exec", "__import__"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
 PACKAGES = ("api", "compiling", "images", "kernels", "models", "pipeline", "storage", "tiling")
-ROOMS = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
-SOURCES = ROOMS + sorted(
+MODULES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
+SOURCES = MODULES + sorted(
     path for folder in ("train", "bench", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
 )
 TOP_LEVEL = {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
-each_room = pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 PAGES = [
     ROOT / "README.md",
@@ -68,8 +68,8 @@ def test_the_sources_are_found() -> None:
     assert "torch" in foreign_imports(ROOT / "memory.py")
 
 
-@each_room
-def test_own_rooms_are_imported_relatively(path: Path) -> None:
+@each_module
+def test_own_modules_are_imported_relatively(path: Path) -> None:
     """Inside ComfyUI `import nodes` is ComfyUI's own module, and `import memory` fails."""
     assert not foreign_imports(path) & {"cudaspeed", "train", "tests", "bench", *PACKAGES, *TOP_LEVEL}
 
@@ -80,7 +80,7 @@ def test_only_the_host_knows_comfyui(path: Path) -> None:
     assert known == ({"comfy", "comfy_execution", "folder_paths", "server"} if path.name == "host.py" else set())
 
 
-@each_room
+@each_module
 def test_comfyui_is_imported_where_it_is_used_so_that_the_pack_loads_without(path: Path) -> None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
@@ -121,7 +121,7 @@ def foreign_private_names(path: Path) -> set[str]:
     return {name for name in found if is_private(name)} - {"os._exit"}
 
 
-@each_room
+@each_module
 def test_private_names_of_others_stand_in_one_file(path: Path) -> None:
     """So that a new torch or spandrel is met in one place, and each such name has its reason."""
     assert not foreign_private_names(path) or path == UPSTREAM
@@ -164,7 +164,7 @@ def test_what_torch_loads_is_restricted() -> None:
         assert told.get("pickle_module") == "RestrictedUnpickle" or told.get("weights_only") == "True"
 
 
-@each_room
+@each_module
 def test_loggers_bear_the_packs_name(path: Path) -> None:
     """ComfyUI imports a pack under its folder's path, which `__name__` would show to users."""
     loggers = [n for n in nodes(path) if isinstance(n, ast.Call) and ast.unparse(n.func) == "logging.getLogger"]

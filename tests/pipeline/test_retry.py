@@ -180,7 +180,7 @@ def test_a_later_session_begins_where_the_last_climb_ended_and_autocast_is_anoth
     later = run(image, model, "fp16").report
     assert later.precision == "fp32"
     assert not later.health.repairs
-    assert later.warnings == ("fp16 gave ill tiles with this model before: fp32 is used instead",)
+    assert later.warnings == ("fp16 gave faulty tiles with this model before: fp32 is used instead",)
     ill["dtypes"] = ()
     assert run(image, model, "fp16", autocast=True).report.precision == "fp16"
 
