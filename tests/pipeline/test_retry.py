@@ -1,4 +1,4 @@
-"""What becomes of a run whose tiles come out ill: of its frames, of later runs, of the memory, of the report."""
+"""What becomes of a run whose tiles come out faulty: of its frames, of later runs, of the memory, of the report."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_each_frame_gets_its_own_repairs() -> None:
 
 
 def test_a_repair_fits_its_place() -> None:
-    """Rows and columns are not mixed up: the tile in the report is the one that was ill."""
+    """Rows and columns are not mixed up: the tile in the report is the one that was faulty."""
     image = spotted((0, 12, 95))
     (repair,) = run(image, zoo.toy(2, in_half(holes_where_white))).report.health.repairs
     assert repair.tile[0] == 0
