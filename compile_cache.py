@@ -1,8 +1,8 @@
 """Compiled forwards, by model content, mode, device and tile shapes: looked up, made when that pays, checked.
 
-A compile is an investment: a minute once, a share of every later forward saved. `policy.py` says when it is repaid;
+A compile takes a minute once, and saves a share of every later forward. `compiling/policy.py` says when it is repaid;
 until then, while it is made, and whenever anything about it fails, the eager forward gives the picture. What was
-compiled lies in the store (artifacts.py) and is there after a restart.
+compiled lies in the store (storage/artifacts.py) and is there after a restart.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class CompileCache:
     def forwards_of(
         self, runner: ModelRunner, descriptor: ImageModelDescriptor, info: ModelInfo, context: RunContext
     ) -> CompiledForwards:
-        """What is compiled of `working`, a copy of `descriptor`'s module, on the context's device; kept with it."""
+        """What is compiled of `runner`, a copy of `descriptor`'s module, on the context's device; kept with it."""
         place = f"{context.device} {context.cache_folder}"
         if place not in runner.compiled:
             store = self._stores.setdefault(context.cache_folder, ArtifactStore(context.cache_folder))
@@ -119,7 +119,7 @@ class CompiledExecutor:
         self._forward = None
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        if self._forward is None:
+        if self._forward is None or not self.accepts(tiles.shape):
             return self._owner.eager(tiles)
         try:
             result = self._forward(tiles)
@@ -241,7 +241,7 @@ class CompiledForwards:
     def pays(self, pixels_ahead: int) -> bool:
         """Whether compiling is repaid by the eager work behind, in all runs, and what is ahead in this one.
 
-        What earlier compiles of this model cost was paid from the same purse.
+        What earlier compiles of this model cost has to be repaid, too.
         """
         entry, expected = self._store.get(self._model_id), self._expectation()
         spent = (entry.eager_seconds if entry else 0.0) + self._eager_seconds

@@ -1,6 +1,6 @@
 """The only file that knows ComfyUI: which device, what memory, progress, interrupts, model folders.
 
-Outside ComfyUI, where `comfy` cannot be imported, `run_context` gives the standalone twin, so that the nodes can be
+Outside ComfyUI, where `comfy` cannot be imported, `run_context` gives a `StandaloneContext`, so that the nodes can be
 called from a script or a test.
 """
 
@@ -133,7 +133,7 @@ def compiled_folder() -> Path:
 
 
 class ComfyContext:
-    """ComfyUI's face: a `RunContext` for the execution of one node."""
+    """ComfyUI as a `RunContext`, for the execution of one node."""
 
     def __init__(self, model: object) -> None:
         from comfy import model_management, utils

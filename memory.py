@@ -1,4 +1,4 @@
-"""What the device has, what a tile costs, and how many pixels a tile may therefore have."""
+"""What a tile costs in memory, what the device has, and how many pixels a tile may therefore have."""
 
 from __future__ import annotations
 

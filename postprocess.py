@@ -69,8 +69,8 @@ def heal(output: Tensor, source: Tensor) -> FrameVerdict:
     least, low, high, most = quantiles(output[::step], (0.0, *_ROBUST, 1.0))
     if most - least < NO_DETAIL:  # it may be in the other rows
         least, low, high, most = quantiles(output, (0.0, *_ROBUST, 1.0))
-    reach = _WILD * max(high - low, abs(low), abs(high), 1.0)
-    tame = max(low - reach, -_LARGEST), min(high + reach, _LARGEST)
+    margin = _WILD * max(high - low, abs(low), abs(high), 1.0)
+    tame = max(low - margin, -_LARGEST), min(high + margin, _LARGEST)
     broken = not _healthy(low, high)
     lines = _fit(*_corresponding(output, source, tame)) if broken else None
     non_finite, wild = _mend(output, source, tame, lines)

@@ -1,1 +1,1 @@
-"""The vocabulary of the pack: options, errors, reports, the host's face. It imports nothing of ours."""
+"""The vocabulary of the pack: options, errors, reports, what a host must offer. It imports nothing of ours."""

@@ -1,4 +1,4 @@
-"""The host's face to the engine: where to compute, what memory there is, progress and interrupts."""
+"""What a host gives the engine: where to compute, what memory there is, progress and interrupts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Resident(Protocol):
-    """A model of ours that a host brings to its device. `residence` is the host's: its handle on it, kept with it."""
+    """A model of ours that a host brings to its device. `residence` is for the host to keep its own handle in."""
 
     module: nn.Module
     residence: object
@@ -21,7 +21,7 @@ class Resident(Protocol):
 
 
 class RunContext(Protocol):
-    """The host's face to the engine: ComfyUI's, or the standalone twin's. One per run."""
+    """What a host gives the engine, ComfyUI or a stand-alone program. One per run."""
 
     device: torch.device
     """Where the model computes."""

@@ -1,4 +1,4 @@
-"""What the engine must know of a model, and the face of what computes it."""
+"""What the engine must know of a model, and how its forward is called."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 Kernels = Literal["plain", "attention", "winograd", "fused"]
-"""What computes a model: torch's own operations, or modules of ours in place of some (rewrite.py). All but "plain"
-compute attention, where a model has it, in one operation (attention_fusion.py)."""
+"""What computes a model: torch's own operations, or modules of ours in place of some (kernels/rewrite.py). All but
+"plain" compute attention, where a model has it, in one operation (kernels/attention_fusion.py)."""
 Forward = Callable[[Tensor], Tensor]
 """A model's forward: [N, C, h, w] 0..1 -> [N, C', h*scale, w*scale], not clamped."""
 

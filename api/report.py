@@ -19,7 +19,7 @@ _MOST_RUNS = 4  # of frames that are named one after the other; further ones are
 
 @dataclass(frozen=True)
 class Repair:
-    """A tile that came out ill and was computed again, another way, well. `tile` is (row, column) in the plan,
+    """A tile that came out faulty, and well when it was computed another way. `tile` is (row, column) in the plan,
     `fault` what was wrong, `before` and `after` how it was computed: "fp16", "fp16 compiled", ..."""
 
     frame: int
@@ -35,7 +35,7 @@ class ImageHealth:
 
     `repairs`: the tiles that were computed again, also of frames that were then done anew as a whole; where the run
     left its way to compute for a better one, `given_up` is what it began with ("fp16", "fp32 winograd"). The rest
-    stayed ill in the best way there is, mostly fp32 and eager: `non_finite` values (pixel x channel) were NaN or
+    stayed faulty in the best way there is, mostly fp32 and eager: `non_finite` values (pixel x channel) were NaN or
     infinite, `wild` ones single values far from any other; both are filled from the input. The frames named had a
     broken range: corrected by quantiles where the output still resembles the input, else clamped as they are.
     """
@@ -80,7 +80,7 @@ class UpscaleReport:
     def warnings(self) -> tuple[str, ...]:
         """What the user should know, in sentences: the notes, and one for each thing that was wrong with the output;
         none for a picture that was healthy and computed as asked."""
-        return (*self.notes, *_ailments(self.health))
+        return (*self.notes, *_what_was_wrong(self.health))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def frames_text(frames: Collection[int]) -> str:
     return f"{'frame' if len(frames) == 1 else 'frames'} {listed}"
 
 
-def _ailments(health: ImageHealth) -> list[str]:
+def _what_was_wrong(health: ImageHealth) -> list[str]:
     """A sentence for each thing that was wrong, none for a healthy picture."""
     found = []
     if health.repairs:

@@ -119,7 +119,7 @@ def build(name: str) -> ImageModelDescriptor:
 
 def build_fitted(name: str, picture: Tensor) -> ImageModelDescriptor:
     """As `build`, but what it makes of a photograph is one, as from a trained model: a random network's output is grey
-    noise, for which no PSNR means anything and which our look at the output takes for ill.
+    noise, for which no PSNR means anything and which our look at the output takes for faulty.
 
     Its last convolution is fitted to pieces of `picture` [1, 3, h, w] 0..1 enlarged (ridge regression on what comes
     into that layer), where the picture lies; the model comes back on the CPU. Models that are trained stay as they are.

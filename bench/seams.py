@@ -171,7 +171,7 @@ def deviation(tiled: Tensor, truth: Tensor) -> Deviation:
 def row_for(name: str, model: ImageModelDescriptor, pictures: Sequence[Tensor], tile: int) -> str:
     """A row of the table."""
     info, sessions, context = model_info(model), SessionCache(), StandaloneContext("cpu")
-    found, seconds = _timed_reach(model)
+    found, seconds = _timed_measurement(model)
     ways: dict[str, list[Deviation]] = {"before": [], "core": [], "after": []}
     recomputed: dict[str, float] = {}
     report: UpscaleReport | None = None
@@ -196,8 +196,8 @@ def row_for(name: str, model: ImageModelDescriptor, pictures: Sequence[Tensor], 
     return f"| {' | '.join([name, f'{kind}, {info.alignment}', found, *worst, shared, work, cost])} |"
 
 
-def _timed_reach(model: ImageModelDescriptor) -> tuple[str, float]:
-    """The reach, for people, and the seconds it took to measure."""
+def _timed_measurement(model: ImageModelDescriptor) -> tuple[str, float]:
+    """The receptive field, for people, and the seconds it took to measure."""
 
     def forward(x: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -224,7 +224,8 @@ def main() -> None:
 
     logging.disable(logging.WARNING)  # that tiles are small for an overlap is what the table tells
     pictures = [read(path, args.side) for path in args.pictures]
-    titles = ["model", "kind, grid", "reach", "before: 1/255, dB", "core", "now", "overlap", "recomputed", "measuring"]
+    titles = ["model", "kind, grid", "receptive field", "before: 1/255, dB", "core", "now"]
+    titles += ["overlap", "recomputed", "measuring"]
     print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CUDASPEED_CACHE_DIR"] = folder

@@ -13,7 +13,7 @@ from torch import Tensor
 INVISIBLE = 1 / 512  # alpha below this is 0 in eight bits
 _SHARP = 2 / 3  # of the contrast around
 _FAINT = 0.1  # a contrast that is none: noise, the steps of a slow gradient in few bits
-_STEPS = 5  # reach 31 pixels, as far as a tile looks beyond its part of the picture
+_STEPS = 5  # together 31 pixels
 _LOBES = 3  # of the Lanczos kernel: it reaches that many input pixels to either side
 
 
@@ -84,9 +84,9 @@ def hold(large: Tensor, alpha: Tensor) -> Tensor:
 
 def _highest(plane: Tensor) -> Tensor:
     """The highest value that Lanczos-3 reaches from each pixel, [H, W] -> [H, W]."""
-    reach = 2 * _LOBES + 1
-    over_rows = F.max_pool2d(plane[None, None], (reach, 1), stride=1, padding=(_LOBES, 0))
-    return F.max_pool2d(over_rows, (1, reach), stride=1, padding=(0, _LOBES))[0, 0]
+    side = 2 * _LOBES + 1
+    over_rows = F.max_pool2d(plane[None, None], (side, 1), stride=1, padding=(_LOBES, 0))
+    return F.max_pool2d(over_rows, (1, side), stride=1, padding=(0, _LOBES))[0, 0]
 
 
 def bleed(frame: Tensor) -> Tensor:

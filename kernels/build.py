@@ -1,8 +1,8 @@
 """Our own kernels for CPUs: C++ that comes with the pack, built once on a machine, in a second, by its compiler.
 
-What was built lies with the compiled models, in the store (artifacts.py): it is loaded only while it is byte for byte
-what was built here. Where there is no compiler, or anything else is amiss, there are no such kernels, and nothing else
-changes. Linux only: on macOS torch has the GPU, on Windows no compiler that takes this code.
+What was built is with the compiled models, in the store (storage/artifacts.py): it is loaded only while it is byte for
+byte what was built here. Where there is no compiler, or anything else is amiss, there are no such kernels, and nothing
+else changes. Linux only: on macOS torch has the GPU, on Windows no compiler that takes this code.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class PrecisionChooser:
         context: RunContext,
         choice: Choice,
     ) -> Choice:
-        """Choose so from now on when the same is asked."""
+        """Choose so from now on when the same is asked for."""
         key = asked, autocast, str(context.device), versions_of(descriptor.model)
         self._known.setdefault(descriptor.model, {})[key] = choice
         return choice

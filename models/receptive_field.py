@@ -30,7 +30,7 @@ from .runner import ModelRunner
 logger = logging.getLogger("cudaspeed")
 
 # (margin, side of what is left without the margins), input pixels. The first costs half a forward of 128x128 and finds
-# a reach of up to 12; all others take the second, 2.1 such forwards. What neither sees the end of has none for us.
+# a receptive field of up to 12; all others take the second, 2.1 such forwards. One that ends in neither is unbounded.
 _PROBES = ((16, 48), (32, 96))
 _COARSEST_ALIGNMENT = 32  # beyond it the probes would have to be as large as pictures
 _VISIBLE = 1 / 255  # tiles may differ by twice that: photographs are not the probe
@@ -78,7 +78,8 @@ def with_receptive_field(
 
 
 def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.device) -> ReceptiveField | None:
-    """The reach of a model whose `forward` computes in fp32 on `device`; None where the probes do not suit its grid.
+    """The receptive field of a model whose `forward` computes in fp32 on `device`; None where its alignment or its
+    minimum is too large for the probes.
 
     Two forwards, of 80x80 and 48x48 pixels, and two more, of 160x160 and 96x96, where these do not show its end.
     Raises what `forward` raises.
@@ -117,7 +118,7 @@ def _measured(
         module = _in_fp32(runner)
         return measure_receptive_field(forward, info, context.device)
     except _CannotMeasureError as error:
-        logger.debug("the reach of %s cannot be measured: %s", info.name, error)
+        logger.debug("how much tiles of %s must overlap cannot be measured: %s", info.name, error)
         return None
     finally:
         context.say("")
@@ -159,8 +160,8 @@ def _deviations(
 def _judge(worst: Tensor, square: Tensor, convolutional: bool) -> ReceptiveField:
     """The receptive field from deviations by depth, [d] each.
 
-    Of convolutional models no value deeper is visibly off. Attention models receptive field further, and less and less:
-    twice as much is allowed of them, and all that lies deeper is off by no more than 60 dB allow, in tiles that share
+    Of convolutional models no value deeper is visibly off. Attention models look further, and less and less: twice
+    as much is allowed of them, and all that lies deeper is off by no more than 60 dB allow, in tiles that share
     twice the receptive field."""
     quarter = len(worst) // 4
     end, before = square[-quarter:].mean(), square[-2 * quarter : -quarter].mean()

@@ -124,7 +124,7 @@ def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], mod
 
 
 class RunnerCache:
-    """The working copies that runs begin with.
+    """The copies of models that runs begin with.
 
     One per caller's module, replaced when another mode is asked for, gone when the module is.
     """
@@ -133,7 +133,7 @@ class RunnerCache:
         self._by_module: weakref.WeakKeyDictionary[nn.Module, ModelRunner] = weakref.WeakKeyDictionary()
 
     def put(self, descriptor: ImageModelDescriptor, runner: ModelRunner) -> None:
-        """Make `working` the copy of `descriptor`'s module."""
+        """Make `runner` the copy of `descriptor`'s module."""
         self._by_module[descriptor.model] = runner
 
     def get(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner:

@@ -23,7 +23,7 @@ from ..tiling.plan import round_up
 
 logger = logging.getLogger("cudaspeed")
 
-_SIDES = (64, 128, 256, 512, 1024, 2048)  # of the forwards that are measured, in pixels, rounded up to the model's grid
+_SIDES = (64, 128, 256, 512, 1024, 2048)  # of the forwards that are measured, in pixels, rounded up to the alignment
 # The first forward of a size warms up, or is disturbed; elsewhere than on a CPU, where a long one is left at that, it
 # may choose and build kernels, too. So there are two, or as many as it takes until two agree.
 _RUNS = 2

@@ -119,7 +119,7 @@ class StreamDownload:
         while self._landing and self._landing[0].done():
             self._landing.popleft().result()
         if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix="cudaspeed-outlet")
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="cudaspeed-download")
             for _ in range(_BUFFERS):
                 # rows of a run are alike but for their type, which is float32 at most
                 self._free.put(self._device.pinned(max(_BUFFER_BYTES, 4 * piece[0].numel())))

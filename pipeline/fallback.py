@@ -23,10 +23,10 @@ class Step(NamedTuple):
 
 
 class Steps(Protocol):
-    """Who makes the steps of a chain, and is told which of them to begin with the next time."""
+    """What a chain asks for its steps, and tells which of them to begin with the next time."""
 
     def step(self, mode: ExecutionMode, shared: bool) -> Step:
-        """The step in `mode`; with a copy that other runs begin with, too, if it is `shared`."""
+        """The step in `mode`. `shared`: with the copy of the model that other runs begin with, too."""
         ...
 
     def safer_modes(self, mode: ExecutionMode) -> list[ExecutionMode]:
@@ -60,7 +60,7 @@ class FallbackChain:
         return self._safer
 
     def step(self, mode: ExecutionMode) -> Step:
-        """A safer step, to compute single tiles on; made when it is first asked for, kept while the run lasts."""
+        """A safer step, to compute single tiles in; made when it is first asked for, kept while the run lasts."""
         if mode not in self._made:
             self._made[mode] = self._steps.step(mode, shared=False)
         return self._made[mode]

@@ -1,4 +1,4 @@
-"""Where frames come from and where they go: tensors today; films, folders and latents have the same two faces."""
+"""Where frames come from and where they go. Tensors are the one kind there is; films and folders fit in here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class FrameSource(Protocol):
-    """Frames of one size, read in order. One that is done anew, for want of memory, is read again."""
+    """Frames of one size, read in order. One that has to be computed again, for want of memory say, is read again."""
 
     size: tuple[int, int]
     """(height, width) in pixels."""

@@ -1,4 +1,4 @@
-"""Some frames in work: cut into tiles for the model, put together from what becomes of them."""
+"""Some frames in work: cut into tiles for the model, and put together from the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .scheduler import Schedule
 from .streams import Event
 from .transfer import Transfer
 
-# Holes are repaired; a picture that is mostly hole is none.
+# The share of values that may be NaN or infinite, and are filled. A frame with more is no picture.
 _MOST_REPAIRED = 0.5
 
 
@@ -43,8 +43,8 @@ class FinishedFrame(NamedTuple):
 class FrameSetup:
     """How frames become tiles and tiles become frames, the same for all frames of a schedule.
 
-    With `defer_clamp` what the tiles are made of comes to its place as it is, not clamped to 0..1 on its way, and
-    frames that have faulty tiles are looked after as a whole.
+    With `defer_clamp` the rows come to their place as they are, not clamped to 0..1 on the way, and frames that have
+    faulty tiles are looked after as a whole.
     """
 
     schedule: Schedule
@@ -73,7 +73,7 @@ class FrameGroup:
         self._plan, self._channels = setup.schedule.plan, setup.channels
         self._jobs_cut = 0
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
-        self._sources: dict[int, Tensor] = {}  # frame -> it with its padding, where it is prepared
+        self._sources: dict[int, Tensor] = {}  # frame -> the frame with its padding, where it is prepared
         self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go
         self._faulty: set[int] = set()
         # what whole frames are judged by is not rounded

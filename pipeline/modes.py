@@ -21,7 +21,7 @@ _MOST_TRIES = 3  # in one session, to find out what is the fastest on a machine 
 
 
 class ModeChooser:
-    """Chooses for one run of a model, and keeps what it learns: in its profile, and in the process's record."""
+    """Chooses for one run of a model, and keeps what is learned in the model's profile and in the process's record."""
 
     def __init__(
         self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext, shared: SessionCache
@@ -30,8 +30,8 @@ class ModeChooser:
         self._record, self._profile = shared.record(model), shared.profile(model, context)
 
     def choose(self, pixels: int | None) -> Choice:
-        """The mode to begin with: what suits the device and the model, unless it failed on pictures before, and of what
-        is as good the fastest. It is for a run of so many `pixels`; None: for more than enough."""
+        """The mode to begin a run of so many `pixels` with (None: of more than enough to be worth any measuring): what
+        suits the device and the model, unless it failed on pictures before, and of what is as good the fastest."""
         asked = (self._model, self._options.precision, self._options.autocast, self._context)
         choice = self._shared.precisions.choose(*asked)
         if choice.mode.precision != "fp32":  # nothing is more precise
@@ -41,7 +41,7 @@ class ModeChooser:
                 if raised.get(place_of(mode, self._context.device)) == safer.precision:  # and what that was left for
                     mode = safer
             if mode != choice.mode:
-                told = f"{choice.mode.precision} gave ill tiles with this model before: {mode.precision} is used"
+                told = f"{choice.mode.precision} gave faulty tiles with this model before: {mode.precision} is used"
                 choice = self._shared.precisions.remember(*asked, Choice(mode, f"{told} instead"))
         return replace(choice, mode=self._fastest(choice.mode, pixels))
 

@@ -1,4 +1,4 @@
-"""The memory that a result is handed over in: enough of it, and of the kind that the device copies to by itself.
+"""The memory of the result: enough of it, and of the kind that the device copies to by itself.
 
 On CUDA a result in pinned memory costs the host nothing: no copy from a staging buffer, no pages to be found for it
 while rows arrive. In a run whose computing takes milliseconds that host work would be most of the time. But pinned

@@ -1,7 +1,7 @@
-"""Tiles that came out ill are computed again, alone: eagerly if they were compiled, then in the next better precision.
+"""Tiles that came out faulty are computed again, alone: eagerly if they were compiled, then in better precisions.
 
-A remedy at the cause, where the postprocessor's is one of the symptom. Only what is as ill in fp32 and eager is left to
-that; what merely looked ill turns out to be the model's own way, and is not asked again.
+This mends the cause, where postprocess.py mends the symptom. Only what is as faulty in fp32 and eager is left to that;
+what merely looked faulty turns out to be the model's own way, and is not computed again.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _ROOM = 2.0  # a model that shifts its tiles on purpose does not shift all of th
 @dataclass
 class ModelObservations:
     """What this process has seen of a model. `most_shift` and `kinds` are its own way: it does so in fp32, too.
-    `alike`: and torch's own kernels gave the same as this mode of the best precision, which need not be left.
+    `alike`: the modes of the best precision that give the same as torch's own kernels then, and need not be left.
 
-    `defer_clamp`: it leaves illness in the picture even there, so that whole frames are looked after (postprocess.py).
+    `defer_clamp`: it leaves faults in the picture even there, so that whole frames are looked after (postprocess.py).
     `repairs` counts the tiles that had to be computed again, by mode and device.
     """
 
@@ -54,7 +54,7 @@ class _Attempt(NamedTuple):
     mode: ExecutionMode | None
     result: Tensor
     stats: TileStats
-    ill: TileFault | None
+    fault: TileFault | None
 
 
 class SuspectTile(NamedTuple):
@@ -91,26 +91,25 @@ class TileRetry:
 
         Raises what the context raises, its interrupt and its out-of-memory error included.
         """
-        ill = find_fault(suspect.stats, suspect.result, self._observations.most_shift)
-        its_own = ill in self._observations.kinds
-        if ill is None or (its_own and (not self._chain.safer or (ill, suspect.step.mode) in self._observations.alike)):
-            return suspect.result, ill
+        fault = find_fault(suspect.stats, suspect.result, self._observations.most_shift)
+        if fault is None or self._is_its_own(fault, suspect):
+            return suspect.result, fault
         attempt = self._compute_again(suspect)
         if attempt is None:
-            self._accept(ill, suspect.stats)
-            return suspect.result, ill
-        if attempt.ill:
-            self._accept(attempt.ill, attempt.stats)
+            self._accept(fault, suspect.stats)
+            return suspect.result, fault
+        if attempt.fault:
+            self._accept(attempt.fault, attempt.stats)
         same = self._same(suspect, attempt)
-        if same and attempt.ill is None:  # at the very limit of what is well
+        if same and attempt.fault is None:  # at the very limit of what is well
             return suspect.result, None
-        if attempt.ill in (None, _MILD) and not same:
-            self._note(suspect, ill, attempt.mode)
-        elif same and attempt.ill == ill and ill in self._observations.kinds and self._as_precise(suspect):
-            self._observations.alike.add((ill, suspect.step.mode))  # no attempt need be made again
-        elif attempt.mode and attempt.ill != _MILD and self._count(suspect, attempt.ill):
+        if attempt.fault in (None, _MILD) and not same:
+            self._note(suspect, fault, attempt.mode)
+        elif same and attempt.fault == fault and fault in self._observations.kinds and self._as_precise(suspect):
+            self._observations.alike.add((fault, suspect.step.mode))  # no attempt need be made again
+        elif attempt.mode and attempt.fault != _MILD and self._count(suspect, attempt.fault):
             self._due = attempt.mode, False  # no better, but no attempt is then made twice
-        return (suspect.result if same else attempt.result), attempt.ill
+        return (suspect.result if same else attempt.result), attempt.fault
 
     def confirm(self, frame: int) -> None:
         """That frame is complete: what was done to it stays."""
@@ -122,7 +121,7 @@ class TileRetry:
         self._noted = []
 
     def fall_back(self) -> bool:
-        """Leave a precision in which tiles were ill again and again, or compiled code that gave ill tiles.
+        """Leave a precision in which tiles were faulty again and again, or compiled code that gave faulty tiles.
 
         True when the frames in work had better be done anew: what looked well in them may not be.
         """
@@ -136,7 +135,7 @@ class TileRetry:
         return True
 
     def _ways(self, suspect: SuspectTile) -> Iterator[tuple[ExecutionMode | None, Step]]:
-        """The better ways to compute it, best last; None stands for eagerly in its own mode."""
+        """The better ways to compute it, best last; None stands for its own mode, eagerly."""
         if suspect.mode.backend != "eager":
             yield None, suspect.step
         for mode in self._chain.safer:
@@ -150,9 +149,9 @@ class TileRetry:
                 result = self._compute(step, suspect.tile[None])
                 if result is not None:
                     stats = TileStats(*measure_tiles(suspect.tile[None], result)[0].tolist())
-                    ill = find_fault(stats, result[0], self._observations.most_shift)
-                    attempt = _Attempt(mode, result[0], stats, ill)
-                    if ill is None:
+                    fault = find_fault(stats, result[0], self._observations.most_shift)
+                    attempt = _Attempt(mode, result[0], stats, fault)
+                    if fault is None:
                         break
         finally:
             # what was visited may have pushed it out, and memory that ran out there is no reason to leave it so
@@ -183,31 +182,36 @@ class TileRetry:
         """Whether all that is better than how it was computed is no more precise."""
         return all(mode.precision == suspect.precision for mode in self._chain.safer)
 
-    def _accept(self, ill: TileFault, stats: TileStats) -> None:
+    def _is_its_own(self, fault: TileFault, suspect: SuspectTile) -> bool:
+        """Whether the model is known to do so, and no better way to differ from this one."""
+        known = fault in self._observations.kinds
+        return known and (not self._chain.safer or (fault, suspect.step.mode) in self._observations.alike)
+
+    def _accept(self, fault: TileFault, stats: TileStats) -> None:
         """It is the model that is so."""
-        if ill == _MILD:
+        if fault == _MILD:
             self._observations.most_shift = max(self._observations.most_shift, _ROOM * stats.shift)
             return
         self._observations.defer_clamp = True
-        if ill in ("a broken range", "no detail"):  # of all its tiles; the others come and go
-            self._observations.kinds.add(ill)
+        if fault in ("a broken range", "no detail"):  # of all its tiles; the others come and go
+            self._observations.kinds.add(fault)
 
-    def _note(self, suspect: SuspectTile, ill: TileFault, mode: ExecutionMode | None) -> None:
-        """`suspect` was ill, and is well in `mode`; None: in its own, eagerly."""
+    def _note(self, suspect: SuspectTile, fault: TileFault, mode: ExecutionMode | None) -> None:
+        """`suspect` was faulty, and is well in `mode`; None: in its own, eagerly."""
         before, eager = suspect.mode.name, suspect.step.mode
         after = mode.name if mode else eager.name
-        self._noted.append(Repair(suspect.frame, suspect.place, ill, before, after))
-        logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, ill, before, after)
+        self._noted.append(Repair(suspect.frame, suspect.place, fault, before, after))
+        logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, fault, before, after)
         if mode is None:
-            suspect.executor.distrust(f"a tile had {ill}, and has not when computed eagerly")
+            suspect.executor.distrust(f"a tile had {fault}, and has not when computed eagerly")
             self._due = eager, False
-        elif self._count(suspect, ill):
+        elif self._count(suspect, fault):
             self._due = mode, True
 
-    def _count(self, suspect: SuspectTile, ill: TileFault | None) -> bool:
+    def _count(self, suspect: SuspectTile, fault: TileFault | None) -> bool:
         """Whether that was one tile too many. A broken range is of the model, and no second tile need tell so."""
         key, place = (str(suspect.step.mode), str(self._context.device)), (suspect.frame, suspect.place)
         if place not in self._counted:  # and not a frame that is done anew
             self._counted.add(place)
             self._observations.repairs[key] += 1
-        return ill == "a broken range" or self._observations.repairs[key] >= _REPEATED
+        return fault == "a broken range" or self._observations.repairs[key] >= _REPEATED

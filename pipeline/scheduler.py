@@ -232,7 +232,7 @@ class Scheduler:
         return plan if shapes.fit((1, 1, plan.rows.tile, plan.columns.tile)) else None
 
     def _appetite(self, plan: TilePlan, most: int) -> int:
-        """As how many of the plan's tiles, of at most so many, the device computes best."""
+        """How many of the plan's tiles, of at most so many, the device computes best at once."""
         if self._options.level == "memory":
             return 1
         if self._throughput.points:

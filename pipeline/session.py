@@ -94,8 +94,8 @@ class Session:
     """Begins with `start`; a context that keeps what was learned when it is left, however that is.
 
     `info` is what is known of the model, `chain` where the run stands, `notes` what the user is to be told of that.
-    `observations` are the process's own of the model. `streams` is the device as one that works on its own; None where
-    it does not. `batches_ahead` of one that is looked at are computed meanwhile.
+    `observations` are what the process has seen of the model. `streams` is the device as one that works on its own;
+    None where it does not. `batches_ahead`: how many batches are computed while the host looks at an earlier one.
     """
 
     chain: FallbackChain
@@ -312,7 +312,7 @@ class Session:
         return 3 * 4 * channels.pictures_per_frame * channels.model_out * pixels
 
     def _throughput(self, runner: ModelRunner, pixels_ahead: int, most_pixels: int) -> Throughput:
-        """The copy's, as known and seen so far; measured where it is not known and there are enough `pixels_ahead`."""
+        """The runner's, as known and seen so far; measured where it is unknown and `pixels_ahead` are enough for it."""
         place, record = place_of(runner.mode, self.context.device), self._record
         known = Throughput(tuple(self._profile.known.throughputs.get(place, ())))
         found = known

@@ -24,11 +24,14 @@ from .retry import ModelObservations
 
 @dataclass
 class ModelRecord:
-    """What this process found out of one model, and the next one finds out anew. By place (mode, hardware and torch):
-    `autotuned`, what each try to find the fastest mode on a busy machine came to, the newest last; `rates`, the seconds
-    a megapixel that runs have seen, by a forward's pixels (rounded); `probed`, the most pixels of work for which its
-    throughput was to be measured. `pixels` are those of all runs. `costs` of a forward are kept by what they depend
-    on. `observations` hold for the weights of these `versions`."""
+    """What this process found out about one model, and another one would find out anew.
+
+    By place (mode, hardware and torch): `autotuned`, what each try to find the fastest mode on a busy machine came to,
+    the newest last; `rates`, the seconds a megapixel that runs have seen, by a forward's pixels (rounded); `probed`,
+    the most pixels of work ahead for which its throughput was measured. `pixels` are those of all runs. `costs` of a
+    forward are by what they depend on: type, and whether kernels are plain. `observations` hold for the weights of
+    these `versions`.
+    """
 
     pixels: int = 0
     autotuned: dict[str, list[str]] = field(default_factory=dict)
@@ -40,9 +43,9 @@ class ModelRecord:
 
 
 class SessionCache:
-    """All of it is keyed by the caller's module and gone with it, but for what lies in the context's cache folder.
+    """All of it is kept by the caller's module and gone with it, but for what lies in the context's cache folder.
 
-    By `clock` everything is measured that decides how a model is computed.
+    Everything that decides how a model is computed is measured by `clock`.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:

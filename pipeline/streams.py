@@ -1,7 +1,7 @@
-"""What the pipeline asks of a device that works on its own: streams of work, moments in them, memory it copies by
+"""What the pipeline asks of a device that works on its own: streams of work, events in them, memory it copies by
 itself.
 
-The only room that calls CUDA's streams, events and pinned memory for the pipeline, thin enough to be seen to be right:
+The only file that calls CUDA's streams, events and pinned memory for the pipeline, thin enough to be seen to be right:
 where there is no CUDA, the tests put a device in its place that is as late as it may be.
 """
 

@@ -1,8 +1,8 @@
 """Whether a tile came out well: four numbers taken where it was computed, before any clamp, and judged where they
 arrive. The numbers cost two passes over the tile's output and no copy of it; nothing waits for them on the device.
 
-What looks ill need not be: a network may brighten pictures on purpose, and random weights resemble nothing. So this
-room only suspects. What becomes of a suspect is decided by computing it again, better (retry.py).
+What looks wrong need not be: a network may brighten pictures on purpose, and random weights resemble nothing. So tiles
+are only suspected here. What becomes of a suspect is decided by computing it again, better (retry.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a compiled model is good for beside its shapes: the device, the versions, the compiler, our own format."""
+"""What a compiled model is good for: the device, the versions, the compiler, our own format, and which weights."""
 
 from __future__ import annotations
 

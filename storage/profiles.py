@@ -31,11 +31,12 @@ _CONTENT = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Profile:
-    """What is known of a model. `receptive_field` and `unbounded` are `ReceptiveField`'s (None: never
-    measured); `raised` says of a precision on a device, "fp16 autocast on <card>, torch <version>", which precision to
-    start with instead; `fastest` of the same, as which mode it was computed fastest (`str` of a
-    `ExecutionMode`); `throughputs` of the same, what a pixel cost in forwards of different sizes
-    (`Throughput.points`)."""
+    """What is known of a model. `receptive_field` and `unbounded` are `ReceptiveField`'s (None: never measured).
+
+    The others are by place, "fp16 autocast on <card>, torch <version>": `raised`, the precision to start with instead;
+    `fastest`, the mode in which it was computed fastest (`str` of an `ExecutionMode`); `throughputs`, what a pixel cost
+    in forwards of different sizes (`Throughput.points`).
+    """
 
     receptive_field: int | None = None
     unbounded: bool = False
@@ -145,14 +146,14 @@ def _parse(told: Any) -> Profile:
     if profile.receptive_field is not None and not (
         type(profile.receptive_field) is int and 0 <= profile.receptive_field <= _MOST_PIXELS
     ):
-        raise ValueError(f"reach is {profile.receptive_field!r}")
+        raise ValueError(f"receptive_field is {profile.receptive_field!r}")
     if type(profile.unbounded) is not bool:
-        raise ValueError(f"endless is {profile.unbounded!r}")
+        raise ValueError(f"unbounded is {profile.unbounded!r}")
     for told in (profile.raised, profile.fastest):
         if type(told) is not dict or not all(type(text) is str for text in told.values()):
             raise ValueError(f"{told!r} is no table of texts")
     if type(profile.throughputs) is not dict:
-        raise ValueError(f"paces are {profile.throughputs!r}")
+        raise ValueError(f"throughputs are {profile.throughputs!r}")
     return replace(profile, throughputs={place: _parse_points(points) for place, points in profile.throughputs.items()})
 
 
@@ -160,7 +161,7 @@ def _parse_points(told: Any) -> tuple[tuple[int, float], ...]:
     points = tuple((pixels, seconds) for pixels, seconds in told)
     sizes = [pixels for pixels, _ in points]
     if not all(type(pixels) is int and pixels > 0 and type(s) is float and s > 0 for pixels, s in points):
-        raise ValueError(f"a pace is {told!r}")
+        raise ValueError(f"a throughput is {told!r}")
     if sizes != sorted(set(sizes)):
-        raise ValueError(f"a pace has the sizes {sizes}")
+        raise ValueError(f"a throughput has the sizes {sizes}")
     return points

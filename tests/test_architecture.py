@@ -1,9 +1,10 @@
-"""The house's rules, read off the source: who may import whom, where ComfyUI is known, and what is never used."""
+"""The rules of the pack, read off the source: who may import whom, where ComfyUI is known, and what is never used."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +26,20 @@ RUNS_CODE = {"eval", "exec", "__import__"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
 PACKAGES = ("api", "compiling", "images", "kernels", "models", "pipeline", "storage", "tiling")
-ROOMS = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
-SOURCES = ROOMS + sorted(path for folder in ("train", "bench", "examples") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
+SOURCES = MODULES + sorted(
+    path for folder in ("train", "bench", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
+)
 TOP_LEVEL = {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
-each_room = pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "train" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
@@ -58,8 +68,8 @@ def test_the_sources_are_found() -> None:
     assert "torch" in foreign_imports(ROOT / "memory.py")
 
 
-@each_room
-def test_own_rooms_are_imported_relatively(path: Path) -> None:
+@each_module
+def test_own_modules_are_imported_relatively(path: Path) -> None:
     """Inside ComfyUI `import nodes` is ComfyUI's own module, and `import memory` fails."""
     assert not foreign_imports(path) & {"cudaspeed", "train", "tests", "bench", *PACKAGES, *TOP_LEVEL}
 
@@ -70,7 +80,7 @@ def test_only_the_host_knows_comfyui(path: Path) -> None:
     assert known == ({"comfy", "comfy_execution", "folder_paths", "server"} if path.name == "host.py" else set())
 
 
-@each_room
+@each_module
 def test_comfyui_is_imported_where_it_is_used_so_that_the_pack_loads_without(path: Path) -> None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
@@ -111,7 +121,7 @@ def foreign_private_names(path: Path) -> set[str]:
     return {name for name in found if is_private(name)} - {"os._exit"}
 
 
-@each_room
+@each_module
 def test_private_names_of_others_stand_in_one_file(path: Path) -> None:
     """So that a new torch or spandrel is met in one place, and each such name has its reason."""
     assert not foreign_private_names(path) or path == UPSTREAM
@@ -154,7 +164,7 @@ def test_what_torch_loads_is_restricted() -> None:
         assert told.get("pickle_module") == "RestrictedUnpickle" or told.get("weights_only") == "True"
 
 
-@each_room
+@each_module
 def test_loggers_bear_the_packs_name(path: Path) -> None:
     """ComfyUI imports a pack under its folder's path, which `__name__` would show to users."""
     loggers = [n for n in nodes(path) if isinstance(n, ast.Call) and ast.unparse(n.func) == "logging.getLogger"]
@@ -186,3 +196,31 @@ def test_no_version_of_torch_is_asked_for_so_that_pip_keeps_the_users() -> None:
     for requirement in [*requirements(), *project["dependencies"], *optional]:
         assert requirement == "torch" or not requirement.startswith("torch"), requirement
         assert "==" not in requirement, "a pinned version would replace what the user's ComfyUI runs on"
+
+
+def test_the_drawing_of_who_imports_whom_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "draw.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@each_page
+def test_what_a_page_names_is_there(page: Path) -> None:
+    """Files by their path or name, commands by their module, links by where they lead."""
+    text = page.read_text(encoding="utf-8")
+    places = (ROOT, page.parent, ROOT / page.stem)
+    folders = (*PACKAGES, "tests", "bench", "train", "docs")
+    named = {path.name for folder in folders for path in (ROOT / folder).rglob("*.*")}
+    files = set(re.findall(r"`([\w./-]+\.(?:py|cpp|h|sh|md))`", text)) - named
+    assert not {file for file in files if not any((place / file).is_file() for place in places)}
+    modules = re.findall(r"\b(bench\.[a-z_]+)", text)
+    assert not {module for module in modules if not (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()}
+    links = re.findall(r"\]\(([^):#]+)\)", text)
+    assert not {link for link in links if not (page.parent / link).exists()}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_page_of_a_package_names_all_its_files(package: str) -> None:
+    page = (ROOT / "docs" / f"{package}.md").read_text(encoding="utf-8")
+    files = [path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".cpp", ".h")]
+    names = {path.relative_to(ROOT / package).as_posix() for path in files} - {"__init__.py"}
+    assert not {name for name in names if f"`{name}`" not in page}

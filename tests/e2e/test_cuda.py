@@ -162,7 +162,7 @@ def test_an_interrupt_leaves_no_thread_and_no_pinned_memory_in_use(
     before = in_use()
     with pytest.raises(Interrupted):
         upscale(video, model, options, StandaloneContext("cuda", on_progress=stop), SessionCache())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cudaspeed-outlet")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cudaspeed-download")]
     assert in_use() == before
 
 

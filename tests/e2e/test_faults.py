@@ -130,7 +130,7 @@ def test_overflow_makes_the_run_leave_fp16_for_what_works_and_that_is_remembered
     again = run(small, model, sessions=sessions)
     assert torch.float16 not in calls
     assert not again.report.health.repairs
-    told = f"fp16 gave ill tiles with this model before: {first_good} is used instead"
+    told = f"fp16 gave faulty tiles with this model before: {first_good} is used instead"
     assert again.report.warnings == (told,)
     later = run(small, model_with(fault)).report
     assert (later.precision, later.warnings) == (first_good, (told,)), "also in another session"

@@ -96,7 +96,7 @@ def test_pictures_of_any_kind_and_size_are_not_suspected(
     assert not report.warnings
 
 
-def test_vitals_are_the_same_in_every_layout_and_type() -> None:
+def test_the_stats_of_tiles_are_the_same_in_every_layout_and_type() -> None:
     batch = zoo.photograph(40, 56, frames=2).permute(0, 3, 1, 2)
     output = F.interpolate(batch, scale_factor=2)
     expected = measure_tiles(batch, output)

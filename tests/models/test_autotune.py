@@ -1,4 +1,4 @@
-"""The fastest way to compute a model is measured once, has to compute the same, and is left where it gave ill tiles."""
+"""The fastest way to compute a model is measured once, computes the same, and is left where it gave faulty tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a run whose tiles come out ill: of its frames, of later runs, of the memory, of the report."""
+"""What becomes of a run whose tiles come out faulty: of its frames, of later runs, of the memory, of the report."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_each_frame_gets_its_own_repairs() -> None:
 
 
 def test_a_repair_fits_its_place() -> None:
-    """Rows and columns are not mixed up: the tile in the report is the one that was ill."""
+    """Rows and columns are not mixed up: the tile in the report is the one that was faulty."""
     image = spotted((0, 12, 95))
     (repair,) = run(image, zoo.toy(2, in_half(holes_where_white))).report.health.repairs
     assert repair.tile[0] == 0
@@ -180,7 +180,7 @@ def test_a_later_session_begins_where_the_last_climb_ended_and_autocast_is_anoth
     later = run(image, model, "fp16").report
     assert later.precision == "fp32"
     assert not later.health.repairs
-    assert later.warnings == ("fp16 gave ill tiles with this model before: fp32 is used instead",)
+    assert later.warnings == ("fp16 gave faulty tiles with this model before: fp32 is used instead",)
     ill["dtypes"] = ()
     assert run(image, model, "fp16", autocast=True).report.precision == "fp16"
 

@@ -172,13 +172,13 @@ def test_what_is_written_later_is_not_waited_for() -> None:
 def test_rows_and_numbers_follow_their_batch_and_not_the_next() -> None:
     device = LaggingDevice()
     with Transfer(TensorSource(torch.empty(1, 4, 4, 3)), TensorSink(torch.empty(1, 4, 4, 3)), device) as transfer:
-        streams = dict(zip(("numbers", "intake", "outlet"), device.streams, strict=True))
+        streams = dict(zip(("numbers", "upload", "download"), device.streams, strict=True))
         tile, numbers, computed = torch.ones(3, 4, 4), torch.ones(2), transfer.computed()
         transfer.computed()  # another batch is on its way
         transfer.fetch(numbers, computed)
         with transfer.download.leaving(computed, tile):
             transfer.download.write(torch.empty(4, 4, 3), tile.permute(1, 2, 0), clamp=True)
-    for name, used in (("outlet", tile), ("numbers", numbers)):
+    for name, used in (("download", tile), ("numbers", numbers)):
         assert streams[name].followed == [computed]
         assert [id(kept) for kept in streams[name].kept] == [id(used)]
 
