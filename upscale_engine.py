@@ -29,8 +29,9 @@ from .pipeline.outcome import make_report
 from .pipeline.output import allocate_output
 from .pipeline.run import Pipeline
 from .pipeline.scheduler import Limits
-from .pipeline.session import Session, workload_of_one
+from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
+from .pipeline.workload import workload_of_one
 
 logger = logging.getLogger("cudaspeed")
 
@@ -93,7 +94,7 @@ def warm_up(
         if compiled is None:
             return session.compiling(used=False)
         with torch.inference_mode():
-            schedule = session.schedule(workload_of_one(size, session), Limits())
+            schedule = session.schedule(workload_of_one(size, session.info, context), Limits())
             tile = torch.rand(1, session.info.in_channels, *schedule.tile, device=context.device)
             works = compiled.check(tile)
         compiled.save()  # before its status is asked

@@ -23,10 +23,11 @@ from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
 from .outcome import Outcome
 from .retry import SuspectTile, TileRetry
 from .scheduler import Limits, Schedule
-from .session import BatchTime, Reschedule, Session, Workload
+from .session import BatchTime, Reschedule, Session
 from .streams import Event
 from .tile_check import TileStats, measure_tiles
 from .transfer import Transfer
+from .workload import workload_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -61,9 +62,7 @@ class Pipeline:
     def __init__(self, session: Session, channels: ChannelPlan, source: FrameSource, sink: FrameSink) -> None:
         self._session, self._context, self._options = session, session.context, session.options
         self._channels, self._source, self._sink = channels, source, sink
-        apart = sink.device.type != session.context.device.type
-        held = 0 if apart else sink.held_bytes
-        self._workload = Workload(len(source), source.size, channels, held, results_on_host=sink.device.type == "cpu")
+        self._workload = workload_of(source, sink, channels, session.context)
         self._outcome = Outcome(channels.pictures_per_frame)
         self._retry = TileRetry(session.chain, session.observations, session.context, self._outcome.repairs)
         self._finished: deque[FinishedFrame] = deque()

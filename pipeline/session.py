@@ -15,7 +15,6 @@ from ..api.errors import CudaspeedError, ModelFailedError, OutOfMemoryError
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
-from ..images.channels import ChannelPlan, plan_channels
 from ..kernels.timing import reproduced
 from ..memory import MemoryCost, affordable_pixels, measure_cost, with_results, working_bytes
 from ..models.execution import ExecutionMode, Executor
@@ -32,6 +31,7 @@ from .retry import ModelObservations
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
 from .session_cache import SessionCache
 from .streams import stream_device
+from .workload import Workload
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
 # Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
@@ -45,36 +45,6 @@ _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 class Reschedule(Exception):  # noqa: N818  # no error
     """The frames in work are better done anew: by a cheaper schedule, in a safer mode, or with more care."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a run has to do: `frames` of `size` (height, width) through the model as `channels` say. `held_bytes` of
-    memory on the device are promised to results; `results_on_host`: they lie in main memory."""
-
-    frames: int
-    size: tuple[int, int]
-    channels: ChannelPlan
-    held_bytes: int
-    results_on_host: bool
-
-    @property
-    def pixels(self) -> int:
-        """Input pixels that go through the model, overlaps not counted."""
-        return self.frames * self.channels.pictures_per_frame * math.prod(self.size)
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of a frame in float32."""
-        return math.prod(self.size) * self.channels.picture * 4
-
-
-def workload_of_one(size: tuple[int, int], session: Session) -> Workload:
-    """One picture of `size` (height, width) with the model's channels, and a result where the context wants it."""
-    info, context = session.info, session.context
-    result_bytes = math.prod(size) * info.scale**2 * info.in_channels * context.output_dtype.itemsize
-    held = result_bytes if context.output_device.type == context.device.type else 0
-    return Workload(1, size, plan_channels(info.in_channels, info), held, context.output_device.type == "cpu")
 
 
 @dataclass(frozen=True)
@@ -151,6 +121,7 @@ class Session:
         """Go on without the mode that failed on a picture with `error`. Raises `error` where nothing is left."""
         with self._room_for_the_model():
             self.chain.restart(self._chosen(self._modes.after_failure(self.chain.now.mode, error)))
+        self._scheduled = None  # what is measured and compiled before a run is, for this mode
 
     # --- schedules ---------------------------------------------------------------------------------------------------
 
@@ -298,18 +269,9 @@ class Session:
         if self.streams and workload.channels.has_alpha:
             frames += _TO_BLEED
         free = self.context.free_bytes() - frames * workload.frame_bytes - workload.held_bytes
-        made = self._bytes_to_make_frames(workload, padding)
+        made = workload.bytes_to_make_frames(self.info, padding) if self.streams else 0
         on_device = 0 < made <= _SHARE_FOR_FRAMES * free
         return Budget(cost, max(0, free - made * on_device), self.context.device, on_device)
-
-    def _bytes_to_make_frames(self, workload: Workload, padding: WrapPadding) -> int:
-        """What it takes on the device to make a frame of the model's pictures; 0 where there is nothing to make, or the
-        device is not apart from where frames go."""
-        channels = workload.channels
-        if not self.streams or not workload.results_on_host or (channels.direct and not padding):
-            return 0
-        pixels = math.prod(padding.padded_size(workload.size)) * self.info.scale**2
-        return 3 * 4 * channels.pictures_per_frame * channels.model_out * pixels
 
     def _throughput(self, runner: ModelRunner, pixels_ahead: int, most_pixels: int) -> Throughput:
         """The runner's, as known and seen so far; measured where it is unknown and `pixels_ahead` are enough for it."""

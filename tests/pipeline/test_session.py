@@ -16,7 +16,8 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline.scheduler import Limits
-from cudaspeed.pipeline.session import Session, workload_of_one
+from cudaspeed.pipeline.session import Session
+from cudaspeed.pipeline.workload import workload_of_one
 from cudaspeed.storage import fingerprint
 from cudaspeed.upscale_engine import upscale
 
@@ -117,7 +118,7 @@ def test_warming_up_plans_for_the_tiles_that_the_run_will_have(free_mb: int, mon
     session = Session(model, options, context, new_sessions())
     session.start()
     with torch.inference_mode():
-        planned = session.schedule(workload_of_one(size, session), Limits()).tile
+        planned = session.schedule(workload_of_one(size, session.info, context), Limits()).tile
 
     class FirstTileError(BaseException):
         """It tells enough."""

@@ -1,0 +1,56 @@
+"""What a run has to do, as far as memory and schedules depend on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..api.context import RunContext
+from ..api.model_info import ModelInfo
+from ..images.channels import ChannelPlan, plan_channels
+from ..tiling.pad import WrapPadding
+from .frame_io import FrameSink, FrameSource
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`frames` of `size` (height, width) through a model as `channels` say. `held_bytes` of memory on the device that
+    computes are promised to results; `results_on_host`: they lie in main memory."""
+
+    frames: int
+    size: tuple[int, int]
+    channels: ChannelPlan
+    held_bytes: int
+    results_on_host: bool
+
+    @property
+    def pixels(self) -> int:
+        """Input pixels that go through the model, overlaps not counted."""
+        return self.frames * self.channels.pictures_per_frame * math.prod(self.size)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame in float32."""
+        return math.prod(self.size) * self.channels.picture * 4
+
+    def bytes_to_make_frames(self, info: ModelInfo, padding: WrapPadding) -> int:
+        """What it takes, on a device apart from the host, to make a frame of the model's pictures: these, what becomes
+        of them, and the frame. 0 where there is nothing to make, or the results lie on the device anyway."""
+        if not self.results_on_host or (self.channels.direct and not padding):
+            return 0
+        pixels = math.prod(padding.padded_size(self.size)) * info.scale**2
+        return 3 * 4 * self.channels.pictures_per_frame * self.channels.model_out * pixels
+
+
+def workload_of(source: FrameSource, sink: FrameSink, channels: ChannelPlan, context: RunContext) -> Workload:
+    """All frames of `source`, into `sink`."""
+    held = sink.held_bytes if sink.device.type == context.device.type else 0
+    return Workload(len(source), source.size, channels, held, sink.device.type == "cpu")
+
+
+def workload_of_one(size: tuple[int, int], info: ModelInfo, context: RunContext) -> Workload:
+    """One picture of `size` (height, width) with the model's channels, and its result where the context wants it."""
+    held = math.prod(size) * info.scale**2 * info.in_channels * context.output_dtype.itemsize
+    held *= context.output_device.type == context.device.type
+    channels = plan_channels(info.in_channels, info)
+    return Workload(1, size, channels, held, context.output_device.type == "cpu")
