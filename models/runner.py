@@ -100,7 +100,7 @@ def _copy(module: nn.Module, mode: ExecutionMode) -> nn.Module:
         rewrite(ours, mode.kernels)
         ours.to(mode.weight_dtype)
         if mode.channels_last:
-            ours.to(memory_format=torch.channels_last)
+            ours.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # the stubs of torch lack it
         if mode.autocast:
             narrow_fused(ours, DTYPES[mode.precision])
         return ours
