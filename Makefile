@@ -21,7 +21,7 @@ lint: .venv/ready  ## style, import direction, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(RUN)
 
 model: .venv/ready  ## train the x2 model anew into out/ (hours on a CPU); PHOTOS: a folder as train/README.md has it
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[train]'

@@ -244,7 +244,7 @@ def _convolve(
     weights = weight + out_channel[None, :] * (9 * channels) + channel[:, None]
     known = (out_channel < out_channels)[None, :]
     there = tl.zeros((block_pixels,), dtype=tl.int32)  # a bit for each tap that lies in the picture: cheap to look up
-    for number in tl.static_range(9):
+    for number in tl.static_range(9):  # pyright: ignore[reportGeneralTypeIssues]  # Triton 3.9 declares no iterator
         row, column = y + (number // 3 - 1), x + (number % 3 - 1)
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (place < pixels)
         there |= inside.to(tl.int32) << number
