@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ..compile_cache import CompiledForwards
 from ..memory import MemoryCost
 from ..models.execution import ExecutionMode
 from ..models.runner import ModelRunner
+from .modes import ModeChooser
 
 
 class Step(NamedTuple):
@@ -22,47 +24,37 @@ class Step(NamedTuple):
         return self.runner.mode
 
 
-class Steps(Protocol):
-    """What a chain asks for its steps, and tells which of them to begin with the next time."""
-
-    def step(self, mode: ExecutionMode, shared: bool) -> Step:
-        """The step in `mode`. `shared`: with the copy of the model that other runs begin with, too."""
-        ...
-
-    def safer_modes(self, mode: ExecutionMode) -> list[ExecutionMode]:
-        """The modes to trust more than `mode`, in the order of their precision."""
-        ...
-
-    def remember_fallback(self, left: ExecutionMode, now: Step) -> None:
-        """Later runs had better begin with `now` where they would begin with `left`."""
-
-
 class FallbackChain:
-    """Where a run stands (`now`) and what it can fall back to. `given_up` is the name of the mode that it left for a
-    safer one because tiles came out faulty; None: it left none."""
+    """Where a run stands (`now`), first on `mode`, and what it can fall back to. `modes` tell what is safer; a step is
+    made by `make_step`, of the copy that all runs begin with or, for single tiles, of one of its own. `given_up` is the
+    name of the mode that was left for a safer one because tiles came out faulty; None: none was."""
 
-    def __init__(self, steps: Steps, mode: ExecutionMode) -> None:
-        self._steps = steps
+    def __init__(
+        self, mode: ExecutionMode, modes: ModeChooser, make_step: Callable[[ExecutionMode, bool], Step]
+    ) -> None:
+        self._modes, self._make_step = modes, make_step
         self.given_up: str | None = None
+        self._made: dict[ExecutionMode, Step] = {}
         self.restart(mode)
 
     def restart(self, mode: ExecutionMode) -> None:
         """Stand on `mode`, with all that is safer after it."""
+        self.save()
         self._first, self._safer = mode, None
-        self.now = self._steps.step(mode, shared=True)
-        self._made: dict[ExecutionMode, Step] = {mode: self.now}
+        self.now = self._make_step(mode, True)
+        self._made = {mode: self.now}
 
     @property
     def safer(self) -> list[ExecutionMode]:
         """The modes after the run's, safest last; found out when they are first asked for."""
         if self._safer is None:
-            self._safer = self._steps.safer_modes(self._first)
+            self._safer = self._modes.safer(self._first)
         return self._safer
 
     def step(self, mode: ExecutionMode) -> Step:
         """A safer step, to compute single tiles in; made when it is first asked for, kept while the run lasts."""
         if mode not in self._made:
-            self._made[mode] = self._steps.step(mode, shared=False)
+            self._made[mode] = self._make_step(mode, False)
         return self._made[mode]
 
     def fall_back(self, mode: ExecutionMode, for_good: bool) -> None:
@@ -71,7 +63,7 @@ class FallbackChain:
         self._safer = self.safer[self.safer.index(mode) + 1 :]
         self.now = self.step(mode)
         if for_good:
-            self._steps.remember_fallback(self._first, self.now)
+            self._modes.remember_fallback(self._first, self.now.runner)
 
     def save(self) -> None:
         """Keep what was measured of the compiled forwards."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -23,29 +21,14 @@ from ..kernels.numerics import OF_A_MODEL, compare
 from ..memory import working_bytes
 from ..models.execution import ExecutionMode, Executor
 from .fallback import FallbackChain, Step
-from .tile_check import MOST_SHIFT, TileFault, TileStats, find_fault, measure_tiles
+from .observations import ModelObservations
+from .tile_check import TileFault, TileStats, find_fault, measure_tiles
 
 logger = logging.getLogger("cudaspeed")
 
 _MILD: TileFault = "drifting colours"  # nothing that a picture could not be
 _REPEATED = 2  # repairs of one model in one precision on one device, in all runs, that make it leave that precision
 _ROOM = 2.0  # a model that shifts its tiles on purpose does not shift all of them alike
-
-
-@dataclass
-class ModelObservations:
-    """What this process has seen of a model. `most_shift` and `kinds` are its own way: it does so in fp32, too.
-    `alike`: the modes of the best precision that give the same as torch's own kernels then, and need not be left.
-
-    `defer_clamp`: it leaves faults in the picture even there, so that whole frames are looked after (postprocess.py).
-    `repairs` counts the tiles that had to be computed again, by mode and device.
-    """
-
-    most_shift: float = MOST_SHIFT
-    kinds: set[TileFault] = field(default_factory=set)
-    alike: set[tuple[TileFault, ExecutionMode]] = field(default_factory=set)
-    defer_clamp: bool = False
-    repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class _Attempt(NamedTuple):

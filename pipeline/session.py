@@ -27,7 +27,7 @@ from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
 from .fallback import FallbackChain, Step
 from .modes import ModeChooser, place_of
-from .retry import ModelObservations
+from .observations import ModelObservations
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
 from .session_cache import SessionCache
 from .streams import stream_device
@@ -95,27 +95,7 @@ class Session:
         """Choose the mode for a run of so many `pixels`; None: for more than enough to be worth any measuring. Raises
         what the model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
         with self._room_for_the_model():
-            self.chain = FallbackChain(self, self._chosen(self._modes.choose(pixels)))
-
-    # --- the fallback chain's steps --------------------------------------------------------------------------------
-
-    def step(self, mode: ExecutionMode, shared: bool) -> Step:
-        """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
-        runs."""
-        runner = self._shared.runners.get(self._model, mode) if shared else ModelRunner(self._model, mode)
-        # what a compiler makes of convolutions for a CPU is slower than our kernels
-        compiles = self.options.compile and not (mode.kernels == "winograd" and self.info.convolutional)
-        cache = self._shared.compiles
-        compiled = cache.forwards_of(runner, self._model, self.info, self.context) if compiles else None
-        return Step(runner, self._cost(mode), compiled)
-
-    def safer_modes(self, mode: ExecutionMode) -> list[ExecutionMode]:
-        """The modes to trust more than `mode`, safest last."""
-        return self._modes.safer(mode)
-
-    def remember_fallback(self, left: ExecutionMode, now: Step) -> None:
-        """Later runs begin with `now`."""
-        self._modes.remember_fallback(left, now.runner)
+            self.chain = FallbackChain(self._chosen(self._modes.choose(pixels)), self._modes, self._step)
 
     def fall_back_after(self, error: ModelFailedError) -> None:
         """Go on without the mode that failed on a picture with `error`. Raises `error` where nothing is left."""
@@ -223,6 +203,16 @@ class Session:
         if choice.warning:
             self.notes.append(choice.warning)
         return choice.mode
+
+    def _step(self, mode: ExecutionMode, shared: bool) -> Step:
+        """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
+        runs."""
+        runner = self._shared.runners.get(self._model, mode) if shared else ModelRunner(self._model, mode)
+        # what a compiler makes of convolutions for a CPU is slower than our kernels
+        compiles = self.options.compile and not (mode.kernels == "winograd" and self.info.convolutional)
+        cache = self._shared.compiles
+        compiled = cache.forwards_of(runner, self._model, self.info, self.context) if compiles else None
+        return Step(runner, self._cost(mode), compiled)
 
     def _cost(self, mode: ExecutionMode) -> MemoryCost:
         """What a forward in `mode` costs, measured once."""

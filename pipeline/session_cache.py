@@ -19,7 +19,7 @@ from ..models.precision import PrecisionChooser
 from ..models.runner import RunnerCache
 from ..storage.fingerprint import versions_of
 from ..storage.profiles import ModelProfile, ProfileStore, profiles_folder
-from .retry import ModelObservations
+from .observations import ModelObservations
 
 
 @dataclass
