@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
 import time
 import weakref
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -78,14 +80,32 @@ class CompileCache:
             self.job = None
 
     def forwards_of(
-        self, runner: ModelRunner, descriptor: ImageModelDescriptor, info: ModelInfo, context: RunContext
+        self,
+        runner: ModelRunner,
+        descriptor: ImageModelDescriptor,
+        info: ModelInfo,
+        context: RunContext,
+        since: float = math.inf,
     ) -> CompiledForwards:
-        """What is compiled of `runner`, a copy of `descriptor`'s module, on the context's device; kept with it."""
+        """What is compiled of `runner`, a copy of `descriptor`'s module, on the context's device; kept with it. The
+        weights are those that the module has had `since` a time by `time.monotonic`; if that is not said, as it has
+        now."""
         place = f"{context.device} {context.cache_folder}"
         if place not in runner.compiled:
+            content = content_of(descriptor.model, min(since, time.monotonic()))
+            subject = _Subject(weakref.ref(descriptor.model), info, architecture_of(descriptor), content)
             store = self._stores.setdefault(context.cache_folder, ArtifactStore(context.cache_folder))
-            runner.compiled[place] = CompiledForwards(self, store, runner, descriptor, info, context.device)
+            runner.compiled[place] = CompiledForwards(self, store, runner, subject, context.device)
         return runner.compiled[place]
+
+
+class _Subject(NamedTuple):
+    """The model that a runner is a copy of; it must not live on because its copy is compiled."""
+
+    module: weakref.ref[nn.Module]
+    info: ModelInfo
+    architecture: str
+    content: str
 
 
 class CompiledExecutor:
@@ -157,12 +177,11 @@ class CompiledForwards:
         cache: CompileCache,
         store: ArtifactStore,
         runner: ModelRunner,
-        descriptor: ImageModelDescriptor,
-        info: ModelInfo,
+        subject: _Subject,
         device: torch.device,
     ) -> None:
         self._cache, self._store = cache, store
-        self._module = weakref.ref(descriptor.model)  # which must not live on because its copy is compiled
+        self._module, info, self._architecture, self._content = subject
         self._info, self._device, self.mode = info, device, runner.mode
         kernels: Kernels = "plain" if info.convolutional or runner.mode.kernels == "plain" else "attention"
         # a compiler makes other modules than ours of its own
@@ -171,7 +190,6 @@ class CompiledForwards:
         self.precision: Precision = runner.mode.precision
         surroundings = describe_environment(device)
         self._environment = _digest(surroundings)
-        self._content, self._architecture = content_of(descriptor.model), architecture_of(descriptor)
         self._what = {
             "model": info.name,
             "architecture": self._architecture,
@@ -235,6 +253,12 @@ class CompiledForwards:
             if self._id(shapes) not in self._cache.gave_up
             and (shapes not in entries or entries[shapes].state == "seen" or self._outdated(entries[shapes]))
         }
+
+    def release(self) -> None:
+        """Forget what is loaded; it is loaded anew when it is wanted."""
+        for executor in self._loaded.values():
+            executor.release()
+        self._loaded.clear()
 
     # --- making more ---------------------------------------------------------------------------------------------
 

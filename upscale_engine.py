@@ -56,8 +56,9 @@ def upscale(
     check_model(model)
     validate_image(image)
     session = Session(model, options, context, sessions)
-    channels = plan_channels(image.shape[-1], session.info, options.alpha_mode, image[..., -1])
-    source, sink = TensorSource(image), TensorSink(allocate_output(image, session.info, context))
+    source = TensorSource(image)
+    channels = plan_channels(source.channels, session.info, options.alpha_mode, image[..., -1])
+    sink = TensorSink(allocate_output(image, session.info, context))
     with session:  # leaving it keeps what was learned
         session.start(math.prod(image.shape[:3]))
         with torch.inference_mode():
@@ -93,9 +94,8 @@ def warm_up(
         compiled = session.chain.now.compiled
         if compiled is None:
             return session.compiling(used=False)
-        with torch.inference_mode():
+        with torch.inference_mode(), session.room_for("a tile of the plan"):
             schedule = session.schedule(workload_of_one(size, session.info, context), Limits())
             tile = torch.rand(1, session.info.in_channels, *schedule.tile, device=context.device)
             works = compiled.check(tile)
-        compiled.save()  # before its status is asked
-        return compiled.status(used=works)
+    return compiled.status(used=works)

@@ -71,7 +71,9 @@ class CudaGraphExecutor:
         seconds: Timer = _BRIEFLY,
     ) -> None:
         self._forward, self._recorder, self._seconds = forward, recorder, seconds
-        self.mode = replace(mode, backend="CUDA graph")
+        self._eager, self._graph = mode, replace(mode, backend="CUDA graph")
+        self.mode = mode  # how the last call was computed
+        self._trusted = True
         self._slots = [
             (tensors, name)
             for part in module.modules()
@@ -91,15 +93,14 @@ class CudaGraphExecutor:
     def distrust(self, reason: str) -> None:
         """Record nothing any more."""
         logger.warning("CUDA graphs are given up: %s", reason)
-        self.mode = replace(self.mode, backend="eager")
+        self._trusted = False
         self.release()
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """[N, C, h, w] float32 on the weights' device -> [N, C', sh, sw], as `forward` gives it."""
         recording = self._recording(tiles)
-        if recording is None:
-            return self._forward(tiles)
-        return replay(recording, tiles)
+        self.mode = self._graph if recording else self._eager
+        return replay(recording, tiles) if recording else self._forward(tiles)
 
     def release(self) -> None:
         """Give back the memory of the recordings; they are made anew when they are wanted."""
@@ -109,9 +110,7 @@ class CudaGraphExecutor:
 
     def _recording(self, x: Tensor) -> Recording | None:
         shape = x.shape
-        if self.mode.backend == "eager":
-            return None
-        if x.numel() // shape[1] > _MOST_PIXELS or self._worth.get(shape) is False:
+        if not self._trusted or x.numel() // shape[1] > _MOST_PIXELS or self._worth.get(shape) is False:
             return None
         weights = (tensors[name] for tensors, name in self._slots)
         places = [weight.data_ptr() for weight in weights if weight is not None]

@@ -42,7 +42,7 @@ class ModelRunner:
         self.residence: object = None
         self.forward = _forward(self.module, call_of(descriptor, mode), mode)
         self.compiled: dict[str, Any] = {}
-        self._executor: Executor | None = None
+        self._executors: dict[torch.device, Executor] = {}
 
     def executor(self, device: torch.device) -> Executor:
         """What runs `forward` on `device`, where the module lies, while nothing is compiled of it.
@@ -50,20 +50,23 @@ class ModelRunner:
         On CUDA the kernels of convolutional models are launched as one where that is clearly faster; others may look at
         what they computed, which cannot be recorded.
         """
-        if self._executor is None:
+        if device not in self._executors:
             if device.type == "cuda" and self._convolutional:
-                self._executor = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
+                graphs = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
+                self._executors[device] = graphs
             else:
-                self._executor = EagerExecutor(self.forward, self.mode)
-        return self._executor
+                self._executors[device] = EagerExecutor(self.forward, self.mode)
+        return self._executors[device]
 
     def release_graphs(self) -> None:
         """Give back the memory of recorded CUDA graphs, which are recorded anew when they are wanted."""
-        if self._executor:
-            self._executor.release()
+        for executor in self._executors.values():
+            executor.release()
 
     def release(self) -> None:
         """Give back what was made beside the weights, and is made or loaded anew when it is wanted."""
+        for compiled in self.compiled.values():
+            compiled.release()
         self.compiled.clear()
         self.release_graphs()
 

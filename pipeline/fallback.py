@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from typing import NamedTuple
 
+from spandrel import ImageModelDescriptor
+
+from ..api.context import RunContext
+from ..api.model_info import ModelInfo
+from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
-from ..memory import MemoryCost
-from ..models.execution import ExecutionMode
-from ..models.runner import ModelRunner
+from ..memory import MemoryCost, measure_cost
+from ..models.execution import ExecutionMode, Executor
+from ..models.runner import ModelRunner, call_of
 from .modes import ModeChooser
+from .session_cache import SessionCache
 
 
 class Step(NamedTuple):
@@ -24,15 +30,54 @@ class Step(NamedTuple):
         return self.runner.mode
 
 
-class FallbackChain:
-    """Where a run stands (`now`), first on `mode`, and what it can fall back to. `modes` tell what is safer; a step is
-    made by `make_step`, of the copy that all runs begin with or, for single tiles, of one of its own. `given_up` is the
-    name of the mode that was left for a safer one because tiles came out faulty; None: none was."""
+class Execution(NamedTuple):
+    """How a batch was computed: by `executor`, which is of `step`, in `mode`."""
+
+    step: Step
+    executor: Executor
+    mode: ExecutionMode
+
+
+class StepMaker:
+    """Makes the steps of one run's chain. It must not know the session: that would keep the caller's model alive."""
 
     def __init__(
-        self, mode: ExecutionMode, modes: ModeChooser, make_step: Callable[[ExecutionMode, bool], Step]
+        self,
+        model: ImageModelDescriptor,
+        info: ModelInfo,
+        options: UpscaleOptions,
+        context: RunContext,
+        shared: SessionCache,
     ) -> None:
-        self._modes, self._make_step = modes, make_step
+        self._model, self._info, self._options, self._context, self._shared = model, info, options, context, shared
+        self._began = time.monotonic()
+
+    def make(self, mode: ExecutionMode, shared: bool) -> Step:
+        """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
+        runs."""
+        runner = self._shared.runners.get(self._model, mode) if shared else ModelRunner(self._model, mode)
+        # what a compiler makes of convolutions for a CPU is slower than our kernels
+        compiles = self._options.compile and not (mode.kernels == "winograd" and self._info.convolutional)
+        return Step(runner, self._cost(mode), self._compiled(runner) if compiles else None)
+
+    def _compiled(self, runner: ModelRunner) -> CompiledForwards:
+        return self._shared.compiles.forwards_of(runner, self._model, self._info, self._context, self._began)
+
+    def _cost(self, mode: ExecutionMode) -> MemoryCost:
+        """What a forward in `mode` costs, measured once."""
+        costs, what = self._shared.record(self._model).costs, (mode.memory_dtype, mode.kernels == "plain")
+        if what not in costs:
+            costs[what] = measure_cost(self._model.model, call_of(self._model, mode), self._info, mode.memory_dtype)
+        return costs[what]
+
+
+class FallbackChain:
+    """Where a run stands (`now`), first on `mode`, and what it can fall back to. `modes` tell what is safer; `steps`
+    makes them, of the copy that all runs begin with or, for single tiles, of one of their own. `given_up` is the
+    name of the mode that was left for a safer one because tiles came out faulty; None: none was."""
+
+    def __init__(self, mode: ExecutionMode, modes: ModeChooser, steps: StepMaker) -> None:
+        self._modes, self._steps = modes, steps
         self.given_up: str | None = None
         self._made: dict[ExecutionMode, Step] = {}
         self.restart(mode)
@@ -41,7 +86,7 @@ class FallbackChain:
         """Stand on `mode`, with all that is safer after it."""
         self.save()
         self._first, self._safer = mode, None
-        self.now = self._make_step(mode, True)
+        self.now = self._steps.make(mode, shared=True)
         self._made = {mode: self.now}
 
     @property
@@ -54,7 +99,7 @@ class FallbackChain:
     def step(self, mode: ExecutionMode) -> Step:
         """A safer step, to compute single tiles in; made when it is first asked for, kept while the run lasts."""
         if mode not in self._made:
-            self._made[mode] = self._make_step(mode, False)
+            self._made[mode] = self._steps.make(mode, shared=False)
         return self._made[mode]
 
     def fall_back(self, mode: ExecutionMode, for_good: bool) -> None:

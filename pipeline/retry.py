@@ -19,8 +19,8 @@ from ..api.options import Precision
 from ..api.report import Repair
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..memory import working_bytes
-from ..models.execution import ExecutionMode, Executor
-from .fallback import FallbackChain, Step
+from ..models.execution import ExecutionMode
+from .fallback import Execution, FallbackChain, Step
 from .observations import ModelObservations
 from .tile_check import TileFault, TileStats, find_fault, measure_tiles
 
@@ -41,21 +41,18 @@ class _Attempt(NamedTuple):
 
 
 class SuspectTile(NamedTuple):
-    """A tile and how it was computed: the input [C, h, w], the result [C', sh, sw] by `executor`, which is of `step`,
-    in `mode`."""
+    """A tile and how it was computed: the input [C, h, w], the result [C', sh, sw] ."""
 
     tile: Tensor
     result: Tensor
     stats: TileStats
-    step: Step
-    executor: Executor
-    mode: ExecutionMode
+    execution: Execution
     frame: int
     place: tuple[int, int]
 
     @property
     def precision(self) -> Precision:
-        return self.step.mode.precision
+        return self.execution.step.mode.precision
 
 
 class TileRetry:
@@ -89,7 +86,7 @@ class TileRetry:
         if attempt.fault in (None, _MILD) and not same:
             self._note(suspect, fault, attempt.mode)
         elif same and attempt.fault == fault and fault in self._observations.kinds and self._as_precise(suspect):
-            self._observations.alike.add((fault, suspect.step.mode))  # no attempt need be made again
+            self._observations.alike.add((fault, suspect.execution.step.mode))  # no attempt need be made again
         elif attempt.mode and attempt.fault != _MILD and self._count(suspect, attempt.fault):
             self._due = attempt.mode, False  # no better, but no attempt is then made twice
         return (suspect.result if same else attempt.result), attempt.fault
@@ -119,8 +116,8 @@ class TileRetry:
 
     def _ways(self, suspect: SuspectTile) -> Iterator[tuple[ExecutionMode | None, Step]]:
         """The better ways to compute it, best last; None stands for its own mode, eagerly."""
-        if suspect.mode.backend != "eager":
-            yield None, suspect.step
+        if suspect.execution.mode.backend != "eager":
+            yield None, suspect.execution.step
         for mode in self._chain.safer:
             yield mode, self._chain.step(mode)
 
@@ -168,7 +165,7 @@ class TileRetry:
     def _is_its_own(self, fault: TileFault, suspect: SuspectTile) -> bool:
         """Whether the model is known to do so, and no better way to differ from this one."""
         known = fault in self._observations.kinds
-        return known and (not self._chain.safer or (fault, suspect.step.mode) in self._observations.alike)
+        return known and (not self._chain.safer or (fault, suspect.execution.step.mode) in self._observations.alike)
 
     def _accept(self, fault: TileFault, stats: TileStats) -> None:
         """It is the model that is so."""
@@ -181,19 +178,19 @@ class TileRetry:
 
     def _note(self, suspect: SuspectTile, fault: TileFault, mode: ExecutionMode | None) -> None:
         """`suspect` was faulty, and is well in `mode`; None: in its own, eagerly."""
-        before, eager = suspect.mode.name, suspect.step.mode
+        before, eager = suspect.execution.mode.name, suspect.execution.step.mode
         after = mode.name if mode else eager.name
         self._noted.append(Repair(suspect.frame, suspect.place, fault, before, after))
         logger.debug("frame %d, tile %s: %s in %s, well in %s", suspect.frame, suspect.place, fault, before, after)
         if mode is None:
-            suspect.executor.distrust(f"a tile had {fault}, and has not when computed eagerly")
+            suspect.execution.executor.distrust(f"a tile had {fault}, and has not when computed eagerly")
             self._due = eager, False
         elif self._count(suspect, fault):
             self._due = mode, True
 
     def _count(self, suspect: SuspectTile, fault: TileFault | None) -> bool:
         """Whether that was one tile too many. A broken range is of the model, and no second tile need tell so."""
-        key, place = (str(suspect.step.mode), str(self._context.device)), (suspect.frame, suspect.place)
+        key, place = (str(suspect.execution.step.mode), str(self._context.device)), (suspect.frame, suspect.place)
         if place not in self._counted:  # and not a frame that is done anew
             self._counted.add(place)
             self._observations.repairs[key] += 1

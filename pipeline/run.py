@@ -7,6 +7,7 @@ before is looked at and put into its frames, and finished frames leave; also fro
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from ..api.errors import ModelFailedError, first_line
 from ..images.channels import ChannelPlan
-from ..models.execution import ExecutionMode, Executor
-from .fallback import Step
+from ..models.execution import Executor
+from .fallback import Execution
 from .frame_io import FrameSink, FrameSource
 from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
 from .outcome import Outcome
@@ -27,7 +28,7 @@ from .session import BatchTime, Reschedule, Session
 from .streams import Event
 from .tile_check import TileStats, measure_tiles
 from .transfer import Transfer
-from .workload import workload_of
+from .workload import Workload, workload_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -38,7 +39,7 @@ class _ForwardFailedError(ModelFailedError):
 
 class _Batch(NamedTuple):
     """A tile batch of `group` that the device may still be computing: [N, C, h, w] in, [N, C', sh, sw] out, there when
-    `computed` is past, and its stats, which `stats()` waits for. `mode` is what computed it."""
+    `computed` is past, and its stats, which `stats()` waits for."""
 
     group: FrameGroup
     jobs: list[Job]
@@ -46,9 +47,7 @@ class _Batch(NamedTuple):
     results: Tensor
     computed: Event
     stats: Callable[[], Tensor]
-    step: Step
-    executor: Executor
-    mode: ExecutionMode
+    execution: Execution
     began: float
 
     @property
@@ -66,7 +65,7 @@ class Pipeline:
         self._outcome = Outcome(channels.pictures_per_frame)
         self._retry = TileRetry(session.chain, session.observations, session.context, self._outcome.repairs)
         self._finished: deque[FinishedFrame] = deque()
-        self._tiles_done = 0
+        self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = 0.0
 
     def run(self) -> Outcome:
@@ -76,41 +75,52 @@ class Pipeline:
         Raises `ModelFailedError` where the model fails on a picture in the safest mode, too, `OutOfMemoryError` where
         the smallest tile does not fit, and whatever the context raises for an interrupt.
         """
-        limits, session = Limits(), self._session
+        limits = Limits()
         while self._outcome.frames_done < len(self._source):
-            schedule, failure = None, None
+            schedule, error = None, None
             try:
-                schedule = self._outcome.schedule = session.schedule(self._workload, limits)
+                schedule = self._outcome.schedule = self._session.schedule(self._left(), limits)
                 for frame in self._stream(schedule, limits):
                     self._keep(frame)
             except Reschedule as change:
                 logger.debug("%s: tiles of %d pixels", change, schedule.plan.tile_pixels if schedule else 0)
-            except _ForwardFailedError as error:
-                failure = error
-            except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
-                if not self._context.is_out_of_memory(error):
+            except Exception as raised:
+                if not isinstance(raised, _ForwardFailedError) and not self._context.is_out_of_memory(raised):
                     raise
-                limits = self._less_than(schedule, limits, error)
+                error = raised
             self._retry.discard()
-            if self._outcome.frames_done < len(self._source):
-                # out here, where the failed forward's tensors are no longer referenced
+            if error and self._outcome.frames_done < len(self._source):
+                _forget_tensors(error)
                 self._context.release_cached()
-            if failure and schedule and schedule.batch > 1:
-                # some architectures route by the picture's content, and only one picture at a time
-                logger.info("%s: going on one by one", failure)
-                limits = replace(limits, one_by_one=True)
-            elif failure:
-                session.fall_back_after(failure)
+                limits = self._after(error, schedule, limits)
         return self._outcome
+
+    def _left(self) -> Workload:
+        return replace(self._workload, frames=len(self._source) - self._outcome.frames_done)
+
+    def _after(self, error: Exception, schedule: Schedule | None, limits: Limits) -> Limits:
+        """The limits to go on with after the model failed, or memory ran out; perhaps in another mode. Raises what it
+        comes to where there is no way on."""
+        if not isinstance(error, _ForwardFailedError):
+            return self._less_than(schedule, limits, error)
+        if schedule and schedule.batch > 1:
+            # some architectures route by the picture's content, and only one picture at a time
+            logger.info("%s: going on one by one", error)
+            self._batches_before = self._batches_done
+            return replace(limits, one_by_one=True)
+        self._session.fall_back_after(error)
+        self._outcome.compiled = False
+        # one by one stays where it helped
+        return replace(limits, one_by_one=limits.one_by_one and self._batches_done > self._batches_before)
 
     def _less_than(self, schedule: Schedule | None, limits: Limits, error: Exception) -> Limits:
         """The limits after memory ran out. Raises `OutOfMemoryError` where less cannot be."""
         session = self._session
         if schedule is None:
             raise session.does_not_fit("the model and a tiny picture") from error
-        tile = f"one tile of {schedule.plan.columns.tile}x{schedule.plan.rows.tile}"
+        tile = f"one tile of {schedule.tile[1]}x{schedule.tile[0]}"
         less = limits.after_out_of_memory(schedule)
-        if session.schedule(self._workload, less).pixels >= schedule.pixels:
+        if session.schedule(self._left(), less).pixels >= schedule.pixels:
             raise session.does_not_fit(tile) from error
         logger.info("out of memory with %s, %d at a time: going on with less", tile, schedule.batch)
         session.chain.now.runner.release_graphs()
@@ -160,14 +170,16 @@ class Pipeline:
     def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
         step, began = self._session.chain.now, self._session.clock()
         tiles = group.cut(jobs)
-        compiled = step.compiled.take(tiles) if step.compiled else None
-        executor = compiled or step.runner.executor(self._context.device)
+        executor: Executor | None = step.compiled.take(tiles) if step.compiled else None
+        if executor is None or not executor.accepts(tiles.shape):
+            executor = step.runner.executor(self._context.device)
         results = self._run_forward(executor, tiles)
+        execution = Execution(step, executor, executor.mode)  # asked now: it tells how this was computed
         stats = measure_tiles(tiles, results)
         computed = transfer.computed()
         numbers = transfer.fetch(stats, computed)
         transfer.upload.prefetch()
-        return _Batch(group, jobs, tiles, results, computed, numbers, step, executor, executor.mode, began)
+        return _Batch(group, jobs, tiles, results, computed, numbers, execution, began)
 
     def _look_at(self, batch: _Batch, transfer: Transfer, limits: Limits) -> Iterator[FinishedFrame]:
         """Wait for a batch and put it into its frames; yield those that are in their places by now."""
@@ -176,13 +188,17 @@ class Pipeline:
         seconds = self._last_arrival - began
         yield from self._settle(batch, stats, transfer)
         transfer.download.throttle()
-        self._outcome.compiled |= batch.mode.backend == "compiled"
+        self._outcome.compiled |= batch.execution.mode.backend == "compiled"
+        self._batches_done += 1
         schedule = batch.group.setup.schedule
         pixels_left = (self._total_tiles(schedule) - self._tiles_done) * schedule.plan.tile_pixels
-        told = BatchTime(batch.step, batch.executor, batch.pixels, seconds, batch.group.share_left, pixels_left)
+        told = BatchTime(batch.execution, batch.pixels, seconds, batch.group.share_left, pixels_left)
         change = self._session.after_batch(told, schedule, limits)
         if change:
-            raise change
+            try:
+                raise change
+            finally:
+                del change  # an error that knows the frame that knows it would keep the batch's tensors alive
 
     def _arrived(self, wait: bool = False) -> Iterator[FinishedFrame]:
         """The finished frames that are in their places, or, if `wait`, all finished frames."""
@@ -197,14 +213,12 @@ class Pipeline:
         """
         for k, job in enumerate(batch.jobs):
             suspect = SuspectTile(
-                batch.tiles[k],
-                batch.results[k],
-                TileStats(*stats[k]),
-                batch.step,
-                batch.executor,
-                batch.mode,
-                batch.group.frame_of(job),
-                (job.row, job.column),
+                tile=batch.tiles[k],
+                result=batch.results[k],
+                stats=TileStats(*stats[k]),
+                execution=batch.execution,
+                frame=batch.group.frame_of(job),
+                place=(job.row, job.column),
             )
             result, left = self._retry.settle(suspect)
             if self._retry.fall_back():
@@ -234,3 +248,10 @@ class Pipeline:
                 f"{self._session.info.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} "
                 f"({first_line(error)}); choose another tile size, or another model"
             ) from error
+
+
+def _forget_tensors(error: BaseException) -> None:
+    """Let go of what the functions that `error` went through were working on; where they stood stays known."""
+    for told in (error, error.__cause__, error.__context__):
+        if told is not None:
+            traceback.clear_frames(told.__traceback__)

@@ -16,16 +16,16 @@ from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
 from ..kernels.timing import reproduced
-from ..memory import MemoryCost, affordable_pixels, measure_cost, with_results, working_bytes
-from ..models.execution import ExecutionMode, Executor
+from ..memory import MemoryCost, affordable_pixels, with_results, working_bytes
+from ..models.execution import ExecutionMode
 from ..models.info import model_info
 from ..models.precision import Choice
 from ..models.receptive_field import with_receptive_field
-from ..models.runner import ModelRunner, call_of
+from ..models.runner import ModelRunner
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput, ThroughputProbe, size_class
 from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
-from .fallback import FallbackChain, Step
+from .fallback import Execution, FallbackChain, Step, StepMaker
 from .modes import ModeChooser, place_of
 from .observations import ModelObservations
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
@@ -49,11 +49,10 @@ class Reschedule(Exception):  # noqa: N818  # no error
 
 @dataclass(frozen=True)
 class BatchTime:
-    """A batch of `pixels` input pixels took so many `seconds` in `executor`, which is of `step`. `share_left` of its
+    """A batch of `pixels` input pixels, computed by `execution`, took so many `seconds`. `share_left` of its
     group's work and `pixels_left` of the run's are still to come."""
 
-    step: Step
-    executor: Executor
+    execution: Execution
     pixels: int
     seconds: float
     share_left: float
@@ -76,10 +75,11 @@ class Session:
         self._model, self.options, self.context, self._shared = model, options, context, shared
         self._record, self._profile = shared.record(model), shared.profile(model, context)
         self._modes = ModeChooser(model, options, context, shared)
+        self.info, self.clock = model_info(model), shared.clock
+        self._steps = StepMaker(model, self.info, options, context, shared)
         self._scheduler: Scheduler | None = None
         self._scheduled: Step | None = None
         self._ready: Compiled = {}
-        self.info, self.clock = model_info(model), shared.clock
         self.observations: ModelObservations = self._record.observations
         self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
         self.notes: list[str] = []
@@ -94,23 +94,24 @@ class Session:
     def start(self, pixels: int | None = None) -> None:
         """Choose the mode for a run of so many `pixels`; None: for more than enough to be worth any measuring. Raises
         what the model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
-        with self._room_for_the_model():
-            self.chain = FallbackChain(self._chosen(self._modes.choose(pixels)), self._modes, self._step)
+        with self.room_for("the model and a tiny picture"):
+            self.chain = FallbackChain(self._chosen(self._modes.choose(pixels)), self._modes, self._steps)
 
     def fall_back_after(self, error: ModelFailedError) -> None:
         """Go on without the mode that failed on a picture with `error`. Raises `error` where nothing is left."""
-        with self._room_for_the_model():
+        with self.room_for("the model and a tiny picture"):
             self.chain.restart(self._chosen(self._modes.after_failure(self.chain.now.mode, error)))
         self._scheduled = None  # what is measured and compiled before a run is, for this mode
 
     # --- schedules ---------------------------------------------------------------------------------------------------
 
     def schedule(self, workload: Workload, limits: Limits) -> Schedule:
-        """The schedule for the step that the run stands on, whose model is then on the device.
+        """The schedule for `workload` in the mode that the run stands on.
 
-        Made for a step for the first time, it may take a while: how much tiles must overlap and how fast the model is
-        at which size are measured, once, and compiling is waited for, if that is asked for. Raises `BadOptionError`
-        for a tile or overlap that cannot be.
+        For a mode that is new to the run its model is brought to the device. For the run's first, and after an error,
+        it may take a while: how fast the model is at which size is measured, and compiling is waited for, if that is
+        asked for. How much tiles must overlap is measured once in a model's life. Raises `BadOptionError` for a tile or
+        overlap that cannot be.
         """
         scheduler = self._scheduler
         if scheduler is None or self._scheduled is not self.chain.now:
@@ -124,8 +125,10 @@ class Session:
 
     def has_better_schedule(self, schedule: Schedule, limits: Limits) -> bool:
         """Whether another schedule has become cheaper for all frames to come: something was compiled."""
+        if self._scheduler is None or self.chain.now.compiled is None:
+            return False
         self._look_for_compiled()
-        return self._scheduler is not None and self._scheduler.improves(schedule, self._ready, limits)
+        return self._scheduler.improves(schedule, self._ready, limits)
 
     def batch(self, schedule: Schedule, limits: Limits) -> int:
         """How many tiles the next forward gets: what is compiled for the schedule's tiles may take fewer at once."""
@@ -153,18 +156,28 @@ class Session:
             "other models), use a smaller model, or lower the overlap if you set one"
         )
 
+    @contextmanager
+    def room_for(self, what: str) -> Iterator[None]:
+        """Within it, a lack of memory is our `OutOfMemoryError`: the device cannot hold even `what`."""
+        try:
+            yield
+        except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
+            if isinstance(error, CudaspeedError) or not self.context.is_out_of_memory(error):
+                raise
+            raise self.does_not_fit(what) from error
+
     # --- what is learned -------------------------------------------------------------------------------------------
 
     def after_batch(self, batch: BatchTime, schedule: Schedule, limits: Limits) -> Reschedule | None:
         """Learn from a batch and start a compile that pays; why to change the schedule now, if that is cheaper even
         though the batch's group of frames begins anew."""
-        runner, compiled = batch.step.runner, batch.step.compiled
-        eager = batch.executor is runner.executor(self.context.device)
+        (runner, _, compiled), executor, _ = batch.execution
+        eager = executor is runner.executor(self.context.device)
         if eager and self.context.device.type in _TELLS_THROUGHPUT:
             self._note_rate(runner.mode, batch.pixels, batch.seconds / batch.pixels * 1e6)
         if compiled is None:
             return None
-        compiled.note(batch.executor, batch.pixels, batch.seconds)
+        compiled.note(executor, batch.pixels, batch.seconds)
         if not eager:
             return None
         self._look_for_compiled()
@@ -189,37 +202,10 @@ class Session:
 
     # --- details -----------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _room_for_the_model(self) -> Iterator[None]:
-        """Where only small pictures are computed, in modes that are tried."""
-        try:
-            yield
-        except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
-            if isinstance(error, CudaspeedError) or not self.context.is_out_of_memory(error):
-                raise
-            raise self.does_not_fit("the model and a tiny picture") from error
-
     def _chosen(self, choice: Choice) -> ExecutionMode:
         if choice.warning:
             self.notes.append(choice.warning)
         return choice.mode
-
-    def _step(self, mode: ExecutionMode, shared: bool) -> Step:
-        """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
-        runs."""
-        runner = self._shared.runners.get(self._model, mode) if shared else ModelRunner(self._model, mode)
-        # what a compiler makes of convolutions for a CPU is slower than our kernels
-        compiles = self.options.compile and not (mode.kernels == "winograd" and self.info.convolutional)
-        cache = self._shared.compiles
-        compiled = cache.forwards_of(runner, self._model, self.info, self.context) if compiles else None
-        return Step(runner, self._cost(mode), compiled)
-
-    def _cost(self, mode: ExecutionMode) -> MemoryCost:
-        """What a forward in `mode` costs, measured once."""
-        costs, what = self._record.costs, (mode.memory_dtype, mode.kernels == "plain")
-        if what not in costs:
-            costs[what] = measure_cost(self._model.model, call_of(self._model, mode), self.info, mode.memory_dtype)
-        return costs[what]
 
     def _look_for_compiled(self) -> None:
         compiled = self.chain.now.compiled

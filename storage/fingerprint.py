@@ -7,10 +7,12 @@ import os
 import platform
 import shutil
 import sysconfig
+import time
 import weakref
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -85,16 +87,27 @@ def _headers() -> list[str]:
     return [name for folder in folders for name in ("Python.h", "cuda.h") if (Path(folder) / name).is_file()]
 
 
-_contents: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = weakref.WeakKeyDictionary()
+class _Content(NamedTuple):
+    """A module's digest, of which versions and which tensors of it, made when."""
+
+    versions: tuple[tuple[int, ...], tuple[int, ...]]
+    digest: str
+    made: float
 
 
-def content_of(module: nn.Module) -> str:
+_contents: weakref.WeakKeyDictionary[nn.Module, _Content] = weakref.WeakKeyDictionary()
+
+
+def content_of(module: nn.Module, since: float = 0.0) -> str:
     """A digest of everything a module's state holds: names, types, shapes, values. Some 0.1 s for 100 MB, once; again
-    only where a weight was written to."""
-    versions, known = versions_of(module), _contents.get(module)
-    if known is None or known[0] != versions:
-        known = _contents[module] = versions, _digest_of(module)
-    return known[1]
+    where a weight was written to or replaced. Writing to inference tensors cannot be noticed: of a module that has any,
+    a digest counts only if it was made after `since`, a time by `time.monotonic`."""
+    weights = [weight for part in module.modules() for held in own_tensors(part) for weight in held.values()]
+    unnoticed = any(weight.is_inference() for weight in weights if weight is not None)
+    versions, known = (versions_of(module), tuple(map(id, weights))), _contents.get(module)
+    if known is None or known.versions != versions or (unnoticed and known.made < since):
+        known = _contents[module] = _Content(versions, _digest_of(module), time.monotonic())
+    return known.digest
 
 
 def versions_of(module: nn.Module) -> tuple[int, ...]:

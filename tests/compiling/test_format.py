@@ -40,14 +40,14 @@ DIGESTS = {
     "kernels/triton_convolution.py": "a676f80a",
     "kernels/window_attention.py": "efa22c1e",
     "kernels/winograd.py": "54e76201",
-    "models/cuda_graphs.py": "f6de8ee0",
+    "models/cuda_graphs.py": "76b5dbc1",
     "models/execution.py": "23980fdf",
     "models/info.py": "bd7a0c36",
     "models/loader.py": "cde96612",
-    "models/runner.py": "c3bc929e",
+    "models/runner.py": "3eb6e94e",
     "storage/artifacts.py": "53ad02a2",
     "storage/files.py": "fe8d7a71",
-    "storage/fingerprint.py": "dee3dcf4",
+    "storage/fingerprint.py": "b8edbd15",
     "storage/index.py": "ab1985ce",
 }
 """Of the code, without comments and docstrings, of all that the compiling process is made of, as of `FORMAT`."""

@@ -112,6 +112,25 @@ def test_a_shape_is_recorded_when_it_has_come_often_and_replayed_from_then_on() 
     assert len(bench.recorder.made) == 1
 
 
+def test_it_says_how_it_computed_the_last_tiles() -> None:
+    bench = Bench()
+    for backend in ["eager"] * (OFTEN - 1) + ["CUDA graph"] * 2:
+        bench.run()
+        assert bench.graphed.mode.backend == backend
+    bench.run(side=12)
+    assert bench.graphed.mode.backend == "eager"
+
+
+def test_once_distrusted_nothing_is_recorded_any_more() -> None:
+    bench = Bench()
+    bench.run(times=OFTEN)
+    bench.graphed.distrust("a tile had NaN")
+    assert not bench.replays()
+    bench.run(times=2 * OFTEN)
+    assert not bench.replays()
+    assert len(bench.recorder.made) == 1
+
+
 def test_results_stay_what_they_are_while_others_come() -> None:
     """The pipeline holds a batch while the next is computed."""
     bench = Bench()

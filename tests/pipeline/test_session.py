@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 import zoo
 from clocks import new_sessions
+from compilers import Compilers
 from torch import Tensor
 
+from cudaspeed import compile_cache
 from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.models.runner import ModelRunner
@@ -100,13 +104,29 @@ def test_a_model_that_takes_one_picture_at_a_time_is_not_given_more_in_another_m
         if len(y) > 1:
             failures.append(len(y))
             raise RuntimeError("one at a time")
-        if y.dtype == torch.bfloat16 and y.shape[-1] > 60:
+        alone.append(y.dtype)
+        if y.dtype == torch.bfloat16 and alone.count(torch.bfloat16) > 3:
             raise RuntimeError("not implemented for 'BFloat16'")
         return y
 
-    film = zoo.photograph(32, 32, frames=6)
-    upscaled(film, zoo.toy(2, change), batch_size=3)
+    film, alone = zoo.photograph(32, 32, frames=6), []
+    result = upscaled(film, zoo.toy(2, change), batch_size=3, precision="bf16")
+    assert result.report.precision == "fp32"
     assert len(failures) == 1
+
+
+def test_pictures_go_together_again_where_going_alone_did_not_help() -> None:
+    batches: list[int] = []
+
+    def change(y: Tensor) -> Tensor:
+        if y.dtype == torch.bfloat16 and y.shape[-1] == 64:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        batches.append(len(y))
+        return y
+
+    result = upscaled(zoo.photograph(32, 32, frames=6), zoo.toy(2, change), batch_size=3)
+    assert (result.report.precision, result.report.batch) == ("fp32", 3)
+    assert max(batches) == 3
 
 
 @pytest.mark.parametrize("free_mb", [300, 500, 700, 1000])
@@ -150,3 +170,52 @@ def test_weights_are_hashed_once_in_a_first_run(tmp_path: Path, monkeypatch: pyt
     for _ in range(2):
         upscale(zoo.photograph(40, 50), model, UpscaleOptions(tile=32), StandaloneContext("cpu"), sessions)
     assert len(read) == 1
+
+
+def test_compiled_code_of_a_mode_that_was_left_is_not_said_to_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    compilers = Compilers()
+    compilers.at_once = lambda job: job.succeed() if len(compilers.jobs) == 1 else job.fail()
+    compilers.wrong = lambda y: y
+    monkeypatch.setattr(compile_cache, "load_package", compilers.load)
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder: False)
+    done: list[int] = []
+
+    def change(y: Tensor) -> Tensor:
+        if y.dtype == torch.bfloat16 and y.shape[-1] == 120:
+            done.append(1)
+            if len(done) > 2:
+                raise RuntimeError("not implemented for 'BFloat16'")
+        return y
+
+    sessions = new_sessions()
+    sessions.compiles = CompileCache(start=compilers.start)
+    options = UpscaleOptions(precision="bf16", autocast=False, compile_mode="wait")
+    film = zoo.photograph(60, 60, frames=5)
+    report = upscale(film, zoo.toy(2, change), options, StandaloneContext("cpu"), sessions).report
+    assert (report.precision, report.compiled) == ("fp32", False)
+    entries = sessions.compiles._stores.popitem()[1].entries().values()
+    assert any(entry.verified for entry in entries), "what was seen of the mode that was left is kept"
+
+
+def test_writing_to_weights_that_do_not_count_it_is_noticed_by_the_next_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is loaded under inference mode, as ComfyUI does, has no versions: a compiled forward of the old weights must
+    not compute for the new ones."""
+    compilers, frozen = Compilers(), []
+
+    def start(store: Any, request: Any, module: torch.nn.Module, scratch: Path) -> Any:
+        frozen.append(copy.deepcopy(module))
+        return compilers.start(store, request, frozen[-1], scratch)
+
+    compilers.at_once = lambda job: job.succeed()
+    monkeypatch.setattr(compile_cache, "load_package", compilers.load)
+    sessions, image = new_sessions(), zoo.photograph(48, 48)
+    sessions.compiles = CompileCache(start=start)
+    with torch.inference_mode():
+        model = zoo.toy(2)
+        model.model.load_state_dict({"weight": torch.ones(1)}, assign=True)
+        compiled = UpscaleOptions(precision="fp32", compile_mode="wait")
+        assert upscale(image, model, compiled, StandaloneContext("cpu"), sessions).report.compiled
+        model.model.weight.mul_(0.5)
+        upscale(image, model, UpscaleOptions(precision="bf16", compile=False), StandaloneContext("cpu"), sessions)
+        again = upscale(image, model, compiled, StandaloneContext("cpu"), sessions)
+    assert float(again.image.mean() / image.mean()) == pytest.approx(0.5, rel=1e-3)

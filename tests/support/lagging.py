@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class LaggingDevice:
-    """A `streams.Device`. `pinned_bytes` is what was asked for; `fails` raises while something is waited for."""
+    """A `StreamDevice`. `pinned_bytes` is what was asked for; `fails` raises while something is waited for."""
 
     def __init__(self, pinned: Callable[[Tensor], bool] = lambda tensor: False) -> None:
         self.device = torch.device("cpu")
