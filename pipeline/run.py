@@ -120,7 +120,9 @@ class Pipeline:
             raise session.does_not_fit("the model and a tiny picture") from error
         tile = f"one tile of {schedule.tile[1]}x{schedule.tile[0]}"
         less = limits.after_out_of_memory(schedule)
-        if session.schedule(self._left(), less).pixels >= schedule.pixels:
+        with session.room_for(tile):
+            smaller = session.schedule(self._left(), less)
+        if smaller.pixels >= schedule.pixels:
             raise session.does_not_fit(tile) from error
         logger.info("out of memory with %s, %d at a time: going on with less", tile, schedule.batch)
         session.chain.now.runner.release_graphs()
