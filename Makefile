@@ -1,8 +1,8 @@
-# Two commands for a machine with git, make and Python >= 3.10: `make demo` and `make test`.
+# For a machine with git, make and Python >= 3.10: `make demo`, `make test`, `make lint`.
 
 PYTHON ?= python3
-# What of torch to install, such as `make test TORCH='torch==2.4.1 torchvision==0.19.1'` after `make clean`; the newest if
-# not said. 2.4.1 is the oldest that is supported.
+# What of torch to install, such as `make test TORCH='torch==2.6.0 torchvision==0.21.0'` after `make clean`; the newest if
+# not said. 2.6 is the oldest that is supported.
 TORCH ?= torch
 BIN := .venv/bin
 RUN := $(BIN)/python

@@ -82,7 +82,7 @@ def warm_up(
     context: RunContext,
     sessions: SessionCache = _SESSIONS,
 ) -> str:
-    """Compile now, and wait for it, what upscaling pictures of `size` (height, width) with these options would use.
+    """Compile now, and wait for it, what upscaling RGB pictures of `size` (height, width) with these options would use.
 
     Returns where compiling stands, in a few words: "compiled", "not needed: ...", or why not. No picture is computed,
     but one tile, which checks the result. Raises what `upscale` raises for the model and the options.

@@ -105,7 +105,7 @@ class Pipeline:
             return self._less_than(schedule, limits, error)
         if schedule and schedule.batch > 1:
             # some architectures route by the picture's content, and only one picture at a time
-            logger.info("%s: going on one by one", error)
+            self._note(f"{error}; the rest was computed one by one")
             self._batches_before = self._batches_done
             return replace(limits, one_by_one=True)
         self._session.fall_back_after(error)
@@ -124,9 +124,15 @@ class Pipeline:
             smaller = session.schedule(self._left(), less)
         if smaller.pixels >= schedule.pixels:
             raise session.does_not_fit(tile) from error
-        logger.info("out of memory with %s, %d at a time: going on with less", tile, schedule.batch)
+        self._note(f"memory ran out with {tile}, {schedule.batch} at a time, and the rest was computed with less")
         session.chain.now.runner.release_graphs()
         return less
+
+    def _note(self, text: str) -> None:
+        """For the report, if nothing of the kind is in it: the first time tells enough."""
+        logger.info("%s", text)
+        if not any(text.partition(" with ")[0] == known.partition(" with ")[0] for known in self._session.notes):
+            self._session.notes.append(text)
 
     def _keep(self, frame: FinishedFrame) -> None:
         """A finished frame is never done again."""

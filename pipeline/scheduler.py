@@ -65,7 +65,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run found out the hard way. Every later schedule of the run keeps to it, in whatever mode.
+    """What a run found out the hard way. Its later schedules keep to it, in whatever mode.
 
     `max_pixels`: a forward of more input pixels ran out of memory. `one_by_one`: the model fails on several tiles at
     once. `frames_on_device`: there was room for making frames there so far.

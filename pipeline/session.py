@@ -171,8 +171,8 @@ class Session:
     def after_batch(self, batch: BatchTime, schedule: Schedule, limits: Limits) -> Reschedule | None:
         """Learn from a batch and start a compile that pays; why to change the schedule now, if that is cheaper even
         though the batch's group of frames begins anew."""
-        (runner, _, compiled), executor, _ = batch.execution
-        eager = executor is runner.executor(self.context.device)
+        (runner, _, compiled), executor, mode = batch.execution
+        eager = mode.backend != "compiled"
         if eager and self.context.device.type in _TELLS_THROUGHPUT:
             self._note_rate(runner.mode, batch.pixels, batch.seconds / batch.pixels * 1e6)
         if compiled is None:

@@ -12,6 +12,9 @@ from ..tiling.pad import WrapPadding
 from .frame_io import FrameSink, FrameSource
 
 
+_RGB = 3  # channels
+
+
 @dataclass(frozen=True)
 class Workload:
     """`frames` of `size` (height, width) through a model as `channels` say. `held_bytes` of memory on the device that
@@ -49,8 +52,8 @@ def workload_of(source: FrameSource, sink: FrameSink, channels: ChannelPlan, con
 
 
 def workload_of_one(size: tuple[int, int], info: ModelInfo, context: RunContext) -> Workload:
-    """One picture of `size` (height, width) with the model's channels, and its result where the context wants it."""
-    held = math.prod(size) * info.scale**2 * info.in_channels * context.output_dtype.itemsize
+    """One RGB picture of `size` (height, width), and its result where the context wants it."""
+    held = math.prod(size) * info.scale**2 * _RGB * context.output_dtype.itemsize
     held *= context.output_device.type == context.device.type
-    channels = plan_channels(info.in_channels, info)
+    channels = plan_channels(_RGB, info)
     return Workload(1, size, channels, held, context.output_device.type == "cpu")
