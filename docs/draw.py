@@ -19,9 +19,11 @@ OTHERS = {"bench", "build", "docs", "examples", "out", "tests", "train", "web"}
 
 Imports = dict[str, set[str]]
 """Package or top-level module -> those that it imports."""
+Files = dict[str, list[Path]]
+"""Package or top-level module -> its files."""
 
 
-def parts() -> dict[str, list[Path]]:
+def parts() -> Files:
     """The files of every package, and of every module that stands at top level, by name."""
     found = {path.stem: [path] for path in sorted(ROOT.glob("*.py"))}
     for folder in sorted(path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in OTHERS):
@@ -29,18 +31,22 @@ def parts() -> dict[str, list[Path]]:
     return found
 
 
-def imports(files: dict[str, list[Path]]) -> Imports:
-    """Who imports whom directly. What a package imports of its own is not told."""
+def imports(files: Files, conditional: bool = False) -> Imports:
+    """Who imports whom directly, always or, if `conditional`, under a condition. What a package imports of its own is
+    not told."""
     return {
-        name: {other for path in paths for other in _imported(path)} & files.keys() - {name}
+        name: {other for path in paths for other in _imported(path, conditional)} & files.keys() - {name}
         for name, paths in files.items()
     }
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """The first names, below the root, of what a file imports relatively; inside functions, too."""
+def _imported(path: Path, conditional: bool) -> Iterator[str]:
+    """The first names, below the root, of what a file imports relatively, inside functions, too: within an `if` of the
+    file's own where `conditional`, else outside of any."""
     folder = path.parent.relative_to(ROOT).parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    statements = ast.parse(path.read_text(encoding="utf-8")).body
+    wanted = [statement for statement in statements if isinstance(statement, ast.If) == conditional]
+    for node in (node for statement in wanted for node in ast.walk(statement)):
         if isinstance(node, ast.ImportFrom) and node.level:
             parent = folder[: len(folder) - node.level + 1]
             module = tuple((node.module or "").split(".")) if node.module else ()
@@ -63,11 +69,15 @@ def without_implied(direct: Imports) -> Imports:
     return {name: others - set().union(*(below[other] for other in others)) for name, others in direct.items()}
 
 
-def drawing(files: dict[str, list[Path]], arrows: Imports) -> str:
+def drawing(files: Files) -> str:
     """The text of a Mermaid flowchart, which GitHub and most editors show as a picture."""
+    always, sometimes = imports(files), imports(files, conditional=True)
+    arrows = without_implied(always)
+    dashed = {name: others - always[name] for name, others in sometimes.items()}
     lines = ["```mermaid", "flowchart TD"]
     lines += [f'    {_id(name)}["{_title(paths[0], name)}"]' for name, paths in files.items()]
     lines += [f"    {_id(name)} --> {_id(other)}" for name in files for other in sorted(arrows[name])]
+    lines += [f"    {_id(name)} -.-> {_id(other)}" for name in files for other in sorted(dashed[name])]
     return "\n".join([*lines, "```"])
 
 
@@ -86,7 +96,7 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    drawn = f"{before}{BEGIN}\n\n{drawing(files, without_implied(imports(files)))}\n\n{END}{after}"
+    drawn = f"{before}{BEGIN}\n\n{drawing(files)}\n\n{END}{after}"
     if sys.argv[1:] == ["--check"]:
         sys.exit(0 if drawn == page else "the drawing is out of date; `python docs/draw.py` draws it anew")
     PAGE.write_text(drawn, encoding="utf-8")
