@@ -292,7 +292,7 @@ def _describe(name: str, path: Path) -> dict[str, Any]:
     try:
         record["bytes"] = path.stat().st_size
         model = load_model(path)
-    except (BadModelError, OSError) as error:  # OSError: it was deleted meanwhile
+    except (BadModelError, MemoryError, OSError) as error:  # OSError: it was deleted meanwhile
         return {**record, "error": str(error)}
     supported = {"fp32": True, "fp16": model.supports_half, "bf16": model.supports_bfloat16}
     return {

@@ -54,8 +54,9 @@ def upscale(
     """
     started = time.perf_counter()
     check_model(model)
-    validate_image(image)
+    clamped = validate_image(image)
     session = Session(model, options, context, sessions)
+    session.notes += [clamped] if clamped else []
     source = TensorSource(image)
     channels = plan_channels(source.channels, session.info, options.alpha_mode, image[..., -1])
     sink = TensorSink(allocate_output(image, session.info, context))

@@ -60,6 +60,12 @@ def plain_tensor_functions() -> AbstractContextManager[None]:
     return torch._C.DisableTorchFunctionSubclass()
 
 
+def schema_of(target: object) -> Any:
+    """What one of torch's operations takes, gives and writes into; None for what is none. There is no public way to ask
+    an operation that a traced graph calls."""
+    return getattr(target, "_schema", None)
+
+
 def forget_capture(pool: tuple[int, int]) -> None:
     """Make CUDA's allocator forget that a graph was to be captured into `pool`, on the current device.
 

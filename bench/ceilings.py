@@ -9,6 +9,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch.utils.flop_counter import FlopCounterMode
 
+from cudaspeed.api.upstream import architecture_call
 from cudaspeed.models.execution import DTYPES
 
 from .harness import seconds
@@ -46,7 +47,7 @@ def flops_per_pixel(model: ImageModelDescriptor, side: int = 64) -> float:
         module = copy.deepcopy(model.model).to(device)
         tile = torch.empty(1, model.input_channels, side, side, device=device)
         with torch.no_grad(), FlopCounterMode(display=False) as counter, suppress(RuntimeError, NotImplementedError):
-            model._call_fn(module, tile)
+            architecture_call(model)(module, tile)
             return counter.get_total_flops() / side**2
         # without content nothing is computed, only counted; but some models need content
     raise RuntimeError(f"{model.architecture.name} cannot compute a tile of {side}x{side}")

@@ -20,6 +20,7 @@ from spandrel.architectures.SPAN import SPAN, SPANArch
 from spandrel.architectures.SwinIR import SwinIR, SwinIRArch
 from torch import Tensor, nn
 
+from cudaspeed.api.upstream import architecture_call
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 
 _FIT_SIDE = 64  # of the pieces that a last layer is fitted to, in pixels; a multiple of every attention window
@@ -148,7 +149,7 @@ def _fit_last_layer(model: ImageModelDescriptor, picture: Tensor) -> None:
         calls[:] = [_Call(layer, given[0], made)]  # type: ignore[arg-type]  # hooked on convolutions only
 
     hooks = [layer.register_forward_hook(remember) for layer in model.model.modules() if isinstance(layer, nn.Conv2d)]
-    output = model._call_fn(model.model, picture)
+    output = architecture_call(model)(model.model, picture)
     for hook in hooks:
         hook.remove()
     (layer, given, made), channels = calls[0], output.shape[1]

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from cudaspeed.api.errors import first_line
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
+from cudaspeed.api.upstream import architecture_call
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.info import model_info
 from cudaspeed.models.loader import load_model
@@ -115,7 +116,7 @@ def random_model(name: str, picture: Tensor) -> ImageModelDescriptor:
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
     descriptor = architecture.load(network.state_dict()).eval()
-    call = descriptor._call_fn
+    call = architecture_call(descriptor)
     with torch.inference_mode():
         output = call(descriptor.model, _for_model(picture, descriptor).clone())
     mean, spread = float(output.mean()), max(1e-6, float(output.std()))
@@ -201,7 +202,7 @@ def _timed_measurement(model: ImageModelDescriptor) -> tuple[str, float]:
 
     def forward(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            return model._call_fn(model.model, x)
+            return architecture_call(model)(model.model, x)
 
     began = time.perf_counter()
     found = measure_receptive_field(forward, model_info(model), torch.device("cpu"))

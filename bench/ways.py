@@ -19,6 +19,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed.api.options import LEVELS, Level, Precision, UpscaleOptions
+from cudaspeed.api.upstream import architecture_call
 from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, working_bytes
 from cudaspeed.models.execution import DTYPES
@@ -198,7 +199,7 @@ def _check_room(setting: Setting, precision: Precision, pixels: int) -> None:
     if setting.device.type != "cpu":
         return
     model, free = setting.model, free_host_bytes()
-    cost = measure_cost(model.model, model._call_fn, model_info(model), DTYPES[precision])
+    cost = measure_cost(model.model, architecture_call(model), model_info(model), DTYPES[precision])
     needed = working_bytes(cost, pixels, setting.device)
     if needed > free:
         raise MemoryError(f"out of memory: about {needed / 2**30:.0f} GiB are needed, {free / 2**30:.0f} are free")

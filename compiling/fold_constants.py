@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from ..api.upstream import schema_of
+
 # Larger results are left to be computed from smaller ones: the masks of all windows of a picture take a gigabyte.
 _MOST_BYTES = 8 << 20
 
@@ -70,7 +72,7 @@ def _is_random(node: fx.Node) -> bool:
 
 def _written_by(node: fx.Node) -> list[fx.Node]:
     """The values that an operation writes into, by its schema."""
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None or not schema.is_mutable:
         return []
     given = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)} | node.kwargs

@@ -14,17 +14,23 @@ _BRIGHTEST = 16.0  # four stops above white, as renderers leave highlights; 0..2
 # 1.375 in magnitude, 1.89 in two dimensions, hence to -0.445 beside white; Lanczos-3 to -0.35. -1..1 is beyond.
 _UNDERSHOOT = 0.5
 _SIGNED = 1.5  # -1..1, with the overshoot of resizing that
+_ROUNDING = 1 / 255  # nobody sees what is less
 
 
-def validate_image(image: Tensor) -> None:
+def validate_image(image: Tensor) -> str | None:
     """Raise `BadImageError` unless `image` is [B, H, W, C] with pixels, 1 to 4 channels, floats of 16 to 64 bits, whose
     values are 0..1, or so little beyond that they are to be clamped: up to 16, down to half of the brightest below 0.
 
     Of the values, it names the first frame that has a NaN, an infinity or another range, and what to do about it.
+    Returns a note for the user where clamping takes away more than rounding leaves.
     """
     _check_form(image)
-    for index, frame in enumerate(image[:1] if image.stride(0) == 0 else image):  # one frame, repeated by expand()
-        _check_values(index, frame)
+    frames = image[:1] if image.stride(0) == 0 else image  # one frame, repeated by expand()
+    ends = [_checked_ends(index, frame) for index, frame in enumerate(frames)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        return None
+    return f"the input's values, {low:.3g} to {high:.3g}, were clamped to 0 to 1"
 
 
 def _check_form(image: Tensor) -> None:
@@ -46,11 +52,12 @@ def _check_form(image: Tensor) -> None:
         )
 
 
-def _check_values(index: int, frame: Tensor) -> None:
+def _checked_ends(index: int, frame: Tensor) -> tuple[float, float]:
+    """The least and the largest value of frame `index`."""
     low, high = (float(end) for end in torch.aminmax(frame))  # both NaN where there is one
     least = -_UNDERSHOOT * max(1.0, high)
-    if least <= low and high <= _BRIGHTEST:
-        return
+    if least <= low <= high <= _BRIGHTEST and (high > 0 or low >= -_ROUNDING):
+        return low, high
     bad = int((~torch.isfinite(frame)).sum())
     if bad:
         raise BadImageError(

@@ -26,3 +26,9 @@ def check_dense(name: str, tensor: Tensor) -> None:
     """Raise `ValueError`, which names the operand, unless the values of its last dimension lie side by side."""
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(f"{name}'s last dimension is not dense: its strides are {tensor.stride()}")
+
+
+def check_writable(name: str, tensor: Tensor) -> None:
+    """Raise `ValueError`, which names the operand, where several of its values share a place in memory."""
+    if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+        raise ValueError(f"{name} has values that share a place in memory: its strides are {tensor.stride()}")

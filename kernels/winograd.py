@@ -25,7 +25,7 @@ from ..api.upstream import has_hooks
 from .build import load_library
 from .convolution import activation_slope
 from .numerics import Limits, compare
-from .operands import check_dense, check_operand
+from .operands import check_dense, check_operand, check_writable
 
 # The transform of the weights, G in the paper.
 _WEIGHTS = (
@@ -330,6 +330,9 @@ def _checked_edge(x: Tensor, packed: Packed, y: Tensor, added: Tensor | None) ->
     for name, (tensor, shape) in operands.items():
         check_operand(name, tensor, shape, torch.float32, _CPU)
         check_dense(name, tensor)
+    check_writable("y", y)
+    if x.data_ptr() == y.data_ptr():
+        raise ValueError("x and y are the same values: a convolution reads what it would have written over")
     if not packed.weights.is_contiguous():
         raise ValueError(f"weights are not dense: their strides are {packed.weights.stride()}")
     return 1 - lost // 2

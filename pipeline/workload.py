@@ -11,7 +11,6 @@ from ..images.channels import ChannelPlan, plan_channels
 from ..tiling.pad import WrapPadding
 from .frame_io import FrameSink, FrameSource
 
-
 _RGB = 3  # channels
 
 

@@ -116,4 +116,16 @@ def test_what_is_beyond_is_clamped_for_the_model_and_not_in_the_callers_picture(
     tiles = torch.cat([x.flatten() for x in seen if x.device.type == "cpu"])
     assert (float(tiles.min()), float(tiles.max())) == (0, 1)
     assert torch.equal(result.image, upscale(image.clamp(0, 1), model, options, StandaloneContext("cpu")).image)
-    assert not result.report.warnings
+    assert result.report.warnings == ("the input's values, -0.3 to 12, were clamped to 0 to 1",)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.003, 1.003), (0.2, 0.4)])
+def test_what_rounding_leaves_is_clamped_without_a_word(low: float, high: float) -> None:
+    image = torch.linspace(low, high, 300).reshape(1, 10, 10, 3)
+    assert validate_image(image) is None
+
+
+@pytest.mark.parametrize("ends", [(-0.4, 0.0), (-0.3, -0.1), (-1000.0, 0.0), (-5.0, -4.0)])
+def test_a_picture_of_which_nothing_would_be_left_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(BadImageError, match=f"values from {ends[0]:g} to {ends[1]:g}; the range is 0 to 1"):
+        validate_image(torch.linspace(*ends, 300).reshape(1, 10, 10, 3))
