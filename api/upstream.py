@@ -80,11 +80,14 @@ def package_loader(path: str, device: torch.device) -> Any:
     """The loader of a package made by AOTInductor; its `run` takes and gives lists of tensors.
 
     `torch._inductor.aoti_load_package`, which is documented, first probes this machine's compiler, for up to a minute
-    in a fresh process.
+    in a fresh process. Torch 2.6 takes no device: the package's own is the current one.
     """
     index = -1 if device.index is None else device.index
     loader = torch._C._aoti.AOTIModelPackageLoader  # pyright: ignore[reportAttributeAccessIssue]  # torch's stubs lack it
-    return loader(path, "model", False, 1, index)
+    try:
+        return loader(path, "model", False, 1, index)
+    except TypeError:  # torch 2.6
+        return loader(path, "model")
 
 
 def compile_package(program: torch.export.ExportedProgram, path: str, options: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ DIGESTS = {
     "api/errors.py": "cf77e55d",
     "api/model_info.py": "8b3144b3",
     "api/options.py": "b51645e2",
-    "api/upstream.py": "eb60f2f9",
+    "api/upstream.py": "e017e0f1",
     "compiling/aoti.py": "d4d9a810",
     "compiling/errors.py": "e3b4b7c0",
     "compiling/fold_constants.py": "2de9cce7",

@@ -17,7 +17,11 @@ from cudaspeed.kernels.autotuned_convolution import Candidate, Convolutions, Lay
 from cudaspeed.kernels.convolution import Residual
 from cudaspeed.kernels.dense_block import rewrite_dense_groups
 
-pytest.importorskip("triton", reason="this torch brings no Triton: it was built without CUDA")
+triton_language = pytest.importorskip(
+    "triton.language", reason="this torch brings no Triton: it was built without CUDA"
+)
+if not hasattr(triton_language, "gather"):
+    pytest.skip("this Triton is too old for the kernel: convolutions go the plain way", allow_module_level=True)
 
 ROOT = Path(__file__).absolute().parent.parent.parent
 
