@@ -84,7 +84,7 @@ class Pipeline:
                     self._keep(frame)
             except Reschedule as change:
                 logger.debug("%s: tiles of %d pixels", change, schedule.plan.tile_pixels if schedule else 0)
-            except Exception as raised:
+            except Exception as raised:  # a lack of memory has several types; what is neither goes on up
                 if not isinstance(raised, _ForwardFailedError) and not self._context.is_out_of_memory(raised):
                     raise
                 error = raised
