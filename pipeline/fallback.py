@@ -72,9 +72,9 @@ class StepMaker:
 
 
 class FallbackChain:
-    """Where a run stands (`now`), first on `mode`, and what it can fall back to. `modes` tell what is safer; `steps`
-    makes them, of the copy that all runs begin with or, for single tiles, of one of their own. `given_up` is the
-    name of the mode that was left for a safer one because tiles came out faulty; None: none was."""
+    """Where a run stands (`now`), first on `mode`, and what it can fall back to. `modes` tells what is safer; `steps`
+    makes steps, of the copy that all runs begin with or, for single tiles, of one of their own. `given_up` is the name
+    of the mode that was left for a safer one because tiles came out faulty; None: none was."""
 
     def __init__(self, mode: ExecutionMode, modes: ModeChooser, steps: StepMaker) -> None:
         self._modes, self._steps = modes, steps

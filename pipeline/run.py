@@ -67,6 +67,7 @@ class Pipeline:
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = 0.0
+        self._noted: set[str] = set()
 
     def run(self) -> Outcome:
         """Upscale frame after frame. What goes wrong changes the schedule, the limits or the mode, and repeats only
@@ -105,7 +106,7 @@ class Pipeline:
             return self._less_than(schedule, limits, error)
         if schedule and schedule.batch > 1:
             # some architectures route by the picture's content, and only one picture at a time
-            self._note(f"{error}; the rest was computed one by one")
+            self._note("one by one", f"{error}; the rest was computed one by one")
             self._batches_before = self._batches_done
             return replace(limits, one_by_one=True)
         self._session.fall_back_after(error)
@@ -124,14 +125,16 @@ class Pipeline:
             smaller = session.schedule(self._left(), less)
         if smaller.pixels >= schedule.pixels:
             raise session.does_not_fit(tile) from error
-        self._note(f"memory ran out with {tile}, {schedule.batch} at a time, and the rest was computed with less")
+        text = f"memory ran out with {tile}, {schedule.batch} at a time, and the rest was computed with less"
+        self._note("memory", text)
         session.chain.now.runner.release_graphs()
         return less
 
-    def _note(self, text: str) -> None:
-        """For the report, if nothing of the kind is in it: the first time tells enough."""
+    def _note(self, kind: str, text: str) -> None:
+        """For the report, if nothing of this `kind` is in it: the first time tells enough."""
         logger.info("%s", text)
-        if not any(text.partition(" with ")[0] == known.partition(" with ")[0] for known in self._session.notes):
+        if kind not in self._noted:
+            self._noted.add(kind)
             self._session.notes.append(text)
 
     def _keep(self, frame: FinishedFrame) -> None:

@@ -94,6 +94,7 @@ def test_memory_that_ran_out_in_half_precision_is_not_asked_for_again_in_single(
     assert result.report.precision == "fp32"
     assert errors
     assert set(errors) == {torch.bfloat16}
+    assert sum("memory ran out" in warning for warning in result.report.warnings) == 1, "it is told, and once"
     exact = zoo.photograph(300, 410).repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert float((result.image - exact).abs().max()) <= 1 / 255
 
@@ -114,6 +115,7 @@ def test_a_model_that_takes_one_picture_at_a_time_is_not_given_more_in_another_m
     result = upscaled(film, zoo.toy(2, change), batch_size=3, precision="bf16")
     assert result.report.precision == "fp32"
     assert len(failures) == 1
+    assert any("one by one" in warning for warning in result.report.warnings)
 
 
 def test_pictures_go_together_again_where_going_alone_did_not_help() -> None:
