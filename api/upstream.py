@@ -11,14 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 from spandrel import ImageModelDescriptor
-from spandrel.__helpers.unpickler import RestrictedUnpickle
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# RestrictedUnpickle: what a .pth file may contain. spandrel's public loader would try torch.jit.load on any .pt first.
 # TorchDispatchMode, tree_leaves: torch's documentation on extending it uses these names; there are no others.
-__all__ = ["RestrictedUnpickle", "TorchDispatchMode", "tree_leaves"]
+__all__ = ["TorchDispatchMode", "tree_leaves"]
 
 SomeTensor = TypeVar("SomeTensor", bound=Tensor)
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import tarfile
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from spandrel import (
     ImageModelDescriptor,
     MaskedImageModelDescriptor,
@@ -23,12 +17,12 @@ from spandrel import (
 )
 
 from ..api.errors import BadModelError, first_line
-from ..api.upstream import RestrictedUnpickle
+from .construction import BoundedConstruction
+from .weights import MODEL_ENDINGS, read_weights
 
 logger = logging.getLogger("cudaspeed")
 
 DEFAULT_MODEL = "cudaspeed-compact-x2"
-MODEL_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 
 # Beginnings of weight names, asked for only once spandrel found no upscaler in the file, so that none can be refused.
 _OTHER_KINDS = {
@@ -95,18 +89,17 @@ def resolve_model(name_or_path: str) -> Path:
 
 
 def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
-    """Load an upscaling model (.safetensors, or a .pth, .pt, .ckpt of weights alone) to the CPU, in evaluation mode.
+    """Load an upscaling model (safetensors, or weights by `torch.save`) to the CPU, in evaluation mode.
 
     `model` is a file's path or, as text, the name of a found model too, such as "cudaspeed-compact-x2" (bundled).
-    Pickles are read by spandrel's restricted unpickler, which builds tensors and plain containers and runs nothing
-    else; TorchScript archives, which are programs, are refused unopened. Raises `BadModelError` for a file that is
-    missing, damaged, of an unknown ending or architecture, holds code, or is a model that does not turn one picture
-    into one.
+    Raises `BadModelError` for what `read_weights` refuses, for an unknown architecture, for weights that do not fit
+    together, and for a model that does not turn one picture into one.
     """
     path = resolve_model(model) if isinstance(model, str) else Path(model)
-    weights = _read_weights(path)
+    weights = read_weights(path)
     try:
-        descriptor = ModelLoader().load_from_state_dict(weights)
+        with BoundedConstruction(weights):
+            descriptor = ModelLoader().load_from_state_dict(weights)
     except UnsupportedModelError as error:
         raise BadModelError(f"{path}: {_not_an_upscaler(weights)}") from error
     except MemoryError:
@@ -153,71 +146,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check_readable(path: Path) -> None:
-    """Raise `BadModelError`, saying why, unless `path` is a file that can be opened."""
-    try:
-        if not path.is_file():
-            raise BadModelError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}; name a model file")
-        path.open("rb").close()
-    except OSError as error:
-        raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _read_weights(path: Path) -> dict[str, Any]:
-    """Names -> tensors, perhaps one level deeper; nothing in the file has been run."""
-    _check_readable(path)
-    ending = path.suffix.lower()
-    if ending not in MODEL_ENDINGS:
-        raise BadModelError(f"{path}: cannot load {ending or 'a file without ending'}; use {', '.join(MODEL_ENDINGS)}")
-    try:
-        if ending != ".safetensors":
-            _refuse_programs(path)
-            # spandrel's restricted unpickler, not its loader, which would try torch.jit.load on any .pt
-            weights = torch.load(path, map_location="cpu", pickle_module=RestrictedUnpickle)
-        else:
-            weights = load_file(path)
-    except (BadModelError, MemoryError):
-        raise
-    except (FileNotFoundError, PermissionError) as error:  # since it was looked at; of damage, other OSErrors tell
-        raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise BadModelError(f"{path}: is damaged or no safetensors file; download it again ({error})") from error
-    except Exception as error:  # on broken or hostile bytes the unpickler raises all sorts
-        forbidden = re.search(r"Global '(\S+)' is forbidden", str(error))
-        if forbidden:
-            raise BadModelError(
-                f"{path}: holds more than weights: loading it would run {forbidden[1]}. It was refused and nothing was "
-                "run; use a .safetensors file or a state dict of this model"
-            ) from error
-        raise BadModelError(f"{path}: is damaged or no model file; download it again ({first_line(error)})") from error
-    if not isinstance(weights, dict) or not any(isinstance(value, torch.Tensor) for value in _leaves(weights)):
-        raise BadModelError(f"{path}: holds no weights (a {type(weights).__name__}); use another file of this model")
-    return weights
-
-
-def _refuse_programs(path: Path) -> None:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        # Looked for here, because torch would hand such archives to torch.jit.load.
-        if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-            raise BadModelError(
-                f"{path}: is a TorchScript archive: a program, not just weights. It was refused and nothing was "
-                "run; use a .safetensors or .pth file of this model"
-            )
-    elif tarfile.is_tarfile(path):  # torch's format of 2016; it unpacks files on the way
-        raise BadModelError(f"{path}: is a tar archive, too old a format; use a .safetensors file of this model")
-
-
-def _leaves(weights: dict[Any, Any]) -> Iterable[Any]:
-    """The values, and those of dictionaries among them: weights often lie under a key such as "params_ema"."""
-    for value in weights.values():
-        yield from value.values() if isinstance(value, dict) else (value,)
-
-
-def _not_an_upscaler(weights: dict[str, Any]) -> str:
-    inner = [key for value in weights.values() if isinstance(value, dict) for key in value]
-    names = [name for name in (*weights, *inner) if isinstance(name, str)]
+def _not_an_upscaler(names: Iterable[str]) -> str:
     for kind, beginnings in _OTHER_KINDS.items():
         if any(name.startswith(beginnings) for name in names):
             return f"is {kind}, which cannot upscale a picture by itself; choose an upscaling model"

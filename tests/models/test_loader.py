@@ -119,7 +119,7 @@ def test_missing_files_folders_and_endings_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadModelError, match="is not a file"):
         load_model(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"x")
-    with pytest.raises(BadModelError, match=r"cannot load \.onnx; use \.safetensors, \.pth, \.pt, \.ckpt"):
+    with pytest.raises(BadModelError, match=r"cannot load \.onnx; use \.safetensors, \.sft, \.pth, \.pt, \.ckpt, "):
         load_model(tmp_path / "model.onnx")
 
 

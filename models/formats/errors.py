@@ -1,0 +1,19 @@
+"""What can be wrong with a model file, said without the file's name: whoever opened the file knows it."""
+
+
+class DamagedError(ValueError):
+    """It is cut short, altered, or contradicts itself."""
+
+
+class RefusedError(ValueError):
+    """It is whole, but not of a kind that is read; the message says what it is and what to use instead."""
+
+
+class ForbiddenNameError(RefusedError):
+    """A pickle that names something else than weights are made of, which unpickling would call."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"holds more than weights: loading it would run {name}. It was refused and nothing was run; "
+            "use a .safetensors file or a state dict of this model"
+        )

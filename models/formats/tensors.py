@@ -1,0 +1,90 @@
+"""Descriptions of tensors in a file, and the tensors made of them: views of byte ranges, within their bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .errors import DamagedError
+
+_MOST_DIMENSIONS = 16
+
+
+@dataclass(frozen=True)
+class StorageRecord:
+    """`count` elements of `dtype` under `key`; a tensor counts its own from element `first` of them."""
+
+    key: str
+    dtype: torch.dtype
+    count: int
+    first: int = 0
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.count * self.dtype.itemsize
+
+    def seen_as(self, dtype: torch.dtype) -> StorageRecord:
+        """The same bytes as elements of `dtype`. Raises `DamagedError` where they do not divide."""
+        if self.size % dtype.itemsize or self.first:
+            raise DamagedError(f"{self.size} bytes are no whole number of {dtype}")
+        return replace(self, dtype=dtype, count=self.size // dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor of `shape` whose elements lie `strides` apart in `storage`, the first at `offset`."""
+
+    storage: StorageRecord
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Raises `DamagedError` unless all of it lies in the storage, no larger than that is."""
+        numbers = (self.offset, *self.shape, *self.strides)
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise DamagedError("a tensor has a shape that is none")
+        if len(self.shape) != len(self.strides) or len(self.shape) > _MOST_DIMENSIONS:
+            raise DamagedError(f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides")
+        count = math.prod(self.shape)
+        reach = sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
+        if count and (count > self.storage.count or self.storage.first + self.offset + reach >= self.storage.count):
+            raise DamagedError(f"a tensor of shape {self.shape} does not fit its {self.storage.count} elements")
+
+    @property
+    def size(self) -> int:
+        """Bytes of its own elements."""
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
+
+def tensors_of(
+    records: dict[str, TensorRecord], read: Callable[[StorageRecord, memoryview], None]
+) -> dict[str, Tensor]:
+    """The tensors that `records` describe; those in one storage share it. `read(storage, into)` fills in its bytes.
+
+    Memory is taken for the storages that are needed, each once. Raises what `read` raises, and `MemoryError`.
+    """
+    storages: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, record in records.items():
+        storage = record.storage
+        if storage.key not in storages:
+            storages[storage.key] = _filled(storage, read)
+        elements = storages[storage.key].view(storage.dtype)
+        start = storage.first + record.offset if record.size else 0  # of no element there is no first
+        tensors[name] = elements.as_strided(record.shape, record.strides, start)
+    return tensors
+
+
+def _filled(storage: StorageRecord, read: Callable[[StorageRecord, memoryview], None]) -> Tensor:
+    try:
+        content = torch.empty(storage.size, dtype=torch.uint8)
+    except RuntimeError as error:  # torch's word for it on a CPU
+        raise MemoryError(f"{storage.size} bytes for the weights are not to be had") from error
+    read(storage, content.numpy().data)
+    return content
