@@ -7,7 +7,7 @@ TORCH ?= torch
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo test lint model clean
+.PHONY: demo test lint fuzz model clean
 
 demo: .venv/ready  ## upscale examples/chelsea.png with the bundled model into out/
 	@$(RUN) examples/demo.py
@@ -22,6 +22,10 @@ lint: .venv/ready  ## style, import direction, types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(RUN)
+
+fuzz: .venv/ready  ## ten minutes of files that nobody wrote, for every reader; what breaks one lies in out/fuzz/
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	OMP_NUM_THREADS=1 $(RUN) -m fuzz
 
 model: .venv/ready  ## train the x2 model anew into out/ (hours on a CPU); PHOTOS: a folder as train/README.md has it
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[train]'

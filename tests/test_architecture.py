@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 UPSTREAM = ROOT / "api" / "upstream.py"
 
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "server"}
-MAY_PRINT = {"cli.py", "train", "bench", "examples"}
+MAY_PRINT = {"cli.py", "train", "bench", "fuzz", "examples"}
 RUNS_CODE = {"eval", "exec", "__import__"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
