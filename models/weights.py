@@ -14,7 +14,7 @@ from torch import Tensor
 from ..api.errors import BadModelError, first_line
 from ..memory import free_host_bytes
 from .formats import torch_file, zip_archive
-from .formats.errors import DamagedError, RefusedError
+from .formats.errors import DamagedError, RefusedError, shown
 from .formats.safetensors_file import is_safetensors, open_safetensors
 from .formats.tensors import TensorRecord, tensors_of
 
@@ -115,7 +115,7 @@ def _records_in(content: object) -> dict[str, TensorRecord]:
 
 
 def _named(names: Iterable[object]) -> str:
-    return ", ".join(str(name)[:40] for name in list(names)[:8])
+    return ", ".join(shown(name) for name in list(names)[:8])
 
 
 def _check_names(names: Iterable[object]) -> None:
@@ -129,14 +129,12 @@ def _check_names(names: Iterable[object]) -> None:
     limit = min(max(len(names), _LAYER_NUMBERS[0]), _LAYER_NUMBERS[1])
     for name in names:
         if not isinstance(name, str) or len(name) > _LONGEST_NAME:
-            raise RefusedError(
-                f"names a tensor {str(name)[:80]!r}; names are text of at most {_LONGEST_NAME} characters"
-            )
+            raise RefusedError(f"names a tensor {shown(name)}; names are text of at most {_LONGEST_NAME} characters")
         for part in name.split("."):
             number = _number(part)
             if number is not None and not 0 <= number < limit:
                 raise RefusedError(
-                    f"has a layer of number {number} ({name[:80]!r}) and {len(names)} tensors; it may be {limit - 1}. "
+                    f"has a layer of number {number} ({shown(name)}) and {len(names)} tensors; it may be {limit - 1}. "
                     "It is damaged or made to take for ever; use another file of this model"
                 )
 

@@ -1,6 +1,12 @@
 """What can be wrong with a model file, said without the file's name: whoever opened the file knows it."""
 
 
+def shown(name: object) -> str:
+    """A name out of a file for a message: short, and without what a terminal would obey."""
+    text = ascii(name)[1:-1] if isinstance(name, str) else ascii(name)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 class DamagedError(ValueError):
     """It is cut short, altered, or contradicts itself."""
 
@@ -14,6 +20,6 @@ class ForbiddenNameError(RefusedError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"holds more than weights: loading it would run {name}. It was refused and nothing was run; "
+            f"holds more than weights: loading it would run {shown(name)}. It was refused and nothing was run; "
             "use a .safetensors file or a state dict of this model"
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from .errors import DamagedError, RefusedError
 
@@ -20,10 +20,12 @@ _MOST_INSTRUCTIONS = 4_000_000  # a model of 10,000 tensors has some 300,000; ea
 _MOST_BYTES = 64 << 20
 _LONGEST_NUMBER = 64  # bytes of an integer; torch's magic number has 10
 _LONGEST_NAME = 256
+_LARGEST_KEY = 1 << 60  # larger ones may all have one hash, and a dictionary of such takes for ever
 _KEYS = (str, bytes, int, float, bool, type(None))  # hashing a nested tuple may exhaust the machine's own stack
 
 
-class Builder(NamedTuple):
+@dataclass(frozen=True)
+class Builder:
     """What a pickle may call: a function of ours, which gives a plain value or the description of a tensor, in a time
     that does not depend on the length of what it is given."""
 
@@ -140,8 +142,8 @@ class _Machine:
         if type(target) is not dict or len(pairs) % 2:
             raise DamagedError("its pickle puts items where none can be")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if type(key) not in _KEYS:
-                raise DamagedError(f"its pickle has a {type(key).__name__} as key")
+            if type(key) not in _KEYS or (type(key) is int and abs(key) > _LARGEST_KEY):
+                raise DamagedError(f"its pickle has a key, a {type(key).__name__}, that no dictionary of weights has")
             target[key] = value
 
     def append(self, values: list[Any]) -> None:

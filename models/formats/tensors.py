@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import DamagedError
 
 _MOST_DIMENSIONS = 16
+_MOST_ELEMENTS = 1 << 48  # more than memory can hold, and far from where torch's integers end
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TensorRecord:
     def __post_init__(self) -> None:
         """Raises `DamagedError` unless all of it lies in the storage, no larger than that is."""
         numbers = (self.offset, *self.shape, *self.strides)
-        if not all(type(number) is int and number >= 0 for number in numbers):
+        if not all(type(number) is int and 0 <= number < _MOST_ELEMENTS for number in numbers):
             raise DamagedError("a tensor has a shape that is none")
         if len(self.shape) != len(self.strides) or len(self.shape) > _MOST_DIMENSIONS:
             raise DamagedError(f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from . import zip_archive
-from .errors import DamagedError, RefusedError
+from .errors import DamagedError, RefusedError, shown
 from .pickle_reader import read_pickle
 from .tensors import StorageRecord
 from .torch_names import names_of_torch
@@ -54,7 +54,7 @@ def open_archive(file: BinaryIO, size: int) -> TorchFile:
     def read(storage: StorageRecord, into: memoryview) -> None:
         entry = entries.get(f"{folder}data/{storage.key}")
         if entry is None or entry.size != len(into):
-            raise DamagedError(f"the storage {storage.key[:80]!r} is missing, or not as long as it is said to be")
+            raise DamagedError(f"the storage {shown(storage.key)} is missing, or not as long as it is said to be")
         zip_archive.read_entry(file, entry, into)
         if foreign:
             _swap_bytes(into, storage.dtype.itemsize)
@@ -82,11 +82,11 @@ def open_legacy(file: BinaryIO, size: int) -> TorchFile:
 
     def read(storage: StorageRecord, into: memoryview) -> None:
         if storage.key not in starts:
-            raise DamagedError(f"the storage {storage.key[:80]!r} is missing")
+            raise DamagedError(f"the storage {shown(storage.key)} is missing")
         file.seek(starts[storage.key])
         (count,) = _COUNT.unpack(file.read(_COUNT.size))
         if count != storage.count or file.readinto(into) != len(into):  # type: ignore[attr-defined]
-            raise DamagedError(f"the storage {storage.key[:80]!r} is cut short, or not as long as it is said to be")
+            raise DamagedError(f"the storage {shown(storage.key)} is cut short, or not as long as it is said to be")
 
     return TorchFile(content, read)
 

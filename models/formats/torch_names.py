@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .errors import DamagedError, ForbiddenNameError
+from .errors import DamagedError, ForbiddenNameError, shown
 from .pickle_reader import Builder, Ignored, Names
 from .tensors import StorageRecord, TensorRecord
 
@@ -62,7 +62,7 @@ def names_of_torch(storages: dict[str, StorageRecord]) -> Names:
         record = _storage(reference)
         known = storages.setdefault(record.key, record)
         if (known.dtype, known.count) != (record.dtype, record.count):
-            raise DamagedError(f"the storage {record.key[:80]!r} is said to be of two sizes")
+            raise DamagedError(f"the storage {shown(record.key)} is said to be of two sizes")
         return record
 
     return Names(_resolve, refer)

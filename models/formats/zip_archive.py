@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from .errors import DamagedError, RefusedError
+from .errors import DamagedError, RefusedError, shown
 
 SIGNATURE = b"PK\x03\x04"
 _MOST_ENTRIES = 1 << 17
@@ -65,7 +65,7 @@ def entries_of(file: BinaryIO, size: int) -> dict[str, Entry]:
     for _ in range(count):
         entry, position = _listed(listing, position)
         if entry.name in entries:
-            raise DamagedError(f"two parts are named {entry.name[:80]!r}")
+            raise DamagedError(f"two parts are named {shown(entry.name)}")
         entries[entry.name] = _located(file, entry, place)
     if position != length:
         raise DamagedError("its directory is longer than what it lists")
@@ -83,7 +83,7 @@ def read_entry(file: BinaryIO, entry: Entry, into: memoryview | None = None) -> 
     if file.readinto(content) != entry.size:  # type: ignore[attr-defined]
         raise DamagedError("it is cut short")
     if entry.crc and zlib.crc32(content) != entry.crc:
-        raise DamagedError(f"the checksum of {entry.name[:80]!r} does not match")
+        raise DamagedError(f"the checksum of {shown(entry.name)} does not match")
     return content
 
 
@@ -174,10 +174,10 @@ def _located(file: BinaryIO, entry: Entry, limit: int) -> Entry:
     fields = _ENTRY.unpack_from(header)
     signature, method, name_length, extra_length = fields[0], fields[3], *fields[9:11]
     if signature != SIGNATURE or (method != 0) != entry.packed or header[_ENTRY.size :] != name[:name_length]:
-        raise DamagedError(f"the header of {entry.name[:80]!r} says otherwise than the directory")
+        raise DamagedError(f"the header of {shown(entry.name)} says otherwise than the directory")
     start = entry.start + len(header) + extra_length
     if name_length != len(name) or start + entry.size > limit:
-        raise DamagedError(f"{entry.name[:80]!r} is cut short")
+        raise DamagedError(f"{shown(entry.name)} is cut short")
     return replace(entry, start=start)
 
 
@@ -186,7 +186,7 @@ def _check_apart(entries: dict[str, Entry]) -> None:
     end = 0
     for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.size)):
         if entry.start < end:
-            raise DamagedError(f"{entry.name[:80]!r} lies in another part")
+            raise DamagedError(f"{shown(entry.name)} lies in another part")
         end = entry.start + entry.size
 
 

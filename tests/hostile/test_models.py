@@ -50,6 +50,12 @@ def overlapping() -> bytes:
     return bytes(archive)
 
 
+def colliding_keys() -> bytes:
+    """Integers of one hash: a dictionary compares each of them with all others."""
+    keys = (b"\x8a\x0b" + (number * (2**61 - 1)).to_bytes(11, "little") + b"N" for number in range(300_000))
+    return b"\x80\x02}(" + b"".join(keys) + b"u."
+
+
 def wrong_checksum() -> bytes:
     archive = bytearray(made.saved(made.tiny_state()))
     archive[archive.index(b"archive/data/0") + 200] ^= 1
@@ -79,7 +85,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "text.pth": (lambda m: b"\x80\x02X\xff\xff\xff\xff", "more than 67108864 bytes"),
     "text-8.pth": (lambda m: b"\x80\x04\x8d" + b"\xff" * 8, "no model file"),
     "deep-tuples.pth": (lambda m: nested(1_500_000, b"(", b"t"), "holds no weights"),
-    "deep-key.pth": (lambda m: b"\x80\x02}" + b")" + b"\x85" * 1_500_000 + b"Ns.", "as key"),
+    "deep-key.pth": (lambda m: b"\x80\x02}" + b")" + b"\x85" * 1_500_000 + b"Ns.", "that no dictionary of weights has"),
     "dictionaries.pth": (lambda m: b"\x80\x02" + b"}" * 5_000_000 + b".", "instructions"),
     "pairs.pth": (
         lambda m: (
@@ -90,6 +96,16 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
             + b"."
         ),
         "holds no weights",
+    ),
+    "colliding.pth": (lambda m: colliding_keys(), "that no dictionary of weights has"),
+    "escape.pth": (lambda m: b"\x80\x04\x8c\x09\x1b[2Jevil\n\x8c\x01b\x93.", r"run \\x1b\[2Jevil\\n\.b"),
+    "endless-name.pth": (
+        lambda m: b"\x80\x04X\x00\x00\x00\x01" + b"a" * (1 << 24) + b"\x8c\x01b\x93.",
+        r"run a{80}\.\.\.",
+    ),
+    "empty-and-endless.pth": (
+        lambda m: made.state_zip(made.tensor_program(shape="(K\x00\x8a\x09" + "\x00" * 8 + "\x01t"), {"0": bytes(24)}),
+        "shape that is none",
     ),
     "list-of-itself.pth": (lambda m: b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "holds no weights"),
     "attributes.pth": (lambda m: b"\x80\x02X\x01\x00\x00\x00aX\x01\x00\x00\x00bb.", "holds no weights"),
