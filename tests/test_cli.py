@@ -19,7 +19,8 @@ from cudaspeed import cli
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.cli import main
 from cudaspeed.host import compiled_folder
-from cudaspeed.images.files import Picture, read_image, write_image
+from cudaspeed.images.codecs.picture import Picture
+from cudaspeed.images.files import read_image, write_image
 from cudaspeed.models import loader
 from cudaspeed.storage.artifacts import ArtifactStore, Usage
 from cudaspeed.storage.profiles import Profile, ProfileStore, profiles_folder

@@ -13,8 +13,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
-from cudaspeed.api.errors import BadImageError
-from cudaspeed.images.files import OutputError, Picture, check_fits, read_image, write_image
+from cudaspeed.api.errors import BadImageError, OutputError
+from cudaspeed.images.codecs.picture import Picture
+from cudaspeed.images.files import check_fits, read_image, write_image
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 MAKE, ORIENTATION = 0x010F, 0x0112
