@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from ..api.errors import BadImageError, OutputError
 from .codecs import png, tiff, with_pillow
 from .codecs.picture import Picture
+from .whole import write_whole
 
 READABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WRITABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -51,7 +50,7 @@ def check_fits(path: Path, width: int, height: int) -> None:
     if limit is not None and max(width, height) > limit:
         raise BadImageError(
             f"{path}: {width}x{height} pixels do not fit a {path.suffix} file, whose sides end at {limit}; "
-            "write a .png or .tif file instead"
+            "write a .png or .tif file instead, of a folder with --format png"
         )
 
 
@@ -60,7 +59,7 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
 
     Values are rounded to the nearest 8- or 16-bit level (PNG and TIFF keep 16 bits), values outside 0..1 are clipped.
     PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95. JPEG loses
-    alpha, TIFF loses EXIF. The file appears complete or not at all, and replaces one that is there.
+    alpha, TIFF loses EXIF. The file appears complete or not at all, and replaces one or a link that is there.
     Raises `BadImageError` if the format is unknown or too small for the picture, `OutputError` if writing fails.
     """
     ending = path.suffix.lower()
@@ -72,7 +71,7 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
         data, lost = _ENCODERS[ending](picture)
     except ImportError as error:
         raise OutputError(f"{path}: {error.name} is needed to write it; pip install imagecodecs tifffile") from error
-    _write_whole(path, data)
+    write_whole(path, data)
     return lost
 
 
@@ -88,17 +87,3 @@ _ENCODERS: dict[str, Callable[[Picture], tuple[bytes, tuple[str, ...]]]] = {
     ".tif": tiff.encode,
     ".tiff": tiff.encode,
 }
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    # Beside the target, so that the last step is a rename within one file system, which is all or nothing.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # gone after the rename; and where it cannot be removed, the first error matters more
-            temporary.unlink()

@@ -15,9 +15,9 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
-from cudaspeed import cli
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.cli import main
+from cudaspeed.commands import upscale as command
 from cudaspeed.host import compiled_folder
 from cudaspeed.images.codecs.picture import Picture
 from cudaspeed.images.files import read_image, write_image
@@ -143,10 +143,12 @@ def test_a_folder_keeps_names_and_endings(upscale: Run, tmp_path: Path) -> None:
     (tmp_path / "in" / "notes.txt").write_text("not a picture")
     (tmp_path / "in" / ".b.png").write_text("what some systems leave beside a picture")
 
-    code, out, _ = upscale(tmp_path / "in", "-o", tmp_path / "out", "--json")
+    code, out, err = upscale(tmp_path / "in", "-o", tmp_path / "out", "--json")
 
-    records = [json.loads(line) for line in out.splitlines()]
+    passed_over, *records = [json.loads(line) for line in out.splitlines()]
     assert code == 0
+    assert passed_over == {"input": str(tmp_path / "in"), "passed_over": 2, "names": ["folder.png/", "notes.txt"]}
+    assert err == f"cudaspeed: WARNING: {tmp_path / 'in'}: 2 passed over: folder.png/, notes.txt\n"
     assert [Path(record["input"]).name for record in records] == ["D.TIF", "a.jpg", "b.png", "c.bmp"]
     assert files(tmp_path / "out") == ["D.TIF", "a.jpg", "b.png", "c.png"]
 
@@ -168,7 +170,7 @@ def test_one_bad_picture_does_not_stop_the_others(upscale: Run, tmp_path: Path) 
 
 
 def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really_upscale, calls = cli.upscale, []
+    really_upscale, calls = command.upscale, []
 
     def fails_at_first(*arguments: object) -> object:
         calls.append(arguments)
@@ -176,7 +178,7 @@ def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, m
             raise RuntimeError("cuDNN is unwell\nwith details")
         return really_upscale(*arguments)
 
-    monkeypatch.setattr(cli, "upscale", fails_at_first)
+    monkeypatch.setattr(command, "upscale", fails_at_first)
     inputs = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
 
     code, _, err = upscale(*inputs, "-o", tmp_path / "out")
@@ -192,7 +194,7 @@ def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, m
 def test_ctrl_c_ends_with_130_and_leaves_what_is_finished(
     upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_upscale, calls = cli.upscale, []
+    really_upscale, calls = command.upscale, []
 
     def stopped_at_second(*arguments: object) -> object:
         calls.append(arguments)
@@ -200,7 +202,7 @@ def test_ctrl_c_ends_with_130_and_leaves_what_is_finished(
             raise KeyboardInterrupt
         return really_upscale(*arguments)
 
-    monkeypatch.setattr(cli, "upscale", stopped_at_second)
+    monkeypatch.setattr(command, "upscale", stopped_at_second)
     inputs = [picture(tmp_path / f"{name}.png") for name in "abc"]
     code, _, err = upscale(*inputs, "-o", tmp_path / "out")
     assert (code, err) == (130, "cudaspeed: stopped\n")
@@ -221,13 +223,13 @@ def test_a_full_disk_is_told_and_leaves_nothing(upscale: Run, tmp_path: Path, mo
 
 
 def test_the_model_is_loaded_once(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really_load, loaded = cli.load_model, []
+    really_load, loaded = command.load_model, []
 
     def load(path: Path) -> object:
         loaded.append(path)
         return really_load(path)
 
-    monkeypatch.setattr(cli, "load_model", load)
+    monkeypatch.setattr(command, "load_model", load)
     inputs = [picture(tmp_path / f"{name}.png") for name in "abc"]
     assert upscale(*inputs, "-o", tmp_path / "out")[0] == 0
     assert len(loaded) == 1
@@ -264,8 +266,10 @@ def test_warnings_go_to_standard_error_once_and_into_the_record(upscale: Run, tm
         (["upscale", "in.png", "-o", "in.png"], "never overwritten"),
         (["upscale", "in.png", "-o", "link.png"], "never overwritten"),
         (["upscale", "in.png", "-o", "."], "never overwritten"),
-        (["upscale", "in.png", "other/in.png", "-o", "out"], "both"),
-        (["upscale", "in.png", "in.bmp", "-o", "out"], "both"),
+        (["upscale", "in.png", "-o", "out.png", "--format", "webp"], "does not end as format webp does"),
+        (["upscale", "in.png", "-o", "out.png", "--suffix", "_x2"], "_x2"),
+        (["upscale", "in.png", "-o", "out", "--suffix", "../x"], "without slashes"),
+        (["upscale", "in.png", "-o", "out", "--format", "psd"], "psd"),
         (["upscale", "empty", "-o", "out"], "holds no pictures"),
         (["upscale", "in.png", "other/in.png", "-o", "notes.txt"], "notes.txt"),
         (["upscale", "in.png", "-o", "notes.txt/out.png"], "cannot write into notes.txt"),
@@ -365,7 +369,7 @@ def test_a_model_that_is_spoilt_meanwhile_is_one_line_among_the_others(
         spoil(shelf / "broken.pth")
         return found
 
-    monkeypatch.setattr(cli, "find_models", find_then_spoil)
+    monkeypatch.setattr("cudaspeed.commands.models.find_models", find_then_spoil)
     code, out, _ = run("models", "--json")
     spoilt, good = map(json.loads, out.splitlines())
     assert code == 0
@@ -532,7 +536,7 @@ def test_warming_up_tells_for_each_size_how_it_went(run: Run, model: Path, monke
         asked.append((size, options))
         return "compiled" if size == (480, 640) else "eager: no C++ compiler was found"
 
-    monkeypatch.setattr("cudaspeed.cli.warm_up", warm_up)
+    monkeypatch.setattr("cudaspeed.commands.cache.warm_up", warm_up)
     sizes = ("--size", "640x480", "1280x720", "--precision", "fp32", "--tile", "256", "--device", "cpu")
     code, out, _ = run("cache", "warm", model, *sizes, "--json")
     records = [json.loads(line) for line in out.splitlines()]
