@@ -1,14 +1,13 @@
-"""Imports torch where its import would fail: a user without a name, a working folder that was deleted.
+"""Imports torch and spandrel where that would fail: a user without a name, a working folder that was deleted.
 
-The package's first import, before anything that imports torch by itself. Where torch is there already, as inside
-ComfyUI, it does nothing.
+The package's first import, before anything that imports them by itself. Elsewhere it changes nothing.
 """
 
 from __future__ import annotations
 
 import getpass
+import importlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,10 @@ from pathlib import Path
 
 
 def import_torch() -> None:
-    """Import torch, in any surroundings."""
-    if "torch" not in sys.modules:
-        _name_inductor_folder()
-        with _some_working_folder():
-            import torch  # noqa: F401
+    """Import torch and spandrel, in any surroundings."""
+    _name_inductor_folder()
+    with _some_working_folder():
+        importlib.import_module("spandrel")  # which imports torch
 
 
 def _name_inductor_folder() -> None:
@@ -36,7 +34,7 @@ def _name_inductor_folder() -> None:
 
 @contextmanager
 def _some_working_folder() -> Iterator[None]:
-    """The body runs in a working folder that exists: without one oneMKL ends the process when torch loads it."""
+    """The body runs in a working folder that exists: without one torch's import fails, and oneMKL ends the process."""
     try:
         Path.cwd()
     except FileNotFoundError:

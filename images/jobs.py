@@ -70,7 +70,11 @@ def plan_jobs(inputs: Sequence[str], output: str, options: FolderOptions = Folde
             _check_file(inputs, output, options)
             plan = Plan((Job(Path(inputs[0]), Path(output)),))
         return _with_work(_without_overwriting(plan, options))
-    except OSError as error:  # a path that no file system takes, or a relative one where the working folder was deleted
+    except FileNotFoundError as error:  # what does not exist is kept, so this is the working folder itself
+        raise BadOptionError(
+            "the working folder was deleted, so relative paths lead nowhere; use absolute ones"
+        ) from error
+    except OSError as error:  # a path that no file system takes
         raise BadOptionError(f"{error.filename or output}: {error.strerror or error}; name another path") from error
 
 
