@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ class _Batch:
             if known and known == identity(step.target):
                 yield _failed(step.source, f"{writer} became {step.target} already; use two outputs")
                 continue
-            if self.arguments.skip_existing and step.target.exists() and not step.target.is_dir():
+            if self.arguments.skip_existing and _exists(step.target):
                 record = {"input": str(step.source), "output": str(step.target), "skipped": True}
             else:
                 record = self._attempt(step)
@@ -132,6 +133,11 @@ class _Batch:
             logger.warning("%s: %s", job.source, warning)
         warnings = [*picture.warnings, *result.report.warnings, *lost]
         return {**_record(job, self.arguments.model, result.report), "warnings": warnings}
+
+
+def _exists(target: Path) -> bool:
+    """As a file, by os.path's functions: for a name that is too long, those of paths raise."""
+    return os.path.exists(target) and not os.path.isdir(target)  # noqa: PTH110, PTH112
 
 
 def _write(target: Path, picture: Picture) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def look_into(folder: Path, recursive: bool, output: Path) -> Found:
     pictures: list[Path] = []
     passed_over: list[str] = []
     failures: list[tuple[Path, str]] = []
-    seen = {identity(output)}
+    seen = {identity(output)}  # folders, each looked into once whatever leads there
     waiting = [folder]
     while waiting:
         here = waiting.pop()
@@ -48,11 +48,15 @@ def look_into(folder: Path, recursive: bool, output: Path) -> Found:
                     pictures.append(path)
                 else:
                     passed_over.append(str(path.relative_to(folder)))
-            elif not recursive or path.is_symlink():
-                passed_over.append(f"{path.relative_to(folder)}{os.sep}")
-            elif (known := identity(path)) is None or known not in seen:
+                continue
+            known = identity(path)
+            if known and known in seen:
+                continue
+            if recursive and not path.is_symlink():
                 seen.add(known)
                 deeper.append(path)
+            else:
+                passed_over.append(f"{path.relative_to(folder)}{os.sep}")
         waiting += reversed(deeper)
     return Found(tuple(pictures), tuple(passed_over), tuple(failures))
 

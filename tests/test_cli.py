@@ -186,6 +186,15 @@ def test_what_exists_is_skipped_if_asked_for(upscale: Run, tmp_path: Path) -> No
         assert image.size == (32, 24)
 
 
+def test_a_name_that_becomes_too_long_costs_only_itself(upscale: Run, tmp_path: Path) -> None:
+    inputs = [picture(tmp_path / f"{'x' * 240}.png"), picture(tmp_path / "a.png")]
+    for skip in ([], ["--skip-existing"]):
+        code, _, err = upscale(*inputs, "-o", tmp_path / "out", "--suffix", "y" * 20, *skip)
+        assert code == 1
+        assert err.count("File name too long") == len(err.splitlines()) == 1
+        assert files(tmp_path / "out") == [f"a{'y' * 20}.png"]
+
+
 def test_pictures_that_clash_cost_nobody_else(upscale: Run, tmp_path: Path) -> None:
     for name in ("p/photo.png", "p/photo.bmp", "p/z.png", "q/z.png", "q/y.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

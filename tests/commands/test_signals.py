@@ -12,7 +12,7 @@ from cudaspeed.commands import models
 from cudaspeed.commands.signals import Stopped, stopping_on_signals
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has other signals")
-NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+NUMBERS = tuple(getattr(signal, name, 0) for name in ("SIGTERM", "SIGHUP", "SIGINT"))
 
 
 @pytest.fixture(autouse=True)

@@ -120,9 +120,11 @@ def test_whatever_becomes_of_a_stream_all_pictures_are_done(
 
 
 def test_a_reader_who_leaves_does_not_end_the_batch(command: list[str], tmp_path: Path) -> None:
-    """From a shell, as people do it."""
+    """From a shell, as people do it; with pictures enough that the reader has left before the last."""
+    for number in range(60):
+        picture(Path(command[1]) / f"c{number:02}.png")
     ended = process(["bash", "-c", 'set -o pipefail; "$@" | head -1', "bash", *CLI, *command])
-    assert_whole(tmp_path / "out")
+    assert len(done(tmp_path / "out")) == 62
     assert (ended.returncode, ended.stdout.count("\n")) == (1, 1)
     assert "a.png: 16x12 -> 32x24" in ended.stdout
     assert ended.stderr == "cudaspeed: error: standard output could not be written: Broken pipe\n"
@@ -329,12 +331,12 @@ Path.replace = replace
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_between_write_and_rename_leaves_nothing_unfinished(
-    cudaspeed: Preloaded, command: list[str], tmp_path: Path, number: signal.Signals
+    cudaspeed: Preloaded, command: list[str], tmp_path: Path, name: str
 ) -> None:
-    ended = cudaspeed.call(command, before=BEFORE_RENAMING.format(number.name))
-    assert (ended.code, ended.err) == (128 + number, b"cudaspeed: stopped\n")
+    ended = cudaspeed.call(command, before=BEFORE_RENAMING.format(name))
+    assert (ended.code, ended.err) == (128 + getattr(signal, name), b"cudaspeed: stopped\n")
     assert done(tmp_path / "out") == ["a.png"]
 
 

@@ -183,6 +183,7 @@ def test_results_of_an_earlier_run_in_the_same_folder_are_not_made_larger_still(
 @pytest.mark.usefixtures("here")
 def test_subfolders_are_mirrored() -> None:
     make("p/a.png", "p/s/a.png", "p/s/t/b.bmp", "p/.hidden/c.png", "p/out/d.png")
+    assert plan(["p/s"], "p/s/t").passed_over == ()
     assert targets(["p"], "p/out", recursive=True) == ["p/out/a.png", "p/out/s/a.png", "p/out/s/t/b.png"]
     told = plan(["p"], "out")
     assert [job.target.as_posix() for job in told.jobs] == ["out/a.png"]
