@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 
 from PIL import Image
 
@@ -29,7 +30,9 @@ def upright_exif(block: bytes | None, xmp: bytes | None = None) -> tuple[int, by
     orientation, kept, notes = None, None, []
     if block:
         try:
-            orientation, kept = _taken_apart(block.removeprefix(_PREFIX))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it ends early: what is there of it is kept
+                orientation, kept = _taken_apart(block.removeprefix(_PREFIX))
         except Exception:  # broken metadata raise all sorts, and must not cost the picture
             notes = ["its EXIF data is damaged and was left out"]
     found = _XMP_ORIENTATION.search(xmp) if xmp and orientation is None else None

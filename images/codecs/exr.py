@@ -69,8 +69,7 @@ def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
 
 def _check(headers: list[dict[str, Any]], limits: DecodeLimits) -> tuple[int, int]:
     """Width and height of the first part. All parts are decoded with it, so that all are looked at."""
-    sizes = []
-    total = 0
+    first, total = (0, 0), 0
     for header in headers:
         (left, top), (right, bottom) = ([int(end) for end in corner] for corner in header["dataWindow"])
         width, height = right - left + 1, bottom - top + 1
@@ -82,7 +81,7 @@ def _check(headers: list[dict[str, Any]], limits: DecodeLimits) -> tuple[int, in
         if tiles is not None:
             size = tiles.xSize * tiles.ySize * len(header["channels"]) * _LARGEST_SAMPLE
             check_piece(size, width, height, f"one tile of {tiles.xSize}x{tiles.ySize} pixels")
-        sizes.append((width, height))
+        first = first if total else (width, height)
         total += width * height * len(header["channels"]) * _LARGEST_SAMPLE
-    check_piece(total, *sizes[0], f"what {len(headers)} parts have in all their channels")
-    return sizes[0]
+    check_piece(total, first[0], first[1], f"what {len(headers)} parts have in all their channels")
+    return first

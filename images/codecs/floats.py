@@ -54,7 +54,7 @@ def under_white(pixels: NDArray[np.float32], colours: int, most: float | None) -
     np.clip(alpha, 0, 1, out=alpha)
     white, notes = max(1.0, float(colour.max())), []
     if most and white > most:
-        notes.append(f"values beyond {light(np.float32([most]))[0]:.3g} times white were clamped to it")
+        notes.append(f"values beyond {float(light(np.array(most, np.float32))):.3g} times white were clamped to it")
         np.minimum(colour, most, out=colour)
         white = most
     if white > 1:

@@ -194,13 +194,15 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
 
 
 def _pixels_alone(frame: Frame, data: bytes) -> bytes:
-    """`data` without the segments that make no pixels: what damage or sizes they have must not cost the picture."""
-    kept, place = [], 0
+    """The segments that make pixels, alone: what damage or sizes the others have must not cost the picture."""
+    kept, scans = [b"\xff\xd8"], iter(frame.scans)
     for marker, start, end in frame.segments:
-        if marker >= _APP0 and marker not in (_APP0, _APP14):
-            kept.append(data[place : start - 4])
-            place = end
-    return b"".join([*kept, data[place : frame.end], b"\xff\xd9" * (frame.end < len(data))])
+        if marker < _APP0 or marker in (_APP0, _APP14):
+            kept.append(data[start - 4 : end])
+        if marker == _SOS:
+            scan = next(scans)
+            kept.append(data[scan.start : scan.end])
+    return b"".join([*kept, b"\xff\xd9" * (frame.end < len(data))])
 
 
 def _profile(parts: list[tuple[int, bytes]]) -> bytes | None:

@@ -22,10 +22,10 @@ _AROUND = 12  # bytes of a chunk beside its payload: length, name, checksum
 _MOST_CHUNKS = 1 << 18  # two gigabytes in chunks of eight kilobytes, as libpng writes them
 _BEFORE_PIXELS = 1 << 16  # bytes from the start, in which an animation says that it is one
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that decoding needs
-_USED = (b"acTL", b"iCCP", b"eXIf")
+_USED = (b"iCCP", b"eXIf")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
-_CALLED = {b"iCCP": "colour profile", _XMP: "XMP", b"acTL": "number of frames"}
+_CALLED = {b"iCCP": "colour profile", _XMP: "XMP"}
 _LONGEST_KEYWORD = 80  # bytes, with the zero behind it
 _LARGEST_BESIDE = 64 << 20  # bytes, inflated; the largest profiles in use have a few megabytes
 _CUT_SHORT = "the picture is cut short; copy or export it again"
@@ -88,9 +88,6 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         check_file(size_of(file), width, height)
     notes: list[str] = []
     beside, pixels = _sorted_out(read_whole(file, limits), notes)
-    frames = int.from_bytes(beside.get(b"acTL", b"")[:4], "big")
-    if frames > 1:
-        notes.append(first_only(frames))
     orientation, exif, damaged = upright_exif(_exif(beside), beside.get(_XMP))
     return picture_of(imagecodecs.png_decode(pixels), orientation, beside.get(b"iCCP"), exif, notes + damaged)
 
@@ -101,11 +98,18 @@ def _sorted_out(data: bytes, notes: list[str]) -> tuple[dict[bytes, bytes], byte
     libpng and Pillow have limits of their own for what lies beside, and refuse the picture with it: they do not get it.
     """
     beside: dict[bytes, bytes] = {}
-    pixels = [SIGNATURE]
+    pixels: list[bytes | memoryview] = [SIGNATURE]
+    frames = 0
     for part in chunks(data):
         if part.name in _PIXEL_CHUNKS:
-            pixels += struct.pack(">I4s", len(part.payload), part.name), part.payload, part.checksum.to_bytes(4, "big")
+            frames = frames or part.name == b"IDAT"
+            pixels += [
+                struct.pack(">I4s", len(part.payload), part.name),
+                part.payload,
+                part.checksum.to_bytes(4, "big"),
+            ]
             continue
+        frames += part.name == b"fcTL"
         key = part.name if part.name in _USED else bytes(part.payload[:_LONGEST_KEYWORD]).partition(b"\0")[0]
         if part.name not in _USED and (part.name not in _TEXTS or key not in (_XMP, _RAW_EXIF)):
             continue
@@ -115,12 +119,14 @@ def _sorted_out(data: bytes, notes: list[str]) -> tuple[dict[bytes, bytes], byte
             beside.setdefault(key, _content(part))
         except (ValueError, zlib.error) as error:
             notes.append(f"its {_CALLED.get(key, 'EXIF data')} is damaged and was left out ({error})")
+    if frames > 1:
+        notes.append(first_only(frames))
     return beside, b"".join(pixels)
 
 
 def _content(part: Chunk) -> bytes:
     """The payload without keyword, language and compression. Raises `ValueError` and `zlib.error`."""
-    if part.name in (b"acTL", b"eXIf"):
+    if part.name == b"eXIf":
         return bytes(part.payload)
     _, _, rest = bytes(part.payload).partition(b"\0")
     if part.name == b"tEXt":

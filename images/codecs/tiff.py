@@ -38,7 +38,7 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     directory = read_directory(file)
     width, height = directory.value(tag.WIDTH, 0), directory.value(tag.HEIGHT, 0)
     limits.check_size(width, height)
-    check_samples(directory.value(tag.SAMPLES, 1))
+    check_samples(directory.samples)
     kind, bits = _kind(directory)
     photometric = _photometric(directory)
     layout = layout_of(directory, bits, np.dtype(kind), limits)
@@ -121,17 +121,17 @@ def _kind(directory: Directory) -> tuple[str, int]:
 
 def _photometric(directory: Directory) -> int:
     """What the samples mean; supported in the depth they have."""
-    photometric = directory.value(tag.PHOTOMETRIC, _RGB if directory.value(tag.SAMPLES, 1) > 2 else _BLACK_IS_ZERO)
+    photometric = directory.value(tag.PHOTOMETRIC, _RGB if directory.samples > 2 else _BLACK_IS_ZERO)
     kind, bits = _kind(directory)
     name = _KINDS.get(photometric, f"photometric interpretation {photometric}")
     if directory.value(tag.DEPTH, 1) > 1:
         name, photometric = "a volume", _MASK
-    elif photometric == _PALETTE and (kind != "u1" or len(directory.values(tag.COLOUR_MAP)) != 3 << bits):
+    elif photometric == _PALETTE and (kind != "u1" or len(directory.tags.get(tag.COLOUR_MAP, ())) != 3 << bits):
         name, photometric = f"a palette of {bits} bits", _MASK
     elif kind[0] == "f" and photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
         name, photometric = "floats that are neither grey nor RGB", _MASK
-    elif photometric in _COLOURS and directory.value(tag.SAMPLES, 1) < _COLOURS[photometric]:
-        name, photometric = f"{directory.value(tag.SAMPLES, 1)} samples, which are too few for its colours", _MASK
+    elif photometric in _COLOURS and directory.samples < _COLOURS[photometric]:
+        name, photometric = f"{directory.samples} samples, which are too few for its colours", _MASK
     if photometric not in _COLOURS:
         raise BadImageError(f"is a TIFF of a kind that is not supported ({name}, {bits} bits a sample); save it as RGB")
     return photometric
@@ -140,7 +140,7 @@ def _photometric(directory: Directory) -> int:
 def _alpha(directory: Directory, colours: int, notes: list[str]) -> int | None:
     """Which sample of a pixel is alpha; what is left out is noted."""
     meanings = directory.values(tag.EXTRA_SAMPLES)
-    extra = directory.value(tag.SAMPLES, 1) - colours
+    extra = directory.samples - colours
     if extra == 1 and not meanings:  # it is not said, and other readers take it for one
         return colours
     for index, meaning in enumerate(meanings[:extra]):
@@ -162,7 +162,7 @@ def _colour(values: NDArray[np.float32], photometric: int, directory: Directory)
     if photometric == _PALETTE:
         entries = directory.tags[tag.COLOUR_MAP].reshape(3, -1).T
         entries = entries if entries.max() < 256 else entries // 256  # some programs leave the factor out
-        return (entries.astype(np.float32) / 255)[values[..., 0].astype(np.uint8)]
+        return (entries / np.float32(255)).astype(np.float32)[values[..., 0].astype(np.uint8)]
     return values
 
 
@@ -172,7 +172,7 @@ def _with_alpha(
     """[H, W, C] with alpha, the sample at `place`, as the last channel, and not multiplied by it."""
     alpha = values[..., place : place + 1]
     top = 2 ** directory.value(tag.BITS, 1) - 1 if directory.value(tag.PHOTOMETRIC, 1) == _PALETTE else 1
-    alpha = alpha / top
+    alpha = alpha / np.float32(top)
     if _ASSOCIATED_ALPHA in directory.values(tag.EXTRA_SAMPLES):
         straight = np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
         is_float = directory.value(tag.SAMPLE_FORMAT, 1) == _FLOAT

@@ -42,8 +42,13 @@ class Directory:
         return int(found[0]) if found is not None and len(found) else default
 
     def values(self, tag: int) -> tuple[int, ...]:
-        """All of a tag that has as many values as a pixel has samples, or fewer."""
-        return tuple(self.tags[tag][:_MOST_TAGS].tolist()) if tag in self.tags else ()
+        """Of a tag that has a value for each sample of a pixel."""
+        return tuple(self.tags[tag][: self.samples].tolist()) if tag in self.tags else ()
+
+    @property
+    def samples(self) -> int:
+        """Of a pixel; where that is not said, as many as it has depths."""
+        return self.value(SAMPLES, len(self.tags.get(BITS, (1,))))
 
 
 def read_directory(file: BinaryIO) -> Directory:

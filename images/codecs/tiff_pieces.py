@@ -22,7 +22,7 @@ from .source import size_of
 from .tiff_directory import Directory
 
 YCBCR = 6  # of the photometric interpretations
-_RGB = 2
+_GREY, _RGB = 1, 2
 _PLAIN, _JPEG, _WEBP = 1, 7, 50001
 _CCITT = (2, 3, 4)
 _DEFLATE = (8, 32946)
@@ -87,7 +87,7 @@ def layout_of(directory: Directory, bits: int, dtype: np.dtype[Any], limits: Dec
         across, down = directory.value(tag.TILE_WIDTH, 0), directory.value(tag.TILE_HEIGHT, 0)
     else:
         across, down = width, min(directory.value(tag.ROWS_PER_STRIP, height), height)
-    samples = directory.value(tag.SAMPLES, 1)
+    samples = directory.samples
     planar = directory.value(tag.PLANAR, 1) == 2 and samples > 1
     if across < 1 or down < 1:
         raise BadImageError(f"the TIFF is damaged: its pieces have {across}x{down} pixels; export it again")
@@ -146,20 +146,20 @@ def _decoded(data: bytes, directory: Directory, layout: Layout, rows: int) -> ND
     if compression in (_JPEG, _WEBP):
         return _picture_inside(data, directory, layout, rows)
     if directory.value(tag.FILL_ORDER, 1) == 2:
-        data = imagecodecs.bitorder_decode(data)
+        data = bytes(imagecodecs.bitorder_decode(data))
     shape = (rows, layout.across, layout.interleaved)
     if compression in _CCITT:
         return _fax(data, compression, directory, layout, rows)
-    data = _inflated(data, compression, rows * layout.row_bytes)
-    if len(data) < rows * layout.row_bytes:
+    inflated = _inflated(data, compression, rows * layout.row_bytes)
+    if len(inflated) < rows * layout.row_bytes:
         raise BadImageError(_CUT_SHORT)
     if predictor == _FLOATING_SUM and layout.dtype.kind == "f":
-        stored = np.frombuffer(data, layout.dtype, math.prod(shape)).reshape(shape)
+        stored = np.frombuffer(inflated, layout.dtype, math.prod(shape)).reshape(shape)
         return imagecodecs.floatpred_decode(stored, axis=-2)
     if layout.bits % 8:
-        samples = imagecodecs.packints_decode(data, layout.dtype, layout.bits, runlen=layout.across * shape[2])
+        samples = imagecodecs.packints_decode(inflated, layout.dtype, layout.bits, runlen=layout.across * shape[2])
     else:
-        samples = np.frombuffer(data, layout.dtype.newbyteorder(directory.order), math.prod(shape))
+        samples = np.frombuffer(inflated, directory.order + layout.dtype.str[1:], math.prod(shape))
     samples = samples[: math.prod(shape)].reshape(shape).astype(layout.dtype, copy=False)
     if predictor == _SUM:
         unsigned = np.dtype(f"u{layout.dtype.itemsize}")
@@ -171,7 +171,7 @@ def _decoded(data: bytes, directory: Directory, layout: Layout, rows: int) -> ND
     return samples
 
 
-def _inflated(data: bytes, compression: int, most: int) -> bytes:
+def _inflated(data: bytes, compression: int, most: int) -> bytes | bytearray:
     """`data` decompressed, `most` bytes of it at most."""
     import imagecodecs
 
@@ -204,28 +204,23 @@ def _picture_inside(data: bytes, directory: Directory, layout: Layout, rows: int
     """A piece that is a JPEG or WebP of its own, whose own header must not claim more than the piece has."""
     import imagecodecs
 
-    if directory.value(tag.COMPRESSION, 1) == _WEBP:
-        width, height = webp.size(data)
-    else:
-        frame = jpeg.examine(data)
-        width, height = frame.width, frame.height
+    inside = None if directory.value(tag.COMPRESSION, 1) == _WEBP else jpeg.examine(data)
+    width, height = (inside.width, inside.height) if inside else webp.size(data)
     if width > layout.across or height > layout.down:
         raise BadImageError(
             f"the TIFF is damaged: a piece of {layout.across}x{layout.down} pixels holds a picture of {width}x{height}"
         )
-    if directory.value(tag.COMPRESSION, 1) == _WEBP:
+    if inside is None:
         piece = imagecodecs.webp_decode(data, hasalpha=layout.interleaved == 4)
     else:
-        jpeg.check_data(frame, data)
+        jpeg.check_data(inside, data)
         photometric = directory.value(tag.PHOTOMETRIC, 1)
-        stored = _RGB if photometric == _RGB and not _is_jfif(frame, data) else None
-        wanted = _RGB if photometric in (_RGB, YCBCR) else None
         tables = directory.tags.get(tag.JPEG_TABLES)
         piece = imagecodecs.jpeg_decode(
             data,
             tables=None if tables is None else tables.tobytes(),
-            colorspace=None if layout.planar else stored,
-            outcolorspace=1 if layout.planar else wanted,
+            colorspace=_RGB if photometric == _RGB and not layout.planar and not _is_jfif(inside, data) else None,
+            outcolorspace=_GREY if layout.planar else _RGB if photometric in (_RGB, YCBCR) else None,
         )
     piece = piece.reshape(*piece.shape[:2], -1)
     needed = (min(rows, layout.height), min(layout.across, layout.width), layout.interleaved)

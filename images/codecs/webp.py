@@ -16,7 +16,7 @@ from .source import read_whole, size_of
 
 _HEADER_END = 12  # RIFF, length, WEBP
 _MOST_PARTS = 1 << 16
-_ANIMATED = 2  # among the flags of the extended header
+_ANIMATED, _ALPHA = 2, 16  # among the flags of the extended header
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
 
@@ -59,8 +59,8 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         if name in (b"VP8 ", b"VP8L"):  # libwebp takes no other size than the canvas's
             limits.check_size(*_size(name, payload))
         beside.setdefault(name, payload)
-    # Of frames, not of the whole canvas, it makes the canvas's size and the alpha that the file claims.
-    samples = imagecodecs.webp_decode(data)
+    alpha = head[12:16] == b"VP8X" and head[20] & _ALPHA
+    samples = imagecodecs.webp_decode(data, hasalpha=True if alpha else None)
     notes = [first_only(frames)] if frames > 1 else []
     orientation, exif, damaged = upright_exif(_bytes(beside, b"EXIF"), _bytes(beside, b"XMP "))
     return picture_of(samples, orientation, _bytes(beside, b"ICCP"), exif, notes + damaged)
