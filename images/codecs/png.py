@@ -26,6 +26,7 @@ _USED = (b"iCCP", b"eXIf")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _CALLED = {b"iCCP": "colour profile", _XMP: "XMP"}
+_DEFLATE_RATIO = 1032  # the most that RFC 1951 makes of a byte
 _LONGEST_KEYWORD = 80  # bytes, with the zero behind it
 _LARGEST_BESIDE = 64 << 20  # bytes, inflated; the largest profiles in use have a few megabytes
 _CUT_SHORT = "the picture is cut short; copy or export it again"
@@ -88,6 +89,11 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         check_file(size_of(file), width, height)
     notes: list[str] = []
     beside, pixels = _sorted_out(read_whole(file, limits), notes)
+    if len(pixels) * _DEFLATE_RATIO < height * (width * head[24] // 8):
+        raise BadImageError(
+            f"the picture is cut short: {width}x{height} pixels cannot be told in {len(pixels)} bytes; "
+            "copy or export it again"
+        )
     orientation, exif, damaged = upright_exif(_exif(beside), beside.get(_XMP))
     return picture_of(imagecodecs.png_decode(pixels), orientation, beside.get(b"iCCP"), exif, notes + damaged)
 
