@@ -9,6 +9,7 @@ from typing import NoReturn
 from ..api.errors import BadOptionError
 from ..api.options import ALPHA_MODES, COMPILE_MODES, LEVELS, PRECISION_CHOICES, TILING_MODES
 from ..images.kinds import ENDINGS
+from ..images.limits import DEFAULT_LIMITS
 from ..images.naming import FORMATS
 from ..models.loader import DEFAULT_MODEL
 from . import cache, models, upscale
@@ -107,6 +108,13 @@ def _add_file_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--suffix", default="", metavar="TEXT", help="for names in the output folder: _x4 makes photo_x4.png"
+    )
+    command.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=DEFAULT_LIMITS.max_megapixels,
+        metavar="N",
+        help="largest picture that is read; small files can claim any size (default: %(default).0f)",
     )
 
 

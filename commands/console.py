@@ -163,17 +163,19 @@ class _OneLine(logging.Formatter):
 def _logging_to(console: Console) -> Iterator[None]:
     """Show our log for the length of one command; a second one in one process must not show it twice."""
     handler, silent = _LogHandler(console), logging.NullHandler()
-    decoder_log = logging.getLogger("tifffile")
+    decoder_logs = [logging.getLogger(name) for name in ("tifffile", "imagecodecs")]
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
-    decoder_log.addHandler(silent)  # of a damaged file it tells much that our one error says better
+    for decoder_log in decoder_logs:
+        decoder_log.addHandler(silent)  # of a damaged file they tell much that our one error says better
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        decoder_log.removeHandler(silent)
+        for decoder_log in decoder_logs:
+            decoder_log.removeHandler(silent)
 
 
 @contextmanager

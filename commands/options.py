@@ -7,9 +7,10 @@ from dataclasses import fields
 from typing import TypeVar
 
 from ..api.options import UpscaleOptions
+from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions
 
-Options = TypeVar("Options", UpscaleOptions, FolderOptions)
+Options = TypeVar("Options", UpscaleOptions, FolderOptions, DecodeLimits)
 
 
 def options_of(kind: type[Options], arguments: argparse.Namespace) -> Options:

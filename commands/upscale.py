@@ -21,6 +21,7 @@ from ..images.codecs.picture import Picture
 from ..images.files import ENDINGS_OF_16_BITS, check_fits, read_image, write_image
 from ..images.folders import Identity, identity
 from ..images.jobs import Job, PassedOver, Plan, Refused, plan_jobs, refuse_unwritable, why_unwritable
+from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions, folded
 from ..images.whole import sweep_leftovers
 from ..models.loader import load_model
@@ -37,6 +38,7 @@ _MOST_NAMES = 10  # of what is passed over
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Upscale what can be upscaled; of each picture a record or a line says what came of it."""
     options = options_of(UpscaleOptions, arguments)
+    limits = options_of(DecodeLimits, arguments)
     plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
     model = load_model(arguments.model)
     _warn_of_unwritable_cache()
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     for folder in {job.target.parent for job in plan.jobs}:
         sweep_leftovers(folder)
     code = DONE
-    for record in _Batch(model, options, arguments, console).records(plan):
+    for record in _Batch(model, options, limits, arguments, console).records(plan):
         if "error" in record:
             code = FAILED
             logger.error(record["error"])
@@ -78,6 +80,7 @@ class _Batch:
 
     model: ImageModelDescriptor
     options: UpscaleOptions
+    limits: DecodeLimits
     arguments: argparse.Namespace
     console: Console
 
@@ -114,11 +117,11 @@ class _Batch:
             return _failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}", job.target)
 
     def _upscale(self, job: Job) -> dict[str, Any]:
-        picture = read_image(job.source)
+        picture = read_image(job.source, self.limits)
         height, width = picture.pixels.shape[:2]
         check_fits(job.target, width * self.model.scale, height * self.model.scale)
         options = self.options
-        if picture.bits == 16 and options.precision == "auto" and job.target.suffix.lower() in ENDINGS_OF_16_BITS:
+        if picture.bits >= 16 and options.precision == "auto" and job.target.suffix.lower() in ENDINGS_OF_16_BITS:
             options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
         with self.console.progress(job.source.name) as bar:
 

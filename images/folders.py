@@ -7,6 +7,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..api.errors import BadImageError
+from .codecs.source import open_regular
 from .kinds import ENDINGS, HEAD_BYTES, recognise
 
 Identity = tuple[int, int]
@@ -69,17 +71,13 @@ def is_picture(path: Path) -> bool:
             return False
     except OSError:  # a link that leads nowhere
         return False
-    return path.suffix.lower() in ENDINGS or recognise(_head(path)) is not None
-
-
-def _head(path: Path) -> bytes:
+    if path.suffix.lower() in ENDINGS:
+        return True
     try:
-        # Not waiting, should it have become a pipe since it was looked at.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read(HEAD_BYTES) or b""
-    except OSError:
-        return b""
+        with open_regular(path) as file:
+            return recognise(file.read(HEAD_BYTES)) is not None
+    except (OSError, BadImageError):  # it may not be read, or is a pipe by now
+        return False
 
 
 def identity(path: Path) -> Identity | None:

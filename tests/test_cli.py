@@ -259,6 +259,25 @@ def test_an_output_folder_that_cannot_be_made_costs_only_its_pictures(upscale: R
     assert files(tmp_path / "out" / "t") == ["c.png"]
 
 
+def test_how_large_a_picture_may_be_can_be_said(upscale: Run, tmp_path: Path) -> None:
+    inputs = [picture(tmp_path / "in.png"), tmp_path / "large.png"]
+    Image.new("RGB", (100, 100)).save(inputs[1])
+    code, out, _ = upscale(*inputs, "-o", tmp_path / "out", "--max-megapixels", "0.005", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert ["error" in record for record in records] == [False, True]
+    assert "raise the limit with --max-megapixels" in records[1]["error"]
+    assert upscale(*inputs, "-o", tmp_path / "out", "--max-megapixels", "0.01")[0] == 0
+
+
+@pytest.mark.parametrize("megapixels", ["0", "-1", "nan", "inf", "many"])
+def test_a_limit_that_is_none_is_bad_usage(upscale: Run, tmp_path: Path, megapixels: str) -> None:
+    code, _, err = upscale(picture(tmp_path / "in.png"), "-o", tmp_path / "out", f"--max-megapixels={megapixels}")
+    assert code == 2
+    assert "max" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_what_a_kill_left_is_cleared_away(upscale: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     left = tmp_path / "out" / f".cudaspeed-{'0a' * 16}.tmp"
