@@ -297,7 +297,7 @@ def test_one_bad_picture_does_not_stop_the_others(upscale: Run, tmp_path: Path) 
     assert code == 1
     assert [record["input"] for record in records] == [str(path) for path in inputs]
     assert ["error" in record for record in records] == [True, True, False]
-    assert "is not a PNG" in records[0]["error"]
+    assert "is no picture" in records[0]["error"]
     assert "No such file" in records[1]["error"]
     assert files(tmp_path / "out") == ["good.png"]
     assert len(err.splitlines()) == 2

@@ -196,7 +196,7 @@ def test_what_standard_error_cannot_take_is_said_on_standard_output(
     places = {"stderr": place}
     ended = cudaspeed.call(command, places=places)
     assert ended.code == 1
-    assert b"a.png: is not a" in ended.out
+    assert b"a.png: is no picture" in ended.out
     records = [json.loads(line) for line in cudaspeed.call([*command, "--json"], places=places).out.splitlines()]
     assert ["error" in record for record in records] == [True, False]
     for json_too in ([], ["--json"]):
