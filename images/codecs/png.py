@@ -1,9 +1,14 @@
-"""PNG: what Pillow lacks of it, which is 16 bits a sample and telling whether a file is whole."""
+"""PNG: its chunks, 8 and 16 bits a sample by libpng, and what may lie beside the picture without costing it.
+
+Source: Portable Network Graphics, third edition (W3C, 2025).
+"""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +17,62 @@ from ...api.errors import BadImageError
 from .picture import Picture, check_size, levels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_TAIL = 1 << 16  # bytes; some programs append a little after the end
 _HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
 _BITS = 24  # where the header tells the bits a sample
+_AROUND = 12  # bytes of a chunk beside its payload: length, name, checksum
+_MOST_CHUNKS = 1 << 18  # two gigabytes in chunks of eight kilobytes, as libpng writes them
+_CUT_SHORT = "the picture is cut short; copy or export it again"
+
+
+class Chunk(NamedTuple):
+    """One chunk as it lies in the file; `payload` is a view of the file's bytes, not a copy."""
+
+    name: bytes
+    payload: memoryview
+    checksum: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether the checksum fits; reads the whole payload."""
+        return zlib.crc32(self.payload, zlib.crc32(self.name)) == self.checksum
+
+
+def chunks(data: bytes) -> Iterator[Chunk]:
+    """The chunks of a PNG in their order, to the last one, `IEND`. What comes after it is left alone.
+
+    Raises `BadImageError` where a chunk reaches beyond the end of the file, has no name of four letters, or is one too
+    many (2**18). Checksums are not looked at: `Chunk.sound` does so.
+    """
+    view, place = memoryview(data), len(SIGNATURE)
+    for _ in range(_MOST_CHUNKS):
+        if place + _AROUND > len(view):
+            raise BadImageError(_CUT_SHORT)
+        length, name = struct.unpack_from(">I4s", view, place)
+        end = place + 8 + length
+        if not name.isalpha():
+            raise BadImageError(
+                f"the PNG is damaged: a chunk is named {name!r} at byte {place}; copy or export it again"
+            )
+        if end + 4 > len(view):
+            raise BadImageError(_CUT_SHORT)
+        yield Chunk(name, view[place + 8 : end], int.from_bytes(view[end : end + 4], "big"))
+        if name == b"IEND":
+            return
+        place = end + 4
+    raise BadImageError(f"the PNG has more than {_MOST_CHUNKS} chunks, the limit; export it again")
+
+
+def chunk(name: bytes, payload: bytes | memoryview) -> bytes:
+    """The bytes of one chunk, with length and checksum."""
+    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(payload, zlib.crc32(name)))
 
 
 def check_is_whole(data: bytes) -> None:
     """Pillow takes a file without an end for whole, and one without pixels for none of its formats."""
     if len(data) >= _HEADER_END:
         check_size(*struct.unpack(">II", data[16:24]))
-    if b"IEND" not in data[-_TAIL:]:
-        raise BadImageError("the picture is cut short; copy or export it again")
+    for _ in chunks(data):
+        pass
 
 
 def bits_of(data: bytes) -> int:
@@ -40,13 +90,9 @@ def encode_16_bits(picture: Picture) -> bytes:
     import imagecodecs
 
     data = bytes(imagecodecs.png_encode(levels(picture.pixels, 16)))
-    chunks = b""
+    beside = b""
     if picture.icc:
-        chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc))
+        beside += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc))
     if picture.exif:
-        chunks += _chunk(b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
-    return data[:_HEADER_END] + chunks + data[_HEADER_END:]
-
-
-def _chunk(name: bytes, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+        beside += chunk(b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
+    return data[:_HEADER_END] + beside + data[_HEADER_END:]
