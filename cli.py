@@ -15,15 +15,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from spandrel import ImageModelDescriptor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .api.errors import BadModelError, BadOptionError, CudaspeedError, first_line
 from .api.options import ALPHA_MODES, COMPILE_MODES, LEVELS, PRECISION_CHOICES, TILING_MODES, UpscaleOptions
-from .api.report import NOT_NEEDED, UpscaleReport
+from .api.report import NOT_NEEDED, ImageHealth, UpscaleReport
 from .host import StandaloneContext, compiled_folder
+from .images.animation import ENDINGS as ANIMATED_ENDINGS
+from .images.animation import Animation, open_animation, upscale_animation
 from .images.files import ENDINGS_OF_16_BITS, READABLE_ENDINGS, check_fits, read_image, write_image
 from .images.jobs import Job, plan_jobs, refuse_unwritable
 from .models.loader import DEFAULT_MODEL, find_models, load_model, model_folders
@@ -218,12 +222,12 @@ def _upscale_one(
     # disable=None: tqdm itself looks whether standard error is a terminal
     bar = tqdm(desc=job.source.name, unit="tile", leave=False, disable=arguments.json or None)
     with logging_redirect_tqdm([logger]), bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        context = StandaloneContext(arguments.device, show, lambda text: bar.set_postfix_str(text))
+        animation = open_animation(job.source) if job.target.suffix.lower() in ANIMATED_ENDINGS else None
+        progress = _Progress(bar, runs=-(-len(animation) // options.batch_size) if animation else 1)
+        context = StandaloneContext(arguments.device, progress.show, lambda text: bar.set_postfix_str(text))
+        if animation:
+            report, lost = _upscale_animation(job, animation, model, options, context)
+            return _told(job, arguments.model, report, (*animation.warnings, *lost))
         picture = read_image(job.source)
         height, width = picture.pixels.shape[:2]
         check_fits(job.target, width * model.scale, height * model.scale)
@@ -233,12 +237,53 @@ def _upscale_one(
     pixels = result.image[0].float().cpu().numpy()
     job.target.parent.mkdir(parents=True, exist_ok=True)
     lost = write_image(job.target, replace(picture, pixels=pixels))
-    for warning in (*picture.warnings, *lost):  # the engine has logged its own
+    return _told(job, arguments.model, result.report, (*picture.warnings, *lost))
+
+
+class _Progress:
+    """One bar for `runs` of the engine, one after the other."""
+
+    def __init__(self, bar: tqdm, runs: int) -> None:
+        self._bar, self._runs, self._before = bar, runs, 0
+
+    def show(self, done: int, total: int) -> None:
+        self._bar.total, self._bar.n = total * self._runs, total * self._before + done
+        self._bar.refresh()
+        self._before += done == total
+
+
+def _upscale_animation(
+    job: Job, animation: Animation, model: ImageModelDescriptor, options: UpscaleOptions, context: StandaloneContext
+) -> tuple[UpscaleReport, tuple[str, ...]]:
+    """The report of all frames, and warnings about what the format cannot hold."""
+    height, width = animation.size
+    check_fits(job.target, width * model.scale, height * model.scale)
+    options = replace(options, alpha_mode=animation.alpha_mode(options.alpha_mode, model.scale))
+    reports: list[UpscaleReport] = []
+
+    def enlarge(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        result = upscale(torch.from_numpy(frames), model, options, context)
+        reports.append(result.report)
+        return result.image.float().cpu().numpy()
+
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    lost = upscale_animation(animation, job.target, enlarge, options.batch_size)
+    told = dict.fromkeys(warning for report in reports for warning in report.warnings)
+    return replace(
+        reports[-1],
+        frames=len(animation),
+        seconds=sum(report.seconds for report in reports),
+        peak_bytes=max(report.peak_bytes for report in reports),
+        health=ImageHealth(),
+        notes=tuple(told),
+    ), lost
+
+
+def _told(job: Job, model: str, report: UpscaleReport, lost: Sequence[str]) -> dict[str, Any]:
+    """The record of a finished job; `lost` is logged, too, as the engine has logged its own warnings."""
+    for warning in lost:
         logger.warning("%s: %s", job.source, warning)
-    return {
-        **_record(job, arguments.model, result.report),
-        "warnings": [*picture.warnings, *result.report.warnings, *lost],
-    }
+    return {**_record(job, model, report), "warnings": [*report.warnings, *lost]}
 
 
 def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
@@ -248,6 +293,7 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "output": str(job.target),
         "input_size": report.input_size[::-1],
         "output_size": report.output_size[::-1],
+        "frames": report.frames,
         "model": model,
         "architecture": report.model,
         "scale": report.scale,
@@ -265,9 +311,10 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
 
 def _line(record: dict[str, Any]) -> str:
     (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
-    speed = out_width * out_height / 1e6 / max(record["seconds"], 1e-9)
+    speed = record["frames"] * out_width * out_height / 1e6 / max(record["seconds"], 1e-9)
+    frames = f"{record['frames']} frames, " if record["frames"] > 1 else ""
     return (
-        f"{Path(record['input']).name}: {width}x{height} -> {out_width}x{out_height}, "
+        f"{Path(record['input']).name}: {width}x{height} -> {out_width}x{out_height}, {frames}"
         f"{speed:.2f} megapixels/s, written to {record['output']}"
     )
 

@@ -6,22 +6,23 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from ..api.errors import BadImageError, OutputError
-from .codecs import png, tiff, with_pillow
-from .codecs.picture import Picture
+from .codecs import gif, png, png_metadata, tiff, tiff_metadata, with_pillow
+from .codecs.picture import Picture, levels
 
-READABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-WRITABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-ENDINGS_OF_16_BITS = (".png", ".tif", ".tiff")  # the formats that keep them
-LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # pixels; limits of libjpeg and of the WebP format
+READABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+WRITABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif")
+ENDINGS_OF_16_BITS = (".png", ".apng", ".tif", ".tiff")  # the formats that keep them
+LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # pixels; of libjpeg, and of the formats
 
 
 def read_image(path: Path) -> Picture:
-    """Read an 8- or 16-bit PNG or TIFF, or a JPEG, WebP or BMP; the content decides, not the ending.
+    """Read an 8- or 16-bit PNG or TIFF, or a JPEG, WebP, GIF or BMP; the content decides, not the ending.
 
     Orientation is applied; palettes, bilevel and CMYK pictures become grey or RGB, with alpha where they have
-    transparency; of an animation or a multi-page file only the first picture is read. A TIFF's EXIF is not read.
+    transparency; of an animation or a multi-page file only the first picture is read.
     Raises `BadImageError` if the file is unreadable, no such picture, cut short, too large to be safe (Pillow's
     limit for decompression bombs), without pixels, or holds samples other than 8- or 16-bit integers.
     """
@@ -32,7 +33,7 @@ def read_image(path: Path) -> Picture:
     if not data:
         raise BadImageError(f"{path}: the file is empty; copy or export it again")
     try:
-        return tiff.read(data) if data.startswith(tiff.SIGNATURES) else with_pillow.read(data)
+        return tiff.read(data) if data.startswith(tiff_metadata.SIGNATURES) else with_pillow.read(data)
     except BadImageError as error:
         raise BadImageError(f"{path}: {error}") from error
     except MemoryError:
@@ -59,8 +60,8 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
     """Write `picture` in the format that `path` ends with and return warnings about what that format cannot hold.
 
     Values are rounded to the nearest 8- or 16-bit level (PNG and TIFF keep 16 bits), values outside 0..1 are clipped.
-    PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95. JPEG loses
-    alpha, TIFF loses EXIF. The file appears complete or not at all, and replaces one that is there.
+    PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95, GIF has 256
+    colours. JPEG loses alpha. The file appears complete or not at all, and replaces one that is there.
     Raises `BadImageError` if the format is unknown or too small for the picture, `OutputError` if writing fails.
     """
     ending = path.suffix.lower()
@@ -72,33 +73,40 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
         data, lost = _ENCODERS[ending](picture)
     except ImportError as error:
         raise OutputError(f"{path}: {error.name} is needed to write it; pip install imagecodecs tifffile") from error
-    _write_whole(path, data)
+    write_whole(path, lambda file: file.write(data))
     return lost
 
 
 def _encode_png(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
-    return png.encode_16_bits(picture) if picture.bits == 16 else with_pillow.encode(picture, "PNG"), ()
+    return png_metadata.with_metadata(png.encode(levels(picture.pixels, picture.bits)), picture.metadata), ()
 
 
 _ENCODERS: dict[str, Callable[[Picture], tuple[bytes, tuple[str, ...]]]] = {
     ".png": _encode_png,
+    ".apng": _encode_png,
     ".jpg": with_pillow.encode_jpeg,
     ".jpeg": with_pillow.encode_jpeg,
     ".webp": with_pillow.encode_webp,
     ".tif": tiff.encode,
     ".tiff": tiff.encode,
+    ".gif": gif.encode,
 }
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+Result = TypeVar("Result")
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
+    """Have `write` fill a file that takes the place of `path` once it is complete. Raises `OutputError`."""
     # Beside the target, so that the last step is a rename within one file system, which is all or nothing.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            result = write(file)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # gone after the rename; and where it cannot be removed, the first error matters more
             temporary.unlink()
+    return result

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...api.errors import BadImageError
+from .metadata import Carried, Metadata
 
 
 @dataclass(frozen=True)
@@ -18,30 +19,23 @@ class Picture:
     """One picture, upright.
 
     `pixels` is float32 [H, W, C] in 0..1; C = 1, 2, 3, 4 means grey, grey and alpha (not premultiplied), RGB, RGBA.
-    `bits` (8 or 16) is the depth per sample of the file it came from. `icc` is its colour profile. `exif` is a block
-    beginning with b"Exif", without orientation and sizes, which the pixels tell better. `warnings` say what was lost.
+    `bits` (8 or 16) is the depth per sample of the file it came from. `metadata` is what else was in that file.
+    `warnings` say what was lost.
     """
 
     pixels: NDArray[np.float32]
     bits: int = 8
-    icc: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
     warnings: tuple[str, ...] = ()
 
 
-def picture_of(
-    samples: NDArray[np.uint8] | NDArray[np.uint16],
-    orientation: int,
-    icc: bytes | None,
-    exif: bytes | None,
-    notes: list[str],
-) -> Picture:
-    """From samples [H, W] or [H, W, C] as they lie in the file."""
+def picture_of(samples: NDArray[np.uint8] | NDArray[np.uint16], carried: Carried, notes: Sequence[str] = ()) -> Picture:
+    """From samples [H, W] or [H, W, C] as they lie in the file, and what else was found there."""
     bits = samples.dtype.itemsize * 8
     samples = samples.reshape(*samples.shape[:2], -1)
-    pixels = np.ascontiguousarray(_upright(samples, orientation), dtype=np.float32)
+    pixels = np.ascontiguousarray(_upright(samples, carried.orientation), dtype=np.float32)
     pixels /= 2**bits - 1
-    return Picture(pixels, bits, icc, exif, tuple(notes))
+    return Picture(pixels, bits, carried.metadata, (*notes, *carried.notes))
 
 
 def levels(pixels: NDArray[np.float32], bits: int) -> NDArray[Any]:
@@ -51,8 +45,8 @@ def levels(pixels: NDArray[np.float32], bits: int) -> NDArray[Any]:
     return levels[..., 0] if levels.shape[2] == 1 else levels
 
 
-def lost_depth(picture: Picture, format_name: str) -> tuple[str, ...]:
-    return (f"{format_name} has 8 bits a sample; the picture's 16 were rounded",) if picture.bits == 16 else ()
+def lost_depth(bits: int, format_name: str) -> tuple[str, ...]:
+    return (f"{format_name} has 8 bits a sample; the picture's 16 were rounded",) if bits == 16 else ()
 
 
 def first_only(count: int) -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...api.errors import BadImageError
-from .picture import Picture, check_size, levels
+from .picture import check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
+HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
 _BITS = 24  # where the header tells the bits a sample
 _AROUND = 12  # bytes of a chunk beside its payload: length, name, checksum
 _MOST_CHUNKS = 1 << 18  # two gigabytes in chunks of eight kilobytes, as libpng writes them
@@ -69,7 +71,7 @@ def chunk(name: bytes, payload: bytes | memoryview) -> bytes:
 
 def check_is_whole(data: bytes) -> None:
     """Pillow takes a file without an end for whole, and one without pixels for none of its formats."""
-    if len(data) >= _HEADER_END:
+    if len(data) >= HEADER_END:
         check_size(*struct.unpack(">II", data[16:24]))
     for _ in chunks(data):
         pass
@@ -86,13 +88,12 @@ def samples_of_16_bits(data: bytes) -> NDArray[np.uint16]:
     return imagecodecs.png_decode(data)
 
 
-def encode_16_bits(picture: Picture) -> bytes:
-    import imagecodecs
+def encode(samples: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """[H, W] or [H, W, C] of 8 or 16 bits as a file without anything beside the pixels."""
+    if samples.dtype == np.uint16:
+        import imagecodecs
 
-    data = bytes(imagecodecs.png_encode(levels(picture.pixels, 16)))
-    beside = b""
-    if picture.icc:
-        beside += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc))
-    if picture.exif:
-        beside += chunk(b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
-    return data[:_HEADER_END] + beside + data[_HEADER_END:]
+        return bytes(imagecodecs.png_encode(samples))
+    buffer = BytesIO()
+    Image.fromarray(samples).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...api.errors import BadImageError
-from . import with_pillow
+from . import tiff_metadata, with_pillow
+from .carried import read_carried
+from .icc import profile_for
 from .picture import Picture, check_size, first_only, levels, picture_of
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian, then BigTIFF
 _UNASSOCIATED_ALPHA, _ASSOCIATED_ALPHA = 2, 1
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3}  # channels without alpha
-_ORIENTATION = 274
 
 
 def read(data: bytes) -> Picture:
@@ -37,16 +37,16 @@ def read(data: bytes) -> Picture:
         if page.bitspersample < 8 or (page.bitspersample == 8 and page.photometric not in _COLOURS):
             return with_pillow.read(data)  # bilevel, palette, CMYK, YCbCr: Pillow converts them
         samples, notes = _samples(page)
-        tag = page.tags.get(_ORIENTATION)
         if len(file.pages) > 1:
             notes.append(first_only(len(file.pages)))
-        return picture_of(samples, int(tag.value) if tag else 1, page.iccprofile or None, None, notes)
+        return picture_of(samples, read_carried(data), notes)
 
 
 def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
     import tifffile
 
     channels = picture.pixels.shape[2]
+    icc, misfit = profile_for(picture.metadata, channels, "TIFF")
     buffer = BytesIO()
     tifffile.imwrite(
         buffer,
@@ -56,11 +56,13 @@ def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
         extrasamples=("unassalpha",) if channels in (2, 4) else None,
         compression="zlib",
         predictor=True,
-        iccprofile=picture.icc,
+        iccprofile=icc,
+        byteorder=tiff_metadata.byte_order(picture.metadata),
         metadata=None,  # no description of shapes for tifffile's own use
         software=False,
     )
-    return buffer.getvalue(), ("EXIF data is not kept in TIFF files",) if picture.exif else ()
+    data, lost = tiff_metadata.with_metadata(buffer.getvalue(), picture.metadata)
+    return data, misfit + lost
 
 
 def _check_is_whole(page: Any, size: int) -> None:

@@ -54,7 +54,7 @@ def test_planning_keeps_missing_inputs_and_makes_no_folder(here: Path) -> None:
         (["absent.png", "absent.png"], "out", "would both become out/absent.png"),
         (["1.png", "in/2.bmp"], "out.png", "name a folder"),
         (["in"], "out.png", "name a folder"),
-        (["1.png"], "out.gif", "its ending must be one of"),
+        (["1.png"], "out.jp2", "its ending must be one of"),
         (["1.png"], "1.png", "never overwritten"),
         (["1.png"], "in/../1.png", "never overwritten"),
         (["1.png"], ".", "never overwritten"),
