@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..api.errors import BadImageError
 from ..api.options import AlphaMode
 from .alpha import has_edges
-from .codecs import animated_webp, apng, composed, gif, png
+from .codecs import animated_gif, animated_png, animated_webp, composed, png
 from .codecs.carried import read_carried
 from .codecs.frames import Film, Frame, Played, Timing
 from .codecs.metadata import Carried
@@ -27,7 +27,12 @@ Enlarge = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 MOST_PIXELS = 1 << 33  # of all frames: five minutes of 1280x720 at 30 frames a second
 _MOST_BYTES = 1 << 30
-_WRITERS = {".png": apng.write, ".apng": apng.write, ".webp": animated_webp.write, ".gif": gif.write}
+_WRITERS = {
+    ".png": animated_png.write,
+    ".apng": animated_png.write,
+    ".webp": animated_webp.write,
+    ".gif": animated_gif.write,
+}
 ENDINGS = tuple(_WRITERS)  # of the formats that hold animations
 
 
@@ -84,7 +89,7 @@ def open_animation(path: Path) -> Animation | None:
 
 def _played(data: bytes) -> Played | None:
     try:
-        return apng.played(data) if data.startswith(png.SIGNATURE) else composed.played(data)
+        return animated_png.played(data) if data.startswith(png.SIGNATURE) else composed.played(data)
     except Exception as error:  # on broken bytes decoders raise all sorts: SyntaxError, struct.error, ...
         raise BadImageError(f"the animation is damaged ({type(error).__name__}: {error})") from error
 
@@ -124,7 +129,7 @@ def _looked_through(data: bytes, found: Played) -> Animation | None:
 
 
 def _decoded(data: bytes) -> Iterator[Frame]:
-    frames = apng.frames(data) if data.startswith(png.SIGNATURE) else composed.frames(data)
+    frames = animated_png.frames(data) if data.startswith(png.SIGNATURE) else composed.frames(data)
     while True:
         try:
             frame = next(frames, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from ..api.errors import BadImageError, OutputError
-from .codecs import gif, png, png_metadata, tiff, tiff_metadata, with_pillow
+from .codecs import animated_gif, png, png_metadata, tiff, tiff_metadata, with_pillow
 from .codecs.picture import Picture, levels
 
 READABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
@@ -89,7 +89,7 @@ _ENCODERS: dict[str, Callable[[Picture], tuple[bytes, tuple[str, ...]]]] = {
     ".webp": with_pillow.encode_webp,
     ".tif": tiff.encode,
     ".tiff": tiff.encode,
-    ".gif": gif.encode,
+    ".gif": animated_gif.encode,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from . import bmp_metadata, gif, jpeg_metadata, png, png_metadata, tiff_metadata, webp_metadata
+from . import bmp_metadata, gif_metadata, jpeg_metadata, png, png_metadata, tiff_metadata, webp_metadata
 from .metadata import Carried, Stored, clean
 
 
@@ -23,8 +23,8 @@ def _stored(data: bytes) -> Stored:
         return jpeg_metadata.read(data)
     if data.startswith(tiff_metadata.SIGNATURES):
         return tiff_metadata.read(data)
-    if data.startswith(gif.SIGNATURES):
-        return gif.read_metadata(data)
+    if data.startswith(gif_metadata.SIGNATURES):
+        return gif_metadata.read(data)
     if data.startswith(bmp_metadata.SIGNATURE):
         return bmp_metadata.read(data)
     return webp_metadata.read(data) if webp_metadata.is_webp(data) else Stored()

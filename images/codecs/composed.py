@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from . import gif, webp_metadata
+from . import gif_metadata, webp_metadata
 from .frames import Frame, Played
 
 _WEBP_FLAGS, _ANIMATED = 20, 0b10  # where a WebP tells what is in it, and the bit for frames
@@ -17,7 +17,9 @@ _WEBP_FLAGS, _ANIMATED = 20, 0b10  # where a WebP tells what is in it, and the b
 
 def played(data: bytes) -> Played | None:
     """How `data`, a GIF or WebP, is played; None if they hold no more than one picture."""
-    if not data.startswith(gif.SIGNATURES) and not (webp_metadata.is_webp(data) and data[_WEBP_FLAGS] & _ANIMATED):
+    if not data.startswith(gif_metadata.SIGNATURES) and not (
+        webp_metadata.is_webp(data) and data[_WEBP_FLAGS] & _ANIMATED
+    ):
         return None
     with _opened(data) as image:
         count = getattr(image, "n_frames", 1)

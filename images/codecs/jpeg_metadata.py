@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .exif import Exif, to_bytes
+from .exif_block import Exif, to_bytes
 from .icc import profile_for
 from .metadata import LARGEST, MOST_TEXTS, Chunk, Metadata, Resolution, Stored
 from .text import COMMENT, Text, comment_chunk, into_exif, read_texts, unkept

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from . import exif as exif_block
+from . import exif_block
 from . import xmp as xmp_packet
-from .exif import Exif
+from .exif_block import Exif
 
 LARGEST = 32 << 20  # bytes of one profile, packet or text; real ones are hundreds of times smaller
 MOST_TEXTS = 4096
+_LEAST_PROFILE = 128  # bytes, of its header
 
 Chunk = tuple[bytes, bytes]  # of a PNG: its name, and what is in it
 Resolution = tuple[float, float]  # pixels an inch, across and down
@@ -59,9 +60,9 @@ def clean(stored: Stored) -> Carried:
     exif, turned = _exif(stored.exif, notes)
     xmp, turned_by_xmp = _xmp(stored.xmp, notes)
     icc = stored.metadata.icc
-    if icc is not None and len(icc) < 128:
+    if icc is not None and not _LEAST_PROFILE <= len(icc) <= LARGEST:
         icc = None
-        notes.append("its colour profile is damaged and was left out")
+        notes.append("its colour profile is damaged, or too large to be one, and was left out")
     orientation = turned if turned != 1 else turned_by_xmp
     resolution = stored.metadata.resolution
     if resolution and orientation >= 5:
@@ -90,6 +91,8 @@ def _xmp(packet: bytes | None, notes: list[str]) -> tuple[bytes | None, int]:
     if not packet:
         return None, 1
     try:
+        if len(packet) > LARGEST:
+            raise ValueError("too large")
         return xmp_packet.without_what_is_stale(packet)
     except ValueError:
         notes.append("its XMP data is damaged and was left out")

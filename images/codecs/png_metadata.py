@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 
 from . import png
-from .exif import to_bytes
+from .exif_block import to_bytes
 from .metadata import LARGEST, MOST_TEXTS, Chunk, Metadata, Resolution, Stored
 from .text import inflate, keyword_of, named, read_texts
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .exif import ASCII, MAIN, PHOTO, UNDEFINED, USER_COMMENT, Exif, Field, to_bytes
+from .exif_block import ASCII, MAIN, PHOTO, UNDEFINED, USER_COMMENT, Exif, Field, to_bytes
 from .metadata import LARGEST, Chunk
 
 COMMENT = "Comment"

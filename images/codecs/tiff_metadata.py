@@ -9,8 +9,8 @@ import struct
 from dataclasses import replace
 from typing import Literal
 
-from . import exif as block
-from .exif import MAIN, Exif, Field
+from . import exif_block as block
+from .exif_block import MAIN, Exif, Field
 from .metadata import Metadata, Stored
 from .text import into_exif, named, read_texts, unkept
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ...api.errors import BadImageError
 from . import jpeg_metadata, png, webp_metadata
 from .carried import read_carried
-from .exif import to_bytes
+from .exif_block import to_bytes
 from .picture import Picture, check_size, first_only, levels, lost_depth, picture_of
 
 _PILLOW_FORMATS = (
