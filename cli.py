@@ -61,17 +61,19 @@ def _logging_to_stderr(verbose: bool) -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("cudaspeed: %(levelname)s: %(message)s"))
     silent = logging.NullHandler()
-    decoder_log = logging.getLogger("tifffile")
+    decoder_logs = [logging.getLogger(name) for name in ("tifffile", "imagecodecs")]
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    decoder_log.addHandler(silent)  # of a damaged file it tells much that our one error says better
+    for decoder_log in decoder_logs:
+        decoder_log.addHandler(silent)  # of a damaged file they tell much that our one error says better
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-        decoder_log.removeHandler(silent)
+        for decoder_log in decoder_logs:
+            decoder_log.removeHandler(silent)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -231,7 +233,7 @@ def _upscale_one(
         picture = read_image(job.source)
         height, width = picture.pixels.shape[:2]
         check_fits(job.target, width * model.scale, height * model.scale)
-        if picture.bits == 16 and options.precision == "auto" and job.target.suffix.lower() in ENDINGS_OF_16_BITS:
+        if picture.bits >= 16 and options.precision == "auto" and job.target.suffix.lower() in ENDINGS_OF_16_BITS:
             options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
         result = upscale(torch.from_numpy(picture.pixels)[None], model, options, context)
     pixels = result.image[0].float().cpu().numpy()

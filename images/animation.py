@@ -15,24 +15,36 @@ from numpy.typing import NDArray
 from ..api.errors import BadImageError
 from ..api.options import AlphaMode
 from .alpha import has_edges
-from .codecs import animated_gif, animated_png, animated_webp, composed, png
-from .codecs.carried import read_carried
+from .codecs import (
+    animated_gif,
+    animated_png,
+    animated_webp,
+    composed,
+    gif_metadata,
+    png_chunks,
+    png_metadata,
+    webp_metadata,
+)
 from .codecs.frames import Film, Frame, Played, Timing
-from .codecs.metadata import Carried
-from .codecs.picture import check_size, levels, lost_depth, picture_of
+from .codecs.metadata import Carried, carried_by
+from .codecs.picture import Picture, levels, lost_depth, picture_of
+from .codecs.source import open_regular, read_whole
 from .files import ENDINGS_OF_16_BITS, write_whole
+from .kinds import HEAD_BYTES, recognise
+from .limits import DEFAULT_LIMITS, DecodeLimits
 
 Enlarge = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Frames [n, H, W, C] -> [n, H * scale, W * scale, C], values 0..1."""
 
 MOST_PIXELS = 1 << 33  # of all frames: five minutes of 1280x720 at 30 frames a second
-_MOST_BYTES = 1 << 30
 _WRITERS = {
     ".png": animated_png.write,
     ".apng": animated_png.write,
     ".webp": animated_webp.write,
     ".gif": animated_gif.write,
 }
+_METADATA = {"PNG": png_metadata.read, "WebP": webp_metadata.read, "GIF": gif_metadata.read}
+_NOTHING = np.empty((0, 0, 1), np.float32)
 ENDINGS = tuple(_WRITERS)  # of the formats that hold animations
 
 
@@ -68,35 +80,41 @@ class Animation:
         return "model" if self.alpha_has_edges and scale > 1 else "lanczos"
 
 
-def open_animation(path: Path) -> Animation | None:
+def open_animation(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Animation | None:
     """The animated GIF, WebP or PNG in `path`; None if it is anything else, of which `read_image` tells more.
 
     All frames are decoded once, to know that they can be, and what they have in common. Raises `BadImageError` if one
-    is damaged, or if they have more than `MOST_PIXELS` in all.
+    is damaged or larger than `limits`, or if they have more than `MOST_PIXELS` in all.
     """
     try:
-        data = path.read_bytes() if path.is_file() and path.stat().st_size <= _MOST_BYTES else b""
-        found = _played(data)
+        with open_regular(path) as file:
+            kind = recognise(file.read(HEAD_BYTES))
+            data = read_whole(file, limits) if kind in ("PNG", "WebP", "GIF") else b""
+        found = _played(data) if data else None
     except (OSError, BadImageError):
         return None
     if found is None:
         return None
     try:
-        return _looked_through(data, found)
+        return _looked_through(data, found, limits)
     except BadImageError as error:
         raise BadImageError(f"{path}: {error}") from error
 
 
 def _played(data: bytes) -> Played | None:
     try:
-        return animated_png.played(data) if data.startswith(png.SIGNATURE) else composed.played(data)
+        return animated_png.played(data) if _is_png(data) else composed.played(data)
     except Exception as error:  # on broken bytes decoders raise all sorts: SyntaxError, struct.error, ...
         raise BadImageError(f"the animation is damaged ({type(error).__name__}: {error})") from error
 
 
-def _looked_through(data: bytes, found: Played) -> Animation | None:
+def _is_png(data: bytes) -> bool:
+    return data.startswith(png_chunks.SIGNATURE)
+
+
+def _looked_through(data: bytes, found: Played, limits: DecodeLimits) -> Animation | None:
     width, height = found.size
-    check_size(width, height)
+    limits.check_size(width, height)
     if found.frames * width * height > MOST_PIXELS:
         raise BadImageError(
             f"has {found.frames} frames of {width}x{height} pixels, more than {MOST_PIXELS} in all; cut it into parts"
@@ -112,7 +130,7 @@ def _looked_through(data: bytes, found: Played) -> Animation | None:
             edges = edges or has_edges(torch.from_numpy(frame.samples[..., -1].astype(np.float32) / top))
     if len(durations) < 2:
         return None
-    carried = read_carried(data)
+    carried = carried_by(data, _METADATA[str(recognise(data))])
     notes = list(carried.notes)
     if len(durations) < found.frames:
         notes.append(f"tells of {found.frames} frames, of which {len(durations)} are there")
@@ -129,7 +147,7 @@ def _looked_through(data: bytes, found: Played) -> Animation | None:
 
 
 def _decoded(data: bytes) -> Iterator[Frame]:
-    frames = animated_png.frames(data) if data.startswith(png.SIGNATURE) else composed.frames(data)
+    frames = animated_png.frames(data) if _is_png(data) else composed.frames(data)
     while True:
         try:
             frame = next(frames, None)
@@ -163,14 +181,15 @@ def upscale_animation(animation: Animation, target: Path, enlarge: Enlarge, batc
     does, `BadImageError` if the file was changed and is damaged, `OutputError` if writing fails.
     """
     ending = target.suffix.lower()
-    bits = animation.bits if ending in ENDINGS_OF_16_BITS else 8
-    film = Film(_enlarged(animation, enlarge, batch, bits), animation.timing, animation.carried.metadata)
+    kept = 16 if ending in ENDINGS_OF_16_BITS else 8
+    film = Film(_enlarged(animation, enlarge, batch, kept), animation.timing, animation.carried.metadata)
     lost = write_whole(target, lambda file: _WRITERS[ending](file, film))
-    return (lost_depth(animation.bits, ending[1:].upper()) if bits == 8 else ()) + lost
+    return lost_depth(Picture(_NOTHING, animation.bits), ending[1:].upper(), kept) + lost
 
 
-def _enlarged(animation: Animation, enlarge: Enlarge, batch: int, bits: int) -> Iterator[NDArray[Any]]:
+def _enlarged(animation: Animation, enlarge: Enlarge, batch: int, kept: int) -> Iterator[NDArray[Any]]:
+    """Samples of the bits that the animation had and the format has."""
     frames = animation.frames()
     while group := list(islice(frames, batch)):
         for large in enlarge(np.stack(group)):
-            yield levels(large, bits)
+            yield levels(Picture(large, animation.bits), min(animation.bits, kept))

@@ -25,9 +25,9 @@ _HALF = 128  # from here on a pixel is shown
 
 def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
     buffer = BytesIO()
-    film = Film([levels(picture.pixels, 8)], Timing((0.0,), plays=1), picture.metadata)
+    film = Film([levels(picture, 8)], Timing((0.0,), plays=1), picture.metadata)
     lost = write(buffer, film)
-    return buffer.getvalue(), lost_depth(picture.bits, "GIF") + lost
+    return buffer.getvalue(), lost_depth(picture, "GIF") + lost
 
 
 def write(file: BinaryIO, film: Film) -> tuple[str, ...]:

@@ -10,16 +10,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from io import BytesIO
 from itertools import count
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...api.errors import BadImageError
-from . import png, png_metadata
+from . import png_chunks, png_metadata
 from .frames import Box, Film, Frame, Played, changes
 
 _LEAVE, _CLEAR, _RESTORE = 0, 1, 2  # what becomes of a frame after its time
@@ -44,7 +42,7 @@ class _Part:
 def played(data: bytes) -> Played | None:
     """How the PNG `data` is played; None if it holds no more than one picture."""
     number, plays, width, height = 0, None, 0, 0
-    for chunk in png.chunks(data):
+    for chunk in png_chunks.chunks(data):
         if chunk.name == b"IHDR":
             width, height = struct.unpack_from(">II", chunk.payload)
         elif chunk.name == b"acTL" and len(chunk.payload) == 8:
@@ -61,14 +59,14 @@ def frames(data: bytes) -> Iterator[Frame]:
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     channels = 2 if colour in _GREY_TYPES else 4
     canvas = np.zeros((height, width, channels), np.uint16 if bits == 16 else np.uint8)
-    shared = [(chunk.name, chunk.payload) for chunk in png.chunks(data) if chunk.name in _FOR_ALL]
+    shared = [(chunk.name, chunk.payload) for chunk in png_chunks.chunks(data) if chunk.name in _FOR_ALL]
     for part in _parts(data):
         if part.box.right > width or part.box.bottom > height:
             raise BadImageError("a frame reaches out of the picture; export it again")
         before = canvas.copy() if part.dispose == _RESTORE else None
         header = struct.pack(">II", *part.box.size) + data[24:29]
         still = [(b"IHDR", header), *shared, *((b"IDAT", piece) for piece in part.pixels), (b"IEND", b"")]
-        samples = _decoded(png.SIGNATURE + b"".join(png.chunk(*chunk) for chunk in still), channels)
+        samples = _decoded(png_chunks.SIGNATURE + b"".join(png_chunks.chunk(*chunk) for chunk in still), channels)
         place = part.box.of(canvas)
         place[...] = _over(samples, place) if part.blend == _OVER else samples
         yield Frame(canvas.copy(), part.milliseconds)
@@ -80,7 +78,7 @@ def frames(data: bytes) -> Iterator[Frame]:
 
 def _parts(data: bytes) -> Iterator[_Part]:
     part = None
-    for chunk in png.chunks(data):
+    for chunk in png_chunks.chunks(data):
         if chunk.name == b"fcTL":
             if part and part.pixels:
                 yield part
@@ -99,12 +97,10 @@ def _parts(data: bytes) -> Iterator[_Part]:
 
 def _decoded(still: bytes, channels: int) -> NDArray[Any]:
     """The frame [h, w, channels] of a PNG that holds nothing else."""
-    if png.bits_of(still) == 16:
-        samples = png.samples_of_16_bits(still)
-        samples = samples.reshape(*samples.shape[:2], -1)
-    else:
-        with Image.open(BytesIO(still), formats=("PNG",)) as image:
-            samples = np.asarray(image.convert("LA" if channels == 2 else "RGBA"))
+    import imagecodecs  # here because ComfyUI, which hands us tensors, need not have it
+
+    samples = imagecodecs.png_decode(still)
+    samples = samples.reshape(*samples.shape[:2], -1)
     if samples.shape[2] < channels:
         opaque = np.full((*samples.shape[:2], 1), np.iinfo(samples.dtype).max, samples.dtype)
         samples = np.concatenate([samples, opaque], axis=2)
@@ -125,20 +121,20 @@ def write(file: BinaryIO, film: Film) -> tuple[str, ...]:
     """Write frame by frame; nothing is lost."""
     numbers = count()  # of the chunks that belong to the animation, whose order they tell
     for index, (frame, box) in enumerate(changes(film.frames)):
-        encoded = png.encode(box.of(frame))
+        encoded = png_chunks.encode_samples(box.of(frame))
         if index == 0:
             beside = [(b"acTL", struct.pack(">II", len(film.timing.durations), film.timing.plays))]
             beside += png_metadata.chunks_of(film.metadata)
-            file.write(encoded[: png.HEADER_END] + b"".join(png.chunk(*chunk) for chunk in beside))
+            file.write(encoded[: png_chunks.HEADER_END] + b"".join(png_chunks.chunk(*chunk) for chunk in beside))
         place = (next(numbers), *box.size, box.left, box.top)
         control = _CONTROL.pack(*place, *_delay(film.timing.durations[index]), _LEAVE, _REPLACE)
-        file.write(png.chunk(b"fcTL", control))
-        for chunk in png.chunks(encoded):
+        file.write(png_chunks.chunk(b"fcTL", control))
+        for chunk in png_chunks.chunks(encoded):
             if chunk.name == b"IDAT" and index == 0:  # what programs show that know no animations
-                file.write(png.chunk(b"IDAT", chunk.payload))
+                file.write(png_chunks.chunk(b"IDAT", chunk.payload))
             elif chunk.name == b"IDAT":
-                file.write(png.chunk(b"fdAT", struct.pack(">I", next(numbers)) + chunk.payload))
-    file.write(png.chunk(b"IEND", b""))
+                file.write(png_chunks.chunk(b"fdAT", struct.pack(">I", next(numbers)) + chunk.payload))
+    file.write(png_chunks.chunk(b"IEND", b""))
     return ()
 
 

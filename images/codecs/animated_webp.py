@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ...api.errors import BadImageError
 from . import webp_metadata, with_pillow
-from .exif_block import to_bytes
+from .exif import to_bytes
 from .frames import Box, Film, changes
 
 _PICTURE = (b"ALPH", b"VP8 ", b"VP8L")

@@ -9,7 +9,6 @@ import struct
 
 from .metadata import LARGEST, Metadata, Stored
 
-SIGNATURE = b"BM"
 _FILE_HEADER, _V3, _V5 = 14, 40, 124  # sizes in bytes
 _EMBEDDED, _LINKED, _CALIBRATED = b"DEBM", b"KNIL", bytes(4)  # kinds of colour space, as little endian has them
 _INCH = 0.0254  # metres

@@ -6,74 +6,32 @@ Source: ITU-T T.81, JFIF 1.02, CIPA DC-008 for EXIF, ISO 16684-3 for XMP, ICC.1 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
-from .exif_block import Exif, to_bytes
+from .exif import Exif, to_bytes
 from .icc import profile_for
 from .metadata import LARGEST, MOST_TEXTS, Chunk, Metadata, Resolution, Stored
 from .text import COMMENT, Text, comment_chunk, into_exif, read_texts, unkept
 
-SIGNATURE = b"\xff\xd8"
 _APP0, _APP1, _APP2, _APP11, _APP13, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xFE
-_START_OF_SCAN, _END = 0xDA, 0xD9
-_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 _JFIF, _EXIF, _ICC = b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0"
 _XMP, _MORE_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _IPTC = b"8BIM\x04\x04"
 _ROOM = 65533  # bytes in one segment, without its length
 _NO_UNIT, _INCH, _CENTIMETRE = 0, 1, 2
+_FIRST = 4  # where the length of the first segment stands
 _DENSITY = slice(13, 18)  # of a file that begins with a JFIF segment: the unit, across, down
 
 
-class _Segment(NamedTuple):
-    marker: int
-    payload: bytes
-    start: int  # of the marker
-    end: int  # of the payload
-
-
-def _segments(data: bytes) -> Iterator[_Segment]:
-    """The segments before the pixels; what breaks off ends them."""
-    place = 2
-    while data[place : place + 1] == b"\xff":
-        start = place
-        while data[place : place + 1] == b"\xff":  # any number of them may fill the gap
-            place += 1
-        marker = data[place] if place < len(data) else _END
-        place += 1
-        if marker in (_START_OF_SCAN, _END):
-            return
-        if marker not in _ALONE:
-            length = int.from_bytes(data[place : place + 2], "big")
-            if length < 2 or place + length > len(data):
-                return
-            yield _Segment(marker, data[place + 2 : place + length], start, place + length)
-            place += length
-
-
-def _is_ours(segment: _Segment) -> bool:
-    return segment.marker in (_APP1, _COMMENT) or (segment.marker == _APP2 and segment.payload.startswith(_ICC))
-
-
-def bare(data: bytes) -> bytes:
-    """The JPEG without the segments that we read ourselves, so that no other reader stumbles over them."""
-    kept, place = [], 0
-    for segment in filter(_is_ours, _segments(data)):
-        kept.append(data[place : segment.start])
-        place = segment.end
-    return b"".join([*kept, data[place:]])
-
-
-def read(data: bytes) -> Stored:
-    """Comments, EXIF, XMP, colour profile and resolution."""
+def read(segments: Sequence[tuple[int, bytes]]) -> Stored:
+    """Comments, EXIF, XMP, colour profile and resolution, of markers and what is in their segments."""
     exif: list[bytes] = []
     profile: dict[int, bytes] = {}
     comments: list[Chunk] = []
     resolution: Resolution | None = None
     private: tuple[Chunk, ...] = ()
     xmp, notes = None, set()
-    for marker, payload, _, _ in _segments(data):
+    for marker, payload in segments:
         if marker == _COMMENT and len(comments) < MOST_TEXTS:
             comments.append(comment_chunk(payload))
         elif marker == _APP0 and payload.startswith(_JFIF) and len(payload) >= 12:
@@ -149,10 +107,10 @@ def _parts_of_a_profile(icc: bytes) -> list[bytes]:
 
 
 def _insert(encoded: bytes, beside: Iterable[tuple[int, bytes]], resolution: Resolution | None) -> bytes:
-    first = next(_segments(encoded))
-    head = bytearray(encoded[: first.end])
-    if resolution and first.payload.startswith(_JFIF):
+    end = _FIRST + int.from_bytes(encoded[_FIRST : _FIRST + 2], "big") if encoded[3] == _APP0 else 2
+    head = bytearray(encoded[:end])
+    if resolution and end > _DENSITY.stop:
         across, down = (min(max(round(value), 1), 65535) for value in resolution)
         head[_DENSITY] = struct.pack(">BHH", _INCH, across, down)
     made = b"".join(struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload for marker, payload in beside)
-    return bytes(head) + made + encoded[first.end :]
+    return bytes(head) + made + encoded[end:]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import TypeVar
 
-from . import exif_block
+from . import exif as exif_block
 from . import xmp as xmp_packet
-from .exif_block import Exif
+from .exif import Exif
 
 LARGEST = 32 << 20  # bytes of one profile, packet or text; real ones are hundreds of times smaller
 MOST_TEXTS = 4096
+_EXIF_PREFIX = b"Exif\0\0"
 _LEAST_PROFILE = 128  # bytes, of its header
 
 Chunk = tuple[bytes, bytes]  # of a PNG: its name, and what is in it
@@ -54,7 +59,23 @@ class Carried:
     notes: tuple[str, ...] = ()
 
 
-def clean(stored: Stored) -> Carried:
+Source = TypeVar("Source")
+
+
+def carried_by(source: Source, read: Callable[[Source], Stored]) -> Carried:
+    """What goes with the upright pixels of `source`, in which `read` finds it. It never costs the picture."""
+    try:
+        return _clean(read(source))
+    except (ArithmeticError, LookupError, ValueError, struct.error):
+        return Carried(notes=("its metadata is damaged and was left out",))
+
+
+def without_profile(carried: Carried) -> Carried:
+    """For pixels that were converted without it."""
+    return replace(carried, metadata=replace(carried.metadata, icc=None))
+
+
+def _clean(stored: Stored) -> Carried:
     """What `stored` gives without what new pixels make wrong. What is broken costs itself and a warning."""
     notes = list(stored.notes)
     exif, turned = _exif(stored.exif, notes)
@@ -77,7 +98,9 @@ def _exif(block: bytes | Exif | None, notes: list[str]) -> tuple[Exif | None, in
         return None, 1
     if isinstance(block, bytes):
         try:
-            block, whole = exif_block.parse(block)
+            while block.startswith(_EXIF_PREFIX):  # some programs write it twice
+                block = block[len(_EXIF_PREFIX) :]
+            block, whole = exif_block.parse(BytesIO(block), skip=exif_block.LAYOUT)
         except ValueError:
             notes.append("its EXIF data is damaged and was left out")
             return None, 1

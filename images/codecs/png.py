@@ -1,4 +1,4 @@
-"""PNG: its chunks, 8 and 16 bits a sample by libpng, and what may lie beside the picture without costing it.
+"""PNG: 8 and 16 bits a sample by libpng, from what makes pixels alone.
 
 Source: Portable Network Graphics, third edition (W3C, 2025).
 """
@@ -6,94 +6,58 @@ Source: Portable Network Graphics, third edition (W3C, 2025).
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Iterator
-from io import BytesIO
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import BinaryIO
 
 from ...api.errors import BadImageError
-from .picture import check_size
+from ..limits import DecodeLimits, check_file
+from . import png_metadata
+from .metadata import carried_by
+from .picture import Picture, first_only, levels, lost_depth, picture_of
+from .png_chunks import HEADER_END, SIGNATURE, chunks, encode_samples
+from .source import read_whole, size_of
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
-_BITS = 24  # where the header tells the bits a sample
-_AROUND = 12  # bytes of a chunk beside its payload: length, name, checksum
-_MOST_CHUNKS = 1 << 18  # two gigabytes in chunks of eight kilobytes, as libpng writes them
-_CUT_SHORT = "the picture is cut short; copy or export it again"
-
-
-class Chunk(NamedTuple):
-    """One chunk as it lies in the file; `payload` is a view of the file's bytes, not a copy."""
-
-    name: bytes
-    payload: memoryview
-    checksum: int
-
-    @property
-    def sound(self) -> bool:
-        """Whether the checksum fits; reads the whole payload."""
-        return zlib.crc32(self.payload, zlib.crc32(self.name)) == self.checksum
+_BEFORE_PIXELS = 1 << 16  # bytes from the start, in which an animation says that it is one
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that decoding needs
 
 
-def chunks(data: bytes) -> Iterator[Chunk]:
-    """The chunks of a PNG in their order, to the last one, `IEND`. What comes after it is left alone.
-
-    Raises `BadImageError` where a chunk reaches beyond the end of the file, has no name of four letters, or is one too
-    many (2**18). Checksums are not looked at: `Chunk.sound` does so.
-    """
-    view, place = memoryview(data), len(SIGNATURE)
-    for _ in range(_MOST_CHUNKS):
-        if place + _AROUND > len(view):
-            raise BadImageError(_CUT_SHORT)
-        length, name = struct.unpack_from(">I4s", view, place)
-        end = place + 8 + length
-        if not name.isalpha():
-            raise BadImageError(
-                f"the PNG is damaged: a chunk is named {name!r} at byte {place}; copy or export it again"
-            )
-        if end + 4 > len(view):
-            raise BadImageError(_CUT_SHORT)
-        yield Chunk(name, view[place + 8 : end], int.from_bytes(view[end : end + 4], "big"))
-        if name == b"IEND":
-            return
-        place = end + 4
-    raise BadImageError(f"the PNG has more than {_MOST_CHUNKS} chunks, the limit; export it again")
-
-
-def chunk(name: bytes, payload: bytes | memoryview) -> bytes:
-    """The bytes of one chunk, with length and checksum."""
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(payload, zlib.crc32(name)))
-
-
-def check_is_whole(data: bytes) -> None:
-    """Pillow takes a file without an end for whole, and one without pixels for none of its formats."""
-    if len(data) >= HEADER_END:
-        check_size(*struct.unpack(">II", data[16:24]))
-    for _ in chunks(data):
-        pass
-
-
-def bits_of(data: bytes) -> int:
-    """Bits a sample, as the header tells them."""
-    return data[_BITS]
-
-
-def samples_of_16_bits(data: bytes) -> NDArray[np.uint16]:
+def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
+    """The picture, of an animation the first frame. What lies beside it may be damaged, or of any size: that costs a
+    warning, never the picture. Raises `BadImageError` for what is cut short, damaged or beyond the limits."""
     import imagecodecs  # here because ComfyUI, which hands us tensors, need not have it
 
-    return imagecodecs.png_decode(data)
+    head = file.read(_BEFORE_PIXELS)
+    if head[8:16] != b"\0\0\0\x0dIHDR" or len(head) < HEADER_END:
+        raise BadImageError("the PNG's header is damaged or cut short; copy or export it again")
+    width, height = struct.unpack(">II", head[16:24])
+    limits.check_size(width, height)
+    if b"acTL" not in head:
+        check_file(size_of(file), width, height)
+    data = read_whole(file, limits)
+    pixels, frames = _pixels_alone(data)
+    notes = [first_only(frames)] if frames > 1 else []
+    return picture_of(imagecodecs.png_decode(pixels), carried_by(data, png_metadata.read), notes)
 
 
-def encode(samples: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """[H, W] or [H, W, C] of 8 or 16 bits as a file without anything beside the pixels."""
-    if samples.dtype == np.uint16:
-        import imagecodecs
+def _pixels_alone(data: bytes) -> tuple[bytes, int]:
+    """A PNG of the first picture alone, and how many frames there are, 0 if it is not animated.
 
-        return bytes(imagecodecs.png_encode(samples))
-    buffer = BytesIO()
-    Image.fromarray(samples).save(buffer, "PNG")
-    return buffer.getvalue()
+    libpng and Pillow have limits of their own for what lies beside, and refuse the picture with it: they do not get it.
+    """
+    pixels: list[bytes | memoryview] = [SIGNATURE]
+    frames = 0
+    for part in chunks(data):
+        if part.name in _PIXEL_CHUNKS:
+            frames = frames or part.name == b"IDAT"
+            pixels += [
+                struct.pack(">I4s", len(part.payload), part.name),
+                part.payload,
+                part.checksum.to_bytes(4, "big"),
+            ]
+        frames += part.name == b"fcTL"
+    return b"".join(pixels), frames
+
+
+def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
+    """The file's bytes, of 8 or 16 bits a sample as the picture had them, 16 for floats; warnings."""
+    encoded = encode_samples(levels(picture, min(picture.bits, 16)))
+    return png_metadata.with_metadata(encoded, picture.metadata), lost_depth(picture, "PNG", 16)

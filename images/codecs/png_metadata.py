@@ -9,8 +9,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from . import png
-from .exif_block import to_bytes
+from . import png_chunks
+from .exif import to_bytes
 from .metadata import LARGEST, MOST_TEXTS, Chunk, Metadata, Resolution, Stored
 from .text import inflate, keyword_of, named, read_texts
 
@@ -26,7 +26,7 @@ _BY_METRE = 1
 def read(data: bytes) -> Stored:
     """Text and colour chunks as they are; of those that we do not know the ones that the format lets be copied."""
     found = _Found()
-    for chunk in png.chunks(data):
+    for chunk in png_chunks.chunks(data):
         if chunk.name[:1].islower() and chunk.name not in _OF_THE_OLD_SAMPLES:
             if chunk.sound:
                 found.add(chunk.name, bytes(chunk.payload))
@@ -105,8 +105,8 @@ def _from_hex(text: bytes) -> bytes:
 
 def with_metadata(encoded: bytes, metadata: Metadata) -> bytes:
     """The PNG file `encoded` with `metadata` in it, all of which the format can hold."""
-    beside = b"".join(png.chunk(name, payload) for name, payload in chunks_of(metadata))
-    return encoded[: png.HEADER_END] + beside + encoded[png.HEADER_END :] if beside else encoded
+    beside = b"".join(png_chunks.chunk(name, payload) for name, payload in chunks_of(metadata))
+    return encoded[: png_chunks.HEADER_END] + beside + encoded[png_chunks.HEADER_END :] if beside else encoded
 
 
 def chunks_of(metadata: Metadata) -> Iterator[Chunk]:

@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .exif_block import ASCII, MAIN, PHOTO, UNDEFINED, USER_COMMENT, Exif, Field, to_bytes
-from .metadata import LARGEST, Chunk
+from .exif import ASCII, MAIN, PHOTO, UNDEFINED, USER_COMMENT, Exif, Field, to_bytes
+from .metadata import LARGEST, Chunk, Metadata
 
 COMMENT = "Comment"
 _KEYWORD = 80  # bytes, with the zero at its end
@@ -134,3 +134,15 @@ def unkept(format_name: str, keywords: Sequence[str], private: Sequence[Chunk]) 
         names = named(name.decode("latin-1") for name, _ in private)
         notes.append(f"{format_name} has no place for the PNG chunks {names}; PNG keeps them")
     return notes
+
+
+def kept_nowhere(metadata: Metadata, format_name: str) -> tuple[str, ...]:
+    """Warnings of a format that has a place for pixels alone."""
+    there = {
+        "colour profile": metadata.icc or metadata.colour,
+        "EXIF data": metadata.exif,
+        "XMP data": metadata.xmp,
+        "resolution (dpi)": metadata.resolution,
+    }
+    notes = [f"{format_name} has no place for the {name}; it was left out" for name, found in there.items() if found]
+    return (*notes, *unkept(format_name, [keyword_of(chunk) for chunk in metadata.text], metadata.private))

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import Literal
+from io import BytesIO
+from typing import BinaryIO, Literal
 
-from . import exif_block as block
-from .exif_block import MAIN, Exif, Field
+from . import exif as block
+from .exif import MAIN, Exif, Field
 from .metadata import Metadata, Stored
 from .text import into_exif, named, read_texts, unkept
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian, then BigTIFF
 _BYTE = 1
 _XMP, _IPTC, _PROFILE = 0x02BC, 0x83BB, 0x8773
 _RESOLUTION = (block.X_RESOLUTION, block.Y_RESOLUTION, block.RESOLUTION_UNIT)
@@ -23,21 +23,19 @@ _RESOLUTION = (block.X_RESOLUTION, block.Y_RESOLUTION, block.RESOLUTION_UNIT)
 _DESCRIPTION = 0x010E
 _KEPT = frozenset({0x010D, _DESCRIPTION, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298})
 _KEPT |= {*range(0x9C9B, 0x9CA0), *_RESOLUTION, block.ORIENTATION}
+_NOT_READ = block.LAYOUT - {_XMP, _IPTC, _PROFILE}
 _DESCRIPTIONS_OF_PAGES = (b'{"shape"', b"shape=", b"ImageJ=", b"<OME", b"<?xml")
 
 
-def read(data: bytes) -> Stored:
+def read(file: BinaryIO) -> Stored:
     """Colour profile, XMP, EXIF and the tags that tell of the picture."""
-    try:
-        exif, _ = block.parse(data)
-    except ValueError:
-        return Stored()
+    exif, _ = block.parse(file, skip=_NOT_READ)
     main = dict(exif.directories[MAIN])
     icc, xmp, iptc = (main.pop(tag, None) for tag in (_PROFILE, _XMP, _IPTC))
     notes = []
     if iptc:
         notes.append("its IPTC data was left out")
-    unknown = sorted(main.keys() - _KEPT - block.LAYOUT)
+    unknown = sorted(main.keys() - _KEPT)
     if unknown:
         notes.append(f"TIFF tags that may not hold for other pixels were left out: {named(map(str, unknown))}")
     if _DESCRIPTION in main and main[_DESCRIPTION].data.startswith(_DESCRIPTIONS_OF_PAGES):
@@ -65,7 +63,7 @@ def with_metadata(encoded: bytes, metadata: Metadata) -> tuple[bytes, tuple[str,
         return encoded, tuple(notes)
     if encoded[2:4] not in (b"*\0", b"\0*"):
         return encoded, (*notes, "a TIFF of more than 4 GB gets no EXIF, XMP, resolution or text from us")
-    written, _ = block.parse(encoded)
+    written, _ = block.parse(BytesIO(encoded))
     main = {**exif.directories.get(MAIN, {}), **written.directories[MAIN]}
     for tag in _RESOLUTION:  # tifffile writes its own, of 1 and no unit
         main[tag] = exif.get(MAIN, tag) or main[tag]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from . import exif_block
-from .exif_block import Exif
+from . import exif as exif_block
+from .exif import Exif
 from .icc import profile_for
 from .metadata import Metadata, Stored
 from .text import into_exif, read_texts, unkept

@@ -261,12 +261,19 @@ def test_tiff_channels_that_are_not_alpha_are_left_out_with_a_warning(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "photometric"), [("float32", "rgb"), ("uint32", "rgb"), ("int16", "rgb"), ("uint16", "separated")]
+    ("dtype", "photometric", "kind"),
+    [
+        ("uint32", "rgb", "integers of 32 bits"),
+        ("int16", "rgb", "signed integers of 16 bits"),
+        ("complex64", "minisblack", "complex floats of 64 bits"),
+        ("float32", "separated", "floats that are neither grey nor RGB"),
+        ("uint8", "cielab", "CIELab"),
+    ],
 )
-def test_tiff_samples_that_are_not_supported_are_named(tmp_path: Path, dtype: str, photometric: str) -> None:
-    channels = 4 if photometric == "separated" else 3
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, channels), dtype), photometric=photometric, metadata=None)
-    with pytest.raises(BadImageError, match=r"a\.tif.*(TIFF sample format|neither grey nor RGB)"):
+def test_tiff_samples_that_are_not_supported_are_named(tmp_path: Path, dtype: str, photometric: str, kind: str) -> None:
+    shape = (4, 5) if photometric == "minisblack" else (4, 5, 4 if photometric == "separated" else 3)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, dtype), photometric=photometric, metadata=None)
+    with pytest.raises(BadImageError, match=rf"a\.tif.*{kind}"):
         read_image(tmp_path / "a.tif")
 
 
@@ -303,15 +310,15 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_formats_that_are_not_supported_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(noise(4, 5)).save(tmp_path / "a.ppm")
-    with pytest.raises(BadImageError, match="is not a PNG, JPEG, WebP, TIFF, BMP or GIF"):
-        read_image(tmp_path / "a.ppm")
+    Image.fromarray(noise(4, 5)).save(tmp_path / "a.png", format="PPM")
+    with pytest.raises(BadImageError, match=r"a\.png: is no picture of a kind that is read \(PNG, JPEG, WebP, TIFF"):
+        read_image(tmp_path / "a.png")
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match=r"absent\.png.*No such file"):
         read_image(tmp_path / "absent.png")
-    with pytest.raises(BadImageError, match="cannot be read"):
+    with pytest.raises(BadImageError, match="is a folder, not a picture file"):
         read_image(tmp_path)
 
 
@@ -323,16 +330,6 @@ def test_a_picture_without_pixels_is_refused(tmp_path: Path, bits: int) -> None:
     (tmp_path / "a.png").write_bytes(png)
     with pytest.raises(BadImageError, match=r"a\.png"):
         read_image(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("kind", ["8.png", "16.png", "8.jpg", "8.tif", "16.tif"])
-def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    (tmp_path / kind).write_bytes(encoded(kind))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 - 1)
-    read_image(tmp_path / kind)  # large, not dangerous: no error, no warning
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 // 2 - 1)
-    with pytest.raises(BadImageError, match="decompression bomb"):
-        read_image(tmp_path / kind)
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags
 
-from cudaspeed.images.codecs import png
+from cudaspeed.images.codecs import png_chunks
 from cudaspeed.images.codecs.metadata import Metadata
 from cudaspeed.images.codecs.picture import Picture
 from cudaspeed.images.files import read_image, write_image
@@ -80,7 +80,7 @@ def written(tmp_path: Path, picture: Picture, kind: str) -> tuple[Path, tuple[st
 
 
 def chunks_of(path: Path) -> list[tuple[bytes, bytes]]:
-    return [(chunk.name, bytes(chunk.payload)) for chunk in png.chunks(path.read_bytes()) if chunk.sound]
+    return [(chunk.name, bytes(chunk.payload)) for chunk in png_chunks.chunks(path.read_bytes()) if chunk.sound]
 
 
 SOURCES: dict[str, Callable[[], bytes]] = {

@@ -6,10 +6,11 @@ what it points to by place may be found no more. Source: CIPA DC-008 (Exif 2.32)
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import BinaryIO, Literal
 
 MAIN, PHOTO, GPS, INTEROP = 0, 0x8769, 0x8825, 0xA005  # directories, by the tag that points to them; the first by none
 _INSIDE = {PHOTO: MAIN, GPS: MAIN, INTEROP: PHOTO}  # where that tag stands
@@ -22,15 +23,15 @@ ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 0x011A, 0x011
 USER_COMMENT = 0x9286
 _NO_UNIT, _INCH, _CENTIMETRE = 1, 2, 3
 # What tells how a file's own samples lie, or what stands in places of its own: wrong, or twice, in any other file.
-LAYOUT = frozenset(
-    {*range(0x00FE, 0x010B), *range(0x0111, 0x011A), *range(0x011C, 0x0128), 0x0129, 0x012D, *range(0x013D, 0x0160)}
-    | {*range(0x0200, 0x0215), 0x02BC, 0x83BB, 0x8649, 0x8773}
-)
-_OF_THE_OLD_PIXELS = {
-    MAIN: LAYOUT,
-    PHOTO: frozenset({0x9214, 0xA002, 0xA003, 0xA214}),
-}  # sizes, and places in the picture
-_PREFIX = b"Exif\0\0"
+_LAYOUTS = (
+    range(0x00FE, 0x010B), range(0x0111, 0x0112), range(0x0113, 0x011A), range(0x011C, 0x0128), range(0x0129, 0x012D),
+    range(0x013D, 0x013E), range(0x0140, 0x0160), range(0x0200, 0x0215), (0x02BC, 0x83BB, 0x8649, 0x8773),
+)  # fmt: skip
+LAYOUT = frozenset(tag for tags in _LAYOUTS for tag in tags)
+# Its sizes and places in it.
+_OF_THE_OLD_PIXELS = {MAIN: LAYOUT | {ORIENTATION}, PHOTO: frozenset({0x9214, 0xA002, 0xA003, 0xA214})}
+_ORDERS: dict[bytes, Literal["<", ">"]] = {b"II": "<", b"MM": ">"}
+_MOST_BYTES = 64 << 20  # of all values; real ones are a thousand times smaller
 _MOST_FIELDS = 1 << 16  # of one directory; a tag has 16 bits
 
 
@@ -68,20 +69,19 @@ class Exif:
         return struct.unpack_from(self.order + code, value.data)[0] if code else None
 
 
-def parse(block: bytes) -> tuple[Exif, bool]:
-    """A block, with or without its prefix, or a TIFF file; and whether all of it could be read.
+def parse(file: BinaryIO, skip: Collection[int] = ()) -> tuple[Exif, bool]:
+    """The directories of a block, laid out as a TIFF file is, or of such a file; and whether all could be read.
 
-    No more bytes are taken than the block has, however its directories point into one another. Raises `ValueError` if
-    it is no such block.
+    `skip` are tags of the first directory that are not. No more bytes are taken than the file has, however its
+    directories point into one another. Raises `ValueError` if it is no such block.
     """
-    while block.startswith(_PREFIX):
-        block = block[len(_PREFIX) :]
-    orders: dict[bytes, Literal["<", ">"]] = {b"II": "<", b"MM": ">"}
-    order = orders.get(block[:2])
-    if order is None or block[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+") or len(block) < 16:
+    file.seek(0)
+    head = file.read(16)
+    order = _ORDERS.get(head[:2])
+    if order is None or head[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
         raise ValueError("no EXIF block")
-    reader = _Reader(block, order, big=b"+" in block[2:4])
-    directories = {MAIN: reader.first()}
+    reader = _Reader(file, order, big=b"+" in head[2:4])
+    directories = {MAIN: reader.directory(reader.place_in(head), skip)}
     for directory, parent in _INSIDE.items():
         pointer = directories.get(parent, {}).pop(directory, None)
         if pointer is not None and len(pointer.data) in (4, 8):
@@ -90,41 +90,55 @@ def parse(block: bytes) -> tuple[Exif, bool]:
 
 
 class _Reader:
-    """Takes directories out of a block, altogether no more bytes than the block has."""
+    """Takes directories out of a file, altogether no more bytes than it has, nor more than real ones have."""
 
-    def __init__(self, block: bytes, order: Literal["<", ">"], big: bool) -> None:
-        self.block, self.left, self.whole = block, len(block), True
+    def __init__(self, file: BinaryIO, order: Literal["<", ">"], big: bool) -> None:
+        self.file, self.size, self.whole = file, file.seek(0, os.SEEK_END), True
+        self.left = min(self.size, _MOST_BYTES)
         self.endian: Literal["little", "big"] = "little" if order == "<" else "big"
         self.count = struct.Struct(order + ("Q" if big else "H"))  # of entries
         self.entry = struct.Struct(order + ("HHQ" if big else "HHI"))  # tag, kind, number of values
         self.place = struct.Struct(order + ("Q" if big else "I"))  # of what does not fit the entry
         self.sizes = _SIZES_IN_BIGTIFF if big else _SIZES
 
-    def first(self) -> dict[int, Field]:
+    def place_in(self, head: bytes) -> int:
+        """Where the first directory begins."""
         width = self.place.size
-        return self.directory(*self.place.unpack_from(self.block, width))
+        return int.from_bytes(head[width : 2 * width], self.endian)
 
-    def directory(self, place: int) -> dict[int, Field]:
+    def directory(self, place: int, skip: Collection[int] = ()) -> dict[int, Field]:
         found: dict[int, Field] = {}
-        place += self.count.size
-        if place > len(self.block):
-            self.whole = False
-            return found
-        (count,) = self.count.unpack_from(self.block, place - self.count.size)
         stride = self.entry.size + self.place.size
-        there = min(count, (len(self.block) - place) // stride, _MOST_FIELDS)
+        start = self._read(place, self.count.size)
+        if start is None:
+            return found
+        (count,) = self.count.unpack(start)
+        there = min(count, max(self.size - place - self.count.size, 0) // stride, _MOST_FIELDS)
         self.whole &= count == there
-        for entry in range(place, place + stride * there, stride):
-            tag, kind, number = self.entry.unpack_from(self.block, entry)
-            size, start = number * self.sizes.get(kind, 0), entry + self.entry.size
-            if size > self.place.size:
-                (start,) = self.place.unpack_from(self.block, start)
-            if not size or start + size > len(self.block) or size > self.left:
-                self.whole = False
+        table = self._read(place + self.count.size, stride * there) or b""
+        for entry in range(0, len(table), stride):
+            tag, kind, number = self.entry.unpack_from(table, entry)
+            size, inside = number * self.sizes.get(kind, 0), entry + self.entry.size
+            if tag in skip:
                 continue
-            self.left -= size
-            found[tag] = Field(kind, self.block[start : start + size])
+            if size <= self.place.size:
+                value = table[inside : inside + size]
+            else:
+                (place,) = self.place.unpack_from(table, inside)
+                value = self._read(place, size)
+            if value:
+                found[tag] = Field(kind, value)
+            else:
+                self.whole = False
         return found
+
+    def _read(self, place: int, size: int) -> bytes | None:
+        if place + size > self.size or size > self.left:
+            self.whole = False
+            return None
+        self.left -= size
+        self.file.seek(place)
+        return self.file.read(size)
 
 
 def to_bytes(exif: Exif) -> bytes:
