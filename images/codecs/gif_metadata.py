@@ -15,7 +15,7 @@ from .text import COMMENT, comment_chunk, read_texts, unkept
 SIGNATURES = (b"GIF87a", b"GIF89a")
 HEADER_END = 13
 IMAGE = -1  # in place of a label
-_EXTENSION, _FRAME = b"!", b","
+_EXTENSION, _FRAME, _END = 0x21, 0x2C, 0x3B
 _COMMENT, _APPLICATION = 0xFE, 0xFF
 _XMP, _XMP_TRAILER, _ICC, _REPEATED = b"XMP DataXMP", 258, b"ICCRGBG1012", b"NETSCAPE2.0"
 _COMMENTS = (COMMENT, "parameters")  # the Stable Diffusion web UIs look for the latter there
@@ -32,17 +32,18 @@ class Block(NamedTuple):
 
 
 def blocks(data: bytes) -> Iterator[Block]:
-    """What breaks off ends them."""
-    if len(data) < HEADER_END:
-        return
-    place = HEADER_END + palette_size(data[10])
-    while place + 2 < len(data) and data[place : place + 1] in (_EXTENSION, _FRAME):
-        start, label = place, IMAGE
-        if data[place : place + 1] == _EXTENSION:
-            label = data[place + 1]
+    """All to the end mark, or to where the file breaks off. What is no block is passed over, as decoders do."""
+    place = HEADER_END + palette_size(data[10]) if len(data) >= HEADER_END else len(data)
+    while place + 1 < len(data) and data[place] != _END:
+        start, label = place, data[place + 1]
+        if data[start] == _EXTENSION:
             place += 2
-        else:
+        elif data[start] == _FRAME:
+            label = IMAGE
             place += 10 + palette_size(data[place + 9] if place + 9 < len(data) else 0) + 1
+        else:
+            place += 1
+            continue
         head, inside = data[start:place], place
         while place < len(data) and data[place]:
             place += 1 + data[place]
@@ -71,8 +72,9 @@ def sub_blocks(data: bytes) -> bytes:
 def read(data: bytes) -> Stored:
     """Comments, XMP and colour profile."""
     comments: list[Chunk] = []
-    xmp, icc = None, None
+    xmp, icc, end = None, None, 0
     for block in blocks(data):
+        end = block.end
         if block.label == _COMMENT and len(comments) < MOST_TEXTS:
             comments.append(comment_chunk(b"".join(_joined(data, block))))
         elif block.label == _APPLICATION:
@@ -81,7 +83,9 @@ def read(data: bytes) -> Stored:
                 icc = b"".join(parts[1:])
             elif parts[:1] == [_XMP]:  # not in sub-blocks: as it is, then bytes that lead any reader to the end
                 xmp = data[block.start + 1 + len(_XMP) : max(block.end - _XMP_TRAILER, 0)]
-    return Stored(Metadata(icc=icc, text=tuple(comments)), xmp=xmp)
+    ended = data.find(_END, end) >= 0
+    notes = () if ended else ("has no end mark, as if it was cut short; frames may be missing",)
+    return Stored(Metadata(icc=icc, text=tuple(comments)), xmp=xmp, notes=notes)
 
 
 def extensions(metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
@@ -92,7 +96,7 @@ def extensions(metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
         made += _application(_XMP) + metadata.xmp + b"\1" + bytes(range(255, -1, -1)) + b"\0"
     texts, lost = read_texts(metadata.text)
     made += b"".join(
-        _EXTENSION + bytes([_COMMENT]) + sub_blocks(text.raw) for text in texts if text.keyword in _COMMENTS
+        bytes([_EXTENSION, _COMMENT]) + sub_blocks(text.raw) for text in texts if text.keyword in _COMMENTS
     )
     lost += [text.keyword for text in texts if text.keyword not in _COMMENTS]
     notes += tuple(unkept("GIF", lost, metadata.private))
@@ -112,4 +116,4 @@ def repetitions(plays: int) -> bytes:
 
 
 def _application(name: bytes) -> bytes:
-    return _EXTENSION + bytes([_APPLICATION, len(name)]) + name
+    return bytes([_EXTENSION, _APPLICATION, len(name)]) + name
