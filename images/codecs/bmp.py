@@ -20,6 +20,7 @@ from .picture import Picture, picture_of
 from .source import read_whole, size_of
 
 _FILE_HEADER = 14  # bytes; the fields of bits are 40 behind it, in the header of the picture or following it
+_HEADER_LEAST = _FILE_HEADER + 12
 _HEADER_END = _FILE_HEADER + 40 + 16
 _OS2_HEADER, _OS2_SECOND, _WITH_ALPHA = 12, 64, 56
 _HEADERS = (_OS2_HEADER, 40, 52, _WITH_ALPHA, _OS2_SECOND, 108, 124)  # bytes
@@ -62,6 +63,8 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         fields = struct.unpack_from("<4I", head.ljust(_HEADER_END, b"\0"), _FILE_HEADER + 40)
         has_alpha = (header >= _WITH_ALPHA or method == _BY_FOUR_FIELDS) and fields[3]
         return picture_of(_by_fields(data, (width, height, bits), fields[: 4 if has_alpha else 3]), carried)
+    if method == 0 and len(data) < _HEADER_LEAST + abs(height) * (width * bits // 8):
+        raise BadImageError(_CUT_SHORT)  # before Pillow makes room for all of it
     samples, notes = with_pillow.decode("BMP", data)
     return picture_of(samples, carried, notes)
 

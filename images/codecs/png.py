@@ -18,6 +18,7 @@ from .source import read_whole, size_of
 
 _BEFORE_PIXELS = 1 << 16  # bytes from the start, in which an animation says that it is one
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that decoding needs
+_DEFLATE_RATIO = 1032  # the most that RFC 1951 makes of a byte
 
 
 def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
@@ -34,6 +35,11 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         check_file(size_of(file), width, height)
     data = read_whole(file, limits)
     pixels, frames = _pixels_alone(data)
+    if len(pixels) * _DEFLATE_RATIO < height * (width * head[24] // 8):
+        raise BadImageError(
+            f"the picture is cut short: {width}x{height} pixels cannot be told in {len(pixels)} bytes; "
+            "copy or export it again"
+        )
     notes = [first_only(frames)] if frames > 1 else []
     return picture_of(imagecodecs.png_decode(pixels), carried_by(data, png_metadata.read), notes)
 

@@ -46,6 +46,7 @@ class _Found:
         self.colour: dict[bytes, bytes] = {}
         self.private: list[Chunk] = []
         self.lost: list[str] = []
+        self.damaged: list[str] = []
 
     def add(self, name: bytes, payload: bytes) -> None:
         if name in _TEXT:
@@ -68,7 +69,7 @@ class _Found:
         try:
             self.icc = inflate(payload[:81].partition(b"\0")[2][1:] + payload[81:], LARGEST)
         except (ValueError, zlib.error):
-            self.lost.append("iCCP")
+            self.damaged.append("colour profile")
 
     def _add_text(self, chunk: Chunk) -> None:
         keyword = keyword_of(chunk)
@@ -76,13 +77,16 @@ class _Found:
         if kind is None and len(self.text) < MOST_TEXTS:
             self.text.append(chunk)
             return
-        texts, _ = read_texts([chunk]) if kind else ([], [])
+        if kind is None:
+            self.lost.append(keyword)
+            return
+        texts, _ = read_texts([chunk])
         try:
             block = texts[0].raw if keyword == _XMP else _from_hex(texts[0].raw)
         except (IndexError, ValueError):
-            self.lost.append(keyword)
-            return
-        self.blocks.setdefault(str(kind), block)
+            self.damaged.append(f"{kind.upper()} data")
+        else:
+            self.blocks.setdefault(kind, block)
 
     def stored(self) -> Stored:
         colour = tuple((name, self.colour[name]) for name in _COLOUR if name in self.colour)
@@ -93,8 +97,10 @@ class _Found:
             colour=colour,
             private=tuple(self.private),
         )
-        notes = (f"chunks of the PNG that are damaged or bound to its pixels were left out: {named(self.lost)}",)
-        return Stored(metadata, self.blocks.get("exif"), self.blocks.get("xmp"), notes if self.lost else ())
+        notes = [f"its {what} is damaged, or too large to be one, and was left out" for what in self.damaged]
+        if self.lost:
+            notes.append(f"chunks of the PNG that are damaged or bound to its pixels were left out: {named(self.lost)}")
+        return Stored(metadata, self.blocks.get("exif"), self.blocks.get("xmp"), tuple(dict.fromkeys(notes)))
 
 
 def _from_hex(text: bytes) -> bytes:

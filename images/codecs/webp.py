@@ -18,6 +18,7 @@ from .source import read_whole, size_of
 _HEADER_END = 12  # RIFF, length, WEBP
 _MOST_PARTS = 1 << 16
 _ANIMATED, _ALPHA = 2, 16  # among the flags of the extended header
+_SHORTEST_LOSSLESS = 5  # bytes of its header; the others' have 10
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
 
@@ -71,7 +72,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 def _size(name: bytes, payload: bytes | memoryview) -> tuple[int, int]:
     """(width, height) as the header of an image, or of the whole canvas, tells them."""
-    if len(payload) < 10:
+    if len(payload) < (_SHORTEST_LOSSLESS if name == b"VP8L" else 10):
         raise BadImageError(_CUT_SHORT)
     if name == b"VP8X":
         return int.from_bytes(payload[4:7], "little") + 1, int.from_bytes(payload[7:10], "little") + 1
