@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutputEr
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
 from ..host import StandaloneContext, compiled_folder
-from ..images.codecs.picture import Picture
+from ..images.animation import ENDINGS as ANIMATED_ENDINGS
+from ..images.animation import open_animation
 from ..images.files import ENDINGS_OF_16_BITS, check_fits, read_image, write_image
 from ..images.folders import Identity, identity
 from ..images.jobs import Job, PassedOver, Plan, Refused, plan_jobs, refuse_unwritable, why_unwritable
@@ -26,6 +27,7 @@ from ..images.naming import FolderOptions, folded
 from ..images.whole import sweep_leftovers
 from ..models.loader import load_model
 from ..upscale_engine import upscale
+from .animations import Progress, upscale_frames
 from .console import Console
 from .exit_codes import DONE, FAILED
 from .options import options_of
@@ -117,25 +119,31 @@ class _Batch:
             return _failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}", job.target)
 
     def _upscale(self, job: Job) -> dict[str, Any]:
-        picture = read_image(job.source, self.limits)
-        height, width = picture.pixels.shape[:2]
-        check_fits(job.target, width * self.model.scale, height * self.model.scale)
-        options = self.options
-        if picture.bits >= 16 and options.precision == "auto" and job.target.suffix.lower() in ENDINGS_OF_16_BITS:
-            options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
         with self.console.progress(job.source.name) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total, bar.n = total, done
-                bar.refresh()
-
-            context = StandaloneContext(self.arguments.device, show, lambda text: bar.set_postfix_str(text))
+            ending = job.target.suffix.lower()
+            animation = open_animation(job.source, self.limits) if ending in ANIMATED_ENDINGS else None
+            progress = Progress(bar, runs=-(-len(animation) // self.options.batch_size) if animation else 1)
+            context = StandaloneContext(self.arguments.device, progress.show, lambda text: bar.set_postfix_str(text))
+            if animation:
+                _make_folder(job.target)
+                report, lost = upscale_frames(animation, job.target, self.model, self.options, context)
+                return self._told(job, report, (*animation.warnings, *lost))
+            picture = read_image(job.source, self.limits)
+            height, width = picture.pixels.shape[:2]
+            check_fits(job.target, width * self.model.scale, height * self.model.scale)
+            options = self.options
+            if picture.bits >= 16 and options.precision == "auto" and ending in ENDINGS_OF_16_BITS:
+                options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
             result = upscale(torch.from_numpy(picture.pixels)[None], self.model, options, context)
-        lost = _write(job.target, replace(picture, pixels=result.image[0].float().cpu().numpy()))
-        for warning in (*picture.warnings, *lost):  # the engine has logged its own
+        _make_folder(job.target)
+        lost = write_image(job.target, replace(picture, pixels=result.image[0].float().cpu().numpy()))
+        return self._told(job, result.report, (*picture.warnings, *lost))
+
+    def _told(self, job: Job, report: UpscaleReport, lost: Sequence[str]) -> dict[str, Any]:
+        """The record of a finished job; `lost` is logged, too, as the engine has logged its own warnings."""
+        for warning in lost:
             logger.warning("%s: %s", job.source, warning)
-        warnings = [*picture.warnings, *result.report.warnings, *lost]
-        return {**_record(job, self.arguments.model, result.report), "warnings": warnings}
+        return {**_record(job, self.arguments.model, report), "warnings": [*report.warnings, *lost]}
 
 
 def _exists(target: Path) -> bool:
@@ -143,13 +151,11 @@ def _exists(target: Path) -> bool:
     return os.path.exists(target) and not os.path.isdir(target)  # noqa: PTH110, PTH112
 
 
-def _write(target: Path, picture: Picture) -> tuple[str, ...]:
-    """Also the folder, if need be; warnings about what the format cannot hold."""
+def _make_folder(target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{target}: its folder cannot be made: {error.strerror or error}") from error
-    return write_image(target, picture)
 
 
 def _failed(source: Path, reason: str, target: Path | None = None) -> dict[str, Any]:
@@ -165,6 +171,7 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "output": str(job.target),
         "input_size": report.input_size[::-1],
         "output_size": report.output_size[::-1],
+        "frames": report.frames,
         "model": model,
         "architecture": report.model,
         "scale": report.scale,
@@ -187,7 +194,9 @@ def _line(record: dict[str, Any]) -> str:
     if "skipped" in record:
         return f"{name}: skipped, {record['output']} exists"
     (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
-    speed = out_width * out_height / 1e6 / max(record["seconds"], 1e-9)
+    speed = record["frames"] * out_width * out_height / 1e6 / max(record["seconds"], 1e-9)
+    frames = f"{record['frames']} frames, " if record["frames"] > 1 else ""
     return (
-        f"{name}: {width}x{height} -> {out_width}x{out_height}, {speed:.2f} megapixels/s, written to {record['output']}"
+        f"{name}: {width}x{height} -> {out_width}x{out_height}, {frames}"
+        f"{speed:.2f} megapixels/s, written to {record['output']}"
     )

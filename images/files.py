@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..api.errors import BadImageError, OutputError
-from .codecs import bmp, exr, gif, jpeg, png, tiff, webp, with_pillow
+from .codecs import animated_gif, bmp, exr, gif, jpeg, png, tiff, webp, with_pillow
 from .codecs.picture import Picture
 from .codecs.source import open_regular
 from .kinds import HEAD_BYTES, recognise
 from .limits import DEFAULT_LIMITS, DecodeLimits
 from .whole import write_whole
 
-WRITABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".exr")
-ENDINGS_OF_16_BITS = (".png", ".tif", ".tiff", ".exr")  # the formats that keep them, or more
-LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # pixels; limits of libjpeg and of the WebP format
+WRITABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".exr")
+ENDINGS_OF_16_BITS = (".png", ".apng", ".tif", ".tiff", ".exr")  # the formats that keep them, or more
+LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # pixels; of libjpeg, and of the formats
 
 
 def read_image(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Picture:
@@ -25,7 +25,7 @@ def read_image(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Picture:
     PNG and TIFF of 16 bits keep them, TIFF and OpenEXR of floats as well (`Picture.white` for what is above 1).
 
     Orientation is applied; palettes, bilevel and CMYK pictures become grey or RGB, with alpha where they have
-    transparency; of an animation or a multi-page file only the first picture is read. A TIFF's EXIF is not read.
+    transparency; of an animation or a multi-page file only the first picture is read.
     Raises `BadImageError` if the file is unreadable, not a regular file, no such picture, cut short, without pixels,
     of a kind that is not supported, or asks for more than `limits` before anything is decoded.
     """
@@ -73,8 +73,8 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
 
     Values are rounded to the nearest 8- or 16-bit level (PNG and TIFF keep 16 bits), values outside 0..1 are clipped;
     TIFF keeps the floats of a picture of such, and OpenEXR, which gets linear light, always has floats.
-    PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95. JPEG loses
-    alpha, TIFF loses EXIF. The file appears complete or not at all, and replaces one or a link that is there.
+    PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95, GIF has 256
+    colours. JPEG loses alpha. The file appears complete or not at all, and replaces a file or link that is there.
     Raises `BadImageError` if the format is unknown or too small for the picture, `OutputError` if writing fails.
     """
     ending = path.suffix.lower()
@@ -86,17 +86,19 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
         data, lost = _ENCODERS[ending](picture)
     except ImportError as error:
         raise OutputError(f"{path}: {error.name} is needed to write it; pip install {error.name}") from error
-    write_whole(path, data)
+    write_whole(path, lambda file: file.write(data))
     return lost
 
 
 _ENCODERS: dict[str, Callable[[Picture], tuple[bytes, tuple[str, ...]]]] = {
     ".png": png.encode,
+    ".apng": png.encode,
     ".jpg": with_pillow.encode_jpeg,
     ".jpeg": with_pillow.encode_jpeg,
     ".webp": with_pillow.encode_webp,
     ".tif": tiff.encode,
     ".tiff": tiff.encode,
+    ".gif": animated_gif.encode,
     ".exr": exr.encode,
 }
 

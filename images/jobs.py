@@ -104,7 +104,7 @@ def _is_folder(output: str) -> bool:
     separators = tuple(separator for separator in (os.sep, os.altsep) if separator)
     if Path(output).is_dir() or output.endswith(separators):
         return True
-    kind = mimetypes.guess_type(output)[0] or ""  # so that out.ico is a picture we cannot write, and not a folder
+    kind = mimetypes.guess_type(output)[0] or ""  # so that out.jp2 is a picture we cannot write, and not a folder
     return Path(output).suffix.lower() not in ENDINGS and not kind.startswith("image/")
 
 

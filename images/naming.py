@@ -13,7 +13,7 @@ from ..api.errors import BadOptionError
 from .files import WRITABLE_ENDINGS
 from .kinds import ENDINGS
 
-_SPELLINGS = {"jpg": (".jpg", ".jpeg"), "tiff": (".tiff", ".tif")}
+_SPELLINGS = {"png": (".png", ".apng"), "jpg": (".jpg", ".jpeg"), "tiff": (".tiff", ".tif")}
 _OTHER_SPELLINGS = {ending for endings in _SPELLINGS.values() for ending in endings[1:]}
 FORMATS = tuple(ending[1:] for ending in WRITABLE_ENDINGS if ending not in _OTHER_SPELLINGS)
 """The formats that can be asked for."""

@@ -7,35 +7,42 @@ import re
 import stat
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from ..api.errors import OutputError
 
 _OURS = re.compile(r"\.cudaspeed-[0-9a-f]{32}\.tmp")
-_OLD_SECONDS = 3600.0  # a file is written in seconds; beside other machines' clocks, too
+_OLD_SECONDS = 24 * 3600.0  # since the last byte came; an animation's come as its frames are computed
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, so that a failure, an interrupt or a kill at any time leaves what was there before.
+Result = TypeVar("Result")
 
-    A file or a symbolic link that is there is replaced; what a link leads to is not touched. Raises `OutputError`.
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
+    """Have `write` fill a file that takes the place of `path` once it is complete, and return what it returns.
+
+    A failure, an interrupt or a kill at any time leaves what was there before. A file or a symbolic link that is there
+    is replaced; what a link leads to is not touched. Raises `OutputError`.
     """
     # Beside the target, so that the last step is a rename within one file system, which is all or nothing.
     temporary = path.with_name(f".cudaspeed-{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            result = write(file)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # gone after the rename; and where it cannot be removed, the first error matters more
             temporary.unlink()
+    return result
 
 
 def sweep_leftovers(folder: Path) -> None:
-    """Delete what killed runs of this user left unfinished in `folder` more than an hour ago. Nothing raises."""
+    """Delete what killed runs of this user left unfinished in `folder` more than a day ago. Nothing raises."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _OURS.fullmatch(entry.name):

@@ -20,6 +20,7 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.cli import main
 from cudaspeed.commands import upscale as command
 from cudaspeed.host import compiled_folder
+from cudaspeed.images.codecs.metadata import Metadata
 from cudaspeed.images.codecs.picture import Picture
 from cudaspeed.images.files import read_image, write_image
 from cudaspeed.models import loader
@@ -60,7 +61,7 @@ def picture(path: Path, channels: int = 3, bits: int = 8, icc: bytes | None = No
     if path.suffix == ".bmp":
         Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
     else:
-        write_image(path, Picture(pixels, bits, icc))
+        write_image(path, Picture(pixels, bits, Metadata(icc=icc)))
     return path
 
 
@@ -114,6 +115,7 @@ def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
         "output": str(target),
         "input_size": [16, 12],
         "output_size": [32, 24],
+        "frames": 1,
         "scale": 2,
         "precision": "fp32",
         "autocast": False,
@@ -133,7 +135,7 @@ def test_depth_channels_and_colour_profile_survive(upscale: Run, tmp_path: Path,
     source = picture(tmp_path / f"in{ending}", channels, bits=16, icc=icc)
     assert upscale(source, "-o", tmp_path / f"out{ending}")[0] == 0
     result = read_image(tmp_path / f"out{ending}")
-    assert (result.pixels.shape, result.bits, result.icc) == ((24, 32, channels), 16, icc)
+    assert (result.pixels.shape, result.bits, result.metadata.icc) == ((24, 32, channels), 16, icc)
     assert len(np.unique(np.rint(result.pixels * 65535) % 257)) > 1, "only 8 of the 16 bits are used"
 
 
@@ -396,7 +398,7 @@ def test_warnings_go_to_standard_error_once_and_into_the_record(upscale: Run, tm
         (["upscale", "in.png", "-o", "out.png", "--model", "absent-model"], "absent-model"),
         (["upscale", "in.png", "-o", "out.png", "--model", "broken.pth"], "broken.pth"),
         (["upscale", "in.png", "-o", "out.bmp"], "out.bmp"),
-        (["upscale", "in.png", "-o", "out.gif"], "out.gif"),
+        (["upscale", "in.png", "-o", "out.jp2"], "out.jp2"),
         (["upscale", "in.png", "-o", "in.png"], "never overwritten"),
         (["upscale", "in.png", "-o", "link.png"], "never overwritten"),
         (["upscale", "in.png", "-o", "."], "never overwritten"),

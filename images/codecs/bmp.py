@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ...api.errors import BadImageError
 from ..limits import DecodeLimits, check_file
-from . import with_pillow
+from . import bmp_metadata, with_pillow
+from .metadata import carried_by
 from .picture import Picture, picture_of
 from .source import read_whole, size_of
 
@@ -57,14 +58,15 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         )
     check_file(size_of(file), width, abs(height))
     data = read_whole(file, limits)
+    carried = carried_by(data, bmp_metadata.read)
     if method in (_BY_FIELDS, _BY_FOUR_FIELDS):
         fields = struct.unpack_from("<4I", head.ljust(_HEADER_END, b"\0"), _FILE_HEADER + 40)
         has_alpha = (header >= _WITH_ALPHA or method == _BY_FOUR_FIELDS) and fields[3]
-        return picture_of(_by_fields(data, (width, height, bits), fields[: 4 if has_alpha else 3]), 1, None, None, [])
+        return picture_of(_by_fields(data, (width, height, bits), fields[: 4 if has_alpha else 3]), carried)
     if method == 0 and len(data) < _HEADER_LEAST + abs(height) * (width * bits // 8):
         raise BadImageError(_CUT_SHORT)  # before Pillow makes room for all of it
     samples, notes = with_pillow.decode("BMP", data)
-    return picture_of(samples, 1, None, None, notes)
+    return picture_of(samples, carried, notes)
 
 
 def _by_fields(data: bytes, form: tuple[int, int, int], fields: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from ...api.errors import BadImageError
 from ..limits import DecodeLimits, check_piece, check_samples
 from . import floats
 from .picture import Picture, displayed, first_only
+from .text import kept_nowhere
 
 _COLOURS = (("R", "G", "B"), ("Y",))
 _ALPHA = "A"
@@ -63,8 +64,7 @@ def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
     buffer = BytesIO()
     channels = {name: np.ascontiguousarray(plane) for name, plane in zip((*names, _ALPHA), planes, strict=False)}
     OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}, channels).write(buffer)
-    kept = {"a colour profile": picture.icc, "EXIF data": picture.exif}
-    return buffer.getvalue(), tuple(f"OpenEXR has no {name}; it was left out" for name, block in kept.items() if block)
+    return buffer.getvalue(), kept_nowhere(picture.metadata, "OpenEXR")
 
 
 def _check(headers: list[dict[str, Any]], limits: DecodeLimits) -> tuple[int, int]:

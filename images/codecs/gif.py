@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from ...api.errors import BadImageError
 from ..limits import DecodeLimits
-from . import with_pillow
+from . import gif_metadata, with_pillow
+from .metadata import carried_by
 from .picture import Picture, first_only, picture_of
 from .source import read_whole
 
@@ -67,4 +68,5 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         limits.check_size(across, down)
         limits.check_size(max(width, left + across), max(height, top + down))  # decoders enlarge the screen
     samples, notes = with_pillow.decode("GIF", data)
-    return picture_of(samples, 1, None, None, notes + ([first_only(len(found))] if len(found) > 1 else []))
+    notes += [first_only(len(found))] if len(found) > 1 else []
+    return picture_of(samples, carried_by(data, gif_metadata.read), notes)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ...api.errors import BadImageError
 from ..limits import MOST_SCANS, DecodeLimits, check_file
-from . import with_pillow
-from .exif import upright_exif
+from . import jpeg_metadata, with_pillow
+from .metadata import carried_by, without_profile
 from .picture import Picture, picture_of
 from .source import read_whole, size_of
 
@@ -185,12 +185,8 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     parts = [(marker, data[start:end]) for marker, start, end in frame.segments]
     if any(marker == _APP2 and part.startswith(_MORE) for marker, part in parts):
         notes.append("holds further pictures; only the first was read")
-    orientation, exif, damaged = upright_exif(
-        b"".join(part[6:] for marker, part in parts if marker == _APP1 and part.startswith(_EXIF)),
-        next((part for marker, part in parts if marker == _APP1 and part.startswith(_XMP)), None),
-    )
-    icc = None if with_pillow.CMYK in notes else _profile(parts)
-    return picture_of(samples, orientation, icc, exif, notes + damaged)
+    carried = carried_by(parts, jpeg_metadata.read)
+    return picture_of(samples, without_profile(carried) if with_pillow.CMYK in notes else carried, notes)
 
 
 def _pixels_alone(frame: Frame, data: bytes) -> bytes:
@@ -203,9 +199,3 @@ def _pixels_alone(frame: Frame, data: bytes) -> bytes:
             scan = next(scans)
             kept.append(data[scan.start : scan.end])
     return b"".join([*kept, b"\xff\xd9" * (frame.end < len(data))])
-
-
-def _profile(parts: list[tuple[int, bytes]]) -> bytes | None:
-    """The colour profile, which comes in numbered parts."""
-    pieces = {part[12]: part[14:] for marker, part in parts if marker == _APP2 and part[:12] == _ICC and len(part) > 14}
-    return b"".join(pieces[number] for number in sorted(pieces)) or None

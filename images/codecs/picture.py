@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .metadata import Carried, Metadata
 
 
 @dataclass(frozen=True)
@@ -15,16 +17,14 @@ class Picture:
     """One picture, upright.
 
     `pixels` is float32 [H, W, C] in 0..1; C = 1, 2, 3, 4 means grey, grey and alpha (not premultiplied), RGB, RGBA.
-    `bits` is the depth per sample of the file it came from: 8, 16, or 32 for floats. `icc` is its colour profile.
-    `exif` is a block beginning with b"Exif", without orientation and sizes, which the pixels tell better. `warnings`
-    say what was lost. `white`, at least 1, is the colour value that 1 in `pixels` stands for: floats may be brighter
-    than white, models must not see such, and so all were divided by the brightest (see `floats.py`).
+    `bits` is the depth per sample of the file it came from: 8, 16, or 32 for floats. `metadata` is what else was in it.
+    `warnings` say what was lost. `white`, at least 1, is the colour value that 1 in `pixels` stands for: floats may be
+    brighter than white, models must not see such, and so all were divided by the brightest (see `floats.py`).
     """
 
     pixels: NDArray[np.float32]
     bits: int = 8
-    icc: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
     warnings: tuple[str, ...] = ()
     white: float = 1.0
 
@@ -36,18 +36,17 @@ class Picture:
 
 def picture_of(
     samples: NDArray[np.uint8] | NDArray[np.uint16],
-    orientation: int,
-    icc: bytes | None,
-    exif: bytes | None,
-    notes: list[str],
+    carried: Carried,
+    notes: Sequence[str] = (),
     top: int | None = None,
 ) -> Picture:
-    """From samples [H, W] or [H, W, C] as they lie in the file, whose largest is `top`, or all that their type has."""
+    """From samples [H, W] or [H, W, C] as they lie in the file, whose largest is `top`, or all that their type has; and
+    what else was found there."""
     bits = samples.dtype.itemsize * 8
     samples = samples.reshape(*samples.shape[:2], -1)
-    pixels = np.ascontiguousarray(upright(samples, orientation), dtype=np.float32)
+    pixels = np.ascontiguousarray(upright(samples, carried.orientation), dtype=np.float32)
     pixels /= top or 2**bits - 1
-    return Picture(pixels, bits, icc, exif, tuple(notes))
+    return Picture(pixels, bits, carried.metadata, (*notes, *carried.notes))
 
 
 def displayed(picture: Picture) -> NDArray[np.float32]:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from ...api.errors import BadImageError
 from ..limits import DecodeLimits, check_file, check_samples
-from . import floats, with_pillow
+from . import floats, tiff_metadata, with_pillow
 from . import tiff_directory as tag
+from .icc import profile_for
+from .metadata import carried_by, without_profile
 from .picture import Picture, displayed, first_only, levels, picture_of, upright
 from .source import read_whole, size_of
 from .tiff_directory import Directory, read_directory
@@ -33,7 +35,7 @@ _OLD_JPEG, _JPEG, _WEBP = 6, 7, 50001
 
 
 def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
-    """The first picture of the file. Its EXIF is not read. Raises `BadImageError` for what is cut short, damaged, of a
+    """The first picture of the file. Raises `BadImageError` for what is cut short, damaged, of a
     kind that is not supported, or beyond the limits."""
     directory = read_directory(file)
     width, height = directory.value(tag.WIDTH, 0), directory.value(tag.HEIGHT, 0)
@@ -43,13 +45,12 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     photometric = _photometric(directory)
     layout = layout_of(directory, bits, np.dtype(kind), limits)
     notes = [first_only(directory.pages)] if directory.pages > 1 else []
-    profile = directory.tags.get(tag.PROFILE)
-    orientation, icc = directory.value(tag.ORIENTATION, 1), profile.tobytes() if profile is not None else None
+    carried = carried_by(file, tiff_metadata.read)
     compression = directory.value(tag.COMPRESSION, 1)
     if compression == _OLD_JPEG or (photometric == YCBCR and compression not in (_JPEG, _WEBP)):
         check_file(size_of(file), width, height)  # Pillow converts colours that are there for some pixels only
         samples, more = with_pillow.decode("TIFF", read_whole(file, limits))
-        return picture_of(samples, orientation, icc or None, None, notes + more)
+        return picture_of(samples, carried, notes + more)
     check_compression(directory)
     colours, alpha = _COLOURS[photometric], _alpha(directory, _COLOURS[photometric], notes)
     stored = read_samples(file, directory, layout, colours if alpha is None else alpha + 1)
@@ -66,13 +67,13 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     colour = _colour(values[..., :colours], photometric, directory)
     pixels = colour if alpha is None else _with_alpha(colour, values, alpha, directory)
     if photometric == _CMYK:
-        icc = None
+        carried = without_profile(carried)
         notes.append(with_pillow.CMYK)
     if bits_kept == 32:
         white, brighter = floats.under_white(pixels, colour.shape[2], None)
         notes += brighter
-    pixels = np.ascontiguousarray(upright(pixels, orientation))
-    return Picture(pixels, bits_kept, icc or None, None, tuple(notes), white)
+    pixels = np.ascontiguousarray(upright(pixels, carried.orientation))
+    return Picture(pixels, bits_kept, carried.metadata, (*notes, *carried.notes), white)
 
 
 def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
@@ -80,6 +81,7 @@ def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
     import tifffile  # here because ComfyUI, which hands us tensors, need not have it
 
     channels = picture.pixels.shape[2]
+    icc, misfit = profile_for(picture.metadata, channels, "TIFF")
     buffer = BytesIO()
     tifffile.imwrite(
         buffer,
@@ -89,11 +91,13 @@ def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
         extrasamples=("unassalpha",) if channels in (2, 4) else None,
         compression="zlib",
         predictor=True,
-        iccprofile=picture.icc,
+        iccprofile=icc,
+        byteorder=tiff_metadata.byte_order(picture.metadata),
         metadata=None,  # no description of shapes for tifffile's own use
         software=False,
     )
-    return buffer.getvalue(), ("EXIF data is not kept in TIFF files",) if picture.exif else ()
+    data, lost = tiff_metadata.with_metadata(buffer.getvalue(), picture.metadata)
+    return data, misfit + lost
 
 
 def _of_floats(picture: Picture) -> NDArray[np.float32]:

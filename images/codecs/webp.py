@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from ...api.errors import BadImageError
 from ..limits import DecodeLimits, check_file
-from .exif import upright_exif
+from . import webp_metadata
+from .metadata import carried_by
 from .picture import Picture, first_only, picture_of
 from .source import read_whole, size_of
 
@@ -53,18 +54,15 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     if not (head[12:16] == b"VP8X" and head[20] & _ANIMATED):
         check_file(size_of(file), width, height)
     data = read_whole(file, limits)
-    beside: dict[bytes, memoryview] = {}
     frames = 0
     for name, payload in parts(data):
         frames += name == b"ANMF"
         if name in (b"VP8 ", b"VP8L"):  # libwebp takes no other size than the canvas's
             limits.check_size(*_size(name, payload))
-        beside.setdefault(name, payload)
     alpha = head[12:16] == b"VP8X" and head[20] & _ALPHA
     samples = imagecodecs.webp_decode(data, hasalpha=True if alpha else None)
     notes = [first_only(frames)] if frames > 1 else []
-    orientation, exif, damaged = upright_exif(_bytes(beside, b"EXIF"), _bytes(beside, b"XMP "))
-    return picture_of(samples, orientation, _bytes(beside, b"ICCP"), exif, notes + damaged)
+    return picture_of(samples, carried_by(data, webp_metadata.read), notes)
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -84,7 +82,3 @@ def _size(name: bytes, payload: bytes | memoryview) -> tuple[int, int]:
         bits = int.from_bytes(payload[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     raise BadImageError("the WebP's header is damaged; copy or export it again")
-
-
-def _bytes(beside: dict[bytes, memoryview], name: bytes) -> bytes | None:
-    return bytes(beside[name]) if name in beside else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from ...api.errors import BadImageError
+from . import jpeg_metadata, webp_metadata
+from .exif import to_bytes
 from .picture import Picture, levels, lost_depth
 
 CMYK = "CMYK became RGB without the use of its colour profile; colours may differ"
@@ -28,9 +29,6 @@ _PLAIN_MODE = {
     "RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB",
 }  # fmt: skip
 _WITH_ALPHA = {"L": "LA", "RGB": "RGBA", "LA": "LA", "RGBA": "RGBA"}
-
-_ICC_COLOUR_SPACE = slice(16, 20)  # of a profile's header
-_EXIF_LIMIT_IN_JPEG = 65533  # bytes; one APP1 segment
 
 
 def decode(format_name: str, data: bytes) -> tuple[NDArray[np.uint8], list[str]]:
@@ -53,28 +51,27 @@ def encode_jpeg(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
     lost = lost_depth(picture, "JPEG")
     channels = picture.pixels.shape[2]
     if channels in (2, 4):
-        picture = replace(picture, pixels=picture.pixels[..., : channels - 1])
+        channels -= 1
+        picture = replace(picture, pixels=picture.pixels[..., :channels])
         lost += ("JPEG has no alpha; it was left out",)
-    if picture.exif and len(picture.exif) > _EXIF_LIMIT_IN_JPEG:
-        picture = replace(picture, exif=None)
-        lost += (f"EXIF data beyond {_EXIF_LIMIT_IN_JPEG} bytes does not fit a JPEG; it was left out",)
-    return _encode(picture, "JPEG", quality=95, subsampling=0), lost
+    buffer = BytesIO()
+    Image.fromarray(levels(picture, 8)).save(buffer, "JPEG", quality=95, subsampling=0)
+    data, more = jpeg_metadata.with_metadata(buffer.getvalue(), picture.metadata, channels)
+    return data, lost + more
 
 
 def encode_webp(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
-    lost = lost_depth(picture, "WebP")
-    if picture.icc and picture.icc[_ICC_COLOUR_SPACE] == b"GRAY":
-        picture = replace(picture, icc=None)
-        lost += ("WebP stores grey as RGB, which a grey colour profile does not fit; it was left out",)
-    return _encode(picture, "WEBP", quality=95), lost
+    metadata, lost = webp_metadata.fitted(picture.metadata)
+    exif = to_bytes(metadata.exif) if metadata.exif else None
+    blocks = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
+    data = webp_bytes(levels(picture, 8), **{name: block for name, block in blocks.items() if block})
+    return data, lost_depth(picture, "WebP") + lost
 
 
-def _encode(picture: Picture, format_name: str, **settings: Any) -> bytes:
-    metadata = {"icc_profile": picture.icc, "exif": picture.exif}
+def webp_bytes(samples: NDArray[np.uint8], **beside: bytes) -> bytes:
+    """[H, W] or [H, W, C] as a file; `beside` as Pillow names it."""
     buffer = BytesIO()
-    Image.fromarray(levels(picture, 8)).save(
-        buffer, format_name, **settings, **{name: block for name, block in metadata.items() if block}
-    )
+    Image.fromarray(samples).save(buffer, "WEBP", quality=95, **beside)
     return buffer.getvalue()
 
 

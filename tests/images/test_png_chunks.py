@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cudaspeed.api.errors import BadImageError
-from cudaspeed.images.codecs import png
+from cudaspeed.images.codecs import png_chunks as png
 
 PNG = bytes(imagecodecs.png_encode(np.zeros((3, 4, 3), np.uint8)))
 

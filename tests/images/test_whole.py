@@ -16,7 +16,7 @@ from cudaspeed.images.whole import sweep_leftovers, write_whole
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(b"mine")
     (tmp_path / "out.png").symlink_to("mine.png")
-    write_whole(tmp_path / "out.png", b"new")
+    write_whole(tmp_path / "out.png", lambda file: file.write(b"new"))
     assert not (tmp_path / "out.png").is_symlink()
     assert (tmp_path / "out.png").read_bytes() == b"new"
     assert (tmp_path / "mine.png").read_bytes() == b"mine"
@@ -31,7 +31,6 @@ def test_whatever_happens_on_the_way_nothing_unfinished_stays(
         raise error
 
     (tmp_path / "out.png").write_bytes(b"old")
-    data = b"new"
     if when == "replace":
         monkeypatch.setattr(Path, "replace", fail)
     else:
@@ -43,7 +42,7 @@ def test_whatever_happens_on_the_way_nothing_unfinished_stays(
 
         monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(OutputError if isinstance(error, OSError) else error):  # type: ignore[arg-type]
-        write_whole(tmp_path / "out.png", data)
+        write_whole(tmp_path / "out.png", lambda file: file.write(b"new"))
     monkeypatch.undo()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.png", b"old")]
 
@@ -56,9 +55,9 @@ def leftover(folder: Path, name: str, hours: float) -> str:
 
 
 def test_what_killed_runs_left_long_ago_goes_and_nothing_else(tmp_path: Path) -> None:
-    leftover(tmp_path, f".cudaspeed-{'0a' * 16}.tmp", 2)
+    leftover(tmp_path, f".cudaspeed-{'0a' * 16}.tmp", 30)
     stay = [
-        leftover(tmp_path, f".cudaspeed-{'0b' * 16}.tmp", 0.5),  # it may be being written
+        leftover(tmp_path, f".cudaspeed-{'0b' * 16}.tmp", 20),  # it may be being written
         leftover(tmp_path, f".{'0c' * 16}.tmp", 200),  # perhaps another program's
         leftover(tmp_path, f".cudaspeed-{'0d' * 16}.tmp.png", 200),
         leftover(tmp_path, f".cudaspeed-{'0e' * 15}.tmp", 200),
@@ -73,7 +72,7 @@ def test_what_killed_runs_left_long_ago_goes_and_nothing_else(tmp_path: Path) ->
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody owns a file there as here")
 def test_what_others_left_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = leftover(tmp_path, f".cudaspeed-{'0a' * 16}.tmp", 2)
+    name = leftover(tmp_path, f".cudaspeed-{'0a' * 16}.tmp", 30)
     (tmp_path / f".cudaspeed-{'0b' * 16}.tmp").symlink_to(name)
     mine = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: mine + 1)
@@ -86,9 +85,9 @@ def test_what_is_written_can_be_swept(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
     monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError("killed")))
     with pytest.raises(OutputError):
-        write_whole(tmp_path / "out.png", b"half")
+        write_whole(tmp_path / "out.png", lambda file: file.write(b"half"))
     monkeypatch.undo()
     (left,) = tmp_path.iterdir()
-    leftover(tmp_path, left.name, 2)
+    leftover(tmp_path, left.name, 30)
     sweep_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
