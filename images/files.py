@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ..api.errors import BadImageError, OutputError
-from .codecs import png, tiff, with_pillow
+from .codecs import animated_gif, bmp, exr, gif, jpeg, png, tiff, webp, with_pillow
 from .codecs.picture import Picture
+from .codecs.source import open_regular
+from .kinds import HEAD_BYTES, recognise
+from .limits import DEFAULT_LIMITS, DecodeLimits
+from .whole import write_whole
 
-READABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-WRITABLE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-ENDINGS_OF_16_BITS = (".png", ".tif", ".tiff")  # the formats that keep them
-LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # pixels; limits of libjpeg and of the WebP format
+WRITABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".exr")
+ENDINGS_OF_16_BITS = (".png", ".apng", ".tif", ".tiff", ".exr")  # the formats that keep them, or more
+LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # pixels; of libjpeg, and of the formats
 
 
-def read_image(path: Path) -> Picture:
-    """Read an 8- or 16-bit PNG or TIFF, or a JPEG, WebP or BMP; the content decides, not the ending.
+def read_image(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Picture:
+    """Read a PNG, TIFF, OpenEXR, JPEG, WebP, GIF or BMP; the content decides, not the ending.
+
+    PNG and TIFF of 16 bits keep them, TIFF and OpenEXR of floats as well (`Picture.white` for what is above 1).
 
     Orientation is applied; palettes, bilevel and CMYK pictures become grey or RGB, with alpha where they have
-    transparency; of an animation or a multi-page file only the first picture is read. A TIFF's EXIF is not read.
-    Raises `BadImageError` if the file is unreadable, no such picture, cut short, too large to be safe (Pillow's
-    limit for decompression bombs), without pixels, or holds samples other than 8- or 16-bit integers.
+    transparency; of an animation or a multi-page file only the first picture is read.
+    Raises `BadImageError` if the file is unreadable, not a regular file, no such picture, cut short, without pixels,
+    of a kind that is not supported, or asks for more than `limits` before anything is decoded.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadImageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise BadImageError(f"{path}: the file is empty; copy or export it again")
-    try:
-        return tiff.read(data) if data.startswith(tiff.SIGNATURES) else with_pillow.read(data)
+        with open_regular(path) as file:
+            head = file.read(HEAD_BYTES)
+            if not head:
+                raise BadImageError("the file is empty; copy or export it again")
+            kind = recognise(head)
+            if kind is None:
+                kinds = ", ".join(_DECODERS)
+                raise BadImageError(f"is no picture of a kind that is read ({kinds}), or its header is damaged")
+            file.seek(0)
+            return _DECODERS[kind](file, limits)
     except BadImageError as error:
         raise BadImageError(f"{path}: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # Pillow's, about the bytes
+            raise BadImageError(_damaged(path, error)) from error
+        raise BadImageError(f"{path}: cannot be read: {error.strerror or error}") from error
     except MemoryError:
         raise
     except ImportError as error:
-        raise BadImageError(f"{path}: {error.name} is needed to read it; pip install imagecodecs tifffile") from error
+        raise BadImageError(f"{path}: {error.name} is needed to read it; pip install {error.name}") from error
     except Exception as error:  # on broken bytes decoders raise all sorts: SyntaxError, struct.error, ...
-        raise BadImageError(
-            f"{path}: the picture is damaged or cut short; copy or export it again ({type(error).__name__}: {error})"
-        ) from error
+        raise BadImageError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path}: the picture is damaged or cut short; copy or export it again ({type(error).__name__}: {error})"
 
 
 def check_fits(path: Path, width: int, height: int) -> None:
@@ -51,16 +64,17 @@ def check_fits(path: Path, width: int, height: int) -> None:
     if limit is not None and max(width, height) > limit:
         raise BadImageError(
             f"{path}: {width}x{height} pixels do not fit a {path.suffix} file, whose sides end at {limit}; "
-            "write a .png or .tif file instead"
+            "write a .png or .tif file instead, of a folder with --format png"
         )
 
 
 def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
     """Write `picture` in the format that `path` ends with and return warnings about what that format cannot hold.
 
-    Values are rounded to the nearest 8- or 16-bit level (PNG and TIFF keep 16 bits), values outside 0..1 are clipped.
-    PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95. JPEG loses
-    alpha, TIFF loses EXIF. The file appears complete or not at all, and replaces one that is there.
+    Values are rounded to the nearest 8- or 16-bit level (PNG and TIFF keep 16 bits), values outside 0..1 are clipped;
+    TIFF keeps the floats of a picture of such, and OpenEXR, which gets linear light, always has floats.
+    PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95, GIF has 256
+    colours. JPEG loses alpha. The file appears complete or not at all, and replaces a file or link that is there.
     Raises `BadImageError` if the format is unknown or too small for the picture, `OutputError` if writing fails.
     """
     ending = path.suffix.lower()
@@ -71,34 +85,30 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
     try:
         data, lost = _ENCODERS[ending](picture)
     except ImportError as error:
-        raise OutputError(f"{path}: {error.name} is needed to write it; pip install imagecodecs tifffile") from error
-    _write_whole(path, data)
+        raise OutputError(f"{path}: {error.name} is needed to write it; pip install {error.name}") from error
+    write_whole(path, lambda file: file.write(data))
     return lost
 
 
-def _encode_png(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
-    return png.encode_16_bits(picture) if picture.bits == 16 else with_pillow.encode(picture, "PNG"), ()
-
-
 _ENCODERS: dict[str, Callable[[Picture], tuple[bytes, tuple[str, ...]]]] = {
-    ".png": _encode_png,
+    ".png": png.encode,
+    ".apng": png.encode,
     ".jpg": with_pillow.encode_jpeg,
     ".jpeg": with_pillow.encode_jpeg,
     ".webp": with_pillow.encode_webp,
     ".tif": tiff.encode,
     ".tiff": tiff.encode,
+    ".gif": animated_gif.encode,
+    ".exr": exr.encode,
 }
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    # Beside the target, so that the last step is a rename within one file system, which is all or nothing.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # gone after the rename; and where it cannot be removed, the first error matters more
-            temporary.unlink()
+_DECODERS: dict[str, Callable[[BinaryIO, DecodeLimits], Picture]] = {
+    "PNG": png.read,
+    "JPEG": jpeg.read,
+    "WebP": webp.read,
+    "TIFF": tiff.read,
+    "BMP": bmp.read,
+    "GIF": gif.read,
+    "OpenEXR": exr.read,
+}

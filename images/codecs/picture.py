@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ...api.errors import BadImageError
+from .metadata import Carried, Metadata
 
 
 @dataclass(frozen=True)
@@ -18,59 +17,71 @@ class Picture:
     """One picture, upright.
 
     `pixels` is float32 [H, W, C] in 0..1; C = 1, 2, 3, 4 means grey, grey and alpha (not premultiplied), RGB, RGBA.
-    `bits` (8 or 16) is the depth per sample of the file it came from. `icc` is its colour profile. `exif` is a block
-    beginning with b"Exif", without orientation and sizes, which the pixels tell better. `warnings` say what was lost.
+    `bits` is the depth per sample of the file it came from: 8, 16, or 32 for floats. `metadata` is what else was in it.
+    `warnings` say what was lost. `white`, at least 1, is the colour value that 1 in `pixels` stands for: floats may be
+    brighter than white, models must not see such, and so all were divided by the brightest (see `floats.py`).
     """
 
     pixels: NDArray[np.float32]
     bits: int = 8
-    icc: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
     warnings: tuple[str, ...] = ()
+    white: float = 1.0
+
+    @property
+    def colours(self) -> int:
+        """Channels without alpha."""
+        return 1 if self.pixels.shape[2] <= 2 else 3
 
 
 def picture_of(
     samples: NDArray[np.uint8] | NDArray[np.uint16],
-    orientation: int,
-    icc: bytes | None,
-    exif: bytes | None,
-    notes: list[str],
+    carried: Carried,
+    notes: Sequence[str] = (),
+    top: int | None = None,
 ) -> Picture:
-    """From samples [H, W] or [H, W, C] as they lie in the file."""
+    """From samples [H, W] or [H, W, C] as they lie in the file, whose largest is `top`, or all that their type has; and
+    what else was found there."""
     bits = samples.dtype.itemsize * 8
     samples = samples.reshape(*samples.shape[:2], -1)
-    pixels = np.ascontiguousarray(_upright(samples, orientation), dtype=np.float32)
-    pixels /= 2**bits - 1
-    return Picture(pixels, bits, icc, exif, tuple(notes))
+    pixels = np.ascontiguousarray(upright(samples, carried.orientation), dtype=np.float32)
+    pixels /= top or 2**bits - 1
+    return Picture(pixels, bits, carried.metadata, (*notes, *carried.notes))
 
 
-def levels(pixels: NDArray[np.float32], bits: int) -> NDArray[Any]:
-    """[H, W, C] in 0..1 as the nearest integers; one channel becomes [H, W], as the encoders want it."""
+def displayed(picture: Picture) -> NDArray[np.float32]:
+    """The pixels with white at 1; what is brighter is above it."""
+    if picture.white == 1:
+        return picture.pixels
+    pixels = picture.pixels.copy()
+    pixels[..., : picture.colours] *= picture.white
+    return pixels
+
+
+def levels(picture: Picture, bits: int) -> NDArray[Any]:
+    """[H, W, C] as the nearest integers, without what is brighter than white; one channel becomes [H, W], as the
+    encoders want it."""
     top = 2**bits - 1
-    levels = np.rint(np.clip(pixels, 0.0, 1.0) * top).astype(np.uint16 if bits == 16 else np.uint8)
+    levels = np.rint(np.clip(displayed(picture), 0.0, 1.0) * top).astype(np.uint16 if bits == 16 else np.uint8)
     return levels[..., 0] if levels.shape[2] == 1 else levels
 
 
-def lost_depth(picture: Picture, format_name: str) -> tuple[str, ...]:
-    return (f"{format_name} has 8 bits a sample; the picture's 16 were rounded",) if picture.bits == 16 else ()
+def lost_depth(picture: Picture, format_name: str, kept: int = 8) -> tuple[str, ...]:
+    """Warnings of a format that keeps `kept` bits a sample."""
+    lost: tuple[str, ...] = ()
+    if picture.bits > kept:
+        had = "floats" if picture.bits == 32 else str(picture.bits)
+        lost += (f"{format_name} has {kept} bits a sample; the picture's {had} were rounded",)
+    if picture.white > 1 and bool((displayed(picture)[..., : picture.colours] > 1).any()):
+        lost += (f"{format_name} has nothing brighter than white; values up to {picture.white:.3g} were clipped",)
+    return lost
 
 
 def first_only(count: int) -> str:
     return f"holds {count} pictures; only the first was read"
 
 
-def check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise BadImageError(f"has no pixels ({width}x{height})")
-    # The limit that Pillow itself enforces for the formats it opens; None when the user's program switched it off.
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
-        raise BadImageError(
-            f"has {width}x{height} pixels, more than the {2 * Image.MAX_IMAGE_PIXELS} taken as safe from "
-            "decompression bombs. Cut it into smaller pictures."
-        )
-
-
-def _upright(samples: NDArray[Any], orientation: int) -> NDArray[Any]:
+def upright(samples: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Apply an EXIF orientation (2..8; anything else is upright) to [H, W, C]."""
     turns: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
         2: lambda a: a[:, ::-1],

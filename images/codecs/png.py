@@ -1,52 +1,69 @@
-"""PNG: what Pillow lacks of it, which is 16 bits a sample and telling whether a file is whole."""
+"""PNG: 8 and 16 bits a sample by libpng, from what makes pixels alone.
+
+Source: Portable Network Graphics, third edition (W3C, 2025).
+"""
 
 from __future__ import annotations
 
 import struct
-import zlib
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import BinaryIO
 
 from ...api.errors import BadImageError
-from .picture import Picture, check_size, levels
+from ..limits import DecodeLimits, check_file
+from . import png_metadata
+from .metadata import carried_by
+from .picture import Picture, first_only, levels, lost_depth, picture_of
+from .png_chunks import HEADER_END, SIGNATURE, chunks, encode_samples
+from .source import read_whole, size_of
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_TAIL = 1 << 16  # bytes; some programs append a little after the end
-_HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
-_BITS = 24  # where the header tells the bits a sample
-
-
-def check_is_whole(data: bytes) -> None:
-    """Pillow takes a file without an end for whole, and one without pixels for none of its formats."""
-    if len(data) >= _HEADER_END:
-        check_size(*struct.unpack(">II", data[16:24]))
-    if b"IEND" not in data[-_TAIL:]:
-        raise BadImageError("the picture is cut short; copy or export it again")
+_BEFORE_PIXELS = 1 << 16  # bytes from the start, in which an animation says that it is one
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that decoding needs
+_DEFLATE_RATIO = 1032  # the most that RFC 1951 makes of a byte
 
 
-def bits_of(data: bytes) -> int:
-    """Bits a sample, as the header tells them."""
-    return data[_BITS]
-
-
-def samples_of_16_bits(data: bytes) -> NDArray[np.uint16]:
+def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
+    """The picture, of an animation the first frame. What lies beside it may be damaged, or of any size: that costs a
+    warning, never the picture. Raises `BadImageError` for what is cut short, damaged or beyond the limits."""
     import imagecodecs  # here because ComfyUI, which hands us tensors, need not have it
 
-    return imagecodecs.png_decode(data)
+    head = file.read(_BEFORE_PIXELS)
+    if head[8:16] != b"\0\0\0\x0dIHDR" or len(head) < HEADER_END:
+        raise BadImageError("the PNG's header is damaged or cut short; copy or export it again")
+    width, height = struct.unpack(">II", head[16:24])
+    limits.check_size(width, height)
+    if b"acTL" not in head:
+        check_file(size_of(file), width, height)
+    data = read_whole(file, limits)
+    pixels, frames = _pixels_alone(data)
+    if len(pixels) * _DEFLATE_RATIO < height * (width * head[24] // 8):
+        raise BadImageError(
+            f"the picture is cut short: {width}x{height} pixels cannot be told in {len(pixels)} bytes; "
+            "copy or export it again"
+        )
+    notes = [first_only(frames)] if frames > 1 else []
+    return picture_of(imagecodecs.png_decode(pixels), carried_by(data, png_metadata.read), notes)
 
 
-def encode_16_bits(picture: Picture) -> bytes:
-    import imagecodecs
+def _pixels_alone(data: bytes) -> tuple[bytes, int]:
+    """A PNG of the first picture alone, and how many frames there are, 0 if it is not animated.
 
-    data = bytes(imagecodecs.png_encode(levels(picture.pixels, 16)))
-    chunks = b""
-    if picture.icc:
-        chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc))
-    if picture.exif:
-        chunks += _chunk(b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
-    return data[:_HEADER_END] + chunks + data[_HEADER_END:]
+    libpng and Pillow have limits of their own for what lies beside, and refuse the picture with it: they do not get it.
+    """
+    pixels: list[bytes | memoryview] = [SIGNATURE]
+    frames = 0
+    for part in chunks(data):
+        if part.name in _PIXEL_CHUNKS:
+            frames = frames or part.name == b"IDAT"
+            pixels += [
+                struct.pack(">I4s", len(part.payload), part.name),
+                part.payload,
+                part.checksum.to_bytes(4, "big"),
+            ]
+        frames += part.name == b"fcTL"
+    return b"".join(pixels), frames
 
 
-def _chunk(name: bytes, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
+    """The file's bytes, of 8 or 16 bits a sample as the picture had them, 16 for floats; warnings."""
+    encoded = encode_samples(levels(picture, min(picture.bits, 16)))
+    return png_metadata.with_metadata(encoded, picture.metadata), lost_depth(picture, "PNG", 16)

@@ -1,94 +1,77 @@
-"""What Pillow reads and writes: JPEG, WebP, BMP, PNG of 8 bits, and the TIFF files that it converts."""
+"""What Pillow decodes and encodes: bytes that are one of its formats, looked at before, to samples of 8 bits."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
 from io import BytesIO
-from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from ...api.errors import BadImageError
-from . import png
-from .picture import Picture, check_size, first_only, levels, lost_depth, picture_of
+from . import jpeg_metadata, webp_metadata
+from .exif import to_bytes
+from .picture import Picture, levels, lost_depth
 
-_PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # nothing else is tried: fewer decoders meet unknown bytes
+CMYK = "CMYK became RGB without the use of its colour profile; colours may differ"
+# One format, not a guess among all: fewer decoders meet unknown bytes. And opened by its class: `Image.open` has a
+# limit of pixels for the whole process, which is Pillow's and not ours to move.
+_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
 _PLAIN_MODE = {
     "1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB",
     "RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB",
 }  # fmt: skip
 _WITH_ALPHA = {"L": "LA", "RGB": "RGBA", "LA": "LA", "RGBA": "RGBA"}
 
-_EXIF_ORIENTATION, _EXIF_SUB_IFD = 0x0112, 0x8769
-_EXIF_SIZES = (0xA002, 0xA003)  # PixelXDimension, PixelYDimension
-_ICC_COLOUR_SPACE = slice(16, 20)  # of a profile's header
-_EXIF_LIMIT_IN_JPEG = 65533  # bytes; one APP1 segment
 
+def decode(format_name: str, data: bytes) -> tuple[NDArray[np.uint8], list[str]]:
+    """The first picture in `data` as samples [H, W] or [H, W, C] of grey or RGB, with or without alpha; warnings.
 
-def read(data: bytes) -> Picture:
-    notes: list[str] = []
-    if data.startswith(png.SIGNATURE):
-        png.check_is_whole(data)
+    Raises `BadImageError` for a mode of Pillow's that is neither; on damaged bytes, all that Pillow raises.
+    """
     # Scoped: what Pillow warns of belongs to this picture. Large pictures are our trade, so that one is not passed on.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(BytesIO(data), formats=_PILLOW_FORMATS)
-        except Image.UnidentifiedImageError:
-            raise BadImageError("is not a PNG, JPEG, WebP, TIFF or BMP picture, or its header is damaged") from None
-        except Image.DecompressionBombError as error:
-            raise BadImageError(f"{error} Cut it into smaller pictures.") from error
-        with image:
-            check_size(*image.size)
-            count = getattr(image, "n_frames", 1)
-            if count > 1:
-                notes.append(first_only(count))
+        with _FORMATS[format_name](BytesIO(data)) as image:
             image.load()
-            orientation, exif, damaged = _exif(image)
-            notes += damaged
-            icc = image.info.get("icc_profile")
-            if data.startswith(png.SIGNATURE) and png.bits_of(data) == 16:
-                samples = png.samples_of_16_bits(data)  # Pillow would cut the samples to 8 bits
-            else:
-                samples = np.asarray(_plain(image))
-                if image.mode == "CMYK":
-                    icc = None
-                    notes.append("CMYK became RGB without the use of its colour profile; colours may differ")
-    notes += [str(warning.message) for warning in caught]
-    return picture_of(samples, orientation, icc or None, exif, notes)
+            samples = np.asarray(_plain(image))
+            notes = [CMYK] if image.mode == "CMYK" else []
+    return samples, notes + [str(warning.message) for warning in caught]
 
 
 def encode_jpeg(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
     lost = lost_depth(picture, "JPEG")
     channels = picture.pixels.shape[2]
-    pixels, exif = picture.pixels, picture.exif
     if channels in (2, 4):
-        pixels = pixels[..., : channels - 1]
+        channels -= 1
+        picture = replace(picture, pixels=picture.pixels[..., :channels])
         lost += ("JPEG has no alpha; it was left out",)
-    if exif and len(exif) > _EXIF_LIMIT_IN_JPEG:
-        exif = None
-        lost += (f"EXIF data beyond {_EXIF_LIMIT_IN_JPEG} bytes does not fit a JPEG; it was left out",)
-    plain = Picture(pixels, icc=picture.icc, exif=exif)
-    return encode(plain, "JPEG", quality=95, subsampling=0), lost
+    buffer = BytesIO()
+    Image.fromarray(levels(picture, 8)).save(buffer, "JPEG", quality=95, subsampling=0)
+    data, more = jpeg_metadata.with_metadata(buffer.getvalue(), picture.metadata, channels)
+    return data, lost + more
 
 
 def encode_webp(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
-    lost = lost_depth(picture, "WebP")
-    if picture.icc and picture.icc[_ICC_COLOUR_SPACE] == b"GRAY":
-        picture = replace(picture, icc=None)
-        lost += ("WebP stores grey as RGB, which a grey colour profile does not fit; it was left out",)
-    return encode(picture, "WEBP", quality=95), lost
+    metadata, lost = webp_metadata.fitted(picture.metadata)
+    exif = to_bytes(metadata.exif) if metadata.exif else None
+    blocks = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
+    data = webp_bytes(levels(picture, 8), **{name: block for name, block in blocks.items() if block})
+    return data, lost_depth(picture, "WebP") + lost
 
 
-def encode(picture: Picture, format_name: str, **settings: Any) -> bytes:
-    metadata = {"icc_profile": picture.icc, "exif": picture.exif}
+def webp_bytes(samples: NDArray[np.uint8], **beside: bytes) -> bytes:
+    """[H, W] or [H, W, C] as a file; `beside` as Pillow names it."""
     buffer = BytesIO()
-    Image.fromarray(levels(picture.pixels, 8)).save(
-        buffer, format_name, **settings, **{name: block for name, block in metadata.items() if block}
-    )
+    Image.fromarray(samples).save(buffer, "WEBP", quality=95, **beside)
     return buffer.getvalue()
 
 
@@ -100,18 +83,3 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         mode = _WITH_ALPHA[mode]
     return image if image.mode == mode and "transparency" not in image.info else image.convert(mode)
-
-
-def _exif(image: Image.Image) -> tuple[int, bytes | None, list[str]]:
-    """Orientation (1..8), the EXIF block without it and without sizes, and warnings."""
-    try:
-        exif = image.getexif()
-        orientation = exif.pop(_EXIF_ORIENTATION, 1)
-        if _EXIF_SUB_IFD in exif:
-            for tag in _EXIF_SIZES:
-                exif.get_ifd(_EXIF_SUB_IFD).pop(tag, None)
-        # A TIFF's EXIF lies among the tags that describe its own layout; those would be wrong in any other file.
-        block = exif.tobytes() if len(exif) and image.format != "TIFF" else None
-    except Exception:  # broken metadata raise all sorts, and must not cost the picture
-        return 1, None, ["its EXIF data is damaged and was left out"]
-    return orientation, block, []

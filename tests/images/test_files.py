@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from cudaspeed.api.errors import BadImageError, OutputError
+from cudaspeed.images.codecs.metadata import Metadata
 from cudaspeed.images.codecs.picture import Picture
 from cudaspeed.images.files import check_fits, read_image, write_image
 
@@ -104,8 +105,8 @@ def test_sixteen_bits_become_eight_with_a_warning(tmp_path: Path, ending: str) -
 )
 def test_colour_profile_is_kept(tmp_path: Path, ending: str, bits: int) -> None:
     path = tmp_path / f"a{ending}"
-    write_image(path, Picture(smooth(3), bits, icc=ICC))
-    assert read_image(path).icc == ICC
+    write_image(path, Picture(smooth(3), bits, metadata=Metadata(icc=ICC)))
+    assert read_image(path).metadata.icc == ICC
     if ending == ".png":  # a second reader, which checks every chunk's checksum
         with Image.open(path) as image:
             image.verify()
@@ -114,14 +115,14 @@ def test_colour_profile_is_kept(tmp_path: Path, ending: str, bits: int) -> None:
 
 def test_a_grey_profile_is_not_put_on_the_rgb_that_webp_makes_of_grey(tmp_path: Path) -> None:
     grey_profile = ICC[:16] + b"GRAY" + ICC[20:]
-    (warning,) = write_image(tmp_path / "a.webp", Picture(smooth(1), icc=grey_profile))
+    (warning,) = write_image(tmp_path / "a.webp", Picture(smooth(1), metadata=Metadata(icc=grey_profile)))
     assert "grey colour profile" in warning
-    assert read_image(tmp_path / "a.webp").icc is None
-    assert write_image(tmp_path / "a.png", Picture(smooth(1), icc=grey_profile)) == ()
-    assert read_image(tmp_path / "a.png").icc == grey_profile
+    assert read_image(tmp_path / "a.webp").metadata.icc is None
+    assert write_image(tmp_path / "a.png", Picture(smooth(1), metadata=Metadata(icc=grey_profile))) == ()
+    assert read_image(tmp_path / "a.png").metadata.icc == grey_profile
 
 
-@pytest.mark.parametrize(("ending", "bits"), [(".png", 8), (".png", 16), (".jpg", 8), (".webp", 8)])
+@pytest.mark.parametrize(("ending", "bits"), [(".png", 8), (".png", 16), (".jpg", 8), (".webp", 8), (".tif", 8)])
 def test_exif_is_kept_without_the_orientation_that_was_applied(tmp_path: Path, ending: str, bits: int) -> None:
     Image.fromarray(noise(4, 6, 3)).save(tmp_path / "in.jpg", exif=exif(orientation=6))
     picture = read_image(tmp_path / "in.jpg")
@@ -131,11 +132,6 @@ def test_exif_is_kept_without_the_orientation_that_was_applied(tmp_path: Path, e
     with Image.open(tmp_path / f"a{ending}") as image:
         kept = image.getexif()
         assert (kept[MAKE], ORIENTATION in kept, image.size) == ("Maker", False, (4, 6))
-
-
-def test_tiff_says_that_it_loses_exif(tmp_path: Path) -> None:
-    (warning,) = write_image(tmp_path / "a.tif", Picture(smooth(3), exif=exif()))
-    assert "EXIF" in warning
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -183,7 +179,7 @@ def test_other_modes_become_grey_or_rgb(tmp_path: Path) -> None:
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "ink.jpg", icc_profile=ICC)
     ink = read_image(tmp_path / "ink.jpg")
     np.testing.assert_allclose(ink.pixels, np.broadcast_to([1.0, 0, 0], (8, 8, 3)), atol=0.02)
-    assert ink.icc is None
+    assert ink.metadata.icc is None
     assert "CMYK" in ink.warnings[0]
 
 
@@ -265,12 +261,19 @@ def test_tiff_channels_that_are_not_alpha_are_left_out_with_a_warning(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "photometric"), [("float32", "rgb"), ("uint32", "rgb"), ("int16", "rgb"), ("uint16", "separated")]
+    ("dtype", "photometric", "kind"),
+    [
+        ("uint32", "rgb", "integers of 32 bits"),
+        ("int16", "rgb", "signed integers of 16 bits"),
+        ("complex64", "minisblack", "complex floats of 64 bits"),
+        ("float32", "separated", "floats that are neither grey nor RGB"),
+        ("uint8", "cielab", "CIELab"),
+    ],
 )
-def test_tiff_samples_that_are_not_supported_are_named(tmp_path: Path, dtype: str, photometric: str) -> None:
-    channels = 4 if photometric == "separated" else 3
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, channels), dtype), photometric=photometric, metadata=None)
-    with pytest.raises(BadImageError, match=r"a\.tif.*(TIFF sample format|neither grey nor RGB)"):
+def test_tiff_samples_that_are_not_supported_are_named(tmp_path: Path, dtype: str, photometric: str, kind: str) -> None:
+    shape = (4, 5) if photometric == "minisblack" else (4, 5, 4 if photometric == "separated" else 3)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, dtype), photometric=photometric, metadata=None)
+    with pytest.raises(BadImageError, match=rf"a\.tif.*{kind}"):
         read_image(tmp_path / "a.tif")
 
 
@@ -307,15 +310,15 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_formats_that_are_not_supported_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(noise(4, 5)).save(tmp_path / "a.gif")
-    with pytest.raises(BadImageError, match="is not a PNG, JPEG, WebP, TIFF or BMP"):
-        read_image(tmp_path / "a.gif")
+    Image.fromarray(noise(4, 5)).save(tmp_path / "a.png", format="PPM")
+    with pytest.raises(BadImageError, match=r"a\.png: is no picture of a kind that is read \(PNG, JPEG, WebP, TIFF"):
+        read_image(tmp_path / "a.png")
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match=r"absent\.png.*No such file"):
         read_image(tmp_path / "absent.png")
-    with pytest.raises(BadImageError, match="cannot be read"):
+    with pytest.raises(BadImageError, match="is a folder, not a picture file"):
         read_image(tmp_path)
 
 
@@ -329,16 +332,6 @@ def test_a_picture_without_pixels_is_refused(tmp_path: Path, bits: int) -> None:
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("kind", ["8.png", "16.png", "8.jpg", "8.tif", "16.tif"])
-def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    (tmp_path / kind).write_bytes(encoded(kind))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 - 1)
-    read_image(tmp_path / kind)  # large, not dangerous: no error, no warning
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 // 2 - 1)
-    with pytest.raises(BadImageError, match="decompression bomb"):
-        read_image(tmp_path / kind)
-
-
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(with_chunk(imagecodecs.png_encode(noise(4, 5, 3)), b"eXIf", b"rubbish"))
     picture = read_image(tmp_path / "a.png")
@@ -346,7 +339,7 @@ def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     assert "EXIF" in picture.warnings[0]
 
 
-@pytest.mark.parametrize("name", ["a.bmp", "a.gif", "a"])
+@pytest.mark.parametrize("name", ["a.bmp", "a.jp2", "a"])
 def test_unknown_output_formats_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadImageError, match=r"use \.png"):
         write_image(tmp_path / name, Picture(smooth(3)))
