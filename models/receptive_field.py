@@ -25,6 +25,7 @@ from ..api.model_info import Forward, ModelInfo
 from ..api.upstream import architecture_call
 from ..storage.profiles import ModelProfile
 from ..tiling.plan import round_up
+from .result_check import checked
 from .runner import ModelRunner
 
 logger = logging.getLogger("cudaspeed")
@@ -112,7 +113,7 @@ def _measured(
         except Exception as error:  # in any way, lack of memory among them: a seam is not worth a picture
             raise _CannotMeasureError(first_line(error)) from error
 
-    call = architecture_call(descriptor)
+    call = checked(architecture_call(descriptor), info)
     context.say("measuring how much tiles must overlap, once for this model")
     try:
         module = _in_fp32(runner)

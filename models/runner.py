@@ -17,7 +17,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..api.model_info import Forward
+from ..api.model_info import Forward, ModelInfo
 from ..api.upstream import architecture_call
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
@@ -25,22 +25,26 @@ from ..kernels.winograd import shared_workspace
 from ..storage.fingerprint import versions_of
 from .cuda_graphs import CudaGraphExecutor, CudaRecorder
 from .execution import DTYPES, EagerExecutor, ExecutionMode, Executor
-from .info import is_convolutional
+from .info import is_convolutional, model_info
+from .result_check import check_result
 
 
 class ModelRunner:
     """A private copy of a descriptor's module, in a mode. A `Resident`.
 
-    `compiled` is where the compile cache keeps what goes with this copy.
+    `forward` raises `ModelFailedError` where the model gives something else than it should; `traceable` is the same for
+    tracers, without that look at the result. `compiled` is where the compile cache keeps what goes with this copy.
     """
 
     def __init__(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> None:
         self.mode = mode
         self.versions = versions_of(descriptor.model)
-        self._convolutional = is_convolutional(descriptor.model)
+        info = model_info(descriptor)
+        self._convolutional = info.convolutional
         self.module: nn.Module = _copy(descriptor.model, mode)
         self.residence: object = None
-        self.forward = _forward(self.module, call_of(descriptor, mode), mode)
+        self.traceable = _forward(self.module, call_of(descriptor, mode), mode)
+        self.forward = _checked(self.traceable, info)
         self.compiled: dict[str, Any] = {}
         self._executors: dict[torch.device, Executor] = {}
 
@@ -124,6 +128,11 @@ def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], mod
             return call(module, x)
 
     return forward
+
+
+def _checked(forward: Forward, info: ModelInfo) -> Forward:
+    """`forward`, whose result is looked at. A closure, as `_forward` is."""
+    return lambda x: check_result(forward(x), x, info)
 
 
 class RunnerCache:

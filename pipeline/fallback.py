@@ -13,6 +13,7 @@ from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
 from ..memory import MemoryCost, measure_cost
 from ..models.execution import ExecutionMode, Executor
+from ..models.result_check import checked
 from ..models.runner import ModelRunner, call_of
 from .modes import ModeChooser
 from .session_cache import SessionCache
@@ -67,7 +68,8 @@ class StepMaker:
         """What a forward in `mode` costs, measured once."""
         costs, what = self._shared.record(self._model).costs, (mode.memory_dtype, mode.kernels == "plain")
         if what not in costs:
-            costs[what] = measure_cost(self._model.model, call_of(self._model, mode), self._info, mode.memory_dtype)
+            call = checked(call_of(self._model, mode), self._info)
+            costs[what] = measure_cost(self._model.model, call, self._info, mode.memory_dtype)
         return costs[what]
 
 

@@ -91,8 +91,8 @@ class ModeChooser:
             return mode
         try:
             best, sure = fastest(self._model, mode, others, context, self._shared.clock)
-        except Exception as error:  # only for want of memory: what else the model raises, it raises in the run
-            if not context.is_out_of_memory(error):
+        except Exception as error:  # what the model fails at here, it may do well in the run, or fail there and tell
+            if not isinstance(error, ModelFailedError) and not context.is_out_of_memory(error):
                 raise
             context.release_cached()
             return mode

@@ -34,7 +34,7 @@ logger = logging.getLogger("cudaspeed")
 
 
 class _ForwardFailedError(ModelFailedError):
-    """The model raised something on a tile batch; the cause says what."""
+    """The model raised something on a tile batch, or gave something else than tiles; the cause says what."""
 
 
 class _Batch(NamedTuple):
@@ -252,6 +252,8 @@ class Pipeline:
         """`executor(batch)`; its own failures, and only they, become `_ForwardFailedError`: an interrupt is none."""
         try:
             return executor(batch)
+        except ModelFailedError as error:  # its result was not what it should be
+            raise _ForwardFailedError(str(error)) from error
         except Exception as error:  # architectures fail in all sorts of ways
             if self._context.is_out_of_memory(error):
                 raise
