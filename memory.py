@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 import torch
@@ -18,6 +16,7 @@ from .api.errors import first_line
 from .api.model_info import ModelInfo
 from .api.options import Level
 from .api.upstream import TorchDispatchMode, tree_leaves
+from .storage.memory_limits import memory_bytes_left
 
 logger = logging.getLogger("cudaspeed")
 
@@ -29,6 +28,8 @@ _PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
 # Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
 _RULE_OF_THUMB = 3 * 4 * 384
+# What the allocators of MPS, of CPUs (Linux and macOS, Windows) and of C++ say.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,9 @@ def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: t
 
 
 def free_host_bytes() -> int:
-    """Bytes of main memory this process can still take: what the system has, or its container (cgroup v2) leaves."""
-    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no limit
-        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-        with contextlib.suppress(OSError):  # files read lately count as used, but give way
-            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            left += int(counts.get("inactive_file", 0))
-        free = min(free, left)
-    return max(0, free)
+    """Bytes of main memory this process can still take: what the system has, or its container and limits leave."""
+    free, left = psutil.virtual_memory().available, memory_bytes_left()
+    return free if left is None else min(free, left)
 
 
 def free_device_bytes(device: torch.device) -> int:
@@ -159,8 +154,8 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: torch's own type, or, on the CPU and on MPS, only its words."""
+    """Whether `error` says that memory ran out: torch's own type, or, on CPUs and on MPS, only its words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    return isinstance(error, RuntimeError) and any(told in words for told in _OUT_OF_MEMORY)

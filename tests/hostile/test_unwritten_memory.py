@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from cudaspeed.api.options import ALPHA_MODES, TILING_MODES, UpscaleOptions
 from cudaspeed.host import StandaloneContext
+from cudaspeed.kernels import window_attention, winograd
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline import download, session, upload
 from cudaspeed.upscale_engine import upscale
 
@@ -125,3 +129,17 @@ def test_a_device_with_streams_and_its_staging_buffers(pinned: bool, monkeypatch
     for options in ({}, {"tile": 32}, {"tile": 32, "batch_size": 2}, {"tiling_mode": "wrap"}):
         for channels in (3, 4):
             is_the_same(zoo.photograph(40, 57, channels, frames=2), zoo.compact, options)
+
+
+@pytest.mark.parametrize("make", [zoo.compact, zoo.esrgan, zoo.swinir, zoo.fdat], ids=lambda make: make.__name__)
+def test_kernels_of_ours_and_their_workspaces(make: Callable[[], ImageModelDescriptor], tmp_path: Path) -> None:
+    if not (winograd.prepare(tmp_path / "compiled") and window_attention.prepare(tmp_path / "compiled")):
+        pytest.skip("no compiler for our kernels")
+    ours = ModelRunner(make(), ExecutionMode("fp32", autocast=False, channels_last=True, kernels="winograd"))
+    for count, height, width in ((1, 16, 16), (2, 32, 48), (1, 64, 16)):
+        tiles = zoo.photograph(height, width, frames=count).permute(0, 3, 1, 2).contiguous()
+        with torch.inference_mode():
+            plain = ours.forward(tiles)
+            with poisoned():
+                result = ours.forward(tiles)
+        assert torch.equal(result, plain)
