@@ -56,7 +56,7 @@ def measure_cost(
     `call(module, x)` is the architecture's forward for x [1, C, h, w]. Costs 0.1 to some seconds, computes no pixel and
     leaves `module` as it is. A model that cannot run without content gets a rule of thumb and a log line.
     """
-    weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    weights = weights_bytes(module)
     try:
         shadow = _shadow(module, dtype)
         points = []
@@ -71,6 +71,11 @@ def measure_cost(
         return MemoryCost(weights, float(_RULE_OF_THUMB * info.scale * dtype.itemsize / 4))
     cost = _fit(weights, *points)
     return with_results(cost, info, 1)  # beside the forward, the strip its result is pasted into
+
+
+def weights_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def with_results(cost: MemoryCost, info: ModelInfo, count: int) -> MemoryCost:
@@ -143,6 +148,12 @@ def free_host_bytes() -> int:
     """Bytes of main memory this process can still take: what the system has, or its container and limits leave."""
     free, left = psutil.virtual_memory().available, memory_bytes_left()
     return free if left is None else min(free, left)
+
+
+def allowed_bytes(device: torch.device) -> int | None:
+    """Bytes that work on `device` may take of main memory before a limit of this process is met, beyond which it is not
+    told, but ended; None where nothing limits it, or the device has memory of its own."""
+    return memory_bytes_left() if device.type == "cpu" else None
 
 
 def free_device_bytes(device: torch.device) -> int:

@@ -31,7 +31,7 @@ from .pipeline.run import Pipeline
 from .pipeline.scheduler import Limits
 from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
-from .pipeline.workload import workload_of_one
+from .pipeline.workload import bytes_of_frame, workload_of_one
 
 logger = logging.getLogger("cudaspeed")
 
@@ -58,8 +58,10 @@ def upscale(
     session = Session(model, options, context, sessions)
     session.notes += [clamped] if clamped else []
     source = TensorSource(image)
-    channels = plan_channels(source.channels, session.info, options.alpha_mode, image[..., -1])
-    sink = TensorSink(allocate_output(image, session.info, context))
+    with session.room_for("a look at the picture's transparency"):
+        channels = plan_channels(source.channels, session.info, options.alpha_mode, image[..., -1])
+    frame = bytes_of_frame(source.size, channels, session.info, session.padding())
+    sink = TensorSink(allocate_output(image, session.info, context, sum(frame) if context.device.type == "cpu" else 0))
     with session:  # leaving it keeps what was learned
         session.start(math.prod(image.shape[:3]))
         with torch.inference_mode():
