@@ -24,6 +24,7 @@ from spandrel import (
 
 from ..api.errors import BadModelError, first_line
 from ..api.upstream import RestrictedUnpickle
+from .meshgrid import ExplicitMeshgrid
 
 logger = logging.getLogger("cudaspeed")
 
@@ -106,7 +107,8 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
     path = resolve_model(model) if isinstance(model, str) else Path(model)
     weights = _read_weights(path)
     try:
-        descriptor = ModelLoader().load_from_state_dict(weights)
+        with ExplicitMeshgrid():
+            descriptor = ModelLoader().load_from_state_dict(weights)
     except UnsupportedModelError as error:
         raise BadModelError(f"{path}: {_not_an_upscaler(weights)}") from error
     except MemoryError:

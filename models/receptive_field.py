@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.model_info import Forward, ModelInfo
-from ..api.upstream import architecture_call
 from ..storage.profiles import ModelProfile
 from ..tiling.plan import round_up
 from .result_check import checked
-from .runner import ModelRunner
+from .runner import ModelRunner, plain_call
 
 logger = logging.getLogger("cudaspeed")
 
@@ -117,7 +116,7 @@ def _measured(
         except Exception as error:  # in any way, lack of memory among them: a seam is not worth a picture
             raise _CannotMeasureError(first_line(error)) from error
 
-    call = checked(architecture_call(descriptor), info)
+    call = checked(plain_call(descriptor), info)
     context.say("measuring how much tiles must overlap, once for this model")
     try:
         module = _in_fp32(runner)

@@ -26,7 +26,11 @@ from ..storage.fingerprint import versions_of
 from .cuda_graphs import CudaGraphExecutor, CudaRecorder
 from .execution import DTYPES, EagerExecutor, ExecutionMode, Executor
 from .info import is_convolutional, model_info
+from .meshgrid import ExplicitMeshgrid
 from .result_check import check_result
+
+# spandrel's ids of architectures that call it in forwards, not in their constructors alone.
+_MESHGRID_IN_FORWARDS = ("FDAT",)
 
 
 class ModelRunner:
@@ -82,9 +86,22 @@ def architecture_of(descriptor: ImageModelDescriptor) -> str:
     return " ".join([descriptor.architecture.id, f"x{descriptor.scale}", *descriptor.tags, told]).strip()
 
 
+def plain_call(descriptor: ImageModelDescriptor) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The architecture's own call, for the module and x [N, C, h, w], by torch's own operations, without a word."""
+    call = architecture_call(descriptor)
+    if descriptor.architecture.id not in _MESHGRID_IN_FORWARDS:
+        return call
+
+    def explicit(module: nn.Module, x: Tensor) -> Tensor:
+        with ExplicitMeshgrid():
+            return call(module, x)
+
+    return explicit
+
+
 def call_of(descriptor: ImageModelDescriptor, mode: ExecutionMode) -> Callable[[nn.Module, Tensor], Tensor]:
     """The architecture's own call, for the module and x [N, C, h, w], as `mode` computes attention."""
-    call = architecture_call(descriptor)
+    call = plain_call(descriptor)
     if mode.kernels == "plain" or is_convolutional(descriptor.model):
         return call
 
