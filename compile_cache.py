@@ -121,7 +121,7 @@ class CompiledForwards:
     ) -> None:
         self._cache, self._store = cache, store
         self._module, info, self._architecture, self._content = subject
-        self._info, self._device, self.mode = info, device, runner.mode
+        self.info, self._device, self.mode = info, device, runner.mode
         kernels: Kernels = "plain" if info.convolutional or runner.mode.kernels == "plain" else "attention"
         # a compiler makes other modules than ours of its own
         self._compiled_mode = replace(runner.mode, kernels=kernels)
@@ -188,7 +188,7 @@ class CompiledForwards:
         expected = 1.0 - self._expectation().share_saved
         return {
             shapes: expected
-            for shapes in compilable_shapes(self._info, tile)
+            for shapes in compilable_shapes(self.info, tile)
             if self._id(shapes) not in self._cache.gave_up
             and (shapes not in entries or entries[shapes].state == "seen" or self._outdated(entries[shapes]))
         }
@@ -323,7 +323,7 @@ class CompiledForwards:
 
     def _expectation(self) -> Expectation:
         entries = self._store.entries().values()
-        return expect(entries, self._architecture, self._device.type, self._info.convolutional)
+        return expect(entries, self._architecture, self._device.type, self.info.convolutional)
 
     def _rate(self, shapes: TileShapes | None) -> float:
         """Seconds per megapixel of this process's batches, eager for None; 0 until there were enough."""

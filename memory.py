@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 import torch
@@ -18,6 +16,7 @@ from .api.errors import first_line
 from .api.model_info import ModelInfo
 from .api.options import Level
 from .api.upstream import TorchDispatchMode, tree_leaves
+from .storage.memory_limits import memory_bytes_left
 
 logger = logging.getLogger("cudaspeed")
 
@@ -29,6 +28,8 @@ _PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
 # Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
 _RULE_OF_THUMB = 3 * 4 * 384
+# What the allocators of MPS, of CPUs (Linux and macOS, Windows) and of C++ say.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def measure_cost(
     `call(module, x)` is the architecture's forward for x [1, C, h, w]. Costs 0.1 to some seconds, computes no pixel and
     leaves `module` as it is. A model that cannot run without content gets a rule of thumb and a log line.
     """
-    weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    weights = weights_bytes(module)
     try:
         shadow = _shadow(module, dtype)
         points = []
@@ -70,6 +71,11 @@ def measure_cost(
         return MemoryCost(weights, float(_RULE_OF_THUMB * info.scale * dtype.itemsize / 4))
     cost = _fit(weights, *points)
     return with_results(cost, info, 1)  # beside the forward, the strip its result is pasted into
+
+
+def weights_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def with_results(cost: MemoryCost, info: ModelInfo, count: int) -> MemoryCost:
@@ -139,15 +145,15 @@ def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: t
 
 
 def free_host_bytes() -> int:
-    """Bytes of main memory this process can still take: what the system has, or its container (cgroup v2) leaves."""
-    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no limit
-        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-        with contextlib.suppress(OSError):  # files read lately count as used, but give way
-            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            left += int(counts.get("inactive_file", 0))
-        free = min(free, left)
-    return max(0, free)
+    """Bytes of main memory this process can still take: what the system has, or its container and limits leave."""
+    free, left = psutil.virtual_memory().available, memory_bytes_left()
+    return free if left is None else min(free, left)
+
+
+def allowed_bytes(device: torch.device) -> int | None:
+    """Bytes that work on `device` may take of main memory before a limit of this process is met, beyond which it is not
+    told, but ended; None where nothing limits it, or the device has memory of its own."""
+    return memory_bytes_left() if device.type == "cpu" else None
 
 
 def free_device_bytes(device: torch.device) -> int:
@@ -159,8 +165,8 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: torch's own type, or, on the CPU and on MPS, only its words."""
+    """Whether `error` says that memory ran out: torch's own type, or, on CPUs and on MPS, only its words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    return isinstance(error, RuntimeError) and any(told in words for told in _OUT_OF_MEMORY)

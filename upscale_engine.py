@@ -20,18 +20,18 @@ from torch import Tensor
 
 from .api.context import RunContext
 from .api.options import UpscaleOptions
-from .api.report import UpscaleResult
+from .api.report import UpscaleReport, UpscaleResult
 from .images.channels import plan_channels
 from .images.validate import validate_image
 from .models.loader import check_model
 from .pipeline.frame_io import TensorSink, TensorSource
-from .pipeline.outcome import make_report
+from .pipeline.outcome import make_report, report_of_none
 from .pipeline.output import allocate_output
 from .pipeline.run import Pipeline
 from .pipeline.scheduler import Limits
 from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
-from .pipeline.workload import workload_of_one
+from .pipeline.workload import bytes_of_frame, workload_of_one
 
 logger = logging.getLogger("cudaspeed")
 
@@ -47,24 +47,36 @@ def upscale(
 ) -> UpscaleResult:
     """Upscale every frame of `image` [B, H, W, C] (C: 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; float 0..1) by `model`.
 
-    The result has the same C, on the context's output device and in its output type. An out-of-memory error makes the
-    tiles smaller and goes on; frames already done are kept. Raises `BadImageError`, `BadModelError`, `BadOptionError`
-    (each names the value, the limit and what to change), `ModelFailedError` when the model fails on the picture in fp32
-    too, `OutOfMemoryError` when even the smallest tile does not fit, and whatever the context raises for an interrupt.
+    The result has the same C, on the context's output device and in its output type; of no frames (B = 0) it is none,
+    and no model runs. An out-of-memory error makes the tiles smaller and goes on; frames already done are kept. Raises
+    `BadImageError`, `BadModelError`, `BadOptionError` (each names the value, the limit and what to change),
+    `ModelFailedError` when the model fails on the picture in fp32 too, `OutOfMemoryError` when even the smallest tile
+    does not fit, and whatever the context raises for an interrupt.
     """
     started = time.perf_counter()
     check_model(model)
-    clamped = validate_image(image)
+    noted = validate_image(image)
     session = Session(model, options, context, sessions)
-    session.notes += [clamped] if clamped else []
+    session.notes += [noted] if noted else []
     source = TensorSource(image)
-    channels = plan_channels(source.channels, session.info, options.alpha_mode, image[..., -1])
-    sink = TensorSink(allocate_output(image, session.info, context))
-    with session:  # leaving it keeps what was learned
-        session.start(math.prod(image.shape[:3]))
-        with torch.inference_mode():
-            outcome = Pipeline(session, channels, source, sink).run()
-    report = make_report(session, outcome, source, time.perf_counter() - started)
+    with session.room_for("a look at the picture's transparency"):
+        channels = plan_channels(source.channels, session.info, options.alpha_mode, image[..., -1])
+    works_in_main_memory = context.device.type == "cpu" and len(source) > 0
+    beside = sum(bytes_of_frame(source.size, channels, session.info, session.padding())) * works_in_main_memory
+    sink = TensorSink(allocate_output(image, session.info, context, beside))
+    if len(source) == 0:
+        report = report_of_none(session, source, time.perf_counter() - started)
+    else:
+        with session:  # leaving it keeps what was learned
+            session.start(math.prod(image.shape[:3]))
+            with torch.inference_mode():
+                outcome = Pipeline(session, channels, source, sink).run()
+        report = make_report(session, outcome, source, time.perf_counter() - started)
+    _log(report)
+    return UpscaleResult(sink.tensor, report)
+
+
+def _log(report: UpscaleReport) -> None:
     for warning in report.warnings:
         logger.warning(warning)
     (height, width), (rows, columns), tile = report.input_size, report.output_size, report.tile
@@ -73,7 +85,6 @@ def upscale(
         *(width, height, columns, rows, report.frames, report.model, report.precision),
         *(report.tiles, tile[1], tile[0], report.seconds),
     )
-    return UpscaleResult(sink.tensor, report)
 
 
 def warm_up(

@@ -69,8 +69,11 @@ def forget_capture(pool: tuple[int, int]) -> None:
 
     Until torch 2.12 it would believe in a failed capture for ever (pytorch's pull request 180395), and fail where
     memory is given back. Later ones raise `AttributeError` or `RuntimeError` here, since they know that it is over.
+    Torch 2.6 has the first of the two under another name.
     """
-    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+    names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")
+    end = next(getattr(torch._C, name) for name in names if hasattr(torch._C, name))
+    end(torch.cuda.current_device(), pool)
     torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
 
 

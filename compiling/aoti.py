@@ -149,7 +149,7 @@ class _Whole(nn.Module):
 
     def __init__(self, runner: ModelRunner) -> None:
         super().__init__()
-        self.module, self._call = runner.module, runner.forward
+        self.module, self._call = runner.module, runner.traceable
 
     def forward(self, x: Tensor) -> Tensor:
         return self._call(x)

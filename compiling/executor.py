@@ -10,11 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..api.errors import first_line
-from ..api.model_info import Forward
+from ..api.errors import ModelFailedError, first_line
+from ..api.model_info import Forward, ModelInfo
 from ..api.options import Precision
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..models.execution import ExecutionMode
+from ..models.result_check import check_result
 from ..storage.index import Entry
 from .shapes import TileShapes
 
@@ -22,6 +23,7 @@ from .shapes import TileShapes
 class Owner(Protocol):
     """Whom a compiled executor belongs to: it has the eager forward, and is told what is not to be used again."""
 
+    info: ModelInfo
     eager: Forward
     precision: Precision
     mode: ExecutionMode
@@ -64,11 +66,13 @@ class CompiledExecutor:
     def __call__(self, tiles: Tensor) -> Tensor:
         if self._forward is None or not self.accepts(tiles.shape):
             return self._owner.eager(tiles)
+        result = None
         try:
-            result = self._forward(tiles)
+            result = check_result(self._forward(tiles), tiles, self._owner.info)
+        except ModelFailedError as error:  # it would give no other shape the next time
+            self.give_way(f"its result was refused: {first_line(error)}", lasting=True)
         except Exception as error:  # whatever compiled code raises, the eager forward gives the picture
             self.give_way(f"{type(error).__name__}: {first_line(error)}", lasting=False)
-            result = None
         # out here, where the error no longer holds the failed call's tensors
         if result is not None and (self.checked or self._agrees(tiles, result)):
             return result
@@ -77,8 +81,7 @@ class CompiledExecutor:
     def _agrees(self, x: Tensor, result: Tensor) -> bool:
         """Whether the batch's first tile is what the eager forward gives."""
         truth = self._owner.eager(x[:1])
-        reason = "it lost tiles" if len(result) != len(x) else None
-        reason = reason or compare(result[:1], truth, OF_A_MODEL[self._owner.precision])
+        reason = compare(result[:1], truth, OF_A_MODEL[self._owner.precision])
         if reason:
             self.give_way(f"its result was refused: {reason}", lasting=True)
         self.checked = bool(torch.isfinite(truth).any())

@@ -22,9 +22,11 @@ def validate_image(image: Tensor) -> str | None:
     values are 0..1, or so little beyond that they are to be clamped: up to 16, down to half of the brightest below 0.
 
     Of the values, it names the first frame that has a NaN, an infinity or another range, and what to do about it.
-    Returns a note for the user where clamping takes away more than rounding leaves.
+    Returns a note for the user where clamping takes away more than rounding leaves, or there is no frame (B = 0).
     """
     _check_form(image)
+    if not len(image):
+        return "the batch has no frames: there was nothing to upscale, and the result has none"
     frames = image[:1] if image.stride(0) == 0 else image  # one frame, repeated by expand()
     ends = [_checked_ends(index, frame) for index, frame in enumerate(frames)]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
@@ -38,7 +40,7 @@ def _check_form(image: Tensor) -> None:
         raise BadImageError(f"the image is a {type(image).__name__}; a torch tensor of floats from 0 to 1 is needed")
     if image.ndim != 4:
         raise BadImageError(f"the image has shape {tuple(image.shape)}; [batch, height, width, channels] is needed")
-    if image.numel() == 0:
+    if 0 in image.shape[1:3]:
         raise BadImageError(f"the image has no pixels (shape {tuple(image.shape)})")
     if not 1 <= image.shape[-1] <= 4:
         raise BadImageError(

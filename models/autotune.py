@@ -14,7 +14,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from ..api.context import RunContext
-from ..api.errors import first_line
+from ..api.errors import CudaspeedError, ModelFailedError, first_line
 from ..api.options import Precision, PrecisionChoice
 from ..kernels import window_attention, winograd
 from ..kernels.build import code_of
@@ -92,8 +92,8 @@ def fastest(
     """`descriptor`'s copy in `mode`, or in that of `others` which is clearly faster and computes the same.
 
     Each is run some times, in turn, for some seconds at most or twice. The choice is sure if all took their least time
-    more than once, or if the fastest takes long and none of its times is near another's. Raises what `mode` raises,
-    and the context's interrupt and out-of-memory error.
+    more than once, or if the fastest takes long and none of its times is near another's. Raises `ModelFailedError`
+    where the model fails in `mode`, and the context's interrupt and out-of-memory error.
     """
     picture = probe_picture(descriptor)
     least = 0 if is_convolutional(descriptor.model) else _LEAST_SIDE
@@ -142,7 +142,12 @@ class _Probe:
 
     def timed(self, runner: ModelRunner) -> tuple[Tensor, float]:
         """What the runner makes of the picture, and the seconds that it took."""
-        return timed(runner.forward, self.picture, self.clock)
+        try:
+            return timed(runner.forward, self.picture, self.clock)
+        except Exception as error:
+            if isinstance(error, CudaspeedError) or self.context.is_out_of_memory(error):
+                raise
+            raise ModelFailedError(first_line(error)) from error
 
 
 def _candidate(

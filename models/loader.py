@@ -18,6 +18,7 @@ from spandrel import (
 
 from ..api.errors import BadModelError, first_line
 from .construction import BoundedConstruction
+from .meshgrid import ExplicitMeshgrid
 from .weights import MODEL_ENDINGS, read_weights
 
 logger = logging.getLogger("cudaspeed")
@@ -98,7 +99,7 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
     path = resolve_model(model) if isinstance(model, str) else Path(model)
     weights = read_weights(path)
     try:
-        with BoundedConstruction(weights):
+        with ExplicitMeshgrid(), BoundedConstruction(weights):
             descriptor = ModelLoader().load_from_state_dict(weights)
     except UnsupportedModelError as error:
         raise BadModelError(f"{path}: {_not_an_upscaler(weights)}") from error

@@ -11,7 +11,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from ..api.context import RunContext
-from ..api.errors import first_line
+from ..api.errors import CudaspeedError, ModelFailedError, first_line
 from ..api.options import Precision, PrecisionChoice
 from ..storage.fingerprint import versions_of
 from .execution import ExecutionMode
@@ -46,7 +46,8 @@ class PrecisionChooser:
     ) -> Choice:
         """The first precision that runs, from what was asked for (or is fast here) up to fp32.
 
-        Raises what the model raises in plain fp32, and the context's out-of-memory error, which says nothing of types.
+        Raises `ModelFailedError` where the model fails in plain fp32, too, and the context's out-of-memory error, which
+        says nothing of types.
         """
         known = self._known.setdefault(descriptor.model, {})
         key = asked, autocast, str(context.device), versions_of(descriptor.model)
@@ -198,8 +199,16 @@ class _Trial:
     def _run(self, mode: ExecutionMode) -> Tensor:
         runner = self._copies.get(self._descriptor, mode)
         self._context.make_resident(runner, 0)
-        with torch.inference_mode():
-            return runner.forward(self._picture.to(self.device)).float().cpu()
+        try:
+            with torch.inference_mode():
+                return runner.forward(self._picture.to(self.device)).float().cpu()
+        except Exception as error:
+            ours = isinstance(error, CudaspeedError) or self._context.is_out_of_memory(error)
+            if ours or mode.precision != "fp32":  # half types are only tried
+                raise
+            raise ModelFailedError(
+                f"{self.architecture} fails on a tiny picture, in fp32 too ({first_line(error)}); choose another model"
+            ) from error
 
 
 def probe_picture(descriptor: ImageModelDescriptor) -> Tensor:

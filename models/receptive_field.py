@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.model_info import Forward, ModelInfo
-from ..api.upstream import architecture_call
 from ..storage.profiles import ModelProfile
 from ..tiling.plan import round_up
-from .runner import ModelRunner
+from .result_check import checked
+from .runner import ModelRunner, plain_call
 
 logger = logging.getLogger("cudaspeed")
 
@@ -51,7 +51,7 @@ class ReceptiveField:
 
 
 class _CannotMeasureError(Exception):
-    """A forward of the probe failed."""
+    """A forward of the probe failed, or would have."""
 
 
 def with_receptive_field(
@@ -60,15 +60,17 @@ def with_receptive_field(
     runner: ModelRunner,
     profile: ModelProfile,
     context: RunContext,
+    most_pixels: int,
 ) -> ModelInfo:
     """`info` with the model's receptive field, from its profile, or measured now and kept there.
 
-    `runner` is a copy of the descriptor's model on the context's device. `info` comes back as it is where nothing
-    can be measured: the model fails on the probe, memory runs out, its windows are too large.
+    `runner` is a copy of the descriptor's model on the context's device, where memory is enough for forwards of
+    `most_pixels`. `info` comes back as it is where nothing can be measured: the model fails on the probe, memory runs
+    out or is too little for it, its windows are too large.
     """
     known = profile.known
     if known.receptive_field is None:
-        found = _measured(info, descriptor, runner, context)
+        found = _measured(info, descriptor, runner, context, most_pixels)
         if found is None:
             return info
         logger.debug("%s: tiles are as good as the whole picture %d pixels from a cut%s", info.name, found.pixels,
@@ -99,20 +101,22 @@ def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.dev
 
 
 def _measured(
-    info: ModelInfo, descriptor: ImageModelDescriptor, runner: ModelRunner, context: RunContext
+    info: ModelInfo, descriptor: ImageModelDescriptor, runner: ModelRunner, context: RunContext, most_pixels: int
 ) -> ReceptiveField | None:
     """The receptive field, or None when the model fails on the probe. An interrupt goes on up: it comes between the
     forwards."""
 
     def forward(x: Tensor) -> Tensor:
         context.raise_if_interrupted()
+        if x.shape[2] * x.shape[3] > most_pixels:
+            raise _CannotMeasureError("memory is too little for it")
         try:
             with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
                 return call(module, x)
         except Exception as error:  # in any way, lack of memory among them: a seam is not worth a picture
             raise _CannotMeasureError(first_line(error)) from error
 
-    call = architecture_call(descriptor)
+    call = checked(plain_call(descriptor), info)
     context.say("measuring how much tiles must overlap, once for this model")
     try:
         module = _in_fp32(runner)

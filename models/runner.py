@@ -17,7 +17,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..api.model_info import Forward
+from ..api.model_info import Forward, ModelInfo
 from ..api.upstream import architecture_call
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
@@ -25,22 +25,30 @@ from ..kernels.winograd import shared_workspace
 from ..storage.fingerprint import versions_of
 from .cuda_graphs import CudaGraphExecutor, CudaRecorder
 from .execution import DTYPES, EagerExecutor, ExecutionMode, Executor
-from .info import is_convolutional
+from .info import is_convolutional, model_info
+from .meshgrid import ExplicitMeshgrid
+from .result_check import check_result
+
+# spandrel's ids of architectures that call it in forwards, not in their constructors alone.
+_MESHGRID_IN_FORWARDS = ("FDAT",)
 
 
 class ModelRunner:
     """A private copy of a descriptor's module, in a mode. A `Resident`.
 
-    `compiled` is where the compile cache keeps what goes with this copy.
+    `forward` raises `ModelFailedError` where the model gives something else than it should; `traceable` is the same for
+    tracers, without that look at the result. `compiled` is where the compile cache keeps what goes with this copy.
     """
 
     def __init__(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> None:
         self.mode = mode
         self.versions = versions_of(descriptor.model)
-        self._convolutional = is_convolutional(descriptor.model)
+        info = model_info(descriptor)
+        self._convolutional = info.convolutional
         self.module: nn.Module = _copy(descriptor.model, mode)
         self.residence: object = None
-        self.forward = _forward(self.module, call_of(descriptor, mode), mode)
+        self.traceable = _forward(self.module, call_of(descriptor, mode), mode)
+        self.forward = _checked(self.traceable, info)
         self.compiled: dict[str, Any] = {}
         self._executors: dict[torch.device, Executor] = {}
 
@@ -78,9 +86,22 @@ def architecture_of(descriptor: ImageModelDescriptor) -> str:
     return " ".join([descriptor.architecture.id, f"x{descriptor.scale}", *descriptor.tags, told]).strip()
 
 
+def plain_call(descriptor: ImageModelDescriptor) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The architecture's own call, for the module and x [N, C, h, w], by torch's own operations, without a word."""
+    call = architecture_call(descriptor)
+    if descriptor.architecture.id not in _MESHGRID_IN_FORWARDS:
+        return call
+
+    def explicit(module: nn.Module, x: Tensor) -> Tensor:
+        with ExplicitMeshgrid():
+            return call(module, x)
+
+    return explicit
+
+
 def call_of(descriptor: ImageModelDescriptor, mode: ExecutionMode) -> Callable[[nn.Module, Tensor], Tensor]:
     """The architecture's own call, for the module and x [N, C, h, w], as `mode` computes attention."""
-    call = architecture_call(descriptor)
+    call = plain_call(descriptor)
     if mode.kernels == "plain" or is_convolutional(descriptor.model):
         return call
 
@@ -124,6 +145,11 @@ def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], mod
             return call(module, x)
 
     return forward
+
+
+def _checked(forward: Forward, info: ModelInfo) -> Forward:
+    """`forward`, whose result is looked at. A closure, as `_forward` is."""
+    return lambda x: check_result(forward(x), x, info)
 
 
 class RunnerCache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+import torch
 from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
@@ -13,6 +14,8 @@ from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
 from ..memory import MemoryCost, measure_cost
 from ..models.execution import ExecutionMode, Executor
+from ..models.precision import fast_precisions
+from ..models.result_check import checked
 from ..models.runner import ModelRunner, call_of
 from .modes import ModeChooser
 from .session_cache import SessionCache
@@ -65,9 +68,14 @@ class StepMaker:
 
     def _cost(self, mode: ExecutionMode) -> MemoryCost:
         """What a forward in `mode` costs, measured once."""
-        costs, what = self._shared.record(self._model).costs, (mode.memory_dtype, mode.kernels == "plain")
+        device = self._context.device
+        # a CPU that is slow at a half type computes in fp32, beside what it is given and gives
+        widened = device.type == "cpu" and mode.precision not in fast_precisions(device)
+        dtype = torch.float32 if widened else mode.memory_dtype
+        costs, what = self._shared.record(self._model).costs, (dtype, mode.kernels == "plain")
         if what not in costs:
-            costs[what] = measure_cost(self._model.model, call_of(self._model, mode), self._info, mode.memory_dtype)
+            call = checked(call_of(self._model, mode), self._info)
+            costs[what] = measure_cost(self._model.model, call, self._info, dtype)
         return costs[what]
 
 

@@ -10,6 +10,7 @@ from spandrel import ImageModelDescriptor
 from ..api.context import RunContext
 from ..api.errors import ModelFailedError, first_line
 from ..api.options import UpscaleOptions
+from ..memory import allowed_bytes, weights_bytes
 from ..models.autotune import code_behind, fastest, least_pixels, mode_candidates
 from ..models.execution import ExecutionMode
 from ..models.precision import Choice
@@ -17,6 +18,8 @@ from ..models.runner import ModelRunner
 from ..storage.fingerprint import describe_environment
 from .session_cache import SessionCache
 
+# Copies of the weights that it takes to compare ways on a CPU: the usual one, ours, and Winograd's 36 values of 9.
+_COPIES_TO_COMPARE = 6
 _MOST_TRIES = 3  # in one session, to find out what is the fastest on a machine that is busy
 
 
@@ -89,10 +92,13 @@ class ModeChooser:
         record.pixels += pixels or 0
         if not others or (pixels is not None and record.pixels < least_pixels(self._model, context)):
             return mode
+        left = allowed_bytes(context.device)
+        if left is not None and _COPIES_TO_COMPARE * weights_bytes(module) > left:
+            return mode
         try:
             best, sure = fastest(self._model, mode, others, context, self._shared.clock)
-        except Exception as error:  # only for want of memory: what else the model raises, it raises in the run
-            if not context.is_out_of_memory(error):
+        except Exception as error:  # what the model fails at here, it may do well in the run, or fail there and tell
+            if not isinstance(error, ModelFailedError) and not context.is_out_of_memory(error):
                 raise
             context.release_cached()
             return mode

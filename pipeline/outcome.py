@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..api.report import ImageHealth, Repair, UpscaleReport
+from ..api.report import NOT_NEEDED, ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
 from .frame_io import FrameSource
 from .scheduler import Schedule
@@ -67,4 +67,29 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
         peak_bytes=session.estimated_bytes(schedule) if peak is None else peak,
         health=health,
         notes=(*session.notes, *([overlap] if overlap else [])),
+    )
+
+
+def report_of_none(session: Session, source: FrameSource, seconds: float) -> UpscaleReport:
+    """Of a `source` without frames, for which nothing was chosen, measured or computed."""
+    info = session.info
+    return UpscaleReport(
+        model=info.name,
+        scale=info.scale,
+        frames=0,
+        input_size=source.size,
+        output_size=(source.size[0] * info.scale, source.size[1] * info.scale),
+        precision="fp32",
+        autocast=False,
+        kernels="plain",
+        tile=(0, 0),
+        overlap=(0, 0),
+        tiles=0,
+        batch=0,
+        compiled=False,
+        compiling=f"{NOT_NEEDED}: no frames",
+        seconds=seconds,
+        peak_bytes=0,
+        health=ImageHealth(),
+        notes=tuple(session.notes),
     )

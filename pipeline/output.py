@@ -19,7 +19,7 @@ from torch import Tensor
 from ..api.context import RunContext
 from ..api.errors import OutOfMemoryError, first_line
 from ..api.model_info import ModelInfo
-from ..memory import free_host_bytes
+from ..memory import free_host_bytes, is_out_of_memory
 
 logger = logging.getLogger("cudaspeed")
 
@@ -31,20 +31,24 @@ _SHARE_PINNED = 1 / 8
 _pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
 
-def allocate_output(image: Tensor, info: ModelInfo, context: RunContext) -> Tensor:
+def allocate_output(image: Tensor, info: ModelInfo, context: RunContext, beside: int) -> Tensor:
     """The memory for `image` [B, H, W, C] upscaled, [B, H*s, W*s, C] of the context's output type on its output device.
 
-    Raises `OutOfMemoryError`, before any work, when there is not enough.
+    Raises `OutOfMemoryError`, before any work, when there is not enough, the bytes that the work takes `beside` it
+    included: a system promises more than it has, and ends who takes it at its word.
     """
     frames, height, width, channels = image.shape
     shape = (frames, height * info.scale, width * info.scale, channels)
     size = frames * shape[1] * shape[2] * channels * context.output_dtype.itemsize
     free = free_host_bytes() if context.output_device.type == "cpu" else context.free_bytes()
-    if size > free:
-        raise OutOfMemoryError(
-            f"the result, {frames} frame(s) of {shape[2]}x{shape[1]}, takes {size / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB are free; upscale fewer frames at a time, or use a model of a smaller scale"
-        )
+    work = f" and {beside / 2**30:.2f} GiB to work in," if beside else ""
+    lack = OutOfMemoryError(
+        f"the result, {frames} frame(s) of {shape[2]}x{shape[1]}, takes {size / 2**30:.2f} GiB of memory{work} and "
+        f"{free / 2**30:.2f} GiB are free; upscale fewer frames at a time, a smaller picture, or use a model of a "
+        "smaller scale"
+    )
+    if size + beside > free:
+        raise lack
     with torch.inference_mode(False):  # an ordinary tensor, which later nodes may change in place
         if context.device.type == "cuda" and context.output_device.type == "cpu" and may_be_pinned(size, free):
             try:
@@ -54,7 +58,12 @@ def allocate_output(image: Tensor, info: ModelInfo, context: RunContext) -> Tens
             else:
                 _pinned.add(output.untyped_storage())
                 return output
-        return torch.empty(shape, dtype=context.output_dtype, device=context.output_device)
+        try:
+            return torch.empty(shape, dtype=context.output_dtype, device=context.output_device)
+        except Exception as error:  # torch has several types for a lack of memory
+            if not context.is_out_of_memory(error) and not is_out_of_memory(error):
+                raise
+            raise lack from error
 
 
 def may_be_pinned(size: int, free: int) -> bool:

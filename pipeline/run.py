@@ -34,7 +34,7 @@ logger = logging.getLogger("cudaspeed")
 
 
 class _ForwardFailedError(ModelFailedError):
-    """The model raised something on a tile batch; the cause says what."""
+    """The model raised something on a tile batch, or gave something else than tiles; the cause says what."""
 
 
 class _Batch(NamedTuple):
@@ -66,7 +66,7 @@ class Pipeline:
         self._retry = TileRetry(session.chain, session.observations, session.context, self._outcome.repairs)
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
-        self._last_arrival = 0.0
+        self._last_arrival = self._share_written = 0.0
         self._noted: set[str] = set()
 
     def run(self) -> Outcome:
@@ -81,6 +81,7 @@ class Pipeline:
             schedule, error = None, None
             try:
                 schedule = self._outcome.schedule = self._session.schedule(self._left(), limits)
+                self._session.check_room(schedule, self._left())
                 for frame in self._stream(schedule, limits):
                     self._keep(frame)
             except Reschedule as change:
@@ -97,7 +98,8 @@ class Pipeline:
         return self._outcome
 
     def _left(self) -> Workload:
-        return replace(self._workload, frames=len(self._source) - self._outcome.frames_done)
+        frames, unwritten = len(self._source) - self._outcome.frames_done, 1 - self._share_written
+        return replace(self._workload, frames=frames, held_bytes=int(self._workload.held_bytes * unwritten))
 
     def _after(self, error: Exception, schedule: Schedule | None, limits: Limits) -> Limits:
         """The limits to go on with after the model failed, or memory ran out; perhaps in another mode. Raises what it
@@ -243,7 +245,9 @@ class Pipeline:
                 self._finished.append(finished)
                 yield from self._arrived()
         self._tiles_done += len(batch.jobs)
-        self._context.progress(self._tiles_done, self._total_tiles(batch.group.setup.schedule))
+        total = self._total_tiles(batch.group.setup.schedule)
+        self._share_written = max(self._share_written, self._tiles_done / total)  # what is done anew was written, too
+        self._context.progress(self._tiles_done, total)
 
     def _total_tiles(self, schedule: Schedule) -> int:
         return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
@@ -252,6 +256,8 @@ class Pipeline:
         """`executor(batch)`; its own failures, and only they, become `_ForwardFailedError`: an interrupt is none."""
         try:
             return executor(batch)
+        except ModelFailedError as error:  # its result was not what it should be
+            raise _ForwardFailedError(str(error)) from error
         except Exception as error:  # architectures fail in all sorts of ways
             if self._context.is_out_of_memory(error):
                 raise

@@ -16,7 +16,7 @@ from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
 from ..kernels.timing import reproduced
-from ..memory import MemoryCost, affordable_pixels, with_results, working_bytes
+from ..memory import MemoryCost, affordable_pixels, allowed_bytes, weights_bytes, with_results, working_bytes
 from ..models.execution import ExecutionMode
 from ..models.info import model_info
 from ..models.precision import Choice
@@ -31,7 +31,7 @@ from .observations import ModelObservations
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
 from .session_cache import SessionCache
 from .streams import stream_device
-from .workload import Workload
+from .workload import Workload, bytes_of_frame
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
 # Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
@@ -95,6 +95,9 @@ class Session:
         """Choose the mode for a run of so many `pixels`; None: for more than enough to be worth any measuring. Raises
         what the model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
         with self.room_for("the model and a tiny picture"):
+            left, copy = allowed_bytes(self.context.device), weights_bytes(self._model.model)
+            if left is not None and copy > left:
+                raise MemoryError(f"a copy of the model takes {copy} bytes, and {left} are allowed")
             self.chain = FallbackChain(self._chosen(self._modes.choose(pixels)), self._modes, self._steps)
 
     def fall_back_after(self, error: ModelFailedError) -> None:
@@ -122,6 +125,17 @@ class Session:
             self._scheduler, self._scheduled = scheduler, self.chain.now
         self._look_for_compiled()
         return scheduler.schedule(self._ready, limits)
+
+    def check_room(self, schedule: Schedule, workload: Workload) -> None:
+        """Raise `MemoryError` where a forward of the schedule takes more main memory than this process is allowed,
+        beside what `workload` holds. The system would not say that memory ran out, but end the process."""
+
+        left = allowed_bytes(self.context.device)
+        if left is None:
+            return
+        held = bytes_of_frame(workload.size, workload.channels, self.info, self.padding()).held + workload.held_bytes
+        if working_bytes(self.chain.now.cost, schedule.pixels, self.context.device) > left - held:
+            raise MemoryError(f"a forward of {schedule.pixels} pixels does not fit the {left} bytes that are allowed")
 
     def has_better_schedule(self, schedule: Schedule, limits: Limits) -> bool:
         """Whether another schedule has become cheaper for all frames to come: something was compiled."""
@@ -219,8 +233,10 @@ class Session:
         if self.options.overlap or not seams:
             return scheduler
         # what the model needs at seams is looked up, or measured once, by the model on its device
-        runner = self.chain.now.runner
-        self.info = with_receptive_field(self.info, self._model, runner, self._profile, self.context)
+        step = self.chain.now
+        free = self._budget(workload, step.cost, self.padding()).free_bytes
+        most = affordable_pixels(step.cost, free, "speed", self.context.device) * step.mode.memory_dtype.itemsize // 4
+        self.info = with_receptive_field(self.info, self._model, step.runner, self._profile, self.context, most)
         return self._scheduler_for(workload, 0)
 
     def _scheduler_for(self, workload: Workload, pixels_ahead: int) -> Scheduler:
@@ -240,6 +256,9 @@ class Session:
 
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding) -> Budget:
         """What is free for forwards, beside what the run holds."""
+        if self.context.device.type == "cpu" and not self.streams:
+            held = bytes_of_frame(workload.size, workload.channels, self.info, padding).held + workload.held_bytes
+            return Budget(cost, max(0, self.context.free_bytes() - held), self.context.device)
         # on a device that works on its own, beside the frame in work its clamped copy, the one before it and the next
         frames = 4 if self.streams else 1
         if self.streams and workload.channels.has_alpha:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..api.context import RunContext
 from ..api.model_info import ModelInfo
@@ -12,6 +13,29 @@ from ..tiling.pad import WrapPadding
 from .frame_io import FrameSink, FrameSource
 
 _RGB = 3  # channels
+_FLOAT = 4  # bytes
+_TO_BLEED = 6  # frames that it takes to spread a frame's colours under what is transparent
+_TO_ENLARGE_ALPHA = 3  # planes of the result's size
+
+
+class FrameBytes(NamedTuple):
+    """Bytes that a frame takes where main memory is computed in, beside its result and the forwards: `held` while its
+    tiles are computed; `before_and_after` more at most, when none is."""
+
+    held: int
+    before_and_after: int
+
+
+def bytes_of_frame(size: tuple[int, int], channels: ChannelPlan, info: ModelInfo, padding: WrapPadding) -> FrameBytes:
+    """What a frame of `size` (height, width) takes: the pictures that its tiles are cut from and, unless the model's
+    picture is the frame, those that it is made of."""
+    plane = math.prod(padding.padded_size(size)) * _FLOAT
+    enlarged, pictures = plane * info.scale**2, channels.pictures_per_frame
+    if channels.direct and not padding:
+        return FrameBytes(plane * pictures * channels.model_in, plane * channels.picture)
+    held = plane * pictures * channels.model_in + enlarged * pictures * channels.model_out
+    before = plane * channels.picture * (1 + _TO_BLEED * channels.has_alpha)
+    return FrameBytes(held, max(before, enlarged * (channels.picture + _TO_ENLARGE_ALPHA * channels.has_alpha)))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import copy
 import logging
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cudaspeed import memory
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import LEVELS
 from cudaspeed.memory import (
@@ -20,6 +20,7 @@ from cudaspeed.memory import (
     affordable_pixels,
     free_device_bytes,
     free_host_bytes,
+    is_out_of_memory,
     measure_cost,
     working_bytes,
 )
@@ -192,33 +193,35 @@ def test_weights_are_already_there_and_do_not_count_as_work() -> None:
     assert 700_000 < working_bytes(LINEAR, 1000, CUDA) < working_bytes(LINEAR, 1000, CPU) < 1_400_000
 
 
-def container(monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, cached: int) -> None:
-    """A machine with 8000 MiB free and a container's memory files with this content, or without them."""
-    files = {"memory.max": limit, "memory.current": used, "memory.stat": f"anon 5\ninactive_file {cached}\n"}
-
-    def read_text(self: Path) -> str:
-        if limit is None:
-            raise FileNotFoundError(self)
-        return files[self.name]
-
-    memory = type("Memory", (), {"available": 8000 * MIB})
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    monkeypatch.setattr(Path, "read_text", read_text)
+@pytest.mark.parametrize(
+    ("left", "free"), [(None, 8000 * MIB), (9000 * MIB, 8000 * MIB), (2000 * MIB, 2000 * MIB), (0, 0)]
+)
+def test_free_memory_is_what_the_machine_has_or_its_limits_leave(
+    monkeypatch: pytest.MonkeyPatch, left: int | None, free: int
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8000 * MIB}))
+    monkeypatch.setattr(memory, "memory_bytes_left", lambda: left)
+    assert free_host_bytes() == free_device_bytes(CPU) == free
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "cached", "free"),
+    ("error", "known"),
     [
-        (None, "0", 0, 8000),  # no container
-        ("max\n", f"{500 * MIB}\n", 0, 8000),  # a container without a limit
-        (f"{3000 * MIB}\n", f"{1000 * MIB}\n", 0, 2000),
-        (f"{3000 * MIB}\n", f"{2900 * MIB}\n", 1500 * MIB, 1600),  # files that were read, which give way
-        (f"{64000 * MIB}\n", f"{1000 * MIB}\n", 0, 8000),  # the container may take more than there is
-        (f"{3000 * MIB}\n", f"{3100 * MIB}\n", 0, 0),
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GiB)"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (
+            RuntimeError("[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+            True,
+        ),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("expected scalar type Half but found Float"), False),
+        (ValueError("out of memory"), False),
     ],
 )
-def test_free_memory_is_what_the_container_leaves(
-    monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, cached: int, free: int
-) -> None:
-    container(monkeypatch, limit, used, cached)
-    assert free_host_bytes() == free_device_bytes(CPU) == free * MIB
+def test_a_lack_of_memory_is_known_by_its_type_or_its_words(error: Exception, known: bool) -> None:
+    assert is_out_of_memory(error) is known

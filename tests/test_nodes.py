@@ -53,6 +53,12 @@ def test_the_node_upscales(kind: str, changes: dict[str, int]) -> None:
     assert 0 <= float(result.min()) <= float(result.max()) <= 1
 
 
+def test_a_batch_without_frames_is_passed_on() -> None:
+    node = nodes.UpscaleImageCUDAspeed()
+    (result,) = node.upscale(upscale_model=zoo.compact(), image=zoo.photograph(50, 60)[:0], **DEFAULTS)
+    assert result.shape == (0, 100, 120, 3)
+
+
 def test_a_seamless_texture_with_alpha_stays_seamless_by_its_widgets() -> None:
     node, ends = nodes.UpscaleImageCUDAspeed(), torch.linspace(0, 2 * torch.pi, 33)[:-1]
     image = (0.5 + 0.4 * torch.sin(ends)[:, None] * torch.cos(3 * ends))[None, ..., None].repeat(1, 1, 1, 4)

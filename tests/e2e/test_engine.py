@@ -327,7 +327,10 @@ def test_size_requirements_are_met_by_every_tile() -> None:
     [
         (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\); \[batch, height, width, channels\]"),
         (torch.zeros(1, 0, 8, 3), "no pixels"),
-        (torch.zeros(0, 8, 8, 3), "no pixels"),
+        (torch.zeros(1, 8, 0, 3), "no pixels"),
+        (torch.zeros(0, 8, 0, 3), "no pixels"),
+        (torch.zeros(0, 8, 8, 0), "0 channels"),
+        (torch.zeros(0, 8, 8, 3, dtype=torch.uint8), "torch.uint8; floats from 0 to 1"),
         (torch.zeros(1, 8, 8, 5), "5 channels"),
         (torch.full((1, 8, 8, 3), 200.0), "values from 200 to 200; the range is 0 to 1"),
         ([[0.5]], "the image is a list"),
@@ -338,6 +341,26 @@ def test_size_requirements_are_met_by_every_tile() -> None:
 def test_bad_pictures_are_named(image: Tensor, says: str) -> None:
     with pytest.raises(BadImageError, match=says):
         run(image, zoo.toy())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_batch_without_frames_comes_back_as_one_and_no_model_runs(channels: int, dtype: torch.dtype) -> None:
+    """As ComfyUI's own node passes it on."""
+    calls: list[int] = []
+    model = zoo.toy(2, lambda x: calls.append(1) or x)
+    for options in (
+        FP32,
+        UpscaleOptions(),
+        UpscaleOptions(tiling_mode="wrap", alpha_mode="model", compile_mode="wait"),
+    ):
+        result = run(torch.zeros(0, 30, 50_000, channels, dtype=dtype), model, options)
+        assert (result.image.shape, result.image.dtype) == ((0, 60, 100_000, channels), torch.float32)
+        report = result.report
+        assert (report.frames, report.tiles, report.output_size) == (0, 0, (60, 100_000))
+        assert report.warnings == ("the batch has no frames: there was nothing to upscale, and the result has none",)
+        assert report.compiling == "not needed: no frames"
+    assert not calls
 
 
 def test_bad_models_and_options_are_named() -> None:

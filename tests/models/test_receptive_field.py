@@ -26,6 +26,7 @@ from cudaspeed.tiling.plan import automatic_overlap, plan_tiles
 from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
+PLENTY = 10**9  # pixels
 FP32 = ExecutionMode("fp32", autocast=False, channels_last=False)
 CONVOLUTIONAL = ModelInfo("toy", scale=1, in_channels=3, out_channels=3, convolutional=True, small_convolutional=True)
 
@@ -144,7 +145,7 @@ def known(toy: Counting, profiles: ProfileStore, mode: ExecutionMode = FP32) -> 
     context = StandaloneContext("cpu")
     runner = ModelRunner(toy.model, mode)
     profile = profiles.of(toy.model.model)
-    return with_receptive_field(model_info(toy.model), toy.model, runner, profile, context).receptive_field
+    return with_receptive_field(model_info(toy.model), toy.model, runner, profile, context, PLENTY).receptive_field
 
 
 def test_it_is_measured_once_and_found_again_on_disk(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_models_of_the_whole_picture_prefer_few_tiles_and_it_is_remembered(tmp_p
     context, info = StandaloneContext("cpu"), model_info(model)
     for _ in range(2):
         profile = ProfileStore(tmp_path).of(model.model)
-        known = with_receptive_field(info, model, ModelRunner(model, FP32), profile, context)
+        known = with_receptive_field(info, model, ModelRunner(model, FP32), profile, context, PLENTY)
         assert known.global_context
         assert automatic_overlap(known) >= 16
     assert not info.global_context
@@ -177,7 +178,7 @@ def test_half_precision_is_not_taken_for_reach(tmp_path: Path) -> None:
     for k, mode in enumerate((FP32, ExecutionMode("bf16", False, True), ExecutionMode("bf16", True, False))):
         runner = ModelRunner(model, mode)
         profile = ProfileStore(tmp_path / str(k)).of(model.model)
-        found.add(with_receptive_field(model_info(model), model, runner, profile, context).receptive_field)
+        found.add(with_receptive_field(model_info(model), model, runner, profile, context, PLENTY).receptive_field)
         assert next(runner.module.parameters()).dtype is mode.weight_dtype
     assert len(found) == 1
 
@@ -190,8 +191,18 @@ def test_a_probe_that_fails_leaves_the_default(tmp_path: Path, error: Exception)
     model = zoo.toy(2, fail)
     runner, profile = ModelRunner(model, FP32), ProfileStore(tmp_path).of(model.model)
     info = model_info(model)
-    assert with_receptive_field(info, model, runner, profile, StandaloneContext("cpu")) == info
+    assert with_receptive_field(info, model, runner, profile, StandaloneContext("cpu"), PLENTY) == info
     assert profile.known == Profile()
+
+
+@pytest.mark.parametrize(("most", "probes"), [(80 * 80 - 1, 0), (80 * 80, 2), (160 * 160, 4)])
+def test_a_probe_larger_than_memory_allows_is_not_tried(tmp_path: Path, most: int, probes: int) -> None:
+    seen: list[int] = []
+    model = zoo.toy(2, lambda y: seen.append(y.shape[-1]) or y.roll(40, dims=3))
+    runner, profile = ModelRunner(model, FP32), ProfileStore(tmp_path).of(model.model)
+    found = with_receptive_field(model_info(model), model, runner, profile, StandaloneContext("cpu"), most)
+    assert len(seen) == probes
+    assert (found.receptive_field is None) == (profile.known.receptive_field is None) == (probes < 4)
 
 
 def test_an_interrupt_goes_through(tmp_path: Path) -> None:
@@ -205,7 +216,7 @@ def test_an_interrupt_goes_through(tmp_path: Path) -> None:
     context.raise_if_interrupted, context.say = stop, said.append  # type: ignore[method-assign]
     with pytest.raises(StopError):
         profile = ProfileStore(tmp_path).of(toy.model.model)
-        with_receptive_field(model_info(toy.model), toy.model, ModelRunner(toy.model, FP32), profile, context)
+        with_receptive_field(model_info(toy.model), toy.model, ModelRunner(toy.model, FP32), profile, context, PLENTY)
     assert said[-1] == ""
 
 
@@ -313,7 +324,7 @@ def test_a_copy_that_computes_in_half_precision_is_measured_in_fp32(kernels: str
     reaches = {}
     for mode in (FP32, ExecutionMode("bf16", autocast=True, channels_last=True, kernels=kernels)):
         profile, runner = ProfileStore(tmp_path / mode.precision).of(model.model), ModelRunner(model, mode)
-        info = with_receptive_field(model_info(model), model, runner, profile, StandaloneContext("cpu"))
+        info = with_receptive_field(model_info(model), model, runner, profile, StandaloneContext("cpu"), PLENTY)
         reaches[mode.precision] = info.receptive_field
     assert reaches["bf16"] is not None
     assert reaches["bf16"] == reaches["fp32"]

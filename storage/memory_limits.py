@@ -1,0 +1,128 @@
+"""How much more main memory this process is allowed, whatever the machine has: by the control groups that it is in
+(a container's, a service's, a session's; each ancestor's limit counts), and by its own resource limits.
+
+After cgroups(7) and the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory, proc(5) for what lies in /proc/self, and
+getrlimit(2). Swap does not count. Only Linux has such files; elsewhere no limit is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+
+class _Version(NamedTuple):
+    """How one of the two versions of control groups is mounted, and what its files are called. `limits` hold a number
+    of bytes, or "max"; `inherited` and `gives_way` are names in memory.stat: the least limit of all ancestors, those
+    that a container does not show included, and what was read from files lately, which counts as used."""
+
+    filesystem: str
+    usual_mount: str
+    limits: tuple[str, ...]
+    used: str
+    inherited: str | None
+    gives_way: str
+
+
+_VERSIONS = (
+    _Version("cgroup2", "sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current", None, "inactive_file"),
+    _Version(
+        "cgroup", "sys/fs/cgroup/memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes",
+        "hierarchical_memory_limit", "total_inactive_file",
+    ),
+)  # fmt: skip
+# The name in /proc/self/limits, and what is held against it in /proc/self/status.
+_RESOURCES = (("Max address space", "VmSize"), ("Max data size", "VmData"))
+
+
+class _Mount(NamedTuple):
+    """Where control groups are mounted, and which of them is shown there as the topmost."""
+
+    point: Path
+    shows: PurePosixPath
+
+
+def memory_bytes_left(root: Path = Path("/")) -> int | None:
+    """The bytes that this process may still take before a limit is met, 0 at least; None where nothing limits it.
+
+    `root` is where /proc and the control groups are looked for. What cannot be read, or understood, limits nothing.
+    """
+    left = [*_left_by_groups(root), *_left_by_resources(root)]
+    return max(0, min(left)) if left else None
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """What each of the groups leaves, in which this process is."""
+    for version in _VERSIONS:
+        for folder in _groups(version, root):
+            stat = dict(re.findall(r"^(\w+) (\d+)$", _text(folder / "memory.stat"), re.MULTILINE))
+            limits = [_number(_text(folder / name)) for name in version.limits]
+            limits.append(_number(stat.get(version.inherited or "", "")))
+            known = [limit for limit in limits if limit is not None]
+            if known:
+                used = _number(_text(folder / version.used)) or 0
+                yield min(known) - used + int(stat.get(version.gives_way, 0))
+
+
+def _groups(version: _Version, root: Path) -> Iterator[Path]:
+    """The folders of this process's group and its ancestors, as far as they are shown."""
+    group = _group(version, _text(root / "proc/self/cgroup"))
+    mounts = list(_mounts(version, _text(root / "proc/self/mountinfo"), root))
+    mounts = mounts or [_Mount(root / version.usual_mount, PurePosixPath("/"))]
+    # Of several, the one that shows the most ancestors. In a container none may show the group by its name, because a
+    # namespace hides what is above it; there the topmost that is shown is the container's own.
+    fitting = [mount for mount in mounts if ".." not in group.parts and group.is_relative_to(mount.shows)]
+    mount = min(fitting, key=lambda mount: len(mount.shows.parts), default=None)
+    below = group.relative_to(mount.shows) if mount else PurePosixPath()
+    point = (mount or mounts[0]).point
+    return (point / part for part in (below, *below.parents))
+
+
+def _group(version: _Version, told: str) -> PurePosixPath:
+    """This process's group, by /proc/self/cgroup: "number:controllers:path" a line. The topmost, if it is not told."""
+    for line in told.splitlines():
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if (
+            ("memory" in controllers.split(","))
+            if version.filesystem == "cgroup"
+            else (number, controllers) == ("0", "")
+        ):
+            return PurePosixPath(path or "/")
+    return PurePosixPath("/")
+
+
+def _mounts(version: _Version, told: str, root: Path) -> Iterator[_Mount]:
+    """Where the groups of a version are mounted, by /proc/self/mountinfo: "id parent device shown point ... -
+    filesystem source options" a line."""
+    for line in told.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (filesystem, _, options) = before.split(), [*after.split(), "", "", ""][:3]
+        limits_memory = version.filesystem == "cgroup2" or "memory" in options.split(",")
+        if len(fields) > 4 and filesystem == version.filesystem and limits_memory:
+            shown, point = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name) for name in fields[3:5])
+            yield _Mount(root / point.lstrip("/"), PurePosixPath(shown))
+
+
+def _left_by_resources(root: Path) -> Iterator[int]:
+    """What the process's own limits leave of what counts against them."""
+    limits, status = _text(root / "proc/self/limits"), _text(root / "proc/self/status")
+    for limit, counted in _RESOURCES:
+        most = re.search(rf"^{limit} +(\d+) ", limits, re.MULTILINE)  # not "unlimited"
+        taken = re.search(rf"^{counted}:\s*(\d+) kB$", status, re.MULTILINE)
+        if most and taken:
+            yield int(most[1]) - 1024 * int(taken[1])
+
+
+def _text(path: Path) -> str:
+    """The file's text; none where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):  # a name with a zero in it is a ValueError
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    return ""
+
+
+def _number(text: str) -> int | None:
+    """None for "max", which is no limit, and for what is no number of bytes."""
+    return int(text) if re.fullmatch(r"\d{1,20}\n?", text) else None
