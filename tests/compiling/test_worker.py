@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from copies import given
 from safetensors.torch import save_file
 
 from cudaspeed.api.model_info import Forward
@@ -55,8 +56,7 @@ class Compiling:
         )  # fmt: skip
         (self.scratch / "request.json").write_text(request.to_json())
         main(str(self.scratch / "request.json"))
-        file = self.store.path_of(ID)
-        return file.read_bytes() if file else None
+        return given(self.store, ID)
 
     def _compile(self, program: object, *, package_path: str, inductor_configs: dict[str, object]) -> None:
         self.ways.append(inductor_configs)
@@ -105,7 +105,7 @@ def test_on_a_busy_machine_nothing_is_said(compiling: Compiling, monkeypatch: py
 
 def test_what_is_published_can_be_used_while_tuning_goes_on(compiling: Compiling) -> None:
     seen = []
-    compiling.before_tuning = lambda: seen.append(compiling.store.path_of(ID).read_bytes())
+    compiling.before_tuning = lambda: seen.append(given(compiling.store, ID))
     assert compiling.run() == TUNED
     assert seen == [USUAL]
 
@@ -164,7 +164,7 @@ def test_a_time_limit_ends_tuning_and_not_what_it_began_with(
     compiling.before_tuning = lambda: timers[0].fire()
     with pytest.raises(Ended):
         compiling.run()
-    assert compiling.store.path_of(ID).read_bytes() == USUAL
+    assert given(compiling.store, ID) == USUAL
 
 
 class Timer:
