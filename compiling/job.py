@@ -7,10 +7,7 @@ import importlib.util
 import logging
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,29 +18,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..storage.artifacts import ArtifactStore
+from ..storage.processes import command_of, end_all, last_words, name_of_death, start_apart
+from ..storage.scratch import hand_over
 from .request import Request
 
 logger = logging.getLogger("cudaspeed")
 
-# The pack's folder may have any name, so the worker's process gives it one; sys.path stays as it is.
-_START = """
-import importlib, sys, types
-package = types.ModuleType("cudaspeed")
-package.__path__ = [sys.argv[1]]
-sys.modules["cudaspeed"] = package
-importlib.import_module("cudaspeed.compiling.worker").main(sys.argv[2])
-"""
 _GRACE = 30.0  # seconds that a worker gets beyond its limit to end itself
 _LOW_PRIORITY = 10
 _KILLED = -9  # by the system, for want of memory, or by a person: no word against the model
-_APART = getattr(subprocess, "CREATE_NO_WINDOW", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows
-
-
-def scratch_folder(store: ArtifactStore) -> Path:
-    """A new folder for one compile, in the store's own, so that its result is moved and not copied."""
-    jobs = store.folder / "jobs"
-    jobs.mkdir(mode=0o700, exist_ok=True)  # the store itself is there once something in it is claimed
-    return Path(tempfile.mkdtemp(dir=jobs))
 
 
 class CompileJob:
@@ -60,14 +43,11 @@ class CompileJob:
         _save_weights(module, request.weights)
         request_file = scratch / "request.json"
         request_file.write_text(request.to_json(), encoding="utf-8")
-        command = [sys.executable, "-c", _START, str(Path(__file__).absolute().parent.parent), str(request_file)]
-        self._log = scratch / "log.txt"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, cwd=scratch, env=_environment(scratch), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, creationflags=_APART,  # Ctrl-C is for us, and no console window is for anyone
-            )  # fmt: skip
+        command, self._log = command_of("compiling.worker", str(request_file)), scratch / "log.txt"
+        self._process = start_apart(command, scratch, self._log, _environment(scratch))
         self._store.adopt(request.id, self._process.pid)
+        with contextlib.suppress(OSError):  # it is over already
+            hand_over(scratch, self._process.pid)
         with contextlib.suppress(psutil.Error):  # it is over already, or may not be slowed
             lower = psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else _LOW_PRIORITY
             psutil.Process(self._process.pid).nice(lower)
@@ -101,11 +81,7 @@ class CompileJob:
 
     def stop(self) -> None:
         """End it now, and the compilers it started."""
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                child.kill()
-        self._process.kill()
-        self._process.wait()
+        end_all(self._process)
         self._store.release(self.id)
         self._clean_up()
 
@@ -116,21 +92,18 @@ class CompileJob:
             if self.without_result:
                 self._fail(f"compiling took longer than {self._request.limit:.0f} s and was stopped")
         elif code and code != _KILLED and self.without_result:
-            self._fail(f"the compiling process died ({_death(code)}): {self._last_words()}")
+            self._fail(f"the compiling process died ({name_of_death(code)}): {last_words(self._log)}")
+        end_all(self._process)  # what it has started and not ended
         self._clean_up()
 
     def _fail(self, reason: str) -> None:
         self._store.fail(self.id, reason, "model", self._request.environment)
 
-    def _last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.is_file() else []
-        return lines[-1][:200] if lines else "it said nothing"
-
     def _clean_up(self) -> None:
         """The log of a failed compile stays beside the index, for whoever reports it; nothing else does."""
         entry = self._store.get(self.id)
         if entry and entry.state == "failed" and self._log.is_file():
-            shutil.copyfile(self._log, self._store.folder / f"{self.id}.log")
+            self._log.replace(self._store.folder / f"{self.id}.log")
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
@@ -171,12 +144,3 @@ def _toolkit_of_pip() -> Path | None:
         for header in sorted(Path(root).glob("*/include/cuda.h")):
             return header.parent.parent
     return None
-
-
-def _death(code: int) -> str:
-    if code < 0:
-        try:
-            return signal.Signals(-code).name
-        except ValueError:
-            pass
-    return f"exit code {code}"

@@ -148,7 +148,9 @@ class Kernels:
         (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
         lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
         threads = torch.get_num_threads() if work >= _LEAST_WORK else 1
-        sizes = ConvolutionSizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads))
+        sizes = ConvolutionSizes(
+            *(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads)
+        )
         ending = Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
         if added is not None:
             ending.added = _picture(added)
