@@ -7,27 +7,30 @@ it ended is noted in the store, so that no other process tries the same.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-import psutil
-
 from ..storage.artifacts import ArtifactStore
-from ..storage.processes import command_of, end_all, last_words, name_of_death, start_apart
+from ..storage.processes import (
+    adopt_orphans,
+    command_of,
+    end_all,
+    end_descendants,
+    last_words,
+    name_of_death,
+    start_apart,
+)  # fmt: skip
 from .trial import went_well
 
 _MOST_BYTES = 1 << 28  # of any file
 _MOST_SAID = 1 << 16
-_ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 _KILLED = -signal.SIGKILL if sys.platform != "win32" else None  # by the system, for want of memory, or by a person
 
 
@@ -66,6 +69,7 @@ def main(order_file: str) -> None:
     order = Order(**json.loads(Path(order_file).read_text(encoding="utf-8")))
     store, began = ArtifactStore(Path(order.folder)), time.perf_counter()
     try:
+        adopt_orphans()
         _set_limits()
         _build(order, scratch)
         _try(order, scratch)
@@ -79,8 +83,7 @@ def main(order_file: str) -> None:
 
 
 def _set_limits() -> None:
-    """For all that this process starts: no file of any size, no picture of a crash's memory, and nobody who leaves
-    unseen by ending the process between."""
+    """For all that this process starts: no file of any size, and no picture of a crash's memory."""
     if sys.platform != "linux":
         return
     import resource
@@ -88,7 +91,6 @@ def _set_limits() -> None:
     for limit, most in ((resource.RLIMIT_FSIZE, _MOST_BYTES), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(limit)[1]
         resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    ctypes.CDLL(None).prctl(_ADOPT_ORPHANS, 1, 0, 0, 0)
 
 
 def _build(order: Order, scratch: Path) -> None:
@@ -139,6 +141,4 @@ def _run(command: Sequence[str], scratch: Path, log: Path, seconds: float) -> in
         return None
     finally:
         end_all(process)
-        for orphan in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                orphan.kill()
+        end_descendants()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 
 _MOST_WORDS = 1 << 14
+_PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _CLOCK = 1.0  # seconds by which the system's word on when a process began may vary
 
 # The pack's folder may have any name, so a process of ours gives it one; sys.path stays as it is.
@@ -82,12 +84,23 @@ def is_alive(pid: int, since: float) -> bool:
     return bool(start) and abs(start - since) <= _CLOCK
 
 
-def end_all(process: subprocess.Popen[bytes]) -> None:
-    """End `process`, which was started apart, and all that it has started, whether it still lives or not."""
-    with suppress(psutil.Error):  # those that have left its group
-        for child in psutil.Process(process.pid).children(recursive=True):
+def adopt_orphans() -> None:
+    """From now on whatever this process has started stays its descendant, though those between them end: Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_descendants(pid: int | None = None) -> None:
+    """End all that process `pid`, this one if None, has started, and what they have."""
+    with suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
                 child.kill()
+
+
+def end_all(process: subprocess.Popen[bytes]) -> None:
+    """End `process`, which was started apart, and all that it has started, whether it still lives or not."""
+    end_descendants(process.pid)  # those that have left its group
     if sys.platform != "win32":
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

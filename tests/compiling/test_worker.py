@@ -87,7 +87,6 @@ def test_what_is_tuned_is_kept_where_it_is_clearly_faster(seconds: float, kept: 
     usual, tuned = compiling.ways
     assert usual["freezing"]
     assert tuned == {**usual, "max_autotune": True}, "and nothing else is another"
-    assert not compiling.scratch.exists()
 
 
 def test_how_fast_it_is_beside_eager_is_known_before_it_is_used(compiling: Compiling) -> None:
@@ -147,33 +146,3 @@ def test_what_was_found_to_be_wrong_meanwhile_is_not_brought_back(compiling: Com
     compiling.before_tuning = lambda: compiling.store.fail(ID, "its result was refused", "model", "here")
     assert compiling.run() is None
     assert compiling.store.get(ID).reason == "its result was refused"
-
-
-def test_a_time_limit_ends_tuning_and_not_what_it_began_with(
-    compiling: Compiling, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Ended(BaseException):
-        pass
-
-    def end(code: int) -> None:
-        raise Ended
-
-    monkeypatch.setattr(worker.os, "_exit", end)
-    timers = []
-    monkeypatch.setattr(worker.threading, "Timer", lambda limit, give_up, args: Timer(timers, give_up, args))
-    compiling.before_tuning = lambda: timers[0].fire()
-    with pytest.raises(Ended):
-        compiling.run()
-    assert given(compiling.store, ID) == USUAL
-
-
-class Timer:
-    """A watchdog that bites when it is told to."""
-
-    def __init__(self, timers: list[Timer], give_up: Callable[..., None], args: tuple[object, ...]) -> None:
-        timers.append(self)
-        self.fire = lambda: give_up(*args)
-
-    def start(self) -> None: ...
-
-    def cancel(self) -> None: ...

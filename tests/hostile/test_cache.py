@@ -175,8 +175,15 @@ def test_where_others_could_put_their_own_nothing_is_loaded_or_written(folder: P
     assert f"chmod go-w {folder / 'a'}" in told
 
 
-def test_a_swap_at_any_moment_gets_nothing_loaded(folder: Path, tmp_path: Path) -> None:
-    """Somebody who can write into the folder, and does so all the time."""
+def test_a_swap_between_check_and_load_gets_nothing_loaded(folder: Path, tmp_path: Path) -> None:
+    evil = marked_library(tmp_path)
+    outcome = upscaled(folder, swapped_for=evil, _PATIENCE=60.0)
+    all_is_well(outcome, outcome.kernels)
+    assert [file.read_bytes() for file in folder.glob("*.pt2")] == [evil.read_bytes()], "it was swapped"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_swaps_all_the_time_get_nothing_loaded(folder: Path, tmp_path: Path) -> None:
     marked_library(tmp_path)
     upscaled(folder, _PATIENCE=60.0)
     (file,) = folder.glob("*.pt2")
