@@ -125,6 +125,18 @@ def test_after_a_restart_any_size_runs_compiled_at_once(folder: Path, monkeypatc
 
 
 @needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="what is loaded is not told there")
+def test_torch_unpacks_where_it_was_seen_that_nobody_else_can_write(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert run(new_sessions(), UpscaleOptions(precision="fp32")).compiled
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/aotinductor/" in line}
+    assert loaded
+    assert all(path.startswith(("/tmp/", f"{tmp_path}/")) for path in loaded), "see compiling/aoti.py, check_unpacking"
+
+
+@needs_compiler
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "another's", "of another torch"])
 def test_a_bad_file_gives_the_eager_picture(folder: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     (file,) = folder.glob("*.pt2")
