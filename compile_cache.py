@@ -39,6 +39,7 @@ from .models.execution import Executor
 from .models.runner import ModelRunner, architecture_of
 from .storage.artifacts import ArtifactStore, Entry, Usage
 from .storage.fingerprint import content_of, describe_environment
+from .storage.ownership import NotOwnError
 from .storage.scratch import scratch_folder
 
 logger = logging.getLogger("cudaspeed")
@@ -222,6 +223,9 @@ class CompiledForwards:
             return False
         try:
             return self._start(shapes)
+        except NotOwnError as error:  # the store has said so
+            self._refused[shapes] = first_line(error)
+            return False
         except Exception as error:  # no room, no permission, no process, strange weights: none is worth a picture
             self.refuse(shapes, f"it cannot be compiled: {first_line(error)}", lasting=False)
             return False

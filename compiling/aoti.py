@@ -44,16 +44,16 @@ _OPTIONS = {
 
 
 def check_unpacking() -> None:
-    """Raise `NotOwnError` where another user could put something else in the place of what torch unpacks of a package,
+    """Raise `OSError` where another user could put something else in the place of what torch unpacks of a package,
     before it is loaded: into a folder of its own in /tmp, or, since 2.15 at the latest, where the environment says."""
     places = {"": "/tmp", **{name: os.environ[name] for name in _TEMPORARY if os.environ.get(name)}}
     for name, folder in places.items():
         try:
-            check_way(Path(folder) / "unpacked")
+            check_way(Path(folder), into=True)
         except NotOwnError as error:
             told = f"torch unpacks what is compiled into {folder}, which is not safe from other users"
             advice = f"set {name} to a folder of your own" if name else f"chmod +t {folder}, as its owner"
-            raise NotOwnError(f"{told}; {advice}") from error
+            raise OSError(f"{told}; {advice}") from error
 
 
 def load_package(path: Path, device: torch.device) -> Forward:

@@ -101,9 +101,9 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
     what |= {"code": _code(name), "tried": "apart"}  # earlier ones were not
     entry_id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     copy = store.copy_of(entry_id) or _built(name, store, entry_id, what)
+    _copies.append(copy)
     try:
         library = ctypes.CDLL(str(copy.path))
-        _copies.append(copy)
         flaw = check(library)
         if not flaw:
             return library

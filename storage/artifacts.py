@@ -34,6 +34,8 @@ _NOTE_SECONDS = 1.0  # what is only noted is not worth a longer wait
 _MOST_WITHOUT_FILE = 500  # entries; some hundred kilobytes of index
 _MOST_BYTES = 1 << 25  # of index; what it may hold has a hundredth
 
+_warned: set[str] = set()  # once is enough for all stores of a process
+
 
 class ArtifactStore:
     """The compiled models in `folder`, whose files are kept up to `limit_bytes`. Making one touches nothing on disk.
@@ -48,7 +50,6 @@ class ArtifactStore:
         self.folder, self.limit_bytes = folder, limit_bytes
         self._index = folder / "index.json"
         self._last_read: tuple[object, dict[str, Entry]] = (None, {})
-        self._warned: set[str] = set()
 
     def entries(self) -> dict[str, Entry]:
         """Every entry by its id. Cheap while nothing changes: a few questions to the file system."""
@@ -199,7 +200,7 @@ class ArtifactStore:
                     logger.warning("a compiled model is deleted, to be made anew: %s", flaw)
                 entries[entry.id] = plain(now) if flaw else replace(now, hits=now.hits + 1, used=time.time())
         except NotOwnError as error:
-            self._warn_once(f"compiled models are not used: {error}")
+            _warn_once(f"compiled models are not used: {error}")
             return False
         except OSError as error:  # a full disk, a lock: what was compiled can be used without a note of it
             logger.debug("not written down with the compiled models: %s", error)
@@ -212,7 +213,7 @@ class ArtifactStore:
             if stamp != self._last_read[0]:
                 self._last_read = (stamp, self._parse())
         except NotOwnError as error:
-            self._warn_once(f"compiled models are not used: {error}")
+            _warn_once(f"compiled models are not used: {error}")
             return {}
         except OSError as error:  # on Windows also at the moment it is replaced: what was read last will do
             logger.debug("the index of compiled models cannot be read: %s", error)
@@ -235,9 +236,9 @@ class ArtifactStore:
         except FileNotFoundError:
             return {}
         except (NotRegularError, ValueError) as error:
-            self._warn_once(f"compiled models are made anew: {error}")
+            _warn_once(f"compiled models are made anew: {error}")
             return {}
-        return from_json(text, lambda problem: self._warn_once(f"{self._index} {problem}"))
+        return from_json(text, lambda problem: _warn_once(f"{self._index} {problem}"))
 
     @contextmanager
     def _changing(self, patience: float | None = None) -> Iterator[dict[str, Entry]]:
@@ -273,10 +274,11 @@ class ArtifactStore:
             if path.stem not in entries:
                 delete(path)
 
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            logger.warning("%s", message)
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning("%s", message)
 
 
 @contextmanager

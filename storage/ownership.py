@@ -52,8 +52,9 @@ def status_if_own(path: Path) -> os.stat_result | None:
     return status
 
 
-def check_way(folder: Path) -> None:
-    """Raise `NotOwnError` where another user could put something else in the place of `folder`, or of one above it.
+def check_way(folder: Path, into: bool = False) -> None:
+    """Raise `NotOwnError` where another user could put something else in the place of `folder`, or of one above it; if
+    it leads `into` the folder, also of what this user makes there.
 
     As sshd has it for its keys: of all folders on the way, where links lead too, each must belong to this user or to
     root, and be writable for nobody else, or be sticky, so that all may add to it and nobody may take away. A group
@@ -82,7 +83,7 @@ def check_way(folder: Path) -> None:
                 raise NotOwnError(f"{folder} leads round in circles of symbolic links")
             waiting += reversed(Path(path).readlink().parts)
             continue
-        if waiting and _others_may_write(path, status):
+        if (waiting or into) and _others_may_write(path, status):
             reason = f"{folder} is not safe from other users: they may write to {path}, which is not sticky"
             raise NotOwnError(reason, f"chmod go-w {quote(path)}" if status.st_uid == os.getuid() else "")
         here = path.rstrip("/")

@@ -100,7 +100,8 @@ def end_descendants(pid: int | None = None) -> None:
 
 def end_all(process: subprocess.Popen[bytes]) -> None:
     """End `process`, which was started apart, and all that it has started, whether it still lives or not."""
-    end_descendants(process.pid)  # those that have left its group
+    if process.poll() is None:
+        end_descendants(process.pid)  # those that have left its group
     if sys.platform != "win32":
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

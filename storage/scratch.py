@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from .files import delete
+from .files import delete, replace_whole
 from .ownership import NotOwnError, NotRegularError, make_own_folder, read_own
 from .processes import began
 
@@ -37,9 +37,7 @@ def scratch_folder(store: Path) -> Path:
 
 def hand_over(scratch: Path, pid: int) -> None:
     """From now on the folder lives and dies with process `pid`."""
-    new = scratch / f"{_OWNER}.new"
-    new.write_text(f"{pid} {_here()}", encoding="utf-8")
-    new.replace(scratch / _OWNER)
+    replace_whole(scratch / _OWNER, f"{pid} {_here()}")
 
 
 def sweep(store: Path) -> None:
