@@ -28,10 +28,10 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, Kernels, ModelInfo
 from .api.options import Precision
-from .compiling.aoti import load_package
+from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
 from .compiling.executor import CompiledExecutor
-from .compiling.job import CompileJob, scratch_folder
+from .compiling.job import CompileJob
 from .compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect
 from .compiling.request import Request
 from .compiling.shapes import TileShapes
@@ -39,6 +39,8 @@ from .models.execution import Executor
 from .models.runner import ModelRunner, architecture_of
 from .storage.artifacts import ArtifactStore, Entry, Usage
 from .storage.fingerprint import content_of, describe_environment
+from .storage.ownership import NotOwnError
+from .storage.scratch import scratch_folder
 
 logger = logging.getLogger("cudaspeed")
 
@@ -221,6 +223,9 @@ class CompiledForwards:
             return False
         try:
             return self._start(shapes)
+        except NotOwnError as error:  # the store has said so
+            self._refused[shapes] = first_line(error)
+            return False
         except Exception as error:  # no room, no permission, no process, strange weights: none is worth a picture
             self.refuse(shapes, f"it cannot be compiled: {first_line(error)}", lasting=False)
             return False
@@ -340,19 +345,19 @@ class CompiledForwards:
         entry, loaded = self._store.get(self._id(shapes)), self._loaded.get(shapes)
         if loaded and (entry is None or entry.sha256 in ("", loaded.sha256, self._unloadable)):
             return loaded
-        path = self._store.path_of(self._id(shapes))
-        if entry is None or path is None:  # it was damaged and is gone, or the store cannot be used just now
+        copy = self._store.copy_of(self._id(shapes))
+        if entry is None or copy is None:  # it was damaged and is gone, or the store cannot be used just now
             return loaded
         try:
-            forward = load_package(path, self._device)
+            with copy:
+                forward = load_package(copy.path, self._device)
             now = self._store.get(self._id(shapes))
             if now is None or now.sha256 != entry.sha256:  # it was improved meanwhile: the next batch asks again
                 return loaded
             self._loaded[shapes] = CompiledExecutor(self, shapes, forward, entry)
             self._times.pop(shapes, None)  # they were another's, which was improved
         except Exception as error:  # a package of another torch, a library that is missing
-            # it may pass: memory or disk are full, or another process deleted the file meanwhile, to make room
-            lasting = path.exists() and explain(error)[0] == "model"
+            lasting = explain(error)[0] == "model"  # else it may pass: memory or disk are full
             if loaded and not lasting:
                 logger.debug("what was improved is not loaded: %s", first_line(error))
                 self._unloadable = entry.sha256
@@ -362,13 +367,14 @@ class CompiledForwards:
         return self._loaded[shapes]
 
     def _start(self, shapes: TileShapes) -> bool:
+        check_unpacking()
         name, module = self._id(shapes), self._module()
         if module is None or not self._store.claim(name, self._what_of(shapes)):
             return False
         limit = max(_LEAST_LIMIT, 10 * self._expectation().compile_seconds)
         with ExitStack() as undo:
             undo.callback(self._store.release, name)
-            scratch = scratch_folder(self._store)
+            scratch = scratch_folder(self._store.folder)
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             request = Request(
                 id=name,

@@ -6,7 +6,7 @@ Where a new version of theirs breaks us, it is here that we look. What takes lon
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -81,14 +81,14 @@ def package_loader(path: str, device: torch.device) -> Any:
     """The loader of a package made by AOTInductor; its `run` takes and gives lists of tensors.
 
     `torch._inductor.aoti_load_package`, which is documented, first probes this machine's compiler, for up to a minute
-    in a fresh process. Torch 2.6 takes no device: the package's own is the current one.
+    in a fresh process. Up to torch 2.7 no device is taken: the package's own is the current one.
     """
     index = -1 if device.index is None else device.index
     loader = torch._C._aoti.AOTIModelPackageLoader  # pyright: ignore[reportAttributeAccessIssue]  # torch's stubs lack it
-    try:
-        return loader(path, "model", False, 1, index)
-    except TypeError:  # torch 2.6
-        return loader(path, "model")
+    for more in ((False, 1, index), (False,)):  # since 2.8, and in 2.7: by one thread, how many at once, where
+        with suppress(TypeError):
+            return loader(path, "model", *more)
+    return loader(path, "model")  # 2.6
 
 
 def compile_package(program: torch.export.ExportedProgram, path: str, options: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ the measurements.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from ..api.upstream import compile_package, compiler_options, package_loader
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..models.info import is_convolutional
 from ..models.runner import ModelRunner
+from ..storage.ownership import NotOwnError, check_way
 from .errors import CompileError, TraceError, said
 from .fold_constants import fold_constants
 from .shapes import TileShapes
@@ -28,6 +30,8 @@ logger = logging.getLogger("cudaspeed")
 # The size that a forward for any size is tuned for.
 _TYPICAL_SIDE = {"cpu": 128}
 _TYPICAL_SIDE_ELSEWHERE = 256
+
+_TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # as C++ has it
 
 _OPTIONS = {
     # Weights in the package, at the price of their memory: nothing to bind, nothing that can go stale.
@@ -39,12 +43,27 @@ _OPTIONS = {
 }
 
 
+def check_unpacking() -> None:
+    """Raise `OSError` where another user could put something else in the place of what torch unpacks of a package,
+    before it is loaded: into a folder of its own in /tmp, or, since 2.15 at the latest, where the environment says."""
+    places = {"": "/tmp", **{name: os.environ[name] for name in _TEMPORARY if os.environ.get(name)}}
+    for name, folder in places.items():
+        try:
+            check_way(Path(folder), into=True)
+        except NotOwnError as error:
+            told = f"torch unpacks what is compiled into {folder}, which is not safe from other users"
+            advice = f"set {name} to a folder of your own" if name else f"chmod +t {folder}, as its owner"
+            raise OSError(f"{told}; {advice}") from error
+
+
 def load_package(path: Path, device: torch.device) -> Forward:
     """The forward in a package: x [N, C, h, w] float32 on `device` -> its output. Milliseconds; no compiler is asked.
 
     It checks no shapes: give it only what `TileShapes.fit` accepts. Loading runs the package's code, so the file must
-    come from the trusted store. Raises `RuntimeError` for a file that is no package of this torch.
+    come from the trusted store. Raises `RuntimeError` for a file that is no package of this torch, and what
+    `check_unpacking` raises.
     """
+    check_unpacking()
     loader = package_loader(str(path), device)
 
     def forward(x: Tensor) -> Tensor:

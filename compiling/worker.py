@@ -1,7 +1,8 @@
 """The process that compiles: a model's weights and a request in, a package in the store out. It imports no host.
 
-It is started by job.py, apart from the caller's process, so that whatever a compiler does (seconds of held
-interpreter, crashes, flags) happens here. The result outlives whoever asked for it.
+It is started by job.py and watch.py, apart from the caller's process, so that whatever a compiler does (seconds of held
+interpreter, crashes, flags), and whatever compiled code does when it is first loaded and called, happens here. The
+result outlives whoever asked for it.
 
     weights -> spandrel -> copy -> aoti.Compiler: traced, compiled, checked against eager -> store
                                              again, every kernel tried out (max_autotune) -> checked -> if faster
@@ -10,14 +11,11 @@ interpreter, crashes, flags) happens here. The result outlives whoever asked for
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-import psutil
 import torch
 from spandrel import ImageModelDescriptor
 
@@ -43,27 +41,33 @@ def main(request_file: str) -> None:
     logging.basicConfig(level=logging.INFO)
     scratch = Path(request_file).parent
     request = Request.from_json(Path(request_file).read_text(encoding="utf-8"))
-    store, published = ArtifactStore(Path(request.folder)), threading.Event()
-    watchdog = threading.Timer(request.limit, _give_up, (store, request, published))
-    watchdog.daemon = True
-    watchdog.start()
+    store = ArtifactStore(Path(request.folder))
     try:
-        _compile(request, store, scratch, published)
+        made = _compile(request, store, scratch)
     except Exception as error:  # compilers fail in every way there is; each is one line in the store
         logger.exception("compiling failed")
         scope, reason = explain(error)
-        if scope and not published.is_set():
+        if scope:
             store.fail(request.id, reason, scope, request.environment)
         else:
             store.release(request.id)
-    finally:
-        watchdog.cancel()
-    if published.is_set():
-        shutil.rmtree(scratch, ignore_errors=True)  # who asked may be gone
+        return
+    try:
+        _improve(request, store, scratch, made)
+    except Exception:  # what is published is as good as before
+        logger.exception("nothing better was compiled")
 
 
-def _compile(request: Request, store: ArtifactStore, scratch: Path, published: threading.Event) -> None:
-    """The work itself; `published` is set when there is something to use. Raises whatever stands against it."""
+class _Made(NamedTuple):
+    """What is published, and what it was made with."""
+
+    descriptor: ImageModelDescriptor
+    compiler: Compiler
+    usual: Package
+
+
+def _compile(request: Request, store: ArtifactStore, scratch: Path) -> _Made:
+    """What is known to be good, checked and published. Raises whatever stands against it."""
     began = time.perf_counter()
     trust_the_processor()
     descriptor, device = _load(request), torch.device(request.device)
@@ -72,7 +76,12 @@ def _compile(request: Request, store: ArtifactStore, scratch: Path, published: t
     compiler = Compiler(runner, descriptor.input_channels, request.shapes, device)
     usual = compiler.usual(scratch / "model.pt2")
     store.publish(request.id, scratch / "model.pt2", time.perf_counter() - began)
-    published.set()
+    return _Made(descriptor, compiler, usual)
+
+
+def _improve(request: Request, store: ArtifactStore, scratch: Path, made: _Made) -> None:
+    """See how fast that is, and publish what is clearly faster, if there is such. Raises whatever stands against it."""
+    descriptor, compiler, usual = made
     eager, rate = _rates(request, descriptor, compiler, usual)
     if store.get(request.id):  # nobody has cleared it away
         store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
@@ -109,14 +118,3 @@ def _rates(request: Request, descriptor: ImageModelDescriptor, compiler: Compile
         times = taking_turns([partial(seconds_of_forward, forward, x) for forward in forwards])
     megapixels = x.shape[0] * x.shape[2] * x.shape[3] / 1e6
     return [min(taken) / megapixels * all(map(reproduced, times)) for taken in times]
-
-
-def _give_up(store: ArtifactStore, request: Request, published: threading.Event) -> None:
-    """The watchdog's end of a compiler that hangs: this process and those it started."""
-    try:
-        if not published.is_set():
-            store.fail(request.id, f"compiling took longer than {request.limit:.0f} s", "model", request.environment)
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
-    finally:
-        os._exit(1)

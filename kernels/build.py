@@ -1,8 +1,9 @@
 """Our own kernels for CPUs: C++ that comes with the pack, built once on a machine, in a second, by its compiler.
 
 What was built is with the compiled models, in the store (storage/artifacts.py): it is loaded only while it is byte for
-byte what was built here. Where there is no compiler, or anything else is amiss, there are no such kernels, and nothing
-else changes. Linux only: on macOS torch has the GPU, on Windows no compiler that takes this code.
+byte what was built here, and was tried in a process of its own (build_worker.py). Where there is no compiler, or
+anything else is amiss, there are no such kernels, and nothing else changes. Linux only: on macOS torch has the GPU, on
+Windows no compiler that takes this code.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,6 +28,10 @@ import torch
 from ..api.errors import first_line
 from ..storage.artifacts import ArtifactStore
 from ..storage.fingerprint import describe_environment
+from ..storage.private_copy import PrivateCopy
+from ..storage.processes import command_of, start_apart
+from ..storage.scratch import hand_over, scratch_folder
+from .build_worker import BuildError, Order
 
 logger = logging.getLogger("cudaspeed")
 
@@ -33,30 +39,43 @@ _SOURCES = Path(__file__).parent / "csrc"
 # Compiled and linked apart: linked without OpenMP, the library takes the one that torch has loaded, and so its threads.
 _COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-c")
 _LINK = ("-shared",)
-_SECONDS = 120.0  # it takes one
-_PATIENCE, _ASKED_AGAIN = 10.0, 0.1  # where another process builds
+_PATIENCE, _ASKED_AGAIN = 5.0, 0.02  # seconds that a picture may wait for what takes one
+_BUILDING, _TRYING = 60.0, 10.0  # seconds after which it is given up; they take one, and a tenth
+_ANOTHER_DAY = 24 * 3600.0  # what took too long, on a busy machine, may be tried again
 _SURROUNDINGS = ("hardware", "system", "compiler")
 
 _loaded: dict[str, ctypes.CDLL | None] = {}  # a library is loaded once into a process, and stays
+_unfinished: set[str] = set()  # waited for in vain; nothing is waited for again
+_lock = threading.Lock()
+_copies: list[PrivateCopy] = []  # open: a path that another file has later would be taken for the library
+_builders: list[subprocess.Popen[bytes]] = []  # ours: those that have ended must be asked after
 
 
-class BuildError(RuntimeError):
-    """The library cannot be built, loaded or trusted; the text says why."""
+class UnfinishedError(BuildError):
+    """The library is being built: it may be there later."""
 
 
 def load_library(name: str, folder: Path, check: Callable[[ctypes.CDLL], str | None]) -> ctypes.CDLL | None:
-    """The library of csrc/<name>.cpp, from the store in `folder` or built into it; None where there cannot be one.
+    """The library of csrc/<name>.cpp, from the store in `folder` or built into it; None where there cannot be one, or
+    where it takes longer than a few seconds: then it may be there when it is asked for again.
 
-    `check` calls it, and says what is wrong with the results, if anything is. Asked again, the answer is the same for
-    as long as this process lives.
+    `check` calls it, and says what is wrong with the results, if anything is. Any other answer stays the same for as
+    long as this process lives.
     """
-    if name not in _loaded:
-        try:
-            _loaded[name] = _load(name, ArtifactStore(folder), check)
-        except (BuildError, OSError, subprocess.SubprocessError) as error:
-            logger.info("no %s kernels for this CPU: %s", name, first_line(error))
-            _loaded[name] = None
-    return _loaded[name]
+    with _lock:
+        if name not in _loaded:
+            try:
+                _loaded[name] = _load(name, ArtifactStore(folder), check)
+            except UnfinishedError as error:
+                if name not in _unfinished:
+                    logger.info("no %s kernels yet: %s", name, error)
+                _unfinished.add(name)
+                return None
+            except (BuildError, OSError) as error:
+                logger.info("no %s kernels for this CPU: %s", name, first_line(error))
+                _loaded[name] = None
+            _unfinished.discard(name)
+        return _loaded[name]
 
 
 def code_of(name: str) -> str:
@@ -66,26 +85,25 @@ def code_of(name: str) -> str:
 
 @functools.cache  # asked at every run
 def _code(name: str) -> str:
-    files = (_SOURCES / f"{name}.cpp", *sorted(_SOURCES.glob("*.h")))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return hashlib.sha256(b"".join(_sources(name).values())).hexdigest()
+
+
+@functools.cache  # what is compiled is what its digest was made of, whatever becomes of the files
+def _sources(name: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (_SOURCES / f"{name}.cpp", *sorted(_SOURCES.glob("*.h")))}
 
 
 def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | None]) -> ctypes.CDLL:
     if sys.platform != "linux":
-        raise BuildError(f"they are not built on {sys.platform}")
-    source = _SOURCES / f"{name}.cpp"
+        raise BuildError(f"they are not built on {sys.platform}", "environment")
     around = describe_environment(torch.device("cpu"))
     what = {"model": f"{name} kernels", "flags": " ".join(_COMPILE), **{key: around[key] for key in _SURROUNDINGS}}
-    what["code"] = _code(name)
+    what |= {"code": _code(name), "tried": "apart"}  # earlier ones were not
     entry_id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
-    path = store.path_of(entry_id)
-    if path is None:
-        known = store.get(entry_id)
-        if known and known.state == "failed":  # under another `what` it has another id
-            raise BuildError(known.reason)
-        path = _build(source, store, entry_id) if store.claim(entry_id, what) else _await(store, entry_id)
+    copy = store.copy_of(entry_id) or _built(name, store, entry_id, what)
+    _copies.append(copy)
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(copy.path))
         flaw = check(library)
         if not flaw:
             return library
@@ -93,48 +111,89 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
     except (OSError, AttributeError) as error:  # a symbol is missing, of OpenMP's most likely
         reason = first_line(error)
     store.fail(entry_id, reason, "model", "")
-    raise BuildError(reason)
+    raise BuildError(reason, "model")
 
 
-def _await(store: ArtifactStore, entry_id: str) -> Path:
-    """What another process is building; it takes it a second."""
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        time.sleep(_ASKED_AGAIN)
-        path = store.path_of(entry_id)
-        if path:
-            return path
-    raise BuildError("another process is building them")
+def _built(name: str, store: ArtifactStore, entry_id: str, what: dict[str, str]) -> PrivateCopy:
+    """What this process or another builds now, if it is soon there."""
+    known = store.get(entry_id)
+    if known and known.state == "failed" and not (known.scope == "time" and time.time() - known.used > _ANOTHER_DAY):
+        raise BuildError(known.reason, known.scope)  # under another `what` it has another id
+    if store.claim(entry_id, what):
+        try:
+            _start(name, store, entry_id)
+        except BuildError as error:
+            store.fail(entry_id, str(error), error.scope, "")
+            raise
+        except BaseException:  # an interrupt, no room on the disk: it may be tried again
+            store.release(entry_id)
+            raise
+    return _await(store, entry_id)
 
 
-def _build(source: Path, store: ArtifactStore, entry_id: str) -> Path:
-    """Build and publish; a failure is noted, so that it is not tried again until compiler or source change."""
-    began = time.perf_counter()
+def _start(name: str, store: ArtifactStore, entry_id: str) -> None:
+    """Start a process that builds and tries the library, publishes it, or notes why it cannot."""
     compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++")
+    if compiler is None:
+        raise BuildError("no C++ compiler was found; install g++", "environment")
+    compiler = str(Path(compiler).absolute())
+    scratch = scratch_folder(store.folder)
     try:
-        if compiler is None:
-            raise BuildError("no C++ compiler was found; install g++")
-        jobs = store.folder / "jobs"
-        jobs.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=jobs) as scratch:
-            compiled, library = Path(scratch, "kernels.o"), Path(scratch, "kernels.so")
-            _call(compiler, *_COMPILE, str(source), "-o", str(compiled))
-            _call(compiler, *_LINK, str(compiled), "-o", str(library))
-            store.publish(entry_id, library, time.perf_counter() - began)
-    except BuildError as error:
-        store.fail(entry_id, str(error), "environment", "")
+        for file, content in _sources(name).items():
+            (scratch / file).write_bytes(content)
+        commands = (compiler, *_COMPILE), (compiler, *_LINK)
+        openmp, threads = _openmp(), torch.get_num_threads()
+        order = Order(entry_id, str(store.folder), name, *commands, openmp, threads, _BUILDING, _TRYING)
+        (scratch / "order.json").write_text(order.to_json(), encoding="utf-8")
+        environment = {**os.environ, "TMPDIR": str(scratch)}  # what compilers put down in between is code, too
+        command = command_of("kernels.build_worker", str(scratch / "order.json"))
+        builder = start_apart(command, scratch, scratch / "log.txt", environment)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
         raise
-    except BaseException:  # an interrupt, no room on the disk: it may be tried again
-        store.release(entry_id)
-        raise
-    path = store.path_of(entry_id)
-    if path is None:
-        raise BuildError("what was built is gone")
-    return path
+    _builders.append(builder)
+    store.adopt(entry_id, builder.pid)
+    with suppress(OSError):  # it has ended already
+        hand_over(scratch, builder.pid)
 
 
-def _call(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["nothing"]
-        raise BuildError(f"{Path(command[0]).name} says: {said[0][:300]}")
+def _await(store: ArtifactStore, entry_id: str) -> PrivateCopy:
+    """What is being built, by whatever process: since when, its claim tells. Nobody waits for it for long."""
+    while True:
+        for builder in _builders:
+            builder.poll()
+        entry = store.get(entry_id)
+        if entry is None or entry.state == "seen":
+            raise BuildError("the process that built them was ended", "")
+        if entry.state == "failed":
+            raise BuildError(entry.reason, entry.scope)
+        if entry.state == "ready":
+            copy = store.copy_of(entry_id)
+            if copy is None:
+                raise BuildError("what was built is gone", "")
+            return copy
+        if _unfinished or not 0 <= time.time() - entry.used <= _PATIENCE:
+            raise UnfinishedError("they are being built in the background", "")
+        time.sleep(_ASKED_AGAIN)
+
+
+class _Symbol(ctypes.Structure):
+    """`Dl_info` of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _openmp() -> str:
+    """The file from which this process has its OpenMP, which came with torch; "" where that cannot be seen."""
+    found = _Symbol()
+    try:
+        process = ctypes.CDLL(None)
+        process.dladdr(ctypes.cast(process.GOMP_parallel, ctypes.c_void_p), ctypes.byref(found))
+    except AttributeError:
+        return ""
+    return os.fsdecode(found.file or b"")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .build import load_library
+from .interface import AttentionSizes, Windows
 from .numerics import Limits, compare
 from .operands import check_operand
 
@@ -23,22 +24,6 @@ _CPU = torch.device("cpu")
 _LIMITS = Limits(3e-5)  # rounding is a tenth of it
 
 _library: ctypes.CDLL | None = None
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("window", ctypes.c_int64),
-        ("head", ctypes.c_int64),
-        ("row", ctypes.c_int64),
-    )
-
-
-class _Sizes(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int)
-        for name in ("windows", "heads", "rows", "columns", "channels", "biases", "lanes", "threads")
-    )
 
 
 def prepare(folder: Path) -> bool:
@@ -84,7 +69,7 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
     tensors = [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, keys, values, *biases)]
     given = [*tensors[:3], *(bias.expand(shape) for bias in tensors[3:])]
     widest = library.widest()
-    sizes = _Sizes(
+    sizes = AttentionSizes(
         windows, heads, rows, columns, channels, len(biases),
         lanes=widest if columns % widest == 0 else _LANES,
         threads=torch.get_num_threads() if 2 * math.prod(shape) * channels >= _LEAST_WORK else 1,
@@ -92,7 +77,7 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
     library.scratch_bytes.restype = ctypes.c_int64
     scratch = torch.empty(library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
     result = torch.empty(windows, rows, heads, channels)
-    told = (_Tensor * len(given))(*(_Tensor(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in given))
+    told = (Windows * len(given))(*(Windows(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in given))
     library.attend(
         ctypes.byref(told),
         ctypes.c_void_p(result.data_ptr()),

@@ -24,6 +24,7 @@ from torch.nn.utils import skip_init
 from ..api.upstream import has_hooks
 from .build import load_library
 from .convolution import activation_slope
+from .interface import ConvolutionSizes, Ending, Picture
 from .numerics import Limits, compare
 from .operands import check_dense, check_operand, check_writable
 
@@ -45,34 +46,6 @@ _RUN = 12  # tiles that a thread takes at once: with 64 channels some 220 KB, wh
 _LEAST_WORK = 1 << 23
 _CPU = torch.device("cpu")
 _LIMITS = Limits(2e-4)  # the method's rounding is a fortieth of it
-
-
-class _Picture(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("picture", ctypes.c_int64),
-        ("row", ctypes.c_int64),
-        ("pixel", ctypes.c_int64),
-    )
-
-
-class _Ending(ctypes.Structure):
-    _fields_ = (
-        ("bias", ctypes.c_void_p),
-        ("slope", ctypes.c_void_p),
-        ("scale", ctypes.c_float),
-        ("added", _Picture),
-    )
-
-
-class _Sizes(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int)
-        for name in (
-            *("pictures", "x_height", "x_width", "edge", "height", "width"),
-            *("channels", "outputs", "lanes", "run", "threads"),
-        )
-    )
 
 
 class Packed(NamedTuple):
@@ -175,8 +148,10 @@ class Kernels:
         (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
         lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
         threads = torch.get_num_threads() if work >= _LEAST_WORK else 1
-        sizes = _Sizes(*(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads))
-        ending = _Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
+        sizes = ConvolutionSizes(
+            *(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads)
+        )
+        ending = Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
         if added is not None:
             ending.added = _picture(added)
         scratch = torch.empty(self._library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
@@ -338,8 +313,8 @@ def _checked_edge(x: Tensor, packed: Packed, y: Tensor, added: Tensor | None) ->
     return 1 - lost // 2
 
 
-def _picture(x: Tensor) -> _Picture:
-    return _Picture(x.data_ptr(), *x.stride()[:3])
+def _picture(x: Tensor) -> Picture:
+    return Picture(x.data_ptr(), *x.stride()[:3])
 
 
 def _flaw(library: ctypes.CDLL) -> str | None:

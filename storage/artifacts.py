@@ -1,13 +1,14 @@
 """The folder of compiled models that all processes of one user share: what is there, may it be loaded, what must go.
 
-A compiled model is a shared library: loading it runs it. So the folder is its user's alone, and a file is given out
-only while it is byte for byte what was published. Everything known lies in one readable index, which is changed under
-a lock and replaced whole: a process killed at any moment leaves the index from before its change or from after it.
+A compiled model is a shared library: loading it runs it. So the folder is its user's alone, in the reach of nobody
+else, and what is given out is a copy that is byte for byte what was published. Everything known lies in one readable
+index, which is changed under a lock and replaced whole: a process killed at any moment leaves the index from before its
+change or from after it.
 
     <folder>/index.json, index.lock, index.new
     <folder>/<id>.pt2             a compiled model
     <folder>/<id>.log             what was said when its compile failed; written by others
-    <folder>/jobs/                scratch of running compiles; made by others
+    <folder>/jobs/                scratch of running compiles (scratch.py)
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from .files import NotOwnError, bytes_in, delete, locked, replace_whole, sha256_of, status_if_own
+from .files import bytes_in, delete, locked, replace_whole, sha256_of
 from .index import Entry, Usage, from_json, is_id, owned, plain, settled, to_json, with_usage
+from .ownership import NotOwnError, NotRegularError, check_way, make_own_folder, read_own, status_if_own
+from .private_copy import PrivateCopy
+from .scratch import sweep
 
 logger = logging.getLogger("cudaspeed")
 
 _LOCK_SECONDS = 10.0  # a change takes milliseconds; whoever waits this long meets a process that hangs
 _NOTE_SECONDS = 1.0  # what is only noted is not worth a longer wait
 _MOST_WITHOUT_FILE = 500  # entries; some hundred kilobytes of index
-_OLD_JOB_SECONDS = 24 * 3600
+_MOST_BYTES = 1 << 25  # of index; what it may hold has a hundredth
+
+_warned: set[str] = set()  # once is enough for all stores of a process
 
 
 class ArtifactStore:
@@ -44,7 +50,6 @@ class ArtifactStore:
         self.folder, self.limit_bytes = folder, limit_bytes
         self._index = folder / "index.json"
         self._last_read: tuple[object, dict[str, Entry]] = (None, {})
-        self._warned: set[str] = set()
 
     def entries(self) -> dict[str, Entry]:
         """Every entry by its id. Cheap while nothing changes: a few questions to the file system."""
@@ -55,8 +60,8 @@ class ArtifactStore:
         entry = self._read().get(_checked(entry_id))
         return settled(entry) if entry else None
 
-    def path_of(self, entry_id: str) -> Path | None:
-        """The file of a ready entry, to be loaded at once: its bytes have been read, and are those that were published.
+    def copy_of(self, entry_id: str) -> PrivateCopy | None:
+        """A copy of a ready entry's file, to be loaded; its bytes are those that were published. The caller closes it.
 
         Counts a hit. A file that is missing, changed, or not this user's alone is deleted with a warning; the entry is
         then "seen" again.
@@ -64,16 +69,23 @@ class ArtifactStore:
         entry = self.get(entry_id)
         if entry is None or entry.state != "ready":
             return None
-        path = self._file(entry_id)
-        flaw = _flaw(path, entry)
-        with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
-            now = entries.get(entry_id)
-            if now is None or now.sha256 != entry.sha256:  # evicted, or made anew, while it was being read
-                return None
-            if flaw:
-                logger.warning("a compiled model is deleted, to be made anew: %s", flaw)
-            entries[entry_id] = plain(now) if flaw else replace(now, hits=now.hits + 1, used=time.time())
-        return None if flaw else path
+        path, copy, flaw = self._file(entry_id), None, ""
+        try:
+            copy = PrivateCopy(path, entry.bytes)
+            if (copy.bytes, copy.sha256) != (entry.bytes, entry.sha256):
+                flaw = f"{path} is not what was compiled"
+        except (NotOwnError, NotRegularError) as error:
+            flaw = str(error)
+        except FileNotFoundError:
+            flaw = f"{path} is missing"
+        except OSError as error:  # no memory, no descriptors: no word against the file
+            logger.debug("a compiled model cannot be read: %s", error)
+            return None
+        if self._count_hit(entry, flaw) and not flaw:
+            return copy
+        if copy:
+            copy.close()
+        return None
 
     def claim(self, entry_id: str, what: dict[str, str], pid: int | None = None) -> bool:
         """Whether compiling the entry is now the work of process `pid`, this one if None: of all that ask, one is told.
@@ -86,6 +98,7 @@ class ArtifactStore:
             if entry.state in ("compiling", "ready"):
                 return False
             entries[entry_id] = owned(replace(entry, what=what, used=time.time()), pid or os.getpid())
+            sweep(self.folder)
             return True
 
     def adopt(self, entry_id: str, pid: int) -> None:
@@ -111,7 +124,7 @@ class ArtifactStore:
         digest, size = sha256_of(file), file.stat().st_size
         with self._changing() as entries:
             self._put(entries, replace(plain(_find(entries, entry_id)), compile_seconds=seconds), file, digest, size)
-            self._delete_old_jobs()
+            sweep(self.folder)
 
     def improve(self, entry_id: str, file: Path) -> bool:
         """Make `file`, which does the same faster, the entry's file instead of what was published; moved as there.
@@ -129,7 +142,7 @@ class ArtifactStore:
     def fail(self, entry_id: str, reason: str, scope: str, environment: str) -> None:
         """Note why `entry_id` cannot be compiled, or what was compiled cannot be used; its file, if any, is deleted.
 
-        `scope` is "environment", "model" or "shapes"; it holds under the `environment` of that fingerprint.
+        `scope` is "environment", "model", "shapes" or "time"; it holds under the `environment` of that fingerprint.
         """
         with self._changing() as entries:
             entry = replace(plain(_find(entries, entry_id)), used=time.time())
@@ -175,6 +188,24 @@ class ArtifactStore:
         """Files named by an id: the user may have chosen a folder in which other things lie too."""
         return [path for path in self.folder.glob(f"*{ending}") if is_id(path.stem)]
 
+    def _count_hit(self, entry: Entry, flaw: str) -> bool:
+        """Note that the entry's file is given out, or what is wrong with it; whether it is still the entry's file, in a
+        folder of this user's alone."""
+        try:
+            with self._changing(_NOTE_SECONDS) as entries:
+                now = entries.get(entry.id)
+                if now is None or now.sha256 != entry.sha256:  # evicted, or made anew, while it was being read
+                    return False
+                if flaw:
+                    logger.warning("a compiled model is deleted, to be made anew: %s", flaw)
+                entries[entry.id] = plain(now) if flaw else replace(now, hits=now.hits + 1, used=time.time())
+        except NotOwnError as error:
+            _warn_once(f"compiled models are not used: {error}")
+            return False
+        except OSError as error:  # a full disk, a lock: what was compiled can be used without a note of it
+            logger.debug("not written down with the compiled models: %s", error)
+        return True
+
     def _read(self) -> dict[str, Entry]:
         """The index as it is, without the lock, and parsed only when it has changed."""
         try:
@@ -182,7 +213,7 @@ class ArtifactStore:
             if stamp != self._last_read[0]:
                 self._last_read = (stamp, self._parse())
         except NotOwnError as error:
-            self._warn_once(f"compiled models are not used: {error}")
+            _warn_once(f"compiled models are not used: {error}")
             return {}
         except OSError as error:  # on Windows also at the moment it is replaced: what was read last will do
             logger.debug("the index of compiled models cannot be read: %s", error)
@@ -192,24 +223,28 @@ class ArtifactStore:
         """Changes with the index; None where there is none. Raises `NotOwnError` when others could have written it."""
         try:
             status_if_own(self.folder)
+            check_way(self.folder)
             status = status_if_own(self._index)
         except NotOwnError as error:
-            remedy = f"chmod -R go-w {self.folder} if it is yours, or set CUDASPEED_CACHE_DIR to a folder of your own"
-            raise NotOwnError(f"{error}; {remedy}") from error
+            advice = f"{error.remedy}, or set" if error.remedy else "set"
+            raise NotOwnError(f"{error}; {advice} CUDASPEED_CACHE_DIR to a folder of your own") from error
         return status and (status.st_mtime_ns, status.st_size, status.st_ino)
 
     def _parse(self) -> dict[str, Entry]:
         try:
-            text = self._index.read_bytes()
+            text = read_own(self._index, _MOST_BYTES)
         except FileNotFoundError:
             return {}
-        return from_json(text, lambda problem: self._warn_once(f"{self._index} {problem}"))
+        except (NotRegularError, ValueError) as error:
+            _warn_once(f"compiled models are made anew: {error}")
+            return {}
+        return from_json(text, lambda problem: _warn_once(f"{self._index} {problem}"))
 
     @contextmanager
     def _changing(self, patience: float | None = None) -> Iterator[dict[str, Entry]]:
         """The entries, for the body to change, under the lock; written down if it ends well."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stamp()
+        make_own_folder(self.folder)
         with locked(self.folder / "index.lock", _LOCK_SECONDS if patience is None else patience):
             # Not as last read: two changes within one tick of the file system's clock can look like none.
             before = self._parse()
@@ -239,16 +274,11 @@ class ArtifactStore:
             if path.stem not in entries:
                 delete(path)
 
-    def _delete_old_jobs(self) -> None:
-        for path in (self.folder / "jobs").glob("*"):
-            with suppress(OSError):  # it has just ended by itself
-                if time.time() - path.lstat().st_mtime > _OLD_JOB_SECONDS:
-                    delete(path)
 
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            logger.warning("%s", message)
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning("%s", message)
 
 
 @contextmanager
@@ -269,19 +299,6 @@ def _checked(entry_id: str) -> str:
 def _find(entries: dict[str, Entry], entry_id: str, what: dict[str, str] | None = None) -> Entry:
     """The entry of `entry_id`, or a new one, which is not among `entries` yet."""
     return entries.get(_checked(entry_id)) or Entry(entry_id, what or {}, created=time.time())
-
-
-def _flaw(path: Path, entry: Entry) -> str:
-    """What is wrong with an entry's file; "" when it is the one that was published."""
-    try:
-        status = status_if_own(path)
-        if status is None:
-            return f"{path} is missing"
-        if status.st_size != entry.bytes or sha256_of(path) != entry.sha256:
-            return f"{path} is not what was compiled"
-    except OSError as error:
-        return str(error)
-    return ""
 
 
 def _last_use(entry: Entry) -> float:

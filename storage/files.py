@@ -1,16 +1,17 @@
-"""What files need that several processes share: a lock, whole replacement, a hash, and knowing whose they are."""
+"""What files need that several processes share: a lock, whole replacement, a hash."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .ownership import check_regular
 
 if sys.platform == "win32":
     import msvcrt
@@ -31,20 +32,20 @@ else:
 
 
 _READING_SECONDS = 2.0
-
-
-class NotOwnError(OSError):
-    """Somebody else could have made or changed a file that must be this user's alone."""
+# No link is followed; and on a FIFO, which is none of ours, nobody waits for whoever may never read it.
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 @contextmanager
 def locked(path: Path, seconds: float) -> Iterator[None]:
     """Hold the lock that is the file `path`, alone among processes and threads; at the latest it ends with its process.
 
-    Raises `TimeoutError` when another holds it for longer than `seconds`, another `OSError` where it cannot be made.
+    Raises `TimeoutError` when another holds it for longer than `seconds`, another `OSError` where it cannot be made or
+    is no regular file.
     """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o600)
     try:
+        check_regular(path, os.fstat(lock))
         end = time.monotonic() + seconds
         while True:
             try:
@@ -69,7 +70,10 @@ def replace_whole(path: Path, text: str) -> None:
     Raises `OSError` if it cannot be written; the old file is there still.
     """
     new = path.with_suffix(".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+    if new.exists() or new.is_symlink():  # what a killed writer left, or whatever it is
+        new.unlink()
+    made = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600)
+    with os.fdopen(made, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -92,26 +96,6 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def status_if_own(path: Path) -> os.stat_result | None:
-    """The `lstat` of what only this user (and root) can have made and changed; None where there is nothing.
-
-    Raises `NotOwnError` otherwise, for symbolic links too. On Windows, where neither owner nor mode tells anything, the
-    access list of the user's profile folder is relied upon.
-    """
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return None
-    if stat.S_ISLNK(status.st_mode):
-        raise NotOwnError(f"{path} is a symbolic link")
-    if sys.platform != "win32":
-        if status.st_uid != os.getuid():
-            raise NotOwnError(f"{path} belongs to another user")
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise NotOwnError(f"{path} can be written by other users")
-    return status
 
 
 def bytes_in(folder: Path) -> int:

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-import psutil
+from .processes import began, is_alive
 
 State = Literal["seen", "compiling", "ready", "failed"]
 
 _SCHEMA = 1
 _ID = re.compile("[0-9a-f]{24}")
 _MOST = 1e18  # of any number here; a larger one in the index is nonsense, and no float takes every integer
-_CLOCK = 1.0  # seconds by which the system's word on when a process began may vary
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,8 @@ class Entry:
     `what` says which, for people. Times are unix seconds, durations seconds, rates seconds per megapixel of input, 0
     for not measured. `eager_seconds` went into eager forwards so far, over all runs: what decides whether a compile
     pays. `verified` says that this file's results were compared with eager ones. A failure has a `reason` and a `scope`
-    ("environment", "model" or "shapes": what it speaks against), and holds under the `environment` of that fingerprint.
+    ("environment", "model" or "shapes": what it speaks against; "time": it took too long, which may pass), and holds
+    under the `environment` of that fingerprint.
     The owner is the process that compiles, or, where the entry is "seen", one that died at it; process ids are used
     again, so it has a beginning too.
     """
@@ -80,15 +80,14 @@ def plain(entry: Entry) -> Entry:
 
 def owned(entry: Entry, pid: int) -> Entry:
     """The entry while process `pid` compiles it."""
-    return replace(plain(entry), state="compiling", owner_pid=pid, owner_started=_began(pid))
+    return replace(plain(entry), state="compiling", owner_pid=pid, owner_started=began(pid))
 
 
 def settled(entry: Entry) -> Entry:
     """The entry, only "seen" where the process that compiled it is gone."""
     if entry.state != "compiling":
         return entry
-    began = _began(entry.owner_pid)
-    return entry if began and abs(began - entry.owner_started) <= _CLOCK else replace(entry, state="seen")
+    return entry if is_alive(entry.owner_pid, entry.owner_started) else replace(entry, state="seen")
 
 
 def with_usage(entry: Entry, usage: Usage) -> Entry:
@@ -153,12 +152,3 @@ def _parse(entry_id: str, values: dict[str, Any]) -> Entry:
     if entry.state not in get_args(State):
         raise ValueError(f"{entry_id}: state is {entry.state!r}")
     return entry
-
-
-def _began(pid: int) -> float:
-    """When process `pid` began, unix seconds; 0 if there is none, or it has ended and its parent did not ask yet."""
-    try:
-        process = psutil.Process(pid)
-        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except (psutil.Error, OSError, OverflowError):
-        return 0.0

@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import nn
 
-from .files import NotOwnError, delete, locked, replace_whole, status_if_own
+from .files import delete, locked, replace_whole
 from .fingerprint import content_of
+from .ownership import NotOwnError, check_way, make_own_folder, read_own, status_if_own
 
 logger = logging.getLogger("cudaspeed")
 
@@ -74,9 +75,10 @@ class ProfileStore:
         """Change what is known, for now and for later sessions, and return it. `changes` are `Profile`'s fields."""
         profile = self._known[content] = replace(self.get(content), **changes)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status_if_own(self._folder)
+            make_own_folder(self._folder)
             with locked(self._folder / "lock", _LOCK_SECONDS):
+                for left in self._folder.glob("*.new"):  # by a process that was killed: who writes has the lock
+                    delete(left)
                 # another process may have found out something else meanwhile
                 profile = self._known[content] = replace(self._read(content) or profile, **changes)
                 replace_whole(self._file(content), _text(profile))
@@ -98,14 +100,12 @@ class ProfileStore:
         """The profile on disk, if there is one that this user wrote and that makes sense."""
         path = self._file(content)
         try:
+            check_way(self._folder)
             if status_if_own(self._folder) is None:
                 return None
-            status = status_if_own(path)
-            if status is None:
-                return None
-            if status.st_size > _MOST_BYTES:
-                raise ValueError(f"it has {status.st_size} bytes")
-            return _parse(json.loads(path.read_text(encoding="utf-8")))
+            return _parse(json.loads(read_own(path, _MOST_BYTES)))
+        except FileNotFoundError:
+            return None
         except NotOwnError as error:
             logger.debug("a model's profile is not trusted: %s", error)
         except (OSError, ValueError, TypeError, RecursionError) as error:

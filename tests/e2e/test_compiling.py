@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -44,7 +44,7 @@ from cudaspeed.upscale_engine import upscale
 
 winograd.prepare = lambda folder: False
 compile_cache._CLEARLY_SLOWER = 100.0
-job._LOW_PRIORITY = 0
+job._NICENESS = 0
 options = UpscaleOptions(precision="fp32", compile_mode="wait")
 report = upscale(zoo.photograph(40, 40), zoo.compact(), options, StandaloneContext("cpu")).report
 assert report.compiled, report.compiling
@@ -90,7 +90,7 @@ def no_compiled_code_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def compilers_are_not_starved(monkeypatch: pytest.MonkeyPatch) -> None:
     """By other tests, which run at the same time: at low priority a compile would take minutes."""
-    monkeypatch.setattr("cudaspeed.compiling.job._LOW_PRIORITY", 0)
+    monkeypatch.setattr("cudaspeed.compiling.job._NICENESS", 0)
 
 
 def run(sessions: SessionCache, options: UpscaleOptions = OPTIONS, size: tuple[int, int] = (40, 40)) -> UpscaleReport:
@@ -122,6 +122,26 @@ def test_after_a_restart_any_size_runs_compiled_at_once(folder: Path, monkeypatc
         assert report.compiled
         assert report.compiling == "compiled"
     assert not run(sessions, UpscaleOptions(precision="fp32"), (31, 40)).compiled, "below what it was made for"
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="what is loaded is not told there")
+def test_torch_unpacks_where_it_was_seen_that_nobody_else_can_write(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    load, loaded = compile_cache.load_package, set()
+
+    def load_and_look(path: Path, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        forward = load(path, device)
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        loaded.update(line.split()[-1] for line in lines if "/aotinductor/" in line)
+        return forward
+
+    monkeypatch.setattr(compile_cache, "load_package", load_and_look)
+    assert run(new_sessions(), UpscaleOptions(precision="fp32")).compiled
+    assert loaded
+    assert all(path.startswith(("/tmp/", f"{tmp_path}/")) for path in loaded), "see compiling/aoti.py, check_unpacking"
 
 
 @needs_compiler
@@ -188,7 +208,10 @@ def test_a_worker_that_crashes_is_named_and_pictures_flow_on() -> None:
     sessions = new_sessions()
     run(sessions, UpscaleOptions(precision="fp32", compile_mode="background"))
     assert sessions.compiles.job is not None
-    os.kill(sessions.compiles.job._process.pid, 11)
+    watch, until = psutil.Process(sessions.compiles.job._process.pid), time.monotonic() + 60
+    while not watch.children() and time.monotonic() < until:
+        time.sleep(0.05)
+    watch.children()[0].send_signal(11)
     report = settled(sessions)
     assert "the compiling process died (SIGSEGV)" in report.compiling
     assert not sessions.compiles.busy()

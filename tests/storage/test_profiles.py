@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
 from types import MappingProxyType
 
@@ -130,3 +132,38 @@ def test_weights_are_read_once_and_again_when_they_changed(folder: Path, monkeyp
         module.weight.add_(1)
     assert ProfileStore(folder).of(module).known == Profile()
     assert len(read) == 2
+
+
+def test_what_others_could_put_elsewhere_is_not_trusted(folder: Path) -> None:
+    ProfileStore(folder).update(CONTENT, receptive_field=3)
+    folder.parent.chmod(0o777)
+    assert ProfileStore(folder).get(CONTENT) == Profile()
+    ProfileStore(folder).update("f" * 64, receptive_field=3)
+    assert not (folder / f"{'f' * 64}.json").exists()
+
+
+def test_folders_made_above_are_this_users_alone_whatever_the_umask(folder: Path) -> None:
+    old = os.umask(0)
+    try:
+        ProfileStore(folder).update(CONTENT, receptive_field=3)
+    finally:
+        os.umask(old)
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has none")
+@pytest.mark.parametrize("name", [f"{CONTENT}.json", f"{CONTENT}.new", "lock"])
+def test_nobody_waits_for_a_fifo(folder: Path, name: str) -> None:
+    ProfileStore(folder).update("f" * 64, receptive_field=3)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name, 0o600)
+    profiles = ProfileStore(folder)
+    assert profiles.get(CONTENT) == Profile()
+    assert profiles.update(CONTENT, receptive_field=3).receptive_field == 3
+
+
+def test_what_a_killed_process_was_writing_goes(folder: Path) -> None:
+    ProfileStore(folder).update(CONTENT, receptive_field=3)
+    (folder / f"{'f' * 64}.new").write_text("half")
+    ProfileStore(folder).update(CONTENT, receptive_field=5)
+    assert {path.name for path in folder.iterdir()} == {f"{CONTENT}.json", "lock"}

@@ -1,0 +1,59 @@
+"""What the C++ of csrc takes: its structures, in the order of its own, and nothing of torch's."""
+
+from __future__ import annotations
+
+import ctypes
+
+
+class Picture(ctypes.Structure):
+    """[N, h, w, C] floats, channels dense: where they begin, and how many floats apart pictures, rows, pixels lie."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("picture", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("pixel", ctypes.c_int64),
+    )
+
+
+class Ending(ctypes.Structure):
+    """What follows a convolution: (y + bias), negative ones times slope, times scale, plus added."""
+
+    _fields_ = (
+        ("bias", ctypes.c_void_p),
+        ("slope", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        ("added", Picture),
+    )
+
+
+class ConvolutionSizes(ctypes.Structure):
+    """Of a convolution by csrc/winograd.cpp."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int)
+        for name in (
+            *("pictures", "x_height", "x_width", "edge", "height", "width"),
+            *("channels", "outputs", "lanes", "run", "threads"),
+        )
+    )
+
+
+class Windows(ctypes.Structure):
+    """[W, H, N, d] floats, the last dense: where they begin, and how many floats apart windows, heads, rows lie."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("window", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+    )
+
+
+class AttentionSizes(ctypes.Structure):
+    """Of attention by csrc/attention.cpp."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int)
+        for name in ("windows", "heads", "rows", "columns", "channels", "biases", "lanes", "threads")
+    )
