@@ -3,6 +3,9 @@
 In Python: `upscale(image, load_model("4x.pth"))`. In ComfyUI, which imports this folder as a pack: the nodes.
 """
 
+from .api import surroundings as surroundings
+
+# isort: split
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 

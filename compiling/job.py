@@ -160,7 +160,8 @@ def _environment(scratch: Path) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     told = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    toolkit = None if told or Path("/usr/local/cuda/include/cuda.h").exists() else _toolkit_of_pip()
+    # os.path's, which raises nothing where this user may not look
+    toolkit = None if told or os.path.exists("/usr/local/cuda/include/cuda.h") else _toolkit_of_pip()  # noqa: PTH110
     return {**variables, "CUDA_HOME": str(toolkit)} if toolkit else variables
 
 

@@ -29,9 +29,10 @@ from .codecs.frames import Film, Frame, Played, Timing
 from .codecs.metadata import Carried, carried_by
 from .codecs.picture import Picture, levels, lost_depth, picture_of
 from .codecs.source import open_regular, read_whole
-from .files import ENDINGS_OF_16_BITS, write_whole
+from .files import ENDINGS_OF_16_BITS
 from .kinds import HEAD_BYTES, recognise
 from .limits import DEFAULT_LIMITS, DecodeLimits
+from .whole import write_whole
 
 Enlarge = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Frames [n, H, W, C] -> [n, H * scale, W * scale, C], values 0..1."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from ..api.errors import BadImageError, OutputError
 from .codecs import animated_gif, bmp, exr, gif, jpeg, png, tiff, webp, with_pillow
@@ -14,8 +12,8 @@ from .codecs.picture import Picture
 from .codecs.source import open_regular
 from .kinds import HEAD_BYTES, recognise
 from .limits import DEFAULT_LIMITS, DecodeLimits
+from .whole import write_whole
 
-READABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".exr")
 WRITABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".exr")
 ENDINGS_OF_16_BITS = (".png", ".apng", ".tif", ".tiff", ".exr")  # the formats that keep them, or more
 LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # pixels; of libjpeg, and of the formats
@@ -66,7 +64,7 @@ def check_fits(path: Path, width: int, height: int) -> None:
     if limit is not None and max(width, height) > limit:
         raise BadImageError(
             f"{path}: {width}x{height} pixels do not fit a {path.suffix} file, whose sides end at {limit}; "
-            "write a .png or .tif file instead"
+            "write a .png or .tif file instead, of a folder with --format png"
         )
 
 
@@ -76,7 +74,7 @@ def write_image(path: Path, picture: Picture) -> tuple[str, ...]:
     Values are rounded to the nearest 8- or 16-bit level (PNG and TIFF keep 16 bits), values outside 0..1 are clipped;
     TIFF keeps the floats of a picture of such, and OpenEXR, which gets linear light, always has floats.
     PNG and TIFF are lossless; JPEG has quality 95 without chroma subsampling, WebP is lossy at quality 95, GIF has 256
-    colours. JPEG loses alpha. The file appears complete or not at all, and replaces one that is there.
+    colours. JPEG loses alpha. The file appears complete or not at all, and replaces a file or link that is there.
     Raises `BadImageError` if the format is unknown or too small for the picture, `OutputError` if writing fails.
     """
     ending = path.suffix.lower()
@@ -114,22 +112,3 @@ _DECODERS: dict[str, Callable[[BinaryIO, DecodeLimits], Picture]] = {
     "GIF": gif.read,
     "OpenEXR": exr.read,
 }
-
-
-Result = TypeVar("Result")
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
-    """Have `write` fill a file that takes the place of `path` once it is complete. Raises `OutputError`."""
-    # Beside the target, so that the last step is a rename within one file system, which is all or nothing.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            result = write(file)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # gone after the rename; and where it cannot be removed, the first error matters more
-            temporary.unlink()
-    return result

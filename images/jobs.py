@@ -5,12 +5,15 @@ from __future__ import annotations
 import mimetypes
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..api.errors import BadOptionError
-from .files import READABLE_ENDINGS, WRITABLE_ENDINGS
+from .files import WRITABLE_ENDINGS
+from .folders import identity, look_into
+from .kinds import ENDINGS
+from .naming import FolderOptions, Source, is_in_format, place_of, targets_of, writers_of
 
 
 @dataclass(frozen=True)
@@ -21,43 +24,80 @@ class Job:
     target: Path
 
 
-def plan_jobs(inputs: Sequence[str], output: str) -> list[Job]:
+@dataclass(frozen=True)
+class Refused:
+    """A picture, or a folder, of which nothing comes, and why."""
+
+    source: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """What else lies in a folder, by its path in there; a subfolder's ends with a separator."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, in the order of the inputs, and what in their folders is not looked at."""
+
+    steps: tuple[Job | Refused, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """What is not refused."""
+        return tuple(step for step in self.steps if isinstance(step, Job))
+
+
+def plan_jobs(inputs: Sequence[str], output: str, options: FolderOptions = FolderOptions()) -> Plan:  # noqa: B008
     """Which picture goes where; changes nothing on disk.
 
-    A folder among `inputs` stands for its pictures, sorted, without those of its subfolders. `output` is a folder if
-    it exists as one, ends with a separator, or has no picture's ending. In a folder a picture
-    keeps its name, and its ending where that can be written, .png otherwise. An input that does not exist is kept: it
-    fails when its turn comes. Raises `BadOptionError` for an empty folder, an output whose format cannot be written,
-    several inputs for one file, two inputs with one output, and an output that is an input.
+    A folder among `inputs` stands for its pictures (`look_into`). `output` is a folder if it exists as one, ends with a
+    separator, or has no picture's ending; `targets_of` says what they are called in there. An input that does not exist
+    is kept: it fails when its turn comes. One that is given twice is done once. Refused, and the rest is done: what
+    would be written over an input, or over what another becomes; a folder that holds no pictures or cannot be looked
+    into. Raises `BadOptionError` where nothing but refusals is left, for an output whose format cannot be written or is
+    not the one asked for, and for one file as the output of several.
     """
-    sources = [source for given in inputs for source in _pictures_in(Path(given))]
-    if _is_folder(output):
-        jobs = [Job(source, Path(output) / _name_for(source)) for source in sources]
-    elif Path(output).suffix.lower() not in WRITABLE_ENDINGS:
-        raise BadOptionError(f"cannot write {output}; its ending must be one of {', '.join(WRITABLE_ENDINGS)}")
-    elif len(inputs) > 1 or Path(inputs[0]).is_dir():
-        raise BadOptionError(f"several pictures cannot all become {output}; name a folder")
-    else:
-        jobs = [Job(sources[0], Path(output))]
-    _refuse_clashes(jobs)
-    return jobs
-
-
-def _pictures_in(given: Path) -> list[Path]:
-    if not given.is_dir():
-        return [given]
     try:
-        inside = sorted(given.iterdir())
-    except OSError as error:
-        raise BadOptionError(f"cannot look into the folder {given}: {error.strerror or error}") from error
-    found = [
-        path
-        for path in inside
-        if path.suffix.lower() in READABLE_ENDINGS and path.is_file() and not path.name.startswith(".")
+        if _is_folder(output):
+            plan = _plan_folder(inputs, Path(output), options)
+        else:
+            _check_file(inputs, output, options)
+            plan = Plan((Job(Path(inputs[0]), Path(output)),))
+        return _with_work(_without_overwriting(plan, options))
+    except FileNotFoundError as error:  # what does not exist is kept, so this is the working folder itself
+        raise BadOptionError(
+            "the working folder was deleted, so relative paths lead nowhere; use absolute ones"
+        ) from error
+    except OSError as error:  # a path that no file system takes
+        raise BadOptionError(f"{error.filename or output}: {error.strerror or error}; name another path") from error
+
+
+def refuse_unwritable(plan: Plan) -> Plan:
+    """The plan, with what goes into folders that cannot be written refused before hours of work; nothing stays on disk.
+
+    Raises `BadOptionError` where nothing but refusals is left."""
+    flaws = {folder: why_unwritable(folder) for folder in {job.target.parent for job in plan.jobs}}
+    steps = [
+        Refused(step.source, flaw) if isinstance(step, Job) and (flaw := flaws[step.target.parent]) else step
+        for step in plan.steps
     ]
-    if not found:
-        raise BadOptionError(f"the folder {given} holds no pictures ({', '.join(READABLE_ENDINGS)})")
-    return found
+    return _with_work(replace(plan, steps=tuple(steps)))
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why no file can be written into `folder`, which need not exist; "" if one can. Nothing stays on disk."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"cannot write into {folder}: {error.strerror or error}"
 
 
 def _is_folder(output: str) -> bool:
@@ -65,39 +105,98 @@ def _is_folder(output: str) -> bool:
     if Path(output).is_dir() or output.endswith(separators):
         return True
     kind = mimetypes.guess_type(output)[0] or ""  # so that out.jp2 is a picture we cannot write, and not a folder
-    return Path(output).suffix.lower() not in READABLE_ENDINGS and not kind.startswith("image/")
+    return Path(output).suffix.lower() not in ENDINGS and not kind.startswith("image/")
 
 
-def _name_for(source: Path) -> str:
-    return source.name if source.suffix.lower() in WRITABLE_ENDINGS else f"{source.stem}.png"
+def _check_file(inputs: Sequence[str], output: str, options: FolderOptions) -> None:
+    """Raise `BadOptionError` unless the file `output` can be what comes of `inputs`."""
+    if Path(output).suffix.lower() not in WRITABLE_ENDINGS:
+        raise BadOptionError(f"cannot write {output}; its ending must be one of {', '.join(WRITABLE_ENDINGS)}")
+    if len(inputs) > 1 or Path(inputs[0]).is_dir():
+        raise BadOptionError(f"several pictures cannot all become {output}; name a folder")
+    if options.format and not is_in_format(Path(output), options.format):
+        raise BadOptionError(f"{output} does not end as format {options.format} does; leave one out, or name a folder")
+    if options.suffix:
+        raise BadOptionError(f"{output} is a whole name, without room for suffix {options.suffix!r}; name a folder")
 
 
-def _refuse_clashes(jobs: Sequence[Job]) -> None:
-    # Device and inode know a file under all its names: links, letter case.
-    sources = {(stat.st_dev, stat.st_ino) for job in jobs if (stat := _stat(job.source))}
-    writers: dict[str, Path] = {}
-    for job in jobs:
-        stat = _stat(job.target)
-        if stat and (stat.st_dev, stat.st_ino) in sources:
-            raise BadOptionError(f"{job.target} is an input; choose another output, inputs are never overwritten")
-        place = os.path.realpath(job.target)
-        if place in writers:
-            raise BadOptionError(f"{writers[place]} and {job.source} would both become {job.target}; use two outputs")
-        writers[place] = job.source
+def _plan_folder(inputs: Sequence[str], output: Path, options: FolderOptions) -> Plan:
+    found: list[Source | Refused] = []
+    passed_over: list[PassedOver] = []
+    for given in map(Path, inputs):
+        if not given.is_dir():
+            found.append(Source(given))
+            continue
+        inside = look_into(given, options.recursive, output)
+        found += [Source(path, path.parent.relative_to(given)) for path in inside.pictures]
+        found += [Refused(path, reason) for path, reason in inside.failures]
+        if not inside.pictures and not inside.failures:
+            found.append(Refused(given, _no_pictures(given, inside.passed_over, options)))
+        if inside.passed_over:
+            passed_over.append(PassedOver(given, inside.passed_over))
+    return Plan(tuple(_steps(found, output, options)), tuple(passed_over))
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:  # it does not exist, or cannot be reached, which reading or writing it will tell
-        return None
+def _no_pictures(folder: Path, others: Sequence[str], options: FolderOptions) -> str:
+    subfolders = not options.recursive and any(name.endswith(os.sep) for name in others)
+    remedy = "; --recursive looks into its subfolders" if subfolders else ""
+    return f"the folder {folder} holds no pictures ({', '.join(ENDINGS)}){remedy}"
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Find out before hours of work; creates nothing that stays."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise BadOptionError(f"cannot write into {folder}: {error.strerror or error}") from error
+def _steps(found: Sequence[Source | Refused], output: Path, options: FolderOptions) -> Iterator[Job | Refused]:
+    """In the order of `found`."""
+    once = list(_each_once(found))
+    targets = targets_of([one for one in once if isinstance(one, Source)], output, options)
+    writers = writers_of(targets)
+    for one in once:
+        if isinstance(one, Refused):
+            yield one
+            continue
+        target = targets[one]
+        writer = writers[place_of(target)]
+        both = f"{writer.path} and {one.path} would both become {target}; use two outputs"
+        yield Job(one.path, target) if writer == one else Refused(one.path, both)
+
+
+def _each_once(found: Sequence[Source | Refused]) -> Iterator[Source | Refused]:
+    """Without what is the same file as one before, and would be called the same."""
+    seen: set[tuple[str, str, Path]] = set()
+    for one in found:
+        if isinstance(one, Source):
+            file = (os.path.realpath(one.path), one.path.name, one.below)
+            if file in seen:
+                continue
+            seen.add(file)
+        yield one
+
+
+def _without_overwriting(plan: Plan, options: FolderOptions) -> Plan:
+    """No input is written over. Where outputs that exist count as done they may be inputs, too, if they lie in the same
+    folder: what an earlier run has made of one picture is passed over, and not made larger still."""
+    sources = {job: identity(job.source) for job in plan.jobs}
+    targets = {job: identity(job.target) for job in plan.jobs}
+    inputs = {known for known in sources.values() if known}
+    earlier = {targets[job] for job in plan.jobs if options.skip_existing and targets[job] != sources[job]}
+    steps: list[Job | Refused] = []
+    passed_over = {others.folder: others.names for others in plan.passed_over}
+    for step in plan.steps:
+        if isinstance(step, Refused):
+            steps.append(step)
+        elif sources[step] and sources[step] in earlier:
+            folder = step.source.parent
+            passed_over[folder] = (*passed_over.get(folder, ()), step.source.name)
+        elif targets[step] in inputs and targets[step] not in earlier:
+            refusal = f"{step.target} is an input; choose another output, inputs are never overwritten"
+            steps.append(Refused(step.source, refusal))
+        else:
+            steps.append(step)
+    return Plan(tuple(steps), tuple(PassedOver(folder, names) for folder, names in passed_over.items()))
+
+
+def _with_work(plan: Plan) -> Plan:
+    """`plan`, if there is anything to be done. Raises `BadOptionError` with the reasons if there is not."""
+    refused = [step for step in plan.steps if isinstance(step, Refused)]
+    if refused and not plan.jobs:
+        more = f" (and {len(refused) - 1} more that cannot be done)" if len(refused) > 1 else ""
+        raise BadOptionError(refused[0].reason + more)
+    return plan

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 HEAD_BYTES = 18  # of a file, which `recognise` wants
 
+ENDINGS = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".exr",
+)  # fmt: skip
+"""What pictures of these kinds are usually called."""
+
 _BEGINNINGS = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),

@@ -84,7 +84,8 @@ def _compiler() -> str:
 def _headers() -> list[str]:
     """The C headers that generated code may include and that are not everywhere, where they are found."""
     folders = [sysconfig.get_paths()["include"], os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include"]
-    return [name for folder in folders for name in ("Python.h", "cuda.h") if (Path(folder) / name).is_file()]
+    # os.path's, which raises nothing: a folder that this user may not look into has no headers for it
+    return [name for folder in folders for name in ("Python.h", "cuda.h") if os.path.isfile(f"{folder}/{name}")]  # noqa: PTH113
 
 
 class _Content(NamedTuple):

@@ -21,11 +21,11 @@ LOADER = ROOT / "models" / "loader.py"
 UPSTREAM = ROOT / "api" / "upstream.py"
 
 COMFYUI = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "execution", "folder_paths", "server"}
-MAY_PRINT = {"cli.py", "train", "bench", "examples"}
+MAY_PRINT = {"commands", "train", "bench", "examples"}
 RUNS_CODE = {"eval", "exec", "__import__"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
-PACKAGES = ("api", "compiling", "images", "kernels", "models", "pipeline", "storage", "tiling")
+PACKAGES = ("api", "commands", "compiling", "images", "kernels", "models", "pipeline", "storage", "tiling")
 MODULES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
 SOURCES = MODULES + sorted(
     path for folder in ("train", "bench", "examples", "docs") for path in (ROOT / folder).rglob("*.py")

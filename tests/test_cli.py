@@ -15,9 +15,10 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
-from cudaspeed import cli
+from cudaspeed.api.errors import OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.cli import main
+from cudaspeed.commands import upscale as command
 from cudaspeed.host import compiled_folder
 from cudaspeed.images.codecs.metadata import Metadata
 from cudaspeed.images.codecs.picture import Picture
@@ -145,12 +146,147 @@ def test_a_folder_keeps_names_and_endings(upscale: Run, tmp_path: Path) -> None:
     (tmp_path / "in" / "notes.txt").write_text("not a picture")
     (tmp_path / "in" / ".b.png").write_text("what some systems leave beside a picture")
 
-    code, out, _ = upscale(tmp_path / "in", "-o", tmp_path / "out", "--json")
+    code, out, err = upscale(tmp_path / "in", "-o", tmp_path / "out", "--json")
 
-    records = [json.loads(line) for line in out.splitlines()]
+    passed_over, *records = [json.loads(line) for line in out.splitlines()]
     assert code == 0
+    assert passed_over == {"input": str(tmp_path / "in"), "passed_over": 2, "names": ["folder.png/", "notes.txt"]}
+    assert err == f"cudaspeed: WARNING: {tmp_path / 'in'}: 2 passed over: folder.png/, notes.txt\n"
     assert [Path(record["input"]).name for record in records] == ["D.TIF", "a.jpg", "b.png", "c.bmp"]
     assert files(tmp_path / "out") == ["D.TIF", "a.jpg", "b.png", "c.png"]
+
+
+def test_subfolders_formats_and_suffixes(upscale: Run, tmp_path: Path) -> None:
+    for name in ("a.png", "s/a.png", "s/t/b.bmp"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "in" / name)
+    arguments = (tmp_path / "in", "-o", tmp_path / "in" / "out", "--recursive", "--format", "webp", "--suffix", "_x2")
+    code, out, err = upscale(*arguments, "--json")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["output"] for line in out.splitlines()] == [
+        str(tmp_path / "in" / "out" / name) for name in ("a_x2.webp", "s/a_x2.webp", "s/t/b_x2.webp")
+    ]
+    with Image.open(tmp_path / "in" / "out" / "s" / "t" / "b_x2.webp") as image:
+        assert (image.format, image.size) == ("WEBP", (32, 24))
+
+
+def test_what_exists_is_skipped_if_asked_for(upscale: Run, tmp_path: Path) -> None:
+    inputs = [picture(tmp_path / f"{name}.png") for name in "abc"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.png").write_bytes(b"done before")
+    (tmp_path / "out" / "c.png").symlink_to("nowhere")
+    code, out, err = upscale(*inputs, "-o", tmp_path / "out", "--skip-existing", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert records[1] == {"input": str(inputs[1]), "output": str(tmp_path / "out" / "b.png"), "skipped": True}
+    assert ["skipped" in record for record in records] == [False, True, False]
+    assert (tmp_path / "out" / "b.png").read_bytes() == b"done before"
+    code, out, _ = upscale(*inputs, "-o", tmp_path / "out", "--skip-existing")
+    assert (code, out.count(": skipped, ")) == (0, 3)
+    assert upscale(inputs[1], "-o", tmp_path / "out")[0] == 0
+    with Image.open(tmp_path / "out" / "b.png") as image:
+        assert image.size == (32, 24)
+
+
+def test_a_name_that_becomes_too_long_costs_only_itself(upscale: Run, tmp_path: Path) -> None:
+    inputs = [picture(tmp_path / f"{'x' * 240}.png"), picture(tmp_path / "a.png")]
+    for skip in ([], ["--skip-existing"]):
+        code, _, err = upscale(*inputs, "-o", tmp_path / "out", "--suffix", "y" * 20, *skip)
+        assert code == 1
+        assert err.count("File name too long") == len(err.splitlines()) == 1
+        assert files(tmp_path / "out") == [f"a{'y' * 20}.png"]
+
+
+def test_pictures_that_clash_cost_nobody_else(upscale: Run, tmp_path: Path) -> None:
+    for name in ("p/photo.png", "p/photo.bmp", "p/z.png", "q/z.png", "q/y.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name)
+    code, out, err = upscale(tmp_path / "p", tmp_path / "q", "-o", tmp_path / "out", "--json")
+    assert code == 1
+    assert files(tmp_path / "out") == ["photo.bmp.png", "photo.png", "y.png", "z.png"]
+    errors = [record["error"] for record in map(json.loads, out.splitlines()) if "error" in record]
+    assert len(errors) == len(err.splitlines()) == 1
+    assert f"{tmp_path / 'p' / 'z.png'} and {tmp_path / 'q' / 'z.png'} would both become" in errors[0]
+
+
+@pytest.mark.parametrize("skip", [[], ["--skip-existing"]])
+def test_two_names_that_are_one_file_on_this_file_system_are_not_written_over(
+    upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip: list[str]
+) -> None:
+    """Where letter case makes no difference; here a link makes the second name."""
+    really = command.write_image
+
+    def write(path: Path, content: Picture) -> tuple[str, ...]:
+        lost = really(path, content)
+        os.link(path, path.with_name(path.name.swapcase()))
+        return lost
+
+    monkeypatch.setattr(command, "write_image", write)
+    inputs = [picture(tmp_path / "A.PNG"), picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    code, out, _ = upscale(*inputs, "-o", tmp_path / "out", "--json", *skip)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert ["error" in record for record in records] == [False, True, False]
+    assert f"{inputs[0]} became {tmp_path / 'out' / 'a.png'} already" in records[1]["error"]
+
+
+def test_an_output_that_is_a_link_is_replaced_and_not_followed(upscale: Run, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in.png")
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    (tmp_path / "out.png").symlink_to("mine.png")
+    assert upscale(source, "-o", tmp_path / "out.png")[0] == 0
+    assert not (tmp_path / "out.png").is_symlink()
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+def test_what_a_format_cannot_hold_says_which_one_to_ask_for(upscale: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (4, 9000)).save(tmp_path / "in" / "tall.webp")
+    code, _, err = upscale(tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 1
+    assert "--format png" in err
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out", "--format", "png")[0] == 0
+    assert files(tmp_path / "out") == ["tall.png"]
+
+
+def test_an_output_folder_that_cannot_be_made_costs_only_its_pictures(upscale: Run, tmp_path: Path) -> None:
+    for name in ("a.png", "s/b.png", "t/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "in" / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "s").write_text("a file")
+    code, _, err = upscale(tmp_path / "in", "-o", tmp_path / "out", "--recursive")
+    assert code == 1
+    assert f"{tmp_path / 'in' / 's' / 'b.png'}: cannot write into {tmp_path / 'out' / 's'}: Not a directory" in err
+    assert files(tmp_path / "out" / "t") == ["c.png"]
+
+
+def test_how_large_a_picture_may_be_can_be_said(upscale: Run, tmp_path: Path) -> None:
+    inputs = [picture(tmp_path / "in.png"), tmp_path / "large.png"]
+    Image.new("RGB", (100, 100)).save(inputs[1])
+    code, out, _ = upscale(*inputs, "-o", tmp_path / "out", "--max-megapixels", "0.005", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert ["error" in record for record in records] == [False, True]
+    assert "raise the limit with --max-megapixels" in records[1]["error"]
+    assert upscale(*inputs, "-o", tmp_path / "out", "--max-megapixels", "0.01")[0] == 0
+
+
+@pytest.mark.parametrize("megapixels", ["0", "-1", "nan", "inf", "many"])
+def test_a_limit_that_is_none_is_bad_usage(upscale: Run, tmp_path: Path, megapixels: str) -> None:
+    code, _, err = upscale(picture(tmp_path / "in.png"), "-o", tmp_path / "out", f"--max-megapixels={megapixels}")
+    assert code == 2
+    assert "max" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_a_kill_left_is_cleared_away(upscale: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    left = tmp_path / "out" / f".cudaspeed-{'0a' * 16}.tmp"
+    left.write_bytes(b"half a picture")
+    os.utime(left, (0, 0))
+    assert upscale(picture(tmp_path / "in.png"), "-o", tmp_path / "out")[0] == 0
+    assert files(tmp_path / "out") == ["in.png"]
 
 
 def test_one_bad_picture_does_not_stop_the_others(upscale: Run, tmp_path: Path) -> None:
@@ -163,14 +299,14 @@ def test_one_bad_picture_does_not_stop_the_others(upscale: Run, tmp_path: Path) 
     assert code == 1
     assert [record["input"] for record in records] == [str(path) for path in inputs]
     assert ["error" in record for record in records] == [True, True, False]
-    assert "is not a PNG" in records[0]["error"]
+    assert "is no picture" in records[0]["error"]
     assert "No such file" in records[1]["error"]
     assert files(tmp_path / "out") == ["good.png"]
     assert len(err.splitlines()) == 2
 
 
 def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really_upscale, calls = cli.upscale, []
+    really_upscale, calls = command.upscale, []
 
     def fails_at_first(*arguments: object) -> object:
         calls.append(arguments)
@@ -178,7 +314,7 @@ def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, m
             raise RuntimeError("cuDNN is unwell\nwith details")
         return really_upscale(*arguments)
 
-    monkeypatch.setattr(cli, "upscale", fails_at_first)
+    monkeypatch.setattr(command, "upscale", fails_at_first)
     inputs = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
 
     code, _, err = upscale(*inputs, "-o", tmp_path / "out")
@@ -194,7 +330,7 @@ def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, m
 def test_ctrl_c_ends_with_130_and_leaves_what_is_finished(
     upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_upscale, calls = cli.upscale, []
+    really_upscale, calls = command.upscale, []
 
     def stopped_at_second(*arguments: object) -> object:
         calls.append(arguments)
@@ -202,7 +338,7 @@ def test_ctrl_c_ends_with_130_and_leaves_what_is_finished(
             raise KeyboardInterrupt
         return really_upscale(*arguments)
 
-    monkeypatch.setattr(cli, "upscale", stopped_at_second)
+    monkeypatch.setattr(command, "upscale", stopped_at_second)
     inputs = [picture(tmp_path / f"{name}.png") for name in "abc"]
     code, _, err = upscale(*inputs, "-o", tmp_path / "out")
     assert (code, err) == (130, "cudaspeed: stopped\n")
@@ -223,13 +359,13 @@ def test_a_full_disk_is_told_and_leaves_nothing(upscale: Run, tmp_path: Path, mo
 
 
 def test_the_model_is_loaded_once(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really_load, loaded = cli.load_model, []
+    really_load, loaded = command.load_model, []
 
     def load(path: Path) -> object:
         loaded.append(path)
         return really_load(path)
 
-    monkeypatch.setattr(cli, "load_model", load)
+    monkeypatch.setattr(command, "load_model", load)
     inputs = [picture(tmp_path / f"{name}.png") for name in "abc"]
     assert upscale(*inputs, "-o", tmp_path / "out")[0] == 0
     assert len(loaded) == 1
@@ -266,8 +402,10 @@ def test_warnings_go_to_standard_error_once_and_into_the_record(upscale: Run, tm
         (["upscale", "in.png", "-o", "in.png"], "never overwritten"),
         (["upscale", "in.png", "-o", "link.png"], "never overwritten"),
         (["upscale", "in.png", "-o", "."], "never overwritten"),
-        (["upscale", "in.png", "other/in.png", "-o", "out"], "both"),
-        (["upscale", "in.png", "in.bmp", "-o", "out"], "both"),
+        (["upscale", "in.png", "-o", "out.png", "--format", "webp"], "does not end as format webp does"),
+        (["upscale", "in.png", "-o", "out.png", "--suffix", "_x2"], "_x2"),
+        (["upscale", "in.png", "-o", "out", "--suffix", "../x"], "without slashes"),
+        (["upscale", "in.png", "-o", "out", "--format", "psd"], "psd"),
         (["upscale", "empty", "-o", "out"], "holds no pictures"),
         (["upscale", "in.png", "other/in.png", "-o", "notes.txt"], "notes.txt"),
         (["upscale", "in.png", "-o", "notes.txt/out.png"], "cannot write into notes.txt"),
@@ -367,7 +505,7 @@ def test_a_model_that_is_spoilt_meanwhile_is_one_line_among_the_others(
         spoil(shelf / "broken.pth")
         return found
 
-    monkeypatch.setattr(cli, "find_models", find_then_spoil)
+    monkeypatch.setattr("cudaspeed.commands.models.find_models", find_then_spoil)
     code, out, _ = run("models", "--json")
     spoilt, good = map(json.loads, out.splitlines())
     assert code == 0
@@ -402,6 +540,33 @@ def test_models_that_may_not_be_read_cost_only_themselves(
     assert f"cannot look at the model {shelf / 'hidden.pth'}: Permission denied" in err
     assert f"cannot look for models in {tmp_path / 'private'}: Permission denied" in err
     assert f"cannot look for models in {shelf / 'broken.pth'}" in err, "a file is no folder"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), ValueError("odd"), SystemError("odder")])
+def test_whatever_a_model_does_to_its_reader_costs_only_itself(
+    run: Run, shelf: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    really = loader.load_model
+
+    def load(path: Path) -> object:
+        if path.name == "broken.pth":
+            raise error
+        return really(path)
+
+    monkeypatch.setattr("cudaspeed.commands.models.load_model", load)
+    code, out, err = run("models", "--json")
+    broken, good = map(json.loads, out.splitlines())
+    assert (code, err) == (0, "")
+    assert broken["error"].startswith(f"{shelf / 'broken.pth'}: cannot be loaded: {type(error).__name__}")
+    assert good["scale"] == 2
+
+
+def test_a_pickle_of_nine_bytes_that_asks_for_gigabytes_is_one_line(run: Run, shelf: Path) -> None:
+    (shelf / "broken.pth").write_bytes(bytes.fromhex("80024e72ffffff7f2e"))
+    code, out, _ = run("models")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["broken.pth", "good.safetensors"]
+    assert "cannot be used" in out
 
 
 def test_a_model_can_be_meant_by_its_name(run: Run, shelf: Path, tmp_path: Path) -> None:
@@ -520,7 +685,9 @@ def test_the_cache_can_be_listed_and_emptied(run: Run, tmp_path: Path) -> None:
     assert run("cache", "list")[1].startswith("0 compiled")
 
 
-@pytest.mark.parametrize("size", ["640", "640x", "x480", "0x480", "640x480x3", "1e3x10", "99999x9", "-4x4"])
+@pytest.mark.parametrize(
+    "size", ["640", "640x", "x480", "0x480", "640x480x3", "1e3x10", "99999x9", "-4x4", "9" * 5000 + "x9", "٣x٤"]
+)
 def test_a_size_that_is_none_is_bad_usage(run: Run, model: Path, size: str) -> None:
     code, _, err = run("cache", "warm", model, f"--size={size}", "--device", "cpu")
     assert code == 2
@@ -534,7 +701,7 @@ def test_warming_up_tells_for_each_size_how_it_went(run: Run, model: Path, monke
         asked.append((size, options))
         return "compiled" if size == (480, 640) else "eager: no C++ compiler was found"
 
-    monkeypatch.setattr("cudaspeed.cli.warm_up", warm_up)
+    monkeypatch.setattr("cudaspeed.commands.cache.warm_up", warm_up)
     sizes = ("--size", "640x480", "1280x720", "--precision", "fp32", "--tile", "256", "--device", "cpu")
     code, out, _ = run("cache", "warm", model, *sizes, "--json")
     records = [json.loads(line) for line in out.splitlines()]
@@ -544,6 +711,24 @@ def test_warming_up_tells_for_each_size_how_it_went(run: Run, model: Path, monke
         ([1280, 720], "eager: no C++ compiler was found"),
     ]
     assert asked[0] == ((480, 640), UpscaleOptions(precision="fp32", tile=256))
+
+
+def test_a_size_that_fails_costs_only_itself(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warm_up(model: object, size: tuple[int, int], options: UpscaleOptions, context: object) -> str:
+        if size == (1, 1):
+            raise OutOfMemoryError("the smallest tile does not fit")
+        if size == (2, 2):
+            raise RuntimeError("cuDNN is unwell\nwith details")
+        return "compiled"
+
+    monkeypatch.setattr("cudaspeed.commands.cache.warm_up", warm_up)
+    code, out, _ = run("cache", "warm", model, "--size", "1x1", "2x2", "3x3", "--device", "cpu", "--json")
+    assert code == 1
+    assert [json.loads(line)["status"] for line in out.splitlines()] == [
+        "failed: the smallest tile does not fit",
+        "failed: unexpected RuntimeError: cuDNN is unwell",
+        "compiled",
+    ]
 
 
 @pytest.mark.parametrize("mode", ["auto", "wait", "background"])

@@ -1,13 +1,17 @@
-"""The surroundings outside ComfyUI: the device that is taken by default."""
+"""The surroundings outside ComfyUI: the device that is taken by default, the folder of compiled models."""
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host import StandaloneContext, compiled_folder
 
 ACCELERATORS = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
 
@@ -40,3 +44,51 @@ def test_the_default_device_is_found_whatever_torch_calls_it(
     machine["xpu"] = True
     assert StandaloneContext().device.type == "xpu"
     assert StandaloneContext("cpu").device.type == "cpu"
+
+
+@pytest.fixture
+def linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("CUDASPEED_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("linux")
+def test_compiled_models_lie_where_the_platform_has_its_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert compiled_folder() == Path("/home/me/.cache/cudaspeed/compiled")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert compiled_folder() == Path("/caches/cudaspeed/compiled")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
+    assert compiled_folder() == Path("/home/me/.cache/cudaspeed/compiled")
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", "relative")
+    assert compiled_folder() == Path.cwd() / "relative"
+
+
+@pytest.mark.usefixtures("linux")
+@pytest.mark.parametrize("home", ["", "relative", None])
+def test_a_user_without_a_home_has_a_folder_among_the_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    expected = Path(tempfile.gettempdir()) / f"cudaspeed-{os.getuid()}" / "compiled"
+    assert compiled_folder() == (expected if home != "" else Path("/.cache/cudaspeed/compiled"))
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_folder_is_named_even_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*arguments: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", "relative")
+    monkeypatch.setattr(os, "getcwd", nowhere)
+    assert compiled_folder() == Path("relative")
+    monkeypatch.delenv("CUDASPEED_CACHE_DIR")
+    monkeypatch.setenv("HOME", "relative")
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    assert compiled_folder().is_absolute()

@@ -1,0 +1,1 @@
+"""The commands of the command line: their arguments, what each does, and what they say on which stream."""

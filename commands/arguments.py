@@ -1,0 +1,155 @@
+"""The arguments of all commands. What is read has `run`, the function that carries the command out."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from typing import NoReturn
+
+from ..api.errors import BadOptionError
+from ..api.options import ALPHA_MODES, COMPILE_MODES, LEVELS, PRECISION_CHOICES, TILING_MODES
+from ..images.kinds import ENDINGS
+from ..images.limits import DEFAULT_LIMITS
+from ..images.naming import FORMATS
+from ..models.loader import DEFAULT_MODEL
+from . import cache, models, upscale
+from .exit_codes import EXPLAINED
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Hand mistakes to `main`, which reports all of them alike, in one line."""
+        raise BadOptionError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands. It raises `BadOptionError` for what makes no sense."""
+    top = _Parser(
+        prog="cudaspeed",
+        description="Upscale pictures, fast and within the memory there is.",
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"cudaspeed {version('cudaspeed')}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    output = _output_arguments()
+
+    one = commands.add_parser(
+        "upscale",
+        parents=[output, _computing_arguments()],
+        help="upscale pictures or a folder of them",
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_file_arguments(one)
+    _add_upscale_arguments(one)
+    one.set_defaults(run=upscale.run)
+
+    listed = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
+    listed.set_defaults(run=models.run)
+
+    of_cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
+    actions = of_cache.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", parents=[output], help="what is compiled, what failed and why")
+    listed.set_defaults(run=cache.show)
+    clear = actions.add_parser("clear", parents=[output], help="delete what is compiled, and what is known of models")
+    clear.set_defaults(run=cache.clear)
+    warm = actions.add_parser(
+        "warm", parents=[output, _computing_arguments()], help="compile ahead of time, and wait for it"
+    )
+    warm.add_argument("model", metavar="MODEL", help="a name that 'cudaspeed models' lists, or a model file")
+    warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
+    warm.set_defaults(run=cache.warm)
+    return top
+
+
+def _output_arguments() -> _Parser:
+    """What all commands have."""
+    shared = _Parser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="one JSON object per line on standard output")
+    shared.add_argument("--verbose", action="store_true", help="tell more on standard error, with tracebacks")
+    return shared
+
+
+def _computing_arguments() -> _Parser:
+    """What upscaling and compiling for it must agree on."""
+    shared = _Parser(add_help=False)
+    shared.add_argument("--precision", choices=PRECISION_CHOICES, default="auto", help="number type (default: auto)")
+    shared.add_argument(
+        "--autocast",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep delicate operations in fp32 (default: yes)",
+    )
+    shared.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
+    shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
+    return shared
+
+
+def _add_file_arguments(command: argparse.ArgumentParser) -> None:
+    """Which pictures, and what comes of them: those of `FolderOptions`."""
+    command.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help=f"pictures, or folders of them ({', '.join(ENDINGS)}, or whatever begins like one of these)",
+    )
+    command.add_argument("-o", "--output", required=True, help="a picture file, or a folder (several inputs need one)")
+    command.add_argument(
+        "--recursive", action="store_true", help="with the pictures of subfolders, which are mirrored in the output"
+    )
+    command.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="an output that exists counts as done (none is ever left half-written)",
+    )
+    command.add_argument(
+        "--format", choices=FORMATS, default="", help="of all pictures in the output folder (default: each its own)"
+    )
+    command.add_argument(
+        "--suffix", default="", metavar="TEXT", help="for names in the output folder: _x4 makes photo_x4.png"
+    )
+    command.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=DEFAULT_LIMITS.max_megapixels,
+        metavar="N",
+        help="largest picture that is read; small files can claim any size (default: %(default).0f)",
+    )
+
+
+def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        metavar="NAME_OR_PATH",
+        default=DEFAULT_MODEL,
+        help="a name that 'cudaspeed models' lists, or a model file (default: %(default)s)",
+    )
+    command.add_argument("--overlap", type=int, default=0, metavar="N", help="least overlap in pixels, 0 = automatic")
+    command.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compile the model where that pays (default: yes)",
+    )
+    command.add_argument("--level", choices=LEVELS, default="balanced", help="what to optimise for (default: balanced)")
+    command.add_argument("--batch-size", type=int, default=1, metavar="N", help="most frames in flight (default: 1)")
+    command.add_argument(
+        "--compile-mode",
+        choices=COMPILE_MODES,
+        default="auto",
+        help="auto: in the background, where the work repays it; background: at once; wait: before the first tile",
+    )
+    command.add_argument(
+        "--tiling-mode",
+        choices=TILING_MODES,
+        default="none",
+        help="for seamless textures, which stay seamless: wrap in both directions, wrap_x from left to right, "
+        "wrap_y from top to bottom (default: none)",
+    )
+    command.add_argument(
+        "--alpha-mode",
+        choices=ALPHA_MODES,
+        default="auto",
+        help="how transparency is enlarged; auto: sharp edges by the model, anything else by Lanczos (default: auto)",
+    )

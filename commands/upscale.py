@@ -1,0 +1,202 @@
+"""`cudaspeed upscale`: pictures from files into files, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from spandrel import ImageModelDescriptor
+
+from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutputError, first_line
+from ..api.options import UpscaleOptions
+from ..api.report import UpscaleReport
+from ..host import StandaloneContext, compiled_folder
+from ..images.animation import ENDINGS as ANIMATED_ENDINGS
+from ..images.animation import open_animation
+from ..images.files import ENDINGS_OF_16_BITS, check_fits, read_image, write_image
+from ..images.folders import Identity, identity
+from ..images.jobs import Job, PassedOver, Plan, Refused, plan_jobs, refuse_unwritable, why_unwritable
+from ..images.limits import DecodeLimits
+from ..images.naming import FolderOptions, folded
+from ..images.whole import sweep_leftovers
+from ..models.loader import load_model
+from ..upscale_engine import upscale
+from .animations import Progress, upscale_frames
+from .console import Console
+from .exit_codes import DONE, FAILED
+from .options import options_of
+
+logger = logging.getLogger("cudaspeed")
+
+_MOST_NAMES = 10  # of what is passed over
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Upscale what can be upscaled; of each picture a record or a line says what came of it."""
+    options = options_of(UpscaleOptions, arguments)
+    limits = options_of(DecodeLimits, arguments)
+    plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
+    model = load_model(arguments.model)
+    _warn_of_unwritable_cache()
+    for others in plan.passed_over:
+        _tell_passed_over(others, console)
+    for folder in {job.target.parent for job in plan.jobs}:
+        sweep_leftovers(folder)
+    code = DONE
+    for record in _Batch(model, options, limits, arguments, console).records(plan):
+        if "error" in record:
+            code = FAILED
+            logger.error(record["error"])
+        if console.json or "error" not in record:
+            console.tell(record, _line(record))
+    return code
+
+
+def _warn_of_unwritable_cache() -> None:
+    reason = why_unwritable(compiled_folder())
+    if reason:
+        logger.warning(
+            "what is compiled and found out about models is not kept: %s; set CUDASPEED_CACHE_DIR to a folder of "
+            "your own",
+            reason,
+        )
+
+
+def _tell_passed_over(others: PassedOver, console: Console) -> None:
+    count, names = len(others.names), others.names[:_MOST_NAMES]
+    more = f" and {count - len(names)} more" if count > len(names) else ""
+    logger.warning("%s: %d passed over: %s%s", others.folder, count, ", ".join(names), more)
+    if console.json:
+        console.tell({"input": str(others.folder), "passed_over": count, "names": names}, "")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What all pictures of one command have in common."""
+
+    model: ImageModelDescriptor
+    options: UpscaleOptions
+    limits: DecodeLimits
+    arguments: argparse.Namespace
+    console: Console
+
+    def records(self, plan: Plan) -> Iterator[dict[str, Any]]:
+        """Of each step the JSON record, once it is done, skipped or has failed. What every other picture would meet as
+        well is raised."""
+        there: dict[str, tuple[Identity | None, Path]] = {}
+        for step in plan.steps:
+            if isinstance(step, Refused):
+                yield _failed(step.source, step.reason)
+                continue
+            # Where letter case makes no other name, two targets can turn out to be one file.
+            known, writer = there.get(folded(step.target), (None, step.source))
+            if known and known == identity(step.target):
+                yield _failed(step.source, f"{writer} became {step.target} already; use two outputs")
+                continue
+            if self.arguments.skip_existing and _exists(step.target):
+                record = {"input": str(step.source), "output": str(step.target), "skipped": True}
+            else:
+                record = self._attempt(step)
+            if "error" not in record:
+                there[folded(step.target)] = identity(step.target), step.source
+            yield record
+
+    def _attempt(self, job: Job) -> dict[str, Any]:
+        try:
+            return self._upscale(job)
+        except (BadOptionError, BadModelError):
+            raise
+        except CudaspeedError as error:
+            return _failed(job.source, str(error), job.target)
+        except Exception as error:  # what breaks inside torch on one picture must not cost the others
+            logger.debug("%s", job.source, exc_info=True)
+            return _failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}", job.target)
+
+    def _upscale(self, job: Job) -> dict[str, Any]:
+        with self.console.progress(job.source.name) as bar:
+            ending = job.target.suffix.lower()
+            animation = open_animation(job.source, self.limits) if ending in ANIMATED_ENDINGS else None
+            progress = Progress(bar, runs=-(-len(animation) // self.options.batch_size) if animation else 1)
+            context = StandaloneContext(self.arguments.device, progress.show, lambda text: bar.set_postfix_str(text))
+            if animation:
+                _make_folder(job.target)
+                report, lost = upscale_frames(animation, job.target, self.model, self.options, context)
+                return self._told(job, report, (*animation.warnings, *lost))
+            picture = read_image(job.source, self.limits)
+            height, width = picture.pixels.shape[:2]
+            check_fits(job.target, width * self.model.scale, height * self.model.scale)
+            options = self.options
+            if picture.bits >= 16 and options.precision == "auto" and ending in ENDINGS_OF_16_BITS:
+                options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
+            result = upscale(torch.from_numpy(picture.pixels)[None], self.model, options, context)
+        _make_folder(job.target)
+        lost = write_image(job.target, replace(picture, pixels=result.image[0].float().cpu().numpy()))
+        return self._told(job, result.report, (*picture.warnings, *lost))
+
+    def _told(self, job: Job, report: UpscaleReport, lost: Sequence[str]) -> dict[str, Any]:
+        """The record of a finished job; `lost` is logged, too, as the engine has logged its own warnings."""
+        for warning in lost:
+            logger.warning("%s: %s", job.source, warning)
+        return {**_record(job, self.arguments.model, report), "warnings": [*report.warnings, *lost]}
+
+
+def _exists(target: Path) -> bool:
+    """As a file, by os.path's functions: for a name that is too long, those of paths raise."""
+    return os.path.exists(target) and not os.path.isdir(target)  # noqa: PTH110, PTH112
+
+
+def _make_folder(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{target}: its folder cannot be made: {error.strerror or error}") from error
+
+
+def _failed(source: Path, reason: str, target: Path | None = None) -> dict[str, Any]:
+    """The record of a picture of which nothing came; the reason names it."""
+    named = any(str(path) in reason for path in (source, target) if path)
+    return {"input": str(source), "error": reason if named else f"{source}: {reason}"}
+
+
+def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
+    """What is told of a finished job; sizes are (width, height)."""
+    return {
+        "input": str(job.source),
+        "output": str(job.target),
+        "input_size": report.input_size[::-1],
+        "output_size": report.output_size[::-1],
+        "frames": report.frames,
+        "model": model,
+        "architecture": report.model,
+        "scale": report.scale,
+        "precision": report.precision,
+        "autocast": report.autocast,
+        "tile": report.tile[::-1],
+        "overlap": report.overlap[::-1],
+        "tiles": report.tiles,
+        "compiled": report.compiled,
+        "compiling": report.compiling,
+        "seconds": report.seconds,
+        "peak_bytes": report.peak_bytes,
+    }
+
+
+def _line(record: dict[str, Any]) -> str:
+    if "error" in record:
+        return str(record["error"])
+    name = Path(record["input"]).name
+    if "skipped" in record:
+        return f"{name}: skipped, {record['output']} exists"
+    (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
+    speed = record["frames"] * out_width * out_height / 1e6 / max(record["seconds"], 1e-9)
+    frames = f"{record['frames']} frames, " if record["frames"] > 1 else ""
+    return (
+        f"{name}: {width}x{height} -> {out_width}x{out_height}, {frames}"
+        f"{speed:.2f} megapixels/s, written to {record['output']}"
+    )
