@@ -14,13 +14,14 @@ from ...api.errors import BadImageError
 from ..limits import DecodeLimits, check_file
 from .exif import upright_exif
 from .picture import Picture, first_only, levels, lost_depth, picture_of
-from .source import read_whole, size_of
+from .source import read_whole, refuse_sparse, size_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
 _AROUND = 12  # bytes of a chunk beside its payload: length, name, checksum
 _MOST_CHUNKS = 1 << 18  # two gigabytes in chunks of eight kilobytes, as libpng writes them
 _BEFORE_PIXELS = 1 << 16  # bytes from the start, in which an animation says that it is one
+_LONGEST_SIDE = 1_000_000  # pixels; libpng's limit
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that decoding needs
 _USED = (b"iCCP", b"eXIf")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -85,7 +86,11 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         raise BadImageError("the PNG's header is damaged or cut short; copy or export it again")
     width, height = struct.unpack(">II", head[16:24])
     limits.check_size(width, height)
-    if b"acTL" not in head:
+    if max(width, height) > _LONGEST_SIDE:
+        raise BadImageError(f"has {width}x{height} pixels; sides up to {_LONGEST_SIDE} are read: cut it into pieces")
+    if b"acTL" in head:
+        refuse_sparse(file)
+    else:
         check_file(size_of(file), width, height)
     notes: list[str] = []
     beside, pixels = _sorted_out(read_whole(file, limits), notes)
@@ -105,7 +110,7 @@ def _sorted_out(data: bytes, notes: list[str]) -> tuple[dict[bytes, bytes], byte
     """
     beside: dict[bytes, bytes] = {}
     pixels: list[bytes | memoryview] = [SIGNATURE]
-    frames = 0
+    frames, seen = 0, set[bytes]()
     for part in chunks(data):
         if part.name in _PIXEL_CHUNKS:
             frames = frames or part.name == b"IDAT"
@@ -119,10 +124,13 @@ def _sorted_out(data: bytes, notes: list[str]) -> tuple[dict[bytes, bytes], byte
         key = part.name if part.name in _USED else bytes(part.payload[:_LONGEST_KEYWORD]).partition(b"\0")[0]
         if part.name not in _USED and (part.name not in _TEXTS or key not in (_XMP, _RAW_EXIF)):
             continue
+        if key in seen:  # once is what the format has, and each could be a bomb
+            continue
+        seen.add(key)
         try:
             if not part.sound:
                 raise ValueError("a wrong checksum")
-            beside.setdefault(key, _content(part))
+            beside[key] = _content(part)
         except (ValueError, zlib.error) as error:
             notes.append(f"its {_CALLED.get(key, 'EXIF data')} is damaged and was left out ({error})")
     if frames > 1:
