@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from ..api.errors import BadOptionError
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"cudaspeed {version('cudaspeed')}")
+    top.add_argument("--version", action="version", version=f"cudaspeed {_version()}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     output = _output_arguments()
 
@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
     warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
     warm.set_defaults(run=cache.warm)
     return top
+
+
+def _version() -> str:
+    try:
+        return version("cudaspeed")
+    except PackageNotFoundError:  # a checkout, run as it lies there
+        return "(not installed)"
 
 
 def _output_arguments() -> _Parser:

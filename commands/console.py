@@ -163,7 +163,7 @@ class _OneLine(logging.Formatter):
 def _logging_to(console: Console) -> Iterator[None]:
     """Show our log for the length of one command; a second one in one process must not show it twice."""
     handler, silent = _LogHandler(console), logging.NullHandler()
-    decoder_logs = [logging.getLogger(name) for name in ("tifffile", "imagecodecs")]
+    decoder_logs = [logging.getLogger("tifffile"), logging.getLogger("imagecodecs")]
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)

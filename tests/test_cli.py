@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,14 @@ def test_help_and_version(arguments: list[str], told: str, capsys: pytest.Captur
         main(arguments)
     assert stop.value.code == 0
     assert told in capsys.readouterr().out
+
+
+def test_a_checkout_that_is_not_installed_runs_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("cudaspeed.commands.arguments.version", unknown)
+    assert run("cache", "list")[0] == 0
 
 
 def test_one_picture_to_one_file(upscale: Run, tmp_path: Path) -> None:
