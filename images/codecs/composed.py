@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import GifImagePlugin, ImageFile, WebPImagePlugin
 
 from . import gif_metadata, webp_metadata
 from .frames import Frame, Played
@@ -49,5 +49,8 @@ def frames(data: bytes) -> Iterator[Frame]:
             yield Frame(samples.reshape(*samples.shape[:2], -1), float(image.info.get("duration", 0)))
 
 
-def _opened(data: bytes) -> Image.Image:
-    return Image.open(BytesIO(data), formats=("GIF", "WEBP"))
+def _opened(data: bytes) -> ImageFile.ImageFile:
+    # By their classes: `Image.open` has a limit of pixels for the whole process, which is not ours to move.
+    if data.startswith(gif_metadata.SIGNATURES):
+        return GifImagePlugin.GifImageFile(BytesIO(data))
+    return WebPImagePlugin.WebPImageFile(BytesIO(data))

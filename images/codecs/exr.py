@@ -18,7 +18,7 @@ from .picture import Picture, displayed, first_only
 from .text import kept_nowhere
 
 _COLOURS = (("R", "G", "B"), ("Y",))
-_ALPHA = "A"
+_ALPHA, _CHROMA = "A", "RY"
 _LARGEST_SAMPLE = 4  # bytes
 
 
@@ -32,8 +32,8 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     file.seek(0)
     channels = OpenEXR.File(file, separate_channels=True).parts[0].channels
     names = next((names for names in _COLOURS if all(name in channels for name in names)), None)
-    if names is None:
-        raise BadImageError(f"has the channels {', '.join(sorted(channels))}; R, G and B, or Y are needed")
+    if names is None or _CHROMA in channels:
+        raise BadImageError(f"has the channels {', '.join(sorted(channels))}; R, G and B, or Y alone are needed")
     used = [*names, *([_ALPHA] if _ALPHA in channels else [])]
     if any(channels[name].pixels.shape != (height, width) for name in used):
         raise BadImageError("has channels of fewer places than it has pixels, a kind that is not supported")
@@ -75,7 +75,7 @@ def _check(headers: list[dict[str, Any]], limits: DecodeLimits) -> tuple[int, in
         width, height = right - left + 1, bottom - top + 1
         limits.check_size(width, height)
         check_samples(len(header["channels"]))
-        if "deep" in str(header["type"]):
+        if "deep" in str(header.get("type")):
             raise BadImageError("has deep pixels, a kind that is not supported; save it flattened")
         tiles = header.get("tiles")
         if tiles is not None:

@@ -14,7 +14,7 @@ from ..limits import DecodeLimits
 from . import gif_metadata, with_pillow
 from .metadata import carried_by
 from .picture import Picture, first_only, picture_of
-from .source import read_whole
+from .source import read_whole, refuse_sparse
 
 _HEADER_END = 13
 _EXTENSION, _FRAME, _END = 0x21, 0x2C, 0x3B
@@ -60,6 +60,7 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         raise BadImageError(_CUT_SHORT)
     width, height = struct.unpack_from("<2H", head, 6)
     limits.check_size(width, height)
+    refuse_sparse(file)
     data = read_whole(file, limits)
     found = list(frames(data))
     if not found:

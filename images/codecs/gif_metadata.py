@@ -55,13 +55,13 @@ def palette_size(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _joined(data: bytes, block: Block) -> list[bytes]:
-    """The sub-blocks of one."""
-    parts, place = [], block.start
+def _joined(data: bytes, block: Block) -> bytes:
+    """What is in the sub-blocks of one."""
+    content, place = bytearray(), block.start
     while place < block.end and data[place]:
-        parts.append(data[place + 1 : place + 1 + data[place]])
+        content += data[place + 1 : place + 1 + data[place]]
         place += 1 + data[place]
-    return parts
+    return bytes(content)
 
 
 def sub_blocks(data: bytes) -> bytes:
@@ -76,12 +76,12 @@ def read(data: bytes) -> Stored:
     for block in blocks(data):
         end = block.end
         if block.label == _COMMENT and len(comments) < MOST_TEXTS:
-            comments.append(comment_chunk(b"".join(_joined(data, block))))
+            comments.append(comment_chunk(_joined(data, block)))
         elif block.label == _APPLICATION:
-            parts = _joined(data, block)
-            if parts[:1] == [_ICC]:
-                icc = b"".join(parts[1:])
-            elif parts[:1] == [_XMP]:  # not in sub-blocks: as it is, then bytes that lead any reader to the end
+            content = _joined(data, block)
+            if content.startswith(_ICC):
+                icc = content[len(_ICC) :]
+            elif content.startswith(_XMP):  # not in sub-blocks: as it is, then bytes that lead any reader to the end
                 xmp = data[block.start + 1 + len(_XMP) : max(block.end - _XMP_TRAILER, 0)]
     ended = data.find(_END, end) >= 0
     notes = () if ended else ("has no end mark, as if it was cut short; frames may be missing",)

@@ -34,6 +34,7 @@ _MOST_SEGMENTS = 1 << 16  # profiles and XMP of many megabytes come in parts of 
 _EXIF, _XMP, _ICC, _MORE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0"
 _JUNK = bytes(range(1, 200, 3))  # no marker among them
 _MID_GREY = (126, 129)  # what decoders make of a block without data, whatever the colours
+_BEFORE_PIXELS = 64 << 20  # bytes: profiles and XMP, which come before the header
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
 
@@ -63,8 +64,8 @@ class Frame:
     interval: int = 0  # units of data between restarts, 0 for none
 
 
-def examine(data: bytes) -> Frame:
-    """The segments and scans of the first picture in `data`.
+def examine(data: bytes, header_only: bool = False) -> Frame:
+    """The segments and scans of the first picture in `data`, or, `header_only`, what comes before its data.
 
     Raises `BadImageError` for damage, more than 2**16 segments or `MOST_SCANS` scans, and for two frames.
     """
@@ -88,6 +89,8 @@ def examine(data: bytes) -> Frame:
         frame.segments.append((marker, start, place))
         if marker in _FRAMES:
             _begin(frame, marker, data[start:place])
+            if header_only:
+                return frame
         elif marker == _DRI and length >= 4:
             frame.interval = int.from_bytes(data[start : start + 2], "big")
         elif marker == _SOS:
@@ -165,8 +168,7 @@ def ends_early(frame: Frame, data: bytes, samples: NDArray[Any], decode: Callabl
 def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     """The picture; of several in one file the first. Raises `BadImageError` for what is cut short, damaged, of a kind
     that is not supported, or beyond the limits."""
-    data = read_whole(file, limits)
-    frame = examine(data)
+    frame = examine(file.read(_BEFORE_PIXELS), header_only=True)
     if not frame.kind:
         raise BadImageError(_CUT_SHORT)
     if frame.kind not in (*_SEQUENTIAL, _PROGRESSIVE, *_ARITHMETIC) or frame.bits != 8:
@@ -176,6 +178,8 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         )
     limits.check_size(frame.width, frame.height)
     check_file(size_of(file), frame.width, frame.height)
+    data = read_whole(file, limits)
+    frame = examine(data)
     check_data(frame, data)
     plain = _pixels_alone(frame, data)
     samples, notes = with_pillow.decode("JPEG", plain)

@@ -14,9 +14,10 @@ from . import png_metadata
 from .metadata import carried_by
 from .picture import Picture, first_only, levels, lost_depth, picture_of
 from .png_chunks import HEADER_END, SIGNATURE, chunks, encode_samples
-from .source import read_whole, size_of
+from .source import read_whole, refuse_sparse, size_of
 
 _BEFORE_PIXELS = 1 << 16  # bytes from the start, in which an animation says that it is one
+_LONGEST_SIDE = 1_000_000  # pixels; libpng's limit
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that decoding needs
 _DEFLATE_RATIO = 1032  # the most that RFC 1951 makes of a byte
 
@@ -31,7 +32,11 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         raise BadImageError("the PNG's header is damaged or cut short; copy or export it again")
     width, height = struct.unpack(">II", head[16:24])
     limits.check_size(width, height)
-    if b"acTL" not in head:
+    if max(width, height) > _LONGEST_SIDE:
+        raise BadImageError(f"has {width}x{height} pixels; sides up to {_LONGEST_SIDE} are read: cut it into pieces")
+    if b"acTL" in head:
+        refuse_sparse(file)
+    else:
         check_file(size_of(file), width, height)
     data = read_whole(file, limits)
     pixels, frames = _pixels_alone(data)

@@ -55,7 +55,7 @@ class _Found:
             self.colour.setdefault(name, payload)
         elif name == b"eXIf":
             self.blocks["exif"] = payload
-        elif name == b"iCCP":
+        elif name == b"iCCP" and not self.icc and "colour profile" not in self.damaged:
             self._add_profile(payload)
         elif name == b"pHYs" and len(payload) == 9 and payload[8] == _BY_METRE:
             across, down = struct.unpack(">II", payload[:8])
@@ -80,13 +80,15 @@ class _Found:
         if kind is None:
             self.lost.append(keyword)
             return
+        if kind in self.blocks or f"{kind.upper()} data" in self.damaged:
+            return  # one counts, and each could cost as much as the largest
         texts, _ = read_texts([chunk])
         try:
             block = texts[0].raw if keyword == _XMP else _from_hex(texts[0].raw)
         except (IndexError, ValueError):
             self.damaged.append(f"{kind.upper()} data")
         else:
-            self.blocks.setdefault(kind, block)
+            self.blocks[kind] = block
 
     def stored(self) -> Stored:
         colour = tuple((name, self.colour[name]) for name in _COLOUR if name in self.colour)

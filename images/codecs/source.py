@@ -17,6 +17,8 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_BLOCK = 512  # bytes, of what the system counts
+_LONG = 64 << 20
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -45,6 +47,15 @@ def _check_kind(status: os.stat_result) -> None:
 def size_of(file: BinaryIO) -> int:
     """In bytes, as the file system tells it now."""
     return os.fstat(file.fileno()).st_size
+
+
+def refuse_sparse(file: BinaryIO) -> None:
+    """Raise `BadImageError` for a long file that is mostly holes: what is compressed has none, and holes read as zeros
+    that take memory. For formats whose size in pixels does not bound the file's."""
+    status = os.fstat(file.fileno())
+    on_disk = getattr(status, "st_blocks", status.st_size) * _BLOCK
+    if status.st_size > _LONG and on_disk < status.st_size // 2:
+        raise BadImageError(f"the file is damaged: of its {status.st_size / 1e6:.1f} MB, {on_disk / 1e6:.1f} are there")
 
 
 def read_whole(file: BinaryIO, limits: DecodeLimits) -> bytes:

@@ -11,6 +11,7 @@ from .metadata import LARGEST, Chunk, Metadata
 
 COMMENT = "Comment"
 _KEYWORD = 80  # bytes, with the zero at its end
+_MOST_UNREAD = 8
 
 _DESCRIPTION = (MAIN, 0x010E)
 # Where other programs look for it: the Stable Diffusion web UIs for `parameters`, ComfyUI for the workflow (which its
@@ -68,6 +69,8 @@ def read_texts(chunks: Iterable[Chunk]) -> tuple[list[Text], list[str]]:
     """Those that can be read within bounds, and the keywords of those that cannot."""
     texts, unread, left = [], [], LARGEST
     for chunk in chunks:
+        if len(unread) == _MOST_UNREAD:  # each cost as much as the largest
+            left = 0
         try:
             text = _read(chunk, left)
         except (ValueError, zlib.error):
@@ -97,6 +100,8 @@ def _read(chunk: Chunk, limit: int) -> Text:
 
 def inflate(data: bytes, limit: int) -> bytes:
     """Raises `ValueError` beyond `limit` bytes or where the data ends early, `zlib.error` if they are damaged."""
+    if not limit:
+        raise ValueError("too many")
     stream = zlib.decompressobj()
     found = stream.decompress(data, limit)
     if not stream.eof:

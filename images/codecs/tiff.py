@@ -53,7 +53,7 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
         return picture_of(samples, carried, notes + more)
     check_compression(directory)
     colours, alpha = _COLOURS[photometric], _alpha(directory, _COLOURS[photometric], notes)
-    stored = read_samples(file, directory, layout, colours if alpha is None else alpha + 1)
+    stored = read_samples(file, directory, layout, colours if alpha is None else alpha + 1, limits)
     with np.errstate(over="ignore"):  # of floats with 64 bits; what overflows is told as what it becomes
         values = stored.astype(np.float32)
     del stored
@@ -166,7 +166,8 @@ def _colour(values: NDArray[np.float32], photometric: int, directory: Directory)
     if photometric == _PALETTE:
         entries = directory.tags[tag.COLOUR_MAP].reshape(3, -1).T
         entries = entries if entries.max() < 256 else entries // 256  # some programs leave the factor out
-        return (entries / np.float32(255)).astype(np.float32)[values[..., 0].astype(np.uint8)]
+        table: NDArray[np.float32] = (entries / np.float32(255)).astype(np.float32)
+        return table[values[..., 0].astype(np.uint8)]
     return values
 
 
@@ -174,9 +175,9 @@ def _with_alpha(
     colour: NDArray[np.float32], values: NDArray[np.float32], place: int, directory: Directory
 ) -> NDArray[np.float32]:
     """[H, W, C] with alpha, the sample at `place`, as the last channel, and not multiplied by it."""
-    alpha = values[..., place : place + 1]
-    top = 2 ** directory.value(tag.BITS, 1) - 1 if directory.value(tag.PHOTOMETRIC, 1) == _PALETTE else 1
-    alpha = alpha / np.float32(top)
+    alpha = values[..., place : place + 1].copy()
+    if directory.value(tag.PHOTOMETRIC, 1) == _PALETTE:  # whose values are not 0 to 1 yet
+        alpha /= 2 ** directory.value(tag.BITS, 1) - 1
     if _ASSOCIATED_ALPHA in directory.values(tag.EXTRA_SAMPLES):
         straight = np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
         is_float = directory.value(tag.SAMPLE_FORMAT, 1) == _FLOAT

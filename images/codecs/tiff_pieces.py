@@ -32,6 +32,7 @@ _NAMES = {6: "old-style JPEG", 32809: "ThunderScan", 33003: "JPEG 2000", 33005: 
           34676: "SGI LogL", 34712: "JPEG 2000", 34887: "LERC", 50002: "JPEG XL", 52546: "JPEG XL"}  # fmt: skip
 _SUM, _FLOATING_SUM = 2, 3  # predictors
 _MOST_PIECES = 1 << 18
+_LONGEST_BESIDE = 1 << 20  # bytes of a piece that are not its pixels
 _LZMA_MEMORY = 256 << 20  # bytes; the highest preset needs 65 million
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
@@ -110,10 +111,14 @@ def check_compression(directory: Directory) -> None:
         raise BadImageError(f"is a TIFF of a compression that is not supported ({name}); save it with deflate or LZW")
 
 
-def read_samples(file: BinaryIO, directory: Directory, layout: Layout, wanted: int) -> NDArray[Any]:
+def read_samples(
+    file: BinaryIO, directory: Directory, layout: Layout, wanted: int, limits: DecodeLimits
+) -> NDArray[Any]:
     """The first `wanted` samples of each pixel, [H, W, wanted], as `layout.dtype` has them."""
     out = np.empty((layout.height, layout.width, wanted), layout.dtype)
-    for place, (start, length) in enumerate(_places(file, directory, layout, wanted)):
+    places = _places(file, directory, layout, wanted)
+    limits.check_total(sum(length for _, length in places), "what is read of the file")
+    for place, (start, length) in enumerate(places):
         plane, index = divmod(place, layout.a_plane)
         top, left = index // layout.columns * layout.down, index % layout.columns * layout.across
         file.seek(start)
@@ -135,7 +140,8 @@ def _places(file: BinaryIO, directory: Directory, layout: Layout, wanted: int) -
     places = [(int(start), int(length)) for start, length in zip(starts, lengths, strict=False)]
     if len(places) < needed or any(length < 1 or start + length > size for start, length in places):
         raise BadImageError(_CUT_SHORT)
-    return places
+    most = _LONGEST_BESIDE + 2 * layout.row_bytes * layout.down  # no way of compressing makes more of it
+    return [(start, min(length, most)) for start, length in places]
 
 
 def _decoded(data: bytes, directory: Directory, layout: Layout, rows: int) -> NDArray[Any]:
@@ -216,12 +222,18 @@ def _picture_inside(data: bytes, directory: Directory, layout: Layout, rows: int
         jpeg.check_data(inside, data)
         photometric = directory.value(tag.PHOTOMETRIC, 1)
         tables = directory.tags.get(tag.JPEG_TABLES)
-        piece = imagecodecs.jpeg_decode(
-            data,
-            tables=None if tables is None else tables.tobytes(),
-            colorspace=_RGB if photometric == _RGB and not layout.planar and not _is_jfif(inside, data) else None,
-            outcolorspace=_GREY if layout.planar else _RGB if photometric in (_RGB, YCBCR) else None,
-        )
+
+        def decode(data: bytes) -> NDArray[Any]:
+            return imagecodecs.jpeg_decode(
+                data,
+                tables=None if tables is None else tables.tobytes(),
+                colorspace=_RGB if photometric == _RGB and not layout.planar and not _is_jfif(inside, data) else None,
+                outcolorspace=_GREY if layout.planar else _RGB if photometric in (_RGB, YCBCR) else None,
+            )
+
+        piece = decode(data)
+        if jpeg.ends_early(inside, data, piece, decode):
+            raise BadImageError(_CUT_SHORT)
     piece = piece.reshape(*piece.shape[:2], -1)
     needed = (min(rows, layout.height), min(layout.across, layout.width), layout.interleaved)
     if piece.shape[2] != needed[2] or piece.dtype != layout.dtype:

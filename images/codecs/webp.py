@@ -13,7 +13,7 @@ from ..limits import DecodeLimits, check_file
 from . import webp_metadata
 from .metadata import carried_by
 from .picture import Picture, first_only, picture_of
-from .source import read_whole, size_of
+from .source import read_whole, refuse_sparse, size_of
 
 _HEADER_END = 12  # RIFF, length, WEBP
 _MOST_PARTS = 1 << 16
@@ -51,7 +51,9 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     head = file.read(_HEADER_END + 18)
     width, height = _size(head[12:16], head[20:])
     limits.check_size(width, height)
-    if not (head[12:16] == b"VP8X" and head[20] & _ANIMATED):
+    if head[12:16] == b"VP8X" and head[20] & _ANIMATED:
+        refuse_sparse(file)
+    else:
         check_file(size_of(file), width, height)
     data = read_whole(file, limits)
     frames = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 _TIFF, _EXIF, _XMP = (f"http://ns.adobe.com/{name}/1.0/".encode() for name in ("tiff", "exif", "xap"))
+_USUAL_PREFIXES = {_TIFF: b"tiff", _EXIF: b"exif", _XMP: b"xmp"}  # other readers look for these, declared or not
 _STALE = {
     _TIFF: (b"Orientation", b"ImageWidth", b"ImageLength"),
     _EXIF: (b"PixelXDimension", b"PixelYDimension"),
@@ -35,7 +36,7 @@ def without_what_is_stale(packet: bytes) -> tuple[bytes, int]:
 
 def _prefixes(packet: bytes, namespace: bytes) -> set[bytes]:
     declared = re.finditer(rb"xmlns:([\w.-]{1,64})=[\"']" + re.escape(namespace) + rb"[\"']", packet)
-    found = {declaration[1] for declaration in declared}
+    found = {_USUAL_PREFIXES[namespace], *(declaration[1] for declaration in declared)}
     if len(found) > _MOST_PREFIXES:  # each is looked for in all of the packet
         raise ValueError("more prefixes of one namespace than any program writes")
     return found

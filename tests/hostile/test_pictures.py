@@ -95,6 +95,11 @@ def in_a_tile(compression: int, data: bytes, **more: object) -> bytes:
     return tiff(tile, [data], **more)
 
 
+def chunks_of_profiles(count: int) -> bytes:
+    bomb = made.png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(64 * MB), 1))
+    return made.png((40, 24), SMALL_PNG, beside=bomb * count)
+
+
 def plain_exr() -> bytes:
     buffer = BytesIO()
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
@@ -111,7 +116,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "png: huge": (lambda: made.png((60000, 60000), SMALL_PNG), r"60000x60000.*--max-megapixels 3600"),
     "png: long": (lambda: made.png((2**31 - 1, 1), SMALL_PNG), r"2147483647x1 .*--max-megapixels"),
     "png: fewer rows": (lambda: made.png((13000, 13000), SMALL_PNG), r"cut short: 13000x13000 pixels cannot be told"),
-    "png: many chunks": (lambda: made.png((40, 24), SMALL_PNG, beside=made.png_chunk(b"teXt", b"") * 2**18), r"262144"),
+    "png: many chunks": (
+        lambda: made.png((40, 24), SMALL_PNG, beside=made.png_chunk(b"teXt", b"") * 2**21),
+        r"2097152",
+    ),
     "jpeg: huge": (lambda: jpeg_of(65500, 65500), r"65500x65500.*--max-megapixels 4291"),
     "jpeg: little data": (lambda: jpeg_of(13000, 13000), r"cut short: 13000x13000 pixels cannot be told in \d+ bytes"),
     "jpeg: little data, progressive": (lambda: jpeg_of(13000, 13000, progressive=True), r"cannot be told in"),
@@ -215,6 +223,7 @@ READ: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "XMP|EXIF",
     ),
+    "png: many profiles": (lambda: chunks_of_profiles(200), "colour profile"),
     "png: more rows": (lambda: made.png((40, 24), bytes(10**8)), ""),
     "png: EXIF that overlaps": (
         lambda: made.png((40, 24), SMALL_PNG, beside=made.png_chunk(b"eXIf", exif_bomb(20000, 3 << 20))),
@@ -288,6 +297,29 @@ def test_what_is_no_picture_file_is_refused_without_reading_it(tmp_path: Path, k
     assert outcome.seconds < 5
     if peer:
         peer.close()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "gif", "webp", "bmp", "tiff", "tiles", "apng"])
+def test_a_header_with_gigabytes_of_nothing_behind_it_costs_little(tmp_path: Path, kind: str) -> None:
+    heads = {
+        "jpeg": jpeg()[:-40],
+        "gif": made.gif((4, 4), [])[:-1],
+        "webp": b"RIFF\xff\xff\xff\x7fWEBP" + made.webp_canvas(40, 24, flags=2),
+        "bmp": made.bmp((40, 24), 24, 0, b""),
+        "tiff": tiff({279: ("I", [2 << 30]), 259: ("H", [8])}, [b"\0"]),
+        "tiles": tiff(
+            {322: ("H", [16]), 323: ("H", [16]), 324: ("I", [200] * 6), 325: ("I", [2 << 30] * 6)}, [b""] * 6
+        ),
+        "apng": made.png((40, 24), SMALL_PNG)[:33] + made.png_chunk(b"acTL", bytes(8)),
+    }
+    path = tmp_path / "a.png"
+    with path.open("wb") as file:
+        file.write(heads[kind])
+        file.truncate((5 << 29) + 4096)
+    outcome = attack(path)
+    assert outcome.error is None or outcome.error.startswith(f"BadImageError: {path}: ")
+    assert outcome.peak < 100 * MB
+    assert outcome.seconds < 5
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.webp", "a.gif", "a.bmp", "16.png", "f.tif"])

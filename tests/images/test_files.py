@@ -302,6 +302,70 @@ def test_a_truncated_picture_is_refused_wherever_it_ends(tmp_path: Path, kind: s
             read_image(path)
 
 
+def ended_jpeg(share: float, **options: object) -> bytes:
+    """The first part of a JPEG, with an end mark behind it, as programs close what they could not finish."""
+    buffer = BytesIO()
+    Image.fromarray(noise(64, 96, 3)).save(buffer, "JPEG", **options)
+    data = buffer.getvalue()
+    start = data.rfind(b"\xff\xda")
+    return data[: start + int((len(data) - start) * share)].rstrip(b"\xff") + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 5}, {"subsampling": "4:2:0"}],
+    ids=["baseline", "progressive", "restarts", "many restarts", "subsampled"],
+)
+def test_a_jpeg_that_was_cut_and_ended_again_is_refused(tmp_path: Path, options: dict, share: float) -> None:
+    (tmp_path / "a.jpg").write_bytes(ended_jpeg(share, **options))
+    with pytest.raises(BadImageError, match="cut short"):
+        read_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(ended_jpeg(1, **options))
+    read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("interlace", [False, True])
+def test_a_png_whose_data_end_before_its_rows_is_refused(tmp_path: Path, bits: int, interlace: bool) -> None:
+    rows = zlib.compress((b"\0" + bytes(40 * bits // 8)) * 20)
+    header = struct.pack(">IIBBBBB", 40, 30, bits, 0, 0, 0, interlace)
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, payload in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        data += struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(BadImageError, match="cut short"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_large_profile_does_not_cost_the_picture(tmp_path: Path) -> None:
+    profile = ICC + np.random.default_rng(3).integers(0, 256, 3 << 20).astype(np.uint8).tobytes()
+    chunk = b"ICC Profile\0\0" + zlib.compress(profile)
+    (tmp_path / "a.png").write_bytes(with_chunk(imagecodecs.png_encode(noise(4, 5, 3)), b"iCCP", chunk))
+    picture = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(levels(picture), noise(4, 5, 3))
+    assert picture.metadata.icc == profile
+
+
+@pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt", b"gAMA", b"cHRM", b"prVt"])
+def test_what_lies_beside_a_png_is_never_what_costs_it(tmp_path: Path, name: bytes) -> None:
+    damaged = bytearray(with_chunk(imagecodecs.png_encode(noise(4, 5, 3)), name, b"parameters\0" + bytes(3 << 20)))
+    damaged[41] ^= 1  # the checksum is wrong
+    (tmp_path / "a.png").write_bytes(damaged)
+    np.testing.assert_array_equal(levels(read_image(tmp_path / "a.png")), noise(4, 5, 3))
+
+
+def test_orientation_in_xmp_or_in_imagemagicks_text_is_applied(tmp_path: Path) -> None:
+    png = imagecodecs.png_encode(noise(4, 6, 3))
+    xmp = b"XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation='6' tiff:Orientation=\"6\"/>"
+    (tmp_path / "a.png").write_bytes(with_chunk(png, b"iTXt", xmp))
+    assert read_image(tmp_path / "a.png").pixels.shape == (6, 4, 3)
+    block = exif(orientation=6)
+    text = f"Raw profile type exif\0\nexif\n{len(block)}\n{block.hex()}\n".encode()
+    (tmp_path / "a.png").write_bytes(with_chunk(png, b"tEXt", text))
+    assert read_image(tmp_path / "a.png").pixels.shape == (6, 4, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello, I am a text", b"<svg/>", b"\x89PNG\r\n\x1a\n", b"II*\0"])
 def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_TYPES = {"B": 1, "s": 2, "H": 3, "I": 4, "Q": 16}
@@ -48,7 +49,7 @@ def tiff(
     total = sum(len(data) for data in (encoded(*entry) for entry in entries.values()) if len(data) > inline)
     at = start + total
     if tags.get(places[0]) is None:
-        entries[places[0]] = (wide, [at + sum(lengths[:index]) for index in range(len(pieces))])
+        entries[places[0]] = (wide, [at + before for before in accumulate(lengths[:-1], initial=0)])
     table = struct.pack(order + ("Q" if big else "H"), len(entries))
     for tag, (letter, values) in sorted(entries.items()):
         data = encoded(letter, values)
