@@ -57,7 +57,7 @@ def _logging_to_stderr(verbose: bool) -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("cudaspeed: %(levelname)s: %(message)s"))
     silent = logging.NullHandler()
-    decoder_logs = [logging.getLogger(name) for name in ("tifffile", "imagecodecs")]
+    decoder_logs = (logging.getLogger("tifffile"), logging.getLogger("imagecodecs"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)

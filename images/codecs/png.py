@@ -29,7 +29,7 @@ _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _CALLED = {b"iCCP": "colour profile", _XMP: "XMP"}
 _DEFLATE_RATIO = 1032  # the most that RFC 1951 makes of a byte
 _LONGEST_KEYWORD = 80  # bytes, with the zero behind it
-_LARGEST_BESIDE = 64 << 20  # bytes, inflated; the largest profiles in use have a few megabytes
+_LARGEST_BESIDE = 32 << 20  # bytes, inflated; the largest profiles in use have a few megabytes
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
 
