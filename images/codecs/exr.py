@@ -19,6 +19,7 @@ from .text import kept_nowhere
 
 _COLOURS = (("R", "G", "B"), ("Y",))
 _ALPHA, _CHROMA = "A", "RY"
+_TYPES = {"HALF": np.float16, "FLOAT": np.float32}
 _LARGEST_SAMPLE = 4  # bytes
 
 
@@ -30,19 +31,28 @@ def read(file: BinaryIO, limits: DecodeLimits) -> Picture:
     headers = [part.header for part in OpenEXR.File(file, header_only=True).parts]
     width, height = _check(headers, limits)
     file.seek(0)
-    channels = OpenEXR.File(file, separate_channels=True).parts[0].channels
+    # Of the two ways that OpenEXR has this one raises where data are missing, and reads no channel but those wanted.
+    source = OpenEXR.InputFile(file)
+    channels = source.header()["channels"]
     names = next((names for names in _COLOURS if all(name in channels for name in names)), None)
     if names is None or _CHROMA in channels:
         raise BadImageError(f"has the channels {', '.join(sorted(channels))}; R, G and B, or Y alone are needed")
     used = [*names, *([_ALPHA] if _ALPHA in channels else [])]
-    if any(channels[name].pixels.shape != (height, width) for name in used):
-        raise BadImageError("has channels of fewer places than it has pixels, a kind that is not supported")
+    kinds = {name: (str(channels[name].type), channels[name].xSampling, channels[name].ySampling) for name in used}
+    if any(kind[0] not in _TYPES or kind[1:] != (1, 1) for kind in kinds.values()):
+        raise BadImageError(
+            f"has channels of a kind that is not supported ({kinds}); save it with floats for each pixel"
+        )
     notes = [first_only(len(headers))] if len(headers) > 1 else []
     if len(channels) > len(used):
         notes.append(f"the channels {', '.join(sorted(set(channels) - set(used)))} were left out")
     if "chromaticities" in headers[0]:
         notes.append("its chromaticities are not kept; the values are")
-    pixels, gaps = floats.without_gaps(np.stack([channels[name].pixels for name in used], axis=2).astype(np.float32))
+    stored = np.empty((height, width, len(used)), np.float32)
+    for index, name in enumerate(used):
+        plane = np.frombuffer(source.channel(name), _TYPES[kinds[name][0]])
+        stored[..., index] = plane.reshape(height, width)
+    pixels, gaps = floats.without_gaps(stored)
     colour, alpha = pixels[..., : len(names)], pixels[..., len(names) :]
     if alpha.shape[2]:
         np.divide(colour, alpha, out=colour, where=alpha > 0)  # light without anything to give it stays as it is
@@ -68,7 +78,7 @@ def encode(picture: Picture) -> tuple[bytes, tuple[str, ...]]:
 
 
 def _check(headers: list[dict[str, Any]], limits: DecodeLimits) -> tuple[int, int]:
-    """Width and height of the first part. All parts are decoded with it, so that all are looked at."""
+    """Width and height of the first part. OpenEXR makes room for others too, so that all are looked at."""
     first, total = (0, 0), 0
     for header in headers:
         (left, top), (right, bottom) = ([int(end) for end in corner] for corner in header["dataWindow"])

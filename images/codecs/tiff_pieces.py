@@ -24,7 +24,8 @@ from .tiff_directory import Directory
 YCBCR = 6  # of the photometric interpretations
 _GREY, _RGB = 1, 2
 _PLAIN, _JPEG, _WEBP = 1, 7, 50001
-_CCITT = (2, 3, 4)
+_FAX_3, _FAX_4 = 3, 4
+_CCITT = (2, _FAX_3, _FAX_4)
 _DEFLATE = (8, 32946)
 _LZW, _PACKBITS, _LZMA, _ZSTD = 5, 32773, 34925, 50000
 _DECODED = (_PLAIN, _JPEG, _WEBP, *_CCITT, *_DEFLATE, _LZW, _PACKBITS, _LZMA, _ZSTD)
@@ -34,6 +35,7 @@ _SUM, _FLOATING_SUM = 2, 3  # predictors
 _MOST_PIECES = 1 << 18
 _LONGEST_BESIDE = 1 << 20  # bytes of a piece that are not its pixels
 _LZMA_MEMORY = 256 << 20  # bytes; the highest preset needs 65 million
+_MORE_ROWS = tuple(np.random.default_rng(seed).bytes(256) for seed in range(4))  # codes of any kind
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
 
@@ -169,7 +171,8 @@ def _decoded(data: bytes, directory: Directory, layout: Layout, rows: int) -> ND
     samples = samples[: math.prod(shape)].reshape(shape).astype(layout.dtype, copy=False)
     if predictor == _SUM:
         unsigned = np.dtype(f"u{layout.dtype.itemsize}")
-        return np.cumsum(samples.view(unsigned), axis=1, dtype=unsigned).view(layout.dtype)
+        summed = np.cumsum(samples.view(unsigned), axis=1, dtype=unsigned)
+        return (summed & 2**layout.bits - 1 if layout.bits % 8 else summed).view(layout.dtype)
     if predictor != 1:
         raise BadImageError(
             f"has samples with the predictor {predictor}, a kind that is not supported; save it with none"
@@ -196,14 +199,20 @@ def _fax(data: bytes, compression: int, directory: Directory, layout: Layout, ro
 
     if layout.bits != 1 or layout.interleaved != 1:
         raise BadImageError("the TIFF is damaged: fax compression is for one bit; export it again")
-    if compression == 3:
-        options = directory.value(tag.T4_OPTIONS, 0)
-        samples = imagecodecs.ccittfax3_decode(data, rows, layout.across, t4options=options)
-    elif compression == 4:
-        samples = imagecodecs.ccittfax4_decode(data, rows, layout.across)
-    else:
-        samples = imagecodecs.ccittrle_decode(data, rows, layout.across)
-    return samples.reshape(rows, layout.across, 1)
+    options = directory.value(tag.T4_OPTIONS, 0)
+
+    def decode(data: bytes) -> NDArray[Any]:
+        if compression == _FAX_3:
+            return imagecodecs.ccittfax3_decode(data, rows, layout.across, t4options=options)
+        decode = imagecodecs.ccittfax4_decode if compression == _FAX_4 else imagecodecs.ccittrle_decode
+        return decode(data, rows, layout.across)
+
+    samples = decode(data).reshape(rows, layout.across, 1)
+    # Rows that the data do not reach stay empty, in silence. What is added behind whole data is passed over; behind
+    # such as end early it is taken for more rows.
+    if not samples[-1].any() and any(not np.array_equal(samples[..., 0], decode(data + more)) for more in _MORE_ROWS):
+        raise BadImageError(_CUT_SHORT)
+    return samples
 
 
 def _picture_inside(data: bytes, directory: Directory, layout: Layout, rows: int) -> NDArray[Any]:

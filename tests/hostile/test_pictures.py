@@ -96,7 +96,7 @@ def in_a_tile(compression: int, data: bytes, **more: object) -> bytes:
 
 
 def chunks_of_profiles(count: int) -> bytes:
-    bomb = made.png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(64 * MB), 1))
+    bomb = made.png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(65 * MB), 1))
     return made.png((40, 24), SMALL_PNG, beside=bomb * count)
 
 

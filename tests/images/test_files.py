@@ -325,6 +325,22 @@ def test_a_jpeg_that_was_cut_and_ended_again_is_refused(tmp_path: Path, options:
     read_image(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "jpeg"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_a_tiff_whose_strip_ends_early_is_refused(tmp_path: Path, compression: str, share: float) -> None:
+    whole, path = Image.fromarray(noise(40, 64) > 200 if compression != "jpeg" else noise(40, 64)), tmp_path / "a.tif"
+    whole.save(path, compression=compression)
+    read_image(path)
+    with Image.open(path) as image:
+        length = image.tag_v2[279][0]
+    data = path.read_bytes()
+    counts = struct.pack("<HHII", 279, 4, 1, length)
+    assert counts in data
+    path.write_bytes(data.replace(counts, struct.pack("<HHII", 279, 4, 1, int(length * share))))
+    with pytest.raises(BadImageError, match="cut short"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("interlace", [False, True])
 def test_a_png_whose_data_end_before_its_rows_is_refused(tmp_path: Path, bits: int, interlace: bool) -> None:

@@ -122,6 +122,30 @@ def test_exr_is_shown_by_the_curve_that_models_know_and_written_as_light(
         np.testing.assert_allclose(back[name].pixels, light[..., index].astype(np.float32), rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_an_exr_that_is_cut_short_is_refused_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], share: float
+) -> None:
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    buffer = BytesIO()
+    OpenEXR.File(header, {"Y": np.random.default_rng(1).random((200, 30), np.float32)}).write(buffer)
+    (tmp_path / "a.exr").write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * share)])
+    with pytest.raises(BadImageError, match="cut short"):
+        read_image(tmp_path / "a.exr")
+    assert capfd.readouterr().out == ""
+
+
+def test_other_channels_and_parts_of_an_exr_are_left_out_and_said(tmp_path: Path) -> None:
+    kind = {"type": OpenEXR.scanlineimage}
+    planes = {name: np.full((4, 5), 0.5, np.float16) for name in "RGBZ"}
+    parts = [OpenEXR.Part({**kind, "name": "a"}, planes), OpenEXR.Part({**kind, "name": "b"}, {"Z": planes["Z"]})]
+    OpenEXR.File(parts).write(str(tmp_path / "a.exr"))
+    picture = read_image(tmp_path / "a.exr")
+    assert picture.pixels.shape == (4, 5, 3)
+    assert "2 pictures" in picture.warnings[0]
+    assert "Z were left out" in picture.warnings[1]
+
+
 def test_mid_grey_light_is_shown_as_srgb_has_it(tmp_path: Path) -> None:
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     OpenEXR.File(header, {"Y": np.full((2, 3), 0.2140411, np.float32)}).write(str(tmp_path / "a.exr"))
