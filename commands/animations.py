@@ -15,7 +15,7 @@ from ..api.context import RunContext
 from ..api.options import UpscaleOptions
 from ..api.report import ImageHealth, UpscaleReport
 from ..images.animation import Animation, upscale_animation
-from ..images.files import check_fits
+from ..images.files import ENDINGS_OF_16_BITS, check_fits
 from ..upscale_engine import upscale
 
 
@@ -40,6 +40,8 @@ def upscale_frames(
     height, width = animation.size
     check_fits(target, width * model.scale, height * model.scale)
     options = replace(options, alpha_mode=animation.alpha_mode(options.alpha_mode, model.scale))
+    if animation.bits == 16 and options.precision == "auto" and target.suffix.lower() in ENDINGS_OF_16_BITS:
+        options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
     reports: list[UpscaleReport] = []
 
     def enlarge(frames: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -37,7 +38,7 @@ from .whole import write_whole
 Enlarge = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Frames [n, H, W, C] -> [n, H * scale, W * scale, C], values 0..1."""
 
-MOST_PIXELS = 1 << 33  # of all frames: five minutes of 1280x720 at 30 frames a second
+_LARGEST_FRAMES = 48  # as many of the largest that is read; of 1280x720 five minutes at 30 frames a second
 _WRITERS = {
     ".png": animated_png.write,
     ".apng": animated_png.write,
@@ -78,14 +79,14 @@ class Animation:
         """One for all frames: what is best for each alone would change from one to the next."""
         if asked != "auto" or self.channels in (1, 3):
             return asked
-        return "model" if self.alpha_has_edges and scale > 1 else "lanczos"
+        return "model" if self.alpha_has_edges and scale > 1 else asked
 
 
 def open_animation(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Animation | None:
     """The animated GIF, WebP or PNG in `path`; None if it is anything else, of which `read_image` tells more.
 
     All frames are decoded once, to know that they can be, and what they have in common. Raises `BadImageError` if one
-    is damaged or larger than `limits`, or if they have more than `MOST_PIXELS` in all.
+    is damaged or larger than `limits`, or if they have more pixels in all than 48 of the largest.
     """
     try:
         with open_regular(path) as file:
@@ -116,9 +117,12 @@ def _is_png(data: bytes) -> bool:
 def _looked_through(data: bytes, found: Played, limits: DecodeLimits) -> Animation | None:
     width, height = found.size
     limits.check_size(width, height)
-    if found.frames * width * height > MOST_PIXELS:
+    megapixels, most = found.frames * width * height / 1e6, _LARGEST_FRAMES * limits.pixels / 1e6
+    if megapixels > most:
         raise BadImageError(
-            f"has {found.frames} frames of {width}x{height} pixels, more than {MOST_PIXELS} in all; cut it into parts"
+            f"has {found.frames} frames of {width}x{height} pixels, {megapixels:.1f} megapixels in all, more than the "
+            f"{most:g} that are read. If it is meant, raise the limit with --max-megapixels "
+            f"{math.ceil(megapixels / _LARGEST_FRAMES)}"
         )
     durations, counts, bits, has_alpha, edges = [], set(), 8, False, False
     for frame in _decoded(data):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
@@ -145,6 +146,67 @@ def test_depth_channels_and_colour_profile_survive(upscale: Run, tmp_path: Path,
     result = read_image(tmp_path / f"out{ending}")
     assert (result.pixels.shape, result.bits, result.metadata.icc) == ((24, 32, channels), 16, icc)
     assert len(np.unique(np.rint(result.pixels * 65535) % 257)) > 1, "only 8 of the 16 bits are used"
+
+
+def animation(path: Path, count: int = 3, **settings: object) -> Path:
+    """Frames of 16 x 12 pixels, in which a bar moves."""
+    frames = []
+    for index in range(count):
+        samples = np.full((12, 16, 3), 40, np.uint8)
+        samples[:, 3 * index : 3 * index + 4] = 200, 30, 90
+        frames.append(Image.fromarray(samples))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[50, 70, 90][:count], loop=2, **settings)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_all_frames_of_an_animation_are_upscaled(upscale: Run, tmp_path: Path, ending: str) -> None:
+    (tmp_path / "in").mkdir()
+    source = animation(tmp_path / "in" / f"a.{ending}")
+    picture(tmp_path / "in" / "still.png")
+    code, out, _ = upscale(source.parent, "-o", tmp_path / "out", "--json", "--batch-size", "2")
+    moving, still = map(json.loads, out.splitlines())
+    assert code == 0
+    assert (moving["frames"], moving["output_size"], still["frames"]) == (3, [32, 24], 1)
+    with Image.open(tmp_path / "out" / f"a.{ending}") as image, Image.open(source) as before:
+        assert (image.n_frames, image.size, image.info["loop"]) == (3, (32, 24), before.info["loop"])
+        durations = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            image.load()
+            durations.append(image.info["duration"])
+    assert durations == [50, 70, 90]
+
+
+def test_of_an_animation_a_format_without_takes_the_first_frame_and_says_so(upscale: Run, tmp_path: Path) -> None:
+    code, out, _ = upscale(animation(tmp_path / "a.gif"), "-o", tmp_path / "a.tif", "--json")
+    record = json.loads(out)
+    assert (code, record["frames"]) == (0, 1)
+    assert any("3 pictures" in warning for warning in record["warnings"])
+
+
+def test_an_animation_that_is_too_large_is_refused_before_any_work(upscale: Run, tmp_path: Path) -> None:
+    code, out, _ = upscale(
+        animation(tmp_path / "a.gif"), "-o", tmp_path / "b.gif", "--json", "--max-megapixels", "0.0001"
+    )
+    assert code == 1
+    assert "--max-megapixels" in json.loads(out)["error"]
+
+
+def test_what_could_not_be_kept_is_in_the_record(upscale: Run, tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("Title", "a boat")
+    info.add_text("parameters", "a boat, 20 steps")
+    Image.new("RGB", (16, 12)).save(tmp_path / "a.png", pnginfo=info, dpi=(300, 300))
+    _, out, _ = upscale(tmp_path / "a.png", "-o", tmp_path / "b.jpg", "--json")
+    (warning,) = json.loads(out)["warnings"]
+    assert "Title" in warning
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.info["dpi"] == (300, 300)
+    upscale(tmp_path / "a.png", "-o", tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as image:
+        image.load()
+        assert image.text == {"Title": "a boat", "parameters": "a boat, 20 steps"}
 
 
 def test_a_folder_keeps_names_and_endings(upscale: Run, tmp_path: Path) -> None:

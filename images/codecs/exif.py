@@ -32,7 +32,7 @@ LAYOUT = frozenset(tag for tags in _LAYOUTS for tag in tags)
 _OF_THE_OLD_PIXELS = {MAIN: LAYOUT | {ORIENTATION}, PHOTO: frozenset({0x9214, 0xA002, 0xA003, 0xA214})}
 _ORDERS: dict[bytes, Literal["<", ">"]] = {b"II": "<", b"MM": ">"}
 _MOST_BYTES = 64 << 20  # of all values; real ones are a thousand times smaller
-_MOST_FIELDS = 1 << 16  # of one directory; a tag has 16 bits
+_MOST_FIELDS = 4096  # of one directory; real ones have a hundred
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class _Reader:
         for entry in range(0, len(table), stride):
             tag, kind, number = self.entry.unpack_from(table, entry)
             size, inside = number * self.sizes.get(kind, 0), entry + self.entry.size
-            if tag in skip:
+            if tag in skip or not number:
                 continue
             if size <= self.place.size:
                 value = table[inside : inside + size]
@@ -164,7 +164,7 @@ def lay_out(exif: Exif, start: int) -> bytes:
 
 
 def _packed(table: Mapping[int, Field], place: int, order: str) -> bytes:
-    entries, apart = struct.pack(f"{order}H", len(table)), b""
+    entries, apart = bytearray(struct.pack(f"{order}H", len(table))), bytearray()
     behind = place + 6 + 12 * len(table)
     for tag, value in sorted(table.items()):
         count = len(value.data) // _SIZES[value.kind]
@@ -172,7 +172,7 @@ def _packed(table: Mapping[int, Field], place: int, order: str) -> bytes:
         entries += struct.pack(f"{order}HHI", tag, value.kind, count) + at
         if _apart(value):
             apart += value.data.ljust(_apart(value), b"\0")
-    return entries + bytes(4) + apart
+    return bytes(entries + bytes(4) + apart)
 
 
 def _apart(value: Field) -> int:

@@ -15,6 +15,7 @@ from .exif import Exif
 LARGEST = 32 << 20  # bytes of one profile, packet or text; real ones are hundreds of times smaller
 MOST_TEXTS = 4096
 _EXIF_PREFIX = b"Exif\0\0"
+_LEAST_RESOLUTION, _MOST_RESOLUTION = 0.02, 1e6  # a pixel a metre; forty a micrometre
 _LEAST_PROFILE = 128  # bytes, of its header
 
 Chunk = tuple[bytes, bytes]  # of a PNG: its name, and what is in it
@@ -89,6 +90,9 @@ def _clean(stored: Stored) -> Carried:
     if resolution and orientation >= 5:
         resolution = resolution[::-1]
     resolution = resolution or (exif_block.resolution(exif) if exif else None)
+    if resolution and not all(_LEAST_RESOLUTION <= value <= _MOST_RESOLUTION for value in resolution):
+        resolution = None
+        notes.append("its resolution (dpi) is none of any print and was left out")
     metadata = replace(stored.metadata, icc=icc, exif=exif, xmp=xmp, resolution=resolution)
     return Carried(metadata, orientation, tuple(notes))
 
@@ -116,6 +120,9 @@ def _xmp(packet: bytes | None, notes: list[str]) -> tuple[bytes | None, int]:
     try:
         if len(packet) > LARGEST:
             raise ValueError("too large")
+        packet = packet.rstrip(b"\0")
+        if b"\0" in packet:  # no XML, and the end of a text for many a reader
+            raise ValueError("a zero")
         return xmp_packet.without_what_is_stale(packet)
     except ValueError:
         notes.append("its XMP data is damaged and was left out")

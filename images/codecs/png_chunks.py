@@ -18,7 +18,7 @@ from ...api.errors import BadImageError
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
 _AROUND = 12  # bytes of a chunk beside its payload: length, name, checksum
-_MOST_CHUNKS = 1 << 21  # a few seconds; libpng writes eight kilobytes into one
+_MOST_CHUNKS = 1 << 20  # seconds; libpng writes eight kilobytes into one
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
 
@@ -39,7 +39,7 @@ def chunks(data: bytes) -> Iterator[Chunk]:
     """The chunks of a PNG in their order, to the last one, `IEND`. What comes after it is left alone.
 
     Raises `BadImageError` where a chunk reaches beyond the end of the file, has no name of four letters, or is one too
-    many (2**21). Checksums are not looked at: `Chunk.sound` does so.
+    many (2**20). Checksums are not looked at: `Chunk.sound` does so.
     """
     view, place = memoryview(data), len(SIGNATURE)
     for _ in range(_MOST_CHUNKS):

@@ -31,7 +31,7 @@ def read(data: bytes) -> Stored:
             if chunk.sound:
                 found.add(chunk.name, bytes(chunk.payload))
             else:
-                found.lost.append(chunk.name.decode("latin-1"))
+                found.lost[chunk.name.decode("latin-1")] = None
     return found.stored()
 
 
@@ -45,7 +45,7 @@ class _Found:
         self.text: list[Chunk] = []
         self.colour: dict[bytes, bytes] = {}
         self.private: list[Chunk] = []
-        self.lost: list[str] = []
+        self.lost: dict[str, None] = {}  # in their order, each once
         self.damaged: list[str] = []
 
     def add(self, name: bytes, payload: bytes) -> None:
@@ -63,7 +63,7 @@ class _Found:
         elif name[3:].islower() and len(self.private) < MOST_TEXTS:  # may be copied whatever becomes of the pixels
             self.private.append((name, payload))
         else:
-            self.lost.append(name.decode("latin-1"))
+            self.lost[name.decode("latin-1")] = None
 
     def _add_profile(self, payload: bytes) -> None:
         try:
@@ -78,7 +78,7 @@ class _Found:
             self.text.append(chunk)
             return
         if kind is None:
-            self.lost.append(keyword)
+            self.lost[keyword] = None
             return
         if kind in self.blocks or f"{kind.upper()} data" in self.damaged:
             return  # one counts, and each could cost as much as the largest

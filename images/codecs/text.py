@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .exif import ASCII, MAIN, PHOTO, UNDEFINED, USER_COMMENT, Exif, Field, to_bytes
+from .icc import profile_for
 from .metadata import LARGEST, Chunk, Metadata
 
 COMMENT = "Comment"
@@ -143,11 +144,12 @@ def unkept(format_name: str, keywords: Sequence[str], private: Sequence[Chunk]) 
 
 def kept_nowhere(metadata: Metadata, format_name: str) -> tuple[str, ...]:
     """Warnings of a format that has a place for pixels alone."""
+    icc, hdr = profile_for(metadata, 3, format_name)
     there = {
-        "colour profile": metadata.icc or metadata.colour,
+        "colour profile": icc,
         "EXIF data": metadata.exif,
         "XMP data": metadata.xmp,
         "resolution (dpi)": metadata.resolution,
     }
     notes = [f"{format_name} has no place for the {name}; it was left out" for name, found in there.items() if found]
-    return (*notes, *unkept(format_name, [keyword_of(chunk) for chunk in metadata.text], metadata.private))
+    return (*hdr, *notes, *unkept(format_name, [keyword_of(chunk) for chunk in metadata.text], metadata.private))

@@ -24,21 +24,24 @@ _DESCRIPTION = 0x010E
 _KEPT = frozenset({0x010D, _DESCRIPTION, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298})
 _KEPT |= {*range(0x9C9B, 0x9CA0), *_RESOLUTION, block.ORIENTATION}
 _NOT_READ = block.LAYOUT - {_XMP, _IPTC, _PROFILE}
-_DESCRIPTIONS_OF_PAGES = (b'{"shape"', b"shape=", b"ImageJ=", b"<OME", b"<?xml")
+_OF_TIFFFILE = (b'{"shape"', b"shape=")  # nothing else is in them
+_DESCRIPTIONS_OF_PAGES = (*_OF_TIFFFILE, b"ImageJ=", b"<OME", b"<?xml")
 
 
 def read(file: BinaryIO) -> Stored:
     """Colour profile, XMP, EXIF and the tags that tell of the picture."""
-    exif, _ = block.parse(file, skip=_NOT_READ)
+    exif, whole = block.parse(file, skip=_NOT_READ)
     main = dict(exif.directories[MAIN])
     icc, xmp, iptc = (main.pop(tag, None) for tag in (_PROFILE, _XMP, _IPTC))
-    notes = []
+    notes = [] if whole else ["parts of its metadata are damaged and were left out"]
     if iptc:
         notes.append("its IPTC data was left out")
     unknown = sorted(main.keys() - _KEPT)
     if unknown:
         notes.append(f"TIFF tags that may not hold for other pixels were left out: {named(map(str, unknown))}")
     if _DESCRIPTION in main and main[_DESCRIPTION].data.startswith(_DESCRIPTIONS_OF_PAGES):
+        if not main[_DESCRIPTION].data.startswith(_OF_TIFFFILE):
+            notes.append("its description, which tells how its pages lie, was left out")
         del main[_DESCRIPTION]
     kept = {tag: value for tag, value in main.items() if tag in _KEPT}
     exif = replace(exif, directories={**exif.directories, MAIN: kept})

@@ -93,6 +93,10 @@ CIRCLES = {
     "more entries than bytes": b"MM\0*\0\0\0\x08\xff\xff",
     "no pointer": exif((0x8769, 2, 4, 8), (0x8825, 5, 1, 8)),
     "an orientation without a number": exif((0x0112, 5, 1, 26), (0x011A, 5, 1, 26), tail=bytes(8)),
+    "thousands of fields": exif(*((n, 7, 1000, 8 + 12 * 40000 + 1000 * n) for n in range(20_000)), tail=bytes(22 * MB)),
+    "a resolution of billions": exif(
+        (0x011A, 5, 1, 50), (0x011B, 5, 1, 50), (0x0128, 3, 1, 3), tail=struct.pack("<II", 2**32 - 1, 1)
+    ),
     "an orientation of text": exif((0x0112, 2, 1, 6)),
 }
 
@@ -128,6 +132,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "png: XMP of prefixes": lambda: a_png(
         an_xmp_chunk(xmp(b"", b"".join(b' xmlns:a%d="http://ns.adobe.com/tiff/1.0/"' % n for n in range(200_000))))
     ),
+    "png: XMP with a zero": lambda: a_png(an_xmp_chunk(xmp(b"a\0,b"))),
     "png: XMP that is no UTF-8": lambda: a_png(an_xmp_chunk(xmp(b"\xff\xfe\x80"))),
     "jpeg: 60000 comments": lambda: a_jpeg((0xFE, b"a comment"), count=60_000),
     "jpeg: EXIF in 800 parts": lambda: a_jpeg((0xE1, b"Exif\0\0" + CIRCLES["of megabytes"][:65000]), count=800),
