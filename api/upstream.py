@@ -71,8 +71,7 @@ def forget_capture(pool: tuple[int, int]) -> None:
     memory is given back. Later ones raise `AttributeError` or `RuntimeError` here, since they know that it is over.
     Torch 2.6 has the first of the two under another name.
     """
-    names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")
-    end = next(getattr(torch._C, name) for name in names if hasattr(torch._C, name))
+    end = getattr(torch._C, "_cuda_endAllocateCurrentStreamToPool", None) or torch._C._cuda_endAllocateToPool
     end(torch.cuda.current_device(), pool)
     torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
 

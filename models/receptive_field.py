@@ -60,13 +60,13 @@ def with_receptive_field(
     runner: ModelRunner,
     profile: ModelProfile,
     context: RunContext,
-    most_pixels: int,
+    most_pixels: int | None,
 ) -> ModelInfo:
     """`info` with the model's receptive field, from its profile, or measured now and kept there.
 
-    `runner` is a copy of the descriptor's model on the context's device, where memory is enough for forwards of
-    `most_pixels`. `info` comes back as it is where nothing can be measured: the model fails on the probe, memory runs
-    out or is too little for it, its windows are too large.
+    `runner` is a copy of the descriptor's model on the context's device. A forward may have no more than `most_pixels`,
+    where it would not fail for want of memory, but end the process; None: any. `info` comes back as it is where nothing
+    can be measured: the model fails on the probe, memory runs out or is too little for it, its windows are too large.
     """
     known = profile.known
     if known.receptive_field is None:
@@ -101,14 +101,14 @@ def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.dev
 
 
 def _measured(
-    info: ModelInfo, descriptor: ImageModelDescriptor, runner: ModelRunner, context: RunContext, most_pixels: int
+    info: ModelInfo, descriptor: ImageModelDescriptor, runner: ModelRunner, context: RunContext, most_pixels: int | None
 ) -> ReceptiveField | None:
     """The receptive field, or None when the model fails on the probe. An interrupt goes on up: it comes between the
     forwards."""
 
     def forward(x: Tensor) -> Tensor:
         context.raise_if_interrupted()
-        if x.shape[2] * x.shape[3] > most_pixels:
+        if most_pixels is not None and x.shape[2] * x.shape[3] > most_pixels:
             raise _CannotMeasureError("memory is too little for it")
         try:
             with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):

@@ -234,8 +234,12 @@ class Session:
             return scheduler
         # what the model needs at seams is looked up, or measured once, by the model on its device
         step = self.chain.now
-        free = self._budget(workload, step.cost, self.padding()).free_bytes
-        most = affordable_pixels(step.cost, free, "speed", self.context.device) * step.mode.memory_dtype.itemsize // 4
+        most = None
+        if allowed_bytes(self.context.device) is not None:
+            free = self._budget(workload, step.cost, self.padding()).free_bytes
+            most = (
+                affordable_pixels(step.cost, free, "speed", self.context.device) * step.mode.memory_dtype.itemsize // 4
+            )
         self.info = with_receptive_field(self.info, self._model, step.runner, self._profile, self.context, most)
         return self._scheduler_for(workload, 0)
 

@@ -26,7 +26,7 @@ from cudaspeed.tiling.plan import automatic_overlap, plan_tiles
 from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
-PLENTY = 10**9  # pixels
+PLENTY = None  # pixels that a forward may have
 FP32 = ExecutionMode("fp32", autocast=False, channels_last=False)
 CONVOLUTIONAL = ModelInfo("toy", scale=1, in_channels=3, out_channels=3, convolutional=True, small_convolutional=True)
 
