@@ -19,7 +19,7 @@ DIGESTS = {
     "api/errors.py": "cf77e55d",
     "api/model_info.py": "8b3144b3",
     "api/options.py": "b51645e2",
-    "api/upstream.py": "17521a18",
+    "api/upstream.py": "dc1211aa",
     "compiling/aoti.py": "b5cc369f",
     "compiling/errors.py": "e3b4b7c0",
     "compiling/fold_constants.py": "2de9cce7",
