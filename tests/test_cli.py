@@ -590,7 +590,13 @@ def test_models_that_may_not_be_read_cost_only_themselves(
     (tmp_path / "private").mkdir()
     (shelf / "hidden.pth").write_text("behind a link into a folder of someone else")
     monkeypatch.setenv("CUDASPEED_MODELS", f"{tmp_path / 'private'}{os.pathsep}{shelf / 'broken.pth'}")
-    really = {name: getattr(Path, name) for name in ("is_file", "iterdir", "open")}
+    really = {name: getattr(Path, name) for name in ("is_file", "iterdir")}
+    really_open = os.open
+
+    def refusing_open(path: object, *arguments: int, **named: object) -> int:
+        if path == shelf / "broken.pth":
+            raise PermissionError(13, "Permission denied")
+        return really_open(path, *arguments, **named)  # type: ignore[call-overload]
 
     def refusing(name: str, refused: Path) -> Callable[..., object]:
         def call(self: Path, *arguments: object, **named: object) -> object:
@@ -602,7 +608,7 @@ def test_models_that_may_not_be_read_cost_only_themselves(
 
     monkeypatch.setattr(Path, "is_file", refusing("is_file", shelf / "hidden.pth"))
     monkeypatch.setattr(Path, "iterdir", refusing("iterdir", tmp_path / "private"))
-    monkeypatch.setattr(Path, "open", refusing("open", shelf / "broken.pth"))
+    monkeypatch.setattr(os, "open", refusing_open)
     code, out, err = run("models")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["broken.pth", "good.safetensors"]

@@ -292,7 +292,7 @@ def test_where_nothing_can_be_kept_the_pictures_are_done_and_it_is_said_what_to_
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root may become somebody else")
 def test_a_user_without_name_and_home(command: list[str], tmp_path: Path) -> None:
     """As in many containers, whose user is a number."""
-    tmp_path.chmod(0o777)
+    tmp_path.chmod(0o1777)  # as /tmp is
     setpriv = shutil.which("setpriv")
     if not setpriv:
         pytest.skip("setpriv is needed to become a user who may still read this checkout")
