@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..api.upstream import TorchDispatchMode, tree_leaves
 
-_OPERATIONS = 10_000  # whatever the model
-_OPERATIONS_PER_TENSOR = 20  # spandrel's architectures need 3 to 8
+_OPERATIONS, _OPERATIONS_PER_TENSOR = 3_000, 10  # spandrel's architectures need 3 to 8 a tensor
+_MOST_OPERATIONS = 40_000  # some seconds; the largest models need 11,000
 _BYTES = 1 << 30  # whatever the model: tables for windows are computed, and in no file
 _BYTES_PER_BYTE = 8  # weights in half precision become full ones, and are made, filled, copied
 _LARGE = 1 << 24  # elements; what may give as many is tried without memory before it is done
@@ -34,7 +34,7 @@ class BoundedConstruction(TorchDispatchMode):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._operations = _OPERATIONS + _OPERATIONS_PER_TENSOR * len(weights)
+        self._operations = min(_OPERATIONS + _OPERATIONS_PER_TENSOR * len(weights), _MOST_OPERATIONS)
         self._bytes = _BYTES + _BYTES_PER_BYTE * sum(tensor.nbytes for tensor in weights.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

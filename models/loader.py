@@ -17,7 +17,9 @@ from spandrel import (
 )
 
 from ..api.errors import BadModelError, first_line
+from ..memory import is_out_of_memory
 from .construction import BoundedConstruction
+from .formats.errors import shown
 from .meshgrid import ExplicitMeshgrid
 from .weights import MODEL_ENDINGS, read_weights
 
@@ -103,11 +105,12 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
             descriptor = ModelLoader().load_from_state_dict(weights)
     except UnsupportedModelError as error:
         raise BadModelError(f"{path}: {_not_an_upscaler(weights)}") from error
-    except MemoryError:
-        raise
     except Exception as error:  # architectures raise all sorts on weights that do not fit together
+        if is_out_of_memory(error):
+            raise MemoryError(f"{path}: there is no memory for the model; close other programs") from error
         raise BadModelError(
-            f"{path}: its weights do not fit together; the file may be incomplete or a mixture ({first_line(error)})"
+            f"{path}: its weights do not fit together; the file may be incomplete or a mixture "
+            f"({shown(first_line(error), most=200)})"
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise BadModelError(f"{path}: {_not_single_image(descriptor)}")

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from safetensors import SafetensorError
+import torch
 from torch import Tensor
 
 from ..api.errors import BadModelError, first_line
+from ..images.kinds import recognise
 from ..memory import free_host_bytes
 from .formats import torch_file, zip_archive
 from .formats.errors import DamagedError, RefusedError, shown
 from .formats.safetensors_file import is_safetensors, open_safetensors
-from .formats.tensors import TensorRecord, tensors_of
+from .formats.tensors import StorageRecord, TensorRecord, tensors_of
 
 MODEL_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".bin", ".pkl")
 
 _HEAD = 512  # bytes by which a file is known
+_SHORTEST_TEXT = 12  # letters that are no accident
 _TAR = slice(257, 262)
 # Where training programs keep the weights: outermost first, and of two the smoothed ones.
 _WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
@@ -28,7 +30,8 @@ _MOST_LAYERS_DEEP = 4
 _MOST_TENSORS = 1 << 13  # the largest upscalers have some 3000
 _LONGEST_NAME = 512
 _LAYER_NUMBERS = (128, 1024)  # below the first in any model, since not all layers have tensors; never beyond the last
-_MOST_SHARING = 4  # times that a stored number may be used, on average
+_MOST_SHARING, _ANY_SHARING = 4, 64 << 20  # times that stored bytes may be used on average; bytes in any case
+_FLAGS = ("pro",)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -41,12 +44,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         with _opened(path) as file:
-            return _read(path, file, os.fstat(file.fileno()).st_size)
+            return _read(file, os.fstat(file.fileno()).st_size)
     except (BadModelError, MemoryError):
         raise
     except RefusedError as error:
         raise BadModelError(f"{path}: {error}") from error
-    except (DamagedError, SafetensorError) as error:
+    except DamagedError as error:
         raise BadModelError(f"{path}: is damaged or no model file; download it again ({first_line(error)})") from error
     except OSError as error:
         raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -71,51 +74,48 @@ def _opened(path: Path) -> BinaryIO:
     return file
 
 
-def _read(path: Path, file: BinaryIO, size: int) -> dict[str, Tensor]:
+def _read(file: BinaryIO, size: int) -> dict[str, Tensor]:
     head = file.read(_HEAD)
     if is_safetensors(head):
-        with open_safetensors(path, head) as opened:
-            names = list(opened.keys())
-            _check_names(names)
-            _check_room(size)
-            return {name: opened.get_tensor(name) for name in names}
+        opened = open_safetensors(file, size)
+        return _tensors(opened.records, opened.read)
     if head.startswith(zip_archive.SIGNATURE):
         saved = torch_file.open_archive(file, size)
     elif head.startswith(torch_file.PICKLE):
         saved = torch_file.open_legacy(file, size)
     else:
         raise RefusedError(_what_else(head))
-    records = _records_in(saved.content)
+    content = _model_in(saved.content)
+    weights = _tensors({name: value for name, value in content.items() if isinstance(value, TensorRecord)}, saved.read)
+    # The one name that tells an architecture (Real-CUGAN's "pro") by being there, whatever its value.
+    return weights | {name: torch.zeros(1) for name in _FLAGS if name in content and name not in weights}
+
+
+def _tensors(records: dict[str, TensorRecord], read: Callable[[StorageRecord, memoryview], None]) -> dict[str, Tensor]:
     _check_names(records)
     _check_sizes(records)
-    return tensors_of(records, saved.read)
+    return tensors_of(records, read)
 
 
-def _records_in(content: object) -> dict[str, TensorRecord]:
-    """The tensors in `content`, in its dictionaries, or in those of a model in there."""
+def _model_in(content: object) -> dict[Any, Any]:
+    """The dictionary with a model's tensors: `content`, one in it, or one in that."""
     for _ in range(_MOST_LAYERS_DEEP):
         if not isinstance(content, dict):
             break
-        inner = {name: value for name, value in content.items() if isinstance(value, dict)}
-        records = {name: value for name, value in content.items() if isinstance(value, TensorRecord)}
+        inner = {name: value for name, value in content.items() if isinstance(value, dict) and value}
         known = next((inner[name] for name in _WRAPPERS if name in inner), None)
         if known is not None:
             content = known
-        elif records:
-            return records
+        elif any(isinstance(value, TensorRecord) for value in content.values()):
+            return content
         elif len(inner) == 1:
             (content,) = inner.values()
         elif inner:
-            raise RefusedError(
-                f"holds several dictionaries ({_named(inner)}), none of a known name; save the upscaler's alone"
-            )
+            names = ", ".join(shown(name) for name in list(inner)[:8])
+            raise RefusedError(f"holds several dictionaries ({names}), none of a known name; save the upscaler's alone")
         else:
             break
-    raise RefusedError(f"holds no weights (a {type(content).__name__}); use another file of this model")
-
-
-def _named(names: Iterable[object]) -> str:
-    return ", ".join(shown(name) for name in list(names)[:8])
+    raise RefusedError("holds no weights; use another file of this model")
 
 
 def _check_names(names: Iterable[object]) -> None:
@@ -149,7 +149,7 @@ def _number(text: str) -> int | None:
 def _check_sizes(records: dict[str, TensorRecord]) -> None:
     held = sum({record.storage.key: record.storage.size for record in records.values()}.values())
     used = sum(record.size for record in records.values())
-    if used > _MOST_SHARING * held:
+    if used > max(_MOST_SHARING * held, _ANY_SHARING):
         raise RefusedError(f"has tensors of {used} bytes that share {held}; it is damaged or made to fill the memory")
     _check_room(held)
 
@@ -172,8 +172,29 @@ def _what_else(head: bytes) -> str:
         return "is a pointer of Git LFS, not the model; download the file itself"
     if head.lstrip()[:1] == b"<":
         return "is a web page, not a model; download it again, signed in if need be"
-    if head.startswith(b"GGUF"):
-        return "is a GGUF file; use a .safetensors or .pth file of this model"
-    if head.startswith(b"\x89HDF"):
-        return "is an HDF5 file, as Keras writes them; use a .safetensors or .pth file of this model"
+    picture = recognise(head)
+    if picture:
+        return f"is a picture ({picture}), not a model"
+    for beginning, kind, remedy in _OTHER_FILES:
+        if head.startswith(beginning):
+            return f"is {kind}; {remedy}"
+    text = head[:60].decode("ascii", "replace")
+    if len(text) >= _SHORTEST_TEXT and text.isprintable() and "\ufffd" not in text:
+        return f"is text, not a model ({shown(text)}); download it again"
     return "is damaged or no model file; download it again"
+
+
+_UNPACK, _ANOTHER = "unpack it and use the model file in it", "use a .safetensors or .pth file of this model"
+_OTHER_FILES = (
+    (b"GGUF", "a GGUF file", _ANOTHER),
+    (b"\x89HDF", "an HDF5 file, as Keras writes them", _ANOTHER),
+    (b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (b"7z\xbc\xaf", "a 7-Zip archive", _UNPACK),
+    (b"Rar!", "a RAR archive", _UNPACK),
+    (b"\xfd7zXZ", "an xz archive", _UNPACK),
+    (b"BZh", "a bzip2 archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
+    (b"\x47\x6b\x30\x01", "an ncnn model", _ANOTHER),
+    (b"7767517", "an ncnn model", _ANOTHER),
+    (b"\x08", "an ONNX model, or damaged", _ANOTHER),
+)

@@ -1,10 +1,10 @@
 """What can be wrong with a model file, said without the file's name: whoever opened the file knows it."""
 
 
-def shown(name: object) -> str:
-    """A name out of a file for a message: short, and without what a terminal would obey."""
+def shown(name: object, most: int = 80) -> str:
+    """A name out of a file for a message: of `most` characters, and without what a terminal would obey."""
     text = ascii(name)[1:-1] if isinstance(name, str) else ascii(name)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class DamagedError(ValueError):

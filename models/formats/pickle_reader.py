@@ -16,18 +16,22 @@ from typing import Any, BinaryIO
 
 from .errors import DamagedError, RefusedError
 
+MOST_BYTES = 64 << 20  # of what pickles in one file hold; those of a model of 10,000 tensors have some two million
 _MOST_INSTRUCTIONS = 4_000_000  # a model of 10,000 tensors has some 300,000; each takes less than 100 bytes
-_MOST_BYTES = 64 << 20
+_MOST_CALLS = 1 << 17  # of builders, and references; a tensor needs three
+MOST_ARGUMENTS = 16
 _LONGEST_NUMBER = 64  # bytes of an integer; torch's magic number has 10
 _LONGEST_NAME = 256
-_LARGEST_KEY = 1 << 60  # larger ones may all have one hash, and a dictionary of such takes for ever
-_KEYS = (str, bytes, int, float, bool, type(None))  # hashing a nested tuple may exhaust the machine's own stack
+# What is kept under another key is dropped: hashing a nested tuple may exhaust the machine's own stack. Text has hashes
+# that no file can foresee; those of numbers may all be one, and a dictionary of many such takes for ever.
+_TEXT_KEYS, _NUMBER_KEYS = (str, bytes), (int, float, bool, type(None))
+_MOST_NUMBER_KEYS = 1 << 14  # an optimiser has one for each tensor
 
 
 @dataclass(frozen=True)
 class Builder:
     """What a pickle may call: a function of ours, which gives a plain value or the description of a tensor, in a time
-    that does not depend on the length of what it is given."""
+    that does not depend on the length of what it is given. It gets 16 arguments at most."""
 
     build: Callable[..., object]
 
@@ -46,48 +50,53 @@ class Names:
     refer: Callable[[object], object]
 
 
-def read_pickle(file: BinaryIO, names: Names) -> Any:
-    """The value of the pickle that begins where `file` is, which is left where that ends.
-
-    Raises `DamagedError` for what is no pickle of plain values, and what `names` raises.
-    """
-    try:
-        return _Machine(file, names).run()
-    except (DamagedError, RefusedError):
-        raise
-    except (struct.error, LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise DamagedError(f"its pickle is damaged ({type(error).__name__})") from error
-
-
-class _Machine:
-    """The state of one run: a stack, those that lie below its marks, and the values remembered by number."""
+class PickleReader:
+    """Reads the pickles in `file`, one after the other from where it is; what they may cost is bounded together."""
 
     def __init__(self, file: BinaryIO, names: Names) -> None:
         self.file, self.names = file, names
-        self.left = _MOST_BYTES
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
+        self.instructions, self.bytes_left, self.calls = _MOST_INSTRUCTIONS, MOST_BYTES, _MOST_CALLS
+        self.number_keys = _MOST_NUMBER_KEYS
+        self.stack: list[Any] = []  # of the pickle that is read
+        self.below: list[list[Any]] = []  # the stacks that its marks were laid on
         self.memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
+    def read(self) -> Any:
+        """The value of the next pickle; the file is left where that ends.
+
+        Raises `DamagedError` for what is no pickle of plain values, and what `names` raises.
+        """
+        self.stack, self.below, self.memo = [], [], {}
+        try:
+            self._run()
+        except (DamagedError, RefusedError):
+            raise
+        except (struct.error, LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise DamagedError(f"its pickle is damaged ({type(error).__name__})") from error
+        if len(self.stack) != 1 or self.below:
+            raise DamagedError("its pickle leaves more than one value")
+        return self.stack.pop()
+
+    def _run(self) -> None:
         read, steps = self.file.read, _INSTRUCTIONS
-        for _ in range(_MOST_INSTRUCTIONS):
+        while self.instructions:
+            self.instructions -= 1
             code = read(1)
             if code in steps:
                 steps[code](self)
             elif code == _STOP:
-                return self.stack.pop()
+                return
             else:
                 said = f"has the instruction 0x{code.hex()}, which no saved weights have" if code else "is cut short"
                 raise DamagedError(f"its pickle {said}")
-        raise DamagedError(f"its pickle has more than {_MOST_INSTRUCTIONS} instructions; no upscaling model has")
+        raise DamagedError(f"its pickles have more than {_MOST_INSTRUCTIONS} instructions; no upscaling model has")
 
     # What follows an instruction in the file
 
     def bytes(self, count: int) -> bytes:
-        self.left -= count
-        if self.left < 0:
-            raise DamagedError(f"its pickle has more than {_MOST_BYTES} bytes; no upscaling model has")
+        self.bytes_left -= count
+        if self.bytes_left < 0:
+            raise DamagedError(f"its pickles have more than {MOST_BYTES} bytes; no upscaling model has")
         content = self.file.read(count)
         if len(content) != count:
             raise DamagedError("its pickle is cut short")
@@ -142,9 +151,13 @@ class _Machine:
         if type(target) is not dict or len(pairs) % 2:
             raise DamagedError("its pickle puts items where none can be")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if type(key) not in _KEYS or (type(key) is int and abs(key) > _LARGEST_KEY):
-                raise DamagedError(f"its pickle has a key, a {type(key).__name__}, that no dictionary of weights has")
-            target[key] = value
+            if type(key) in _TEXT_KEYS:
+                target[key] = value
+            elif type(key) in _NUMBER_KEYS:
+                self.number_keys -= 1
+                if self.number_keys < 0:
+                    raise DamagedError(f"its pickles have more than {_MOST_NUMBER_KEYS} numbers as keys; no model has")
+                target[key] = value
 
     def append(self, values: list[Any]) -> None:
         target = self.stack[-1]
@@ -159,14 +172,24 @@ class _Machine:
             raise DamagedError("its pickle has a name that is no text")
         self.push(self.names.resolve(module, name))
 
+    def count_call(self) -> None:
+        self.calls -= 1
+        if self.calls < 0:
+            raise DamagedError(f"its pickles make more than {_MOST_CALLS} values of others; no upscaling model does")
+
     def call(self) -> None:
         function, arguments = self.top(2)
+        self.count_call()
         if isinstance(function, Ignored):
             self.push(function)
-        elif isinstance(function, Builder) and type(arguments) is tuple:
+        elif isinstance(function, Builder) and type(arguments) is tuple and len(arguments) <= MOST_ARGUMENTS:
             self.push(function.build(*arguments))
         else:
             raise DamagedError("its pickle calls what cannot be called")
+
+    def refer(self) -> None:
+        self.count_call()
+        self.push(self.names.refer(self.stack.pop()))
 
     def set_state(self) -> None:
         """Drop the attributes of a value: those that state dicts have, torch's own bookkeeping, are not needed."""
@@ -178,7 +201,7 @@ _BYTE, _SHORT, _INT, _UINT, _ULONG = (struct.Struct(f"<{letter}") for letter in 
 _FLOAT = struct.Struct(">d")  # the one number that is big-endian
 _STOP = b"."
 
-_INSTRUCTIONS: dict[bytes, Callable[[_Machine], object]] = {
+_INSTRUCTIONS: dict[bytes, Callable[[PickleReader], object]] = {
     # A protocol's number and a frame's length change nothing here.
     b"\x80": lambda m: m.number(_BYTE),
     b"\x95": lambda m: m.number(_ULONG),
@@ -229,5 +252,5 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"R": lambda m: m.call(),
     b"\x81": lambda m: m.call(),  # a new object of a class: for a builder the same
     b"b": lambda m: m.set_state(),
-    b"Q": lambda m: m.push(m.names.refer(m.stack.pop())),
+    b"Q": lambda m: m.refer(),
 }

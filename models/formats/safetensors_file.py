@@ -1,21 +1,40 @@
-"""Safetensors files: read by the safetensors library, which runs nothing, once we have seen how long the header is.
+"""Safetensors files: a header in JSON, then the bytes of the tensors, one behind the other without holes.
+
+Read by us and not by the safetensors library, whose tensors are views of the mapped file: if that is cut short or
+written to meanwhile, the process dies, or the weights change.
 
 Source: https://huggingface.co/docs/safetensors, "Format".
 """
 
 from __future__ import annotations
 
+import json
+import math
 import struct
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
-from safetensors import safe_open
+import torch
 
-from .errors import RefusedError
+from .errors import DamagedError, RefusedError, shown
+from .tensors import StorageRecord, TensorRecord
 
 _LENGTH = struct.Struct("<Q")
-_LONGEST_HEADER = 16 << 20  # bytes; that of a model of 10,000 tensors has some 2 million
+_LONGEST_HEADER = 8 << 20  # bytes; that of a model of 10,000 tensors has one or two million
+_TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64",
+    "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """The tensors by name, each in a storage of that key, and how to read a storage's bytes into memory."""
+
+    records: dict[str, TensorRecord]
+    read: Callable[[StorageRecord, memoryview], None]
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -23,15 +42,80 @@ def is_safetensors(head: bytes) -> bool:
     return len(head) > _LENGTH.size and head[_LENGTH.size - 1] == 0 and head[_LENGTH.size] == b"{"[0]
 
 
-def open_safetensors(path: Path, head: bytes) -> AbstractContextManager[Any]:
-    """The file at `path`, which begins with `head`, for the names in it (`keys`) and its tensors (`get_tensor`).
-
-    Raises `RefusedError` for a header longer than any model's, and `SafetensorError` for a damaged file.
-    """
-    (length,) = _LENGTH.unpack_from(head)
+def open_safetensors(file: BinaryIO, size: int) -> SafetensorsFile:
+    """The file, which has `size` bytes and must stay open. Raises `DamagedError` or `RefusedError`."""
+    file.seek(0)
+    (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
     if length > _LONGEST_HEADER:
         raise RefusedError(
             f"has a header of {length} bytes, of which at most {_LONGEST_HEADER} are read; it is damaged or no model: "
             "download it again"
         )
-    return safe_open(path, framework="pt", device="cpu")
+    header = file.read(length)
+    if len(header) != length:
+        raise DamagedError("its header is cut short")
+    begin = _LENGTH.size + length
+    places: dict[str, int] = {}
+    records: dict[str, TensorRecord] = {}
+    for name, told in _parsed(header).items():
+        if name != "__metadata__":
+            records[name], places[name] = _record(name, told)
+    _check_covered(places, records, size - begin)
+
+    def read(storage: StorageRecord, into: memoryview) -> None:
+        file.seek(begin + places[storage.key])
+        if file.readinto(into) != len(into):  # type: ignore[attr-defined]
+            raise DamagedError("it is cut short")
+
+    return SafetensorsFile(records, read)
+
+
+def _parsed(header: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(header, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError("its header is no JSON, or damaged") from error
+    if not isinstance(parsed, dict):
+        raise DamagedError("its header is no list of tensors")
+    return parsed
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("two of one name")
+    return made
+
+
+def _record(name: str, told: Any) -> tuple[TensorRecord, int]:
+    """The tensor that the header tells of, and where its bytes begin behind the header."""
+    if not isinstance(told, dict) or not isinstance(told.get("dtype"), str):
+        raise DamagedError(f"its header tells nothing of {shown(name)}")
+    dtype = getattr(torch, _TYPES.get(told["dtype"], ""), None)
+    if dtype is None:
+        raise RefusedError(f"has a tensor of type {shown(told['dtype'])}, which is not read; save it in F32 or F16")
+    shape, place = told.get("shape"), told.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2:
+        raise DamagedError(f"its header has no shape or place of {shown(name)}")
+    begin, end = place
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
+        raise DamagedError(f"its header has no place of {shown(name)}")
+    storage = StorageRecord(name, dtype, (end - begin) // dtype.itemsize)
+    strides = [1]
+    for side in reversed(shape[1:]):
+        strides.append(strides[-1] * max(1, side) if type(side) is int else -1)
+    record = TensorRecord(storage, 0, tuple(shape), tuple(reversed(strides))[: len(shape)])
+    if math.prod(record.shape) * dtype.itemsize != end - begin:
+        raise DamagedError(f"{shown(name)} is not as long as its shape says")
+    return record, begin
+
+
+def _check_covered(places: dict[str, int], records: dict[str, TensorRecord], size: int) -> None:
+    """Raise `DamagedError` unless the tensors fill the `size` bytes behind the header, each byte one's alone."""
+    end = 0
+    for name in sorted(places, key=lambda name: (places[name], records[name].size)):
+        if places[name] != end:
+            raise DamagedError(f"{shown(name)} does not begin where the tensor before it ends")
+        end += records[name].size
+    if end != size:
+        raise DamagedError(f"its tensors have {end} bytes, and it has {size} for them; it is cut short or longer")

@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import DamagedError
 
 _MOST_DIMENSIONS = 16
-_MOST_ELEMENTS = 1 << 48  # more than memory can hold, and far from where torch's integers end
+MOST_ELEMENTS = 1 << 48  # more than memory can hold, and far from where torch's integers end
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,16 @@ class TensorRecord:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Raises `DamagedError` unless all of it lies in the storage, no larger than that is."""
+        """Raises `DamagedError` unless all of it lies in the storage. It may have an element more than once."""
         numbers = (self.offset, *self.shape, *self.strides)
-        if not all(type(number) is int and 0 <= number < _MOST_ELEMENTS for number in numbers):
+        if not all(type(number) is int and 0 <= number < MOST_ELEMENTS for number in numbers):
             raise DamagedError("a tensor has a shape that is none")
         if len(self.shape) != len(self.strides) or len(self.shape) > _MOST_DIMENSIONS:
             raise DamagedError(f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides")
-        count = math.prod(self.shape)
+        if math.prod(max(side, 1) for side in self.shape) >= MOST_ELEMENTS:
+            raise DamagedError("a tensor has a shape larger than memory can be")
         reach = sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
-        if count and (count > self.storage.count or self.storage.first + self.offset + reach >= self.storage.count):
+        if self.size and self.storage.first + self.offset + reach >= self.storage.count:
             raise DamagedError(f"a tensor of shape {self.shape} does not fit its {self.storage.count} elements")
 
     @property

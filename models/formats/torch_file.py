@@ -16,12 +16,11 @@ import numpy as np
 
 from . import zip_archive
 from .errors import DamagedError, RefusedError, shown
-from .pickle_reader import read_pickle
+from .pickle_reader import MOST_BYTES, PickleReader
 from .tensors import StorageRecord
 from .torch_names import names_of_torch
 
 PICKLE = b"\x80"  # how every pickle since protocol 2 begins
-_LONGEST_PICKLE = 64 << 20  # bytes; that of a model of 10,000 tensors has some 2 million
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _COUNT = struct.Struct("<q")  # elements, before each storage of a legacy file
@@ -47,9 +46,9 @@ def open_archive(file: BinaryIO, size: int) -> TorchFile:
     if len(pickles) != 1:
         raise RefusedError("is an archive, but none that torch.save writes; unpack it and use the model file in it")
     folder = pickles[0].removesuffix("data.pkl")
-    content = read_pickle(_opened(file, entries[pickles[0]]), names_of_torch({}))
+    content = PickleReader(_small(file, entries[pickles[0]]), names_of_torch({})).read()
     order = entries.get(f"{folder}byteorder")
-    foreign = order is not None and _opened(file, order).read() != sys.byteorder.encode()
+    foreign = order is not None and _small(file, order).read() != sys.byteorder.encode()
 
     def read(storage: StorageRecord, into: memoryview) -> None:
         entry = entries.get(f"{folder}data/{storage.key}")
@@ -57,7 +56,7 @@ def open_archive(file: BinaryIO, size: int) -> TorchFile:
             raise DamagedError(f"the storage {shown(storage.key)} is missing, or not as long as it is said to be")
         zip_archive.read_entry(file, entry, into)
         if foreign:
-            _swap_bytes(into, storage.dtype.itemsize)
+            _swap_bytes(into, storage.dtype.itemsize // (2 if storage.dtype.is_complex else 1))
 
     return TorchFile(content, read)
 
@@ -70,22 +69,21 @@ def open_legacy(file: BinaryIO, size: int) -> TorchFile:
     """
     file.seek(0)
     storages: dict[str, StorageRecord] = {}
-    names = names_of_torch(storages)
-    content = read_pickle(file, names)
+    pickles = PickleReader(file, names_of_torch(storages))
+    content = pickles.read()
     keys: object = []
     if content == _LEGACY_MAGIC:
-        protocol, system = read_pickle(file, names), read_pickle(file, names)
+        protocol, system = pickles.read(), pickles.read()
         if protocol != _LEGACY_PROTOCOL or type(system) is not dict or system.get("little_endian") is not True:
             raise RefusedError("was saved on a big-endian machine, or by an unknown version of torch; save it again")
-        content, keys = read_pickle(file, names), read_pickle(file, names)
+        content, keys = pickles.read(), pickles.read()
     starts = _starts(keys, storages, file.tell(), size)
 
     def read(storage: StorageRecord, into: memoryview) -> None:
         if storage.key not in starts:
             raise DamagedError(f"the storage {shown(storage.key)} is missing")
         file.seek(starts[storage.key])
-        (count,) = _COUNT.unpack(file.read(_COUNT.size))
-        if count != storage.count or file.readinto(into) != len(into):  # type: ignore[attr-defined]
+        if file.read(_COUNT.size) != _COUNT.pack(storage.count) or file.readinto(into) != len(into):  # type: ignore[attr-defined]
             raise DamagedError(f"the storage {shown(storage.key)} is cut short, or not as long as it is said to be")
 
     return TorchFile(content, read)
@@ -104,10 +102,10 @@ def _starts(keys: object, storages: dict[str, StorageRecord], start: int, size: 
     return starts
 
 
-def _opened(file: BinaryIO, entry: zip_archive.Entry) -> BytesIO:
-    """A short entry, to be read."""
-    if entry.size > _LONGEST_PICKLE:
-        raise RefusedError(f"has a pickle of {entry.size} bytes; at most {_LONGEST_PICKLE} are read")
+def _small(file: BinaryIO, entry: zip_archive.Entry) -> BytesIO:
+    """An entry that is read whole, as a file of its own."""
+    if entry.size > MOST_BYTES:
+        raise RefusedError(f"has a pickle of {entry.size} bytes; at most {MOST_BYTES} are read")
     return BytesIO(zip_archive.read_entry(file, entry))
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from .errors import DamagedError, ForbiddenNameError, shown
-from .pickle_reader import Builder, Ignored, Names
-from .tensors import StorageRecord, TensorRecord
+from .errors import DamagedError, ForbiddenNameError, RefusedError, shown
+from .pickle_reader import MOST_ARGUMENTS, Builder, Ignored, Names
+from .tensors import MOST_ELEMENTS, StorageRecord, TensorRecord
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -21,20 +21,20 @@ _STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
 _MODULES_OF_STORAGES = ("torch", "torch.cuda", "torch.storage")
-_TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64",
-          "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")  # fmt: skip
+_TYPES = {name for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
+_OF_PYTHON_2 = {"unicode": "str", "long": "int", "xrange": "range"}
 # What checkpoints hold beside weights, as often as not; none of it is built.
 _IGNORED = {
     ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "complex"), ("builtins", "slice"),
     ("builtins", "bytearray"), ("builtins", "range"), ("builtins", "object"), ("builtins", "list"),
     ("builtins", "dict"), ("builtins", "tuple"), ("builtins", "int"), ("builtins", "float"), ("builtins", "str"),
     ("builtins", "bool"),
-    ("__builtin__", "set"), ("__builtin__", "list"), ("__builtin__", "dict"), ("__builtin__", "int"),
-    ("__builtin__", "float"), ("__builtin__", "object"),
     ("_codecs", "encode"), ("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor"),
     ("argparse", "Namespace"), ("types", "SimpleNamespace"),
     ("datetime", "datetime"), ("datetime", "timedelta"), ("datetime", "date"),
@@ -43,6 +43,8 @@ _IGNORED = {
     ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.dtypes", "Float64DType"),
     ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+    ("torch._utils", "_rebuild_sparse_tensor"), ("torch._utils", "_rebuild_qtensor"),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"), ("torch._utils", "_rebuild_nested_tensor"),
     ("torch", "Tensor"), ("torch", "device"), ("torch", "Generator"), ("torch.serialization", "_get_layout"),
     ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
     ("lightning.pytorch.callbacks.model_checkpoint", "ModelCheckpoint"),
@@ -69,6 +71,8 @@ def names_of_torch(storages: dict[str, StorageRecord]) -> Names:
 
 
 def _resolve(module: str, name: str) -> object:
+    if module == "__builtin__":  # as Python 2 called it, and protocol 2 still does
+        module, name = "builtins", _OF_PYTHON_2.get(name, name)
     if (module, name) in _BUILDERS:
         return _BUILDERS[module, name]
     if module in _MODULES_OF_STORAGES and name in _STORAGES:
@@ -86,8 +90,10 @@ def _storage(reference: object) -> StorageRecord:
         raise DamagedError("its pickle refers to what is no storage")
     _, dtype, key, _, count = reference[:5]
     view = reference[5] if len(reference) == 6 else None
-    if not isinstance(dtype, torch.dtype) or type(key) is not str or type(count) is not int or count < 0:
+    if not isinstance(dtype, torch.dtype) or type(key) is not str or type(count) is not int:
         raise DamagedError("its pickle describes a storage that is none")
+    if not 0 <= count < MOST_ELEMENTS:
+        raise DamagedError("its pickle describes a storage larger than memory can be")
     if view is None:
         return StorageRecord(key, dtype, count)
     _, first, length = view
@@ -96,15 +102,17 @@ def _storage(reference: object) -> StorageRecord:
     return StorageRecord(key, dtype, count, first)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: object) -> TensorRecord:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> TensorRecord:
+    """The others are: does it need a gradient, hooks, what else is to be known of it."""
     if not isinstance(storage, StorageRecord) or type(shape) is not tuple or type(strides) is not tuple:
         raise DamagedError("its pickle describes a tensor that is none")
+    if len(others) > 2 and others[2]:
+        raise RefusedError("holds a tensor that is another one's conjugate or negative; save the model again")
     return TensorRecord(storage, offset, shape, strides)
 
 
-def _tensor_of_type(
-    storage: Any, offset: Any, shape: Any, strides: Any, *others: Any
-) -> TensorRecord:  # the others are: does it need a gradient, hooks, type
+def _tensor_of_type(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> TensorRecord:
+    """The others are: does it need a gradient, hooks, type."""
     dtype = others[2]
     if not isinstance(storage, StorageRecord) or not isinstance(dtype, torch.dtype):
         raise DamagedError("its pickle describes a tensor that is none")
@@ -117,7 +125,7 @@ def _parameter(data: object, *_: object) -> object:
 
 def _of_subclass(function: Any, kind: object, arguments: Any, state: object) -> object:
     """A tensor with attributes of its own: the tensor."""
-    if function not in _PLAIN_TENSORS or type(arguments) is not tuple:
+    if function not in _PLAIN_TENSORS or type(arguments) is not tuple or len(arguments) > MOST_ARGUMENTS:
         raise DamagedError("its pickle describes a tensor that is none")
     return function.build(*arguments)
 

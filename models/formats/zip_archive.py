@@ -28,9 +28,8 @@ _LOCATOR_64 = struct.Struct("<4sIQI")  # signature, disk, place of the record ab
 # Signature, versions, flags, method, time and date, CRC, bytes stored and in all, lengths of name, extra and comment,
 # disk, attributes, place of the entry.
 _LISTED = struct.Struct("<4s2H2H2H3I3HHH2I")
-_ENTRY = struct.Struct(
-    "<4sH2H2H3I2H"
-)  # signature, version, flags, method, time, date, CRC, sizes, lengths of name, extra
+# Signature, version, flags, method, time and date, CRC, bytes stored and in all, lengths of name and extra.
+_ENTRY = struct.Struct("<4sH2H2H3I2H")
 _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _ZIP64 = 0x0001  # the extra field of sizes beyond 32 bits
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # "look into the record for 64 bits"

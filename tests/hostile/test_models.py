@@ -56,6 +56,16 @@ def colliding_keys() -> bytes:
     return b"\x80\x02}(" + b"".join(keys) + b"u."
 
 
+def padded() -> bytes:
+    """A model whose every numbered part goes up to 1023, and thousands of names that let it."""
+    state = made.tiny_state()
+    for name in list(state):
+        state[re.sub(r"\.\d+\.", ".1023.", name)] = torch.zeros(1)
+    state |= {f"pad{number}": torch.zeros(0) for number in range(7000)}
+    state["body.0.weight"] = torch.zeros(512, 3, 3, 3)
+    return made.saved(state)
+
+
 def wrong_checksum() -> bytes:
     archive = bytearray(made.saved(made.tiny_state()))
     archive[archive.index(b"archive/data/0") + 200] ^= 1
@@ -85,7 +95,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "text.pth": (lambda m: b"\x80\x02X\xff\xff\xff\xff", "more than 67108864 bytes"),
     "text-8.pth": (lambda m: b"\x80\x04\x8d" + b"\xff" * 8, "no model file"),
     "deep-tuples.pth": (lambda m: nested(1_500_000, b"(", b"t"), "holds no weights"),
-    "deep-key.pth": (lambda m: b"\x80\x02}" + b")" + b"\x85" * 1_500_000 + b"Ns.", "that no dictionary of weights has"),
+    "deep-key.pth": (lambda m: b"\x80\x02}" + b")" + b"\x85" * 1_500_000 + b"Ns.", "holds no weights"),
     "dictionaries.pth": (lambda m: b"\x80\x02" + b"}" * 5_000_000 + b".", "instructions"),
     "pairs.pth": (
         lambda m: (
@@ -95,9 +105,9 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
             + b"h\x00h\x01\x85R0" * 500_000
             + b"."
         ),
-        "holds no weights",
+        "make more than",
     ),
-    "colliding.pth": (lambda m: colliding_keys(), "that no dictionary of weights has"),
+    "colliding.pth": (lambda m: colliding_keys(), "numbers as keys"),
     "escape.pth": (lambda m: b"\x80\x04\x8c\x09\x1b[2Jevil\n\x8c\x01b\x93.", r"run \\x1b\[2Jevil\\n\.b"),
     "endless-name.pth": (
         lambda m: b"\x80\x04X\x00\x00\x00\x01" + b"a" * (1 << 24) + b"\x8c\x01b\x93.",
@@ -107,6 +117,50 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda m: made.state_zip(made.tensor_program(shape="(K\x00\x8a\x09" + "\x00" * 8 + "\x01t"), {"0": bytes(24)}),
         "shape that is none",
     ),
+    "arguments.pth": (
+        lambda m: (
+            b"\x80\x02ccollections\ndefaultdict\nq\x00("
+            + b"N" * 300_000
+            + b"tq\x01"
+            + b"h\x00h\x01R0" * 30_000
+            + b"."
+        ),
+        "cannot be called",
+    ),
+    "subclass.pth": (
+        lambda m: (
+            b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\nq\x00(ctorch._utils\n_rebuild_tensor_v2\nN("
+            + b"N" * 300_000
+            + b"tNtq\x01"
+            + b"h\x00h\x01R0" * 30_000
+            + b"."
+        ),
+        "is none",
+    ),
+    "calls.pth": (
+        lambda m: b"\x80\x02ccollections\nOrderedDict\nq\x00)q\x01" + b"h\x00h\x01R0" * 500_000 + b".",
+        "make more than",
+    ),
+    "five-pickles.pth": (
+        lambda m: (
+            (b"\x80\x02" + b"N0" * 900_000 + b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+            + (b"\x80\x02" + b"N0" * 900_000 + b"M\xe9\x03.")
+            + (b"\x80\x02" + b"N0" * 900_000 + b"}.") * 3
+        ),
+        "instructions",
+    ),
+    "left-over.pth": (lambda m: b"\x80\x02NN.", "more than one value"),
+    "empty-of-2e56.pth": (
+        lambda m: made.state_zip(
+            made.tensor_program(
+                shape="(" + "\x8a\x06" + "\x00" * 5 + "\x10" + "\x8a\x06" + "\x00" * 5 + "\x10" + "K\x00t",
+                strides="(K\x00K\x00K\x00t",
+            ),
+            {"0": bytes(24)},
+        ),
+        "larger than memory",
+    ),
+    "padded.pth": (lambda m: padded(), "far more"),
     "list-of-itself.pth": (lambda m: b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "holds no weights"),
     "attributes.pth": (lambda m: b"\x80\x02X\x01\x00\x00\x00aX\x01\x00\x00\x00bb.", "holds no weights"),
     "outside.pth": (lambda m: made.state_zip(made.tensor_program(offset=b"K\x05"), {"0": bytes(24)}), "does not fit"),
@@ -114,7 +168,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda m: made.state_zip(
             made.tensor_program(shape="(J\xff\xff\xff\x7fK\x03t", strides="(K\x00K\x01t"), {"0": bytes(24)}
         ),
-        "does not fit",
+        "made to fill the memory",
     ),
     "negative.pth": (
         lambda m: made.state_zip(made.tensor_program(offset=b"J\xff\xff\xff\xff"), {"0": bytes(24)}),
@@ -143,6 +197,12 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda m: made.safetensors({"w": {**F32, "data_offsets": [0, 1 << 60], "shape": [1 << 58]}}, bytes(16)),
         "damaged",
     ),
+    "shape.safetensors": (lambda m: made.safetensors({"w": {**F32, "shape": [0, 1 << 63]}}), "shape that is none"),
+    "type.safetensors": (lambda m: made.safetensors({"w": {**F32, "dtype": "\x1b[2Jevil"}}), r"type \\x1b\[2Jevil"),
+    "twins.safetensors": (lambda m: made.safetensors(b'{"w":{},"w":{}}'), "no JSON, or damaged"),
+    "overlap.safetensors": (lambda m: made.safetensors({"a": F32, "b": F32}, bytes(16)), "does not begin where"),
+    "hole.safetensors": (lambda m: made.safetensors({"a": {**F32, "data_offsets": [4, 20]}}, bytes(20)), "begin where"),
+    "list.safetensors": (lambda m: made.safetensors({"a": [], "b": 3}, bytes(16)), "tells nothing of"),
     "tensors.safetensors": (
         lambda m: made.safetensors({f"a.{i}": {**F32, "shape": [0], "data_offsets": [0, 0]} for i in range(70_000)}),
         "70000 tensors",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hostile_models import saved, tiny_state, zip_of
 from safetensors.torch import save as save_safetensors
+from spandrel.architectures.RealCUGAN import UpCunet2x
 from torch import nn
 
 from cudaspeed.api.errors import BadModelError
@@ -44,7 +45,13 @@ WRAPPINGS = {
         "device": torch.device("cpu"),
         "dtype": torch.float32,
         "size": torch.Size([1, 2]),
+        "callbacks": {Namespace: {"best": None}, (1, 2): 3, torch.float32: 4},
+        "number": 1j,
+        "sparse": torch.eye(3).to_sparse(),
+        "scales": range(3),
     },
+    "an empty params_ema beside": lambda: {"params": tiny_state(), "params_ema": {}},
+    "one number a thousand times": lambda: {**tiny_state(), "extra": {"a": torch.zeros(1).expand(1000)}},
     "with numbers beside": lambda: {**tiny_state(), "epoch": 3},
 }
 
@@ -160,6 +167,10 @@ def test_only_what_the_model_needs_is_read(tmp_path: Path) -> None:
         (b"GGUF\x03\x00\x00\x00", "is a GGUF file"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
         (bytes(300), "is damaged or no model file"),
+        (b"Invalid username or password.", r"is text, not a model \(Invalid username"),
+        (b"\x1f\x8b\x08" + bytes(20), "is a gzip archive"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), r"is a picture \(PNG\)"),
+        (b"\x47\x6b\x30\x01" + bytes(20), "is an ncnn model"),
         (zip_of({"readme.txt": b"x"}), "is an archive, but none that torch.save writes"),
     ],
 )
@@ -186,3 +197,31 @@ def test_weights_beyond_the_memory_are_refused_before_they_are_read(
     monkeypatch.setattr(reading, "free_host_bytes", lambda: 1000)
     with pytest.raises(BadModelError, match=r"holds 0\.0 GB, and 0\.0 GB of memory are free"):
         read_weights(path)
+
+
+def test_the_name_that_tells_an_architecture_is_kept(tmp_path: Path) -> None:
+    """Real-CUGAN's pro models are told by a name whose value is no tensor; without it their colours are wrong."""
+    torch.manual_seed(0)
+    torch.save({**UpCunet2x().state_dict(), "pro": ""}, tmp_path / "pro.pth")
+    assert "pro" in load_model(tmp_path / "pro.pth").tags
+
+
+def test_elements_that_lie_together_may_be_used_more_than_once(tmp_path: Path) -> None:
+    tensors = {"w": torch.arange(3.0).expand(4, 3), "v": torch.ones(1).expand(1000)}
+    torch.save(tensors, tmp_path / "model.pth")
+    found = read_weights(tmp_path / "model.pth")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_tensor_that_means_the_negative_of_its_bytes_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.complex(torch.ones(3), torch.ones(3)).conj().imag}, tmp_path / "model.pth")
+    with pytest.raises(BadModelError, match="conjugate or negative"):
+        read_weights(tmp_path / "model.pth")
+
+
+def test_weights_stay_what_they_were_when_the_file_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(save_safetensors(tiny_state()))
+    found = read_weights(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert all(torch.equal(found[name], tensor) for name, tensor in tiny_state().items())
