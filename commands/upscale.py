@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from spandrel import ImageModelDescriptor
 
-from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutputError, first_line
+from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutOfMemoryError, OutputError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
 from ..host import StandaloneContext, compiled_folder
 from ..images.animation import ENDINGS as ANIMATED_ENDINGS
 from ..images.animation import open_animation
+from ..images.codecs.picture import Picture
 from ..images.files import ENDINGS_OF_16_BITS, check_fits, read_image, write_image
 from ..images.folders import Identity, identity
 from ..images.jobs import Job, PassedOver, Plan, Refused, plan_jobs, refuse_unwritable, why_unwritable
 from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions, folded
 from ..images.whole import sweep_leftovers
+from ..memory import free_host_bytes
 from ..models.loader import load_model
 from ..upscale_engine import upscale
 from .animations import Progress, upscale_frames
@@ -35,6 +37,8 @@ from .options import options_of
 logger = logging.getLogger("cudaspeed")
 
 _MOST_NAMES = 10  # of what is passed over
+_COPIES_TO_WRITE = 4  # of the result in the file's type: for the encoder, in it, out of it, and in the file's format
+_LESS_MEMORY = "close other programs, upscale a smaller picture, or use a model of a smaller scale"
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -114,6 +118,10 @@ class _Batch:
             raise
         except CudaspeedError as error:
             return _failed(job.source, str(error), job.target)
+        except MemoryError as error:
+            logger.debug("%s", job.source, exc_info=True)
+            free = f"{free_host_bytes() / 2**30:.2f} GiB are free; {_LESS_MEMORY}"
+            return _failed(job.source, f"the memory ran out ({first_line(error)}), {free}", job.target)
         except Exception as error:  # what breaks inside torch on one picture must not cost the others
             logger.debug("%s", job.source, exc_info=True)
             return _failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}", job.target)
@@ -131,6 +139,7 @@ class _Batch:
             picture = read_image(job.source, self.limits)
             height, width = picture.pixels.shape[:2]
             check_fits(job.target, width * self.model.scale, height * self.model.scale)
+            _check_room(picture, self.model.scale)
             options = self.options
             if picture.bits >= 16 and options.precision == "auto" and ending in ENDINGS_OF_16_BITS:
                 options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
@@ -144,6 +153,18 @@ class _Batch:
         for warning in lost:
             logger.warning("%s: %s", job.source, warning)
         return {**_record(job, self.arguments.model, report), "warnings": [*report.warnings, *lost]}
+
+
+def _check_room(picture: Picture, scale: int) -> None:
+    """Raise `OutOfMemoryError`, before any work, unless there is room for the result and for writing it."""
+    samples = picture.pixels.size * scale**2
+    needed = samples * (4 + _COPIES_TO_WRITE * picture.bits // 8)
+    free = free_host_bytes()
+    if needed > free:
+        raise OutOfMemoryError(
+            f"the result and writing it take {needed / 2**30:.2f} GiB of memory and {free / 2**30:.2f} GiB are free; "
+            + _LESS_MEMORY
+        )
 
 
 def _exists(target: Path) -> bool:

@@ -139,6 +139,8 @@ def _looked_through(data: bytes, found: Played, limits: DecodeLimits) -> Animati
     notes = list(carried.notes)
     if len(durations) < found.frames:
         notes.append(f"tells of {found.frames} frames, of which {len(durations)} are there")
+    if recognise(data) == "PNG" and animated_png.has_still_beside(data):
+        notes.append("its picture for viewers without animations, which is no frame, was left out")
     return Animation(
         data=data,
         size=(width, height) if carried.orientation >= 5 else (height, width),

@@ -196,5 +196,6 @@ _OTHER_FILES = (
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
     (b"\x47\x6b\x30\x01", "an ncnn model", _ANOTHER),
     (b"7767517", "an ncnn model", _ANOTHER),
+    (b"L119547037146038801333356L", "saved with pickle protocol 0 or 1", "save it again with torch's own protocol"),
     (b"\x08", "an ONNX model, or damaged", _ANOTHER),
 )

@@ -375,6 +375,34 @@ def test_one_bad_picture_does_not_stop_the_others(upscale: Run, tmp_path: Path) 
     assert len(err.splitlines()) == 2
 
 
+def test_what_could_not_be_written_for_want_of_memory_is_refused_before_any_work(
+    upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (200, 100)).save(tmp_path / "in" / "large.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "small.png")
+    monkeypatch.setattr("cudaspeed.commands.upscale.free_host_bytes", lambda: 1_000_000)
+    code, _, err = upscale(tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 1
+    assert "large.png: the result and writing it take" in err
+    assert "smaller picture" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.png"]
+
+
+def test_memory_that_runs_out_costs_one_picture_and_says_what_helps(
+    upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*arguments: object) -> None:
+        raise MemoryError("Unable to allocate 87.9 MiB")
+
+    picture(tmp_path / "a.png")
+    monkeypatch.setattr("cudaspeed.commands.upscale.write_image", no_memory)
+    code, _, err = upscale(tmp_path / "a.png", "-o", tmp_path / "b.png")
+    assert code == 1
+    assert "a.png: the memory ran out (Unable to allocate 87.9 MiB)" in err
+    assert "GiB are free; close other programs" in err
+
+
 def test_an_unexpected_failure_costs_one_picture(upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     really_upscale, calls = command.upscale, []
 

@@ -76,6 +76,12 @@ def frames(data: bytes) -> Iterator[Frame]:
             canvas = before
 
 
+def has_still_beside(data: bytes) -> bool:
+    """Whether the picture for viewers without animations is no frame: its pixels come before the first frame's."""
+    first = next((chunk.name for chunk in png_chunks.chunks(data) if chunk.name in (b"fcTL", b"IDAT")), b"")
+    return first == b"IDAT"
+
+
 def _parts(data: bytes) -> Iterator[_Part]:
     part = None
     for chunk in png_chunks.chunks(data):

@@ -127,7 +127,7 @@ class _Reader:
                 (place,) = self.place.unpack_from(table, inside)
                 value = self._read(place, size)
             if value:
-                found[tag] = Field(kind, value)
+                found.setdefault(tag, Field(kind, value))  # of a tag that is there twice the first counts
             else:
                 self.whole = False
         return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .metadata import Carried, Metadata
+
+_SAMPLES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,14 @@ def levels(picture: Picture, bits: int) -> NDArray[Any]:
     """[H, W, C] as the nearest integers, without what is brighter than white; one channel becomes [H, W], as the
     encoders want it."""
     top = 2**bits - 1
-    levels = np.rint(np.clip(displayed(picture), 0.0, 1.0) * top).astype(np.uint16 if bits == 16 else np.uint8)
-    return levels[..., 0] if levels.shape[2] == 1 else levels
+    made = np.empty(picture.pixels.shape, np.uint16 if bits == 16 else np.uint8)
+    step = max(1, _SAMPLES_AT_ONCE // made[0].size)
+    for start in range(0, made.shape[0], step):  # a large picture's floats must not be there three times
+        rows = slice(start, start + step)
+        values = np.clip(displayed(replace(picture, pixels=picture.pixels[rows])), 0.0, 1.0)
+        values *= top
+        made[rows] = np.rint(values, out=values)
+    return made[..., 0] if made.shape[2] == 1 else made
 
 
 def lost_depth(picture: Picture, format_name: str, kept: int = 8) -> tuple[str, ...]:
@@ -72,7 +80,7 @@ def lost_depth(picture: Picture, format_name: str, kept: int = 8) -> tuple[str, 
     if picture.bits > kept:
         had = "floats" if picture.bits == 32 else str(picture.bits)
         lost += (f"{format_name} has {kept} bits a sample; the picture's {had} were rounded",)
-    if picture.white > 1 and bool((displayed(picture)[..., : picture.colours] > 1).any()):
+    if picture.white > 1 and float(picture.pixels[..., : picture.colours].max()) * picture.white > 1:
         lost += (f"{format_name} has nothing brighter than white; values up to {picture.white:.3g} were clipped",)
     return lost
 

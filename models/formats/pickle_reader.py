@@ -86,6 +86,8 @@ class PickleReader:
                 steps[code](self)
             elif code == _STOP:
                 return
+            elif code and code in _OF_OLD_PROTOCOLS:
+                raise RefusedError("has a pickle of protocol 0 or 1, which is not read; save it again with protocol 2")
             else:
                 said = f"has the instruction 0x{code.hex()}, which no saved weights have" if code else "is cut short"
                 raise DamagedError(f"its pickle {said}")
@@ -199,7 +201,7 @@ class PickleReader:
 
 _BYTE, _SHORT, _INT, _UINT, _ULONG = (struct.Struct(f"<{letter}") for letter in "BHiIQ")
 _FLOAT = struct.Struct(">d")  # the one number that is big-endian
-_STOP = b"."
+_STOP, _OF_OLD_PROTOCOLS = b".", b"pgIVFLSPio"
 
 _INSTRUCTIONS: dict[bytes, Callable[[PickleReader], object]] = {
     # A protocol's number and a frame's length change nothing here.

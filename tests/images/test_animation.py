@@ -173,6 +173,7 @@ def test_the_picture_for_programs_without_animations_is_not_a_frame(tmp_path: Pa
     assert animation.timing.durations == (50, 60)
     assert first[0, 0].tolist() == [0, 255, 0, 128]  # laid over nothing, not over what is no frame
     assert second[0, 0].tolist() == [255, 0, 0, 255]
+    assert any("viewers without animations" in warning for warning in animation.warnings)
 
 
 # without restoring what a frame was laid over, which Pillow gets wrong: the next test

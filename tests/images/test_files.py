@@ -2,6 +2,7 @@
 
 import errno
 import struct
+import tracemalloc
 import zlib
 from dataclasses import replace
 from io import BytesIO
@@ -14,6 +15,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from cudaspeed.api.errors import BadImageError, OutputError
+from cudaspeed.images.codecs import picture as codec
 from cudaspeed.images.codecs.metadata import Metadata
 from cudaspeed.images.codecs.picture import Picture
 from cudaspeed.images.files import check_fits, read_image, write_image
@@ -483,3 +485,18 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.png: cannot be written"):
         write_image(tmp_path / "a.png", Picture(smooth(3)))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.png", "file"]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_writing_takes_no_second_copy_of_the_floats(bits: int) -> None:
+    """Where memory is limited, a picture that could be computed must be written, too."""
+    picture = Picture(np.random.default_rng(0).random((2000, 1500, 3), dtype=np.float32) * 1.1 - 0.05, bits=bits)
+    tracemalloc.start()
+    try:
+        made = codec.levels(picture, bits)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < made.nbytes + 16e6 < picture.pixels.nbytes + made.nbytes
+    expected = np.rint(np.clip(picture.pixels, 0, 1) * (2**bits - 1))
+    assert np.array_equal(made, expected.astype(made.dtype))

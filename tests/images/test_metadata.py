@@ -503,6 +503,14 @@ def test_a_description_of_shapes_does_not_outlive_the_shape(tmp_path: Path) -> N
     assert b"shape" not in path.read_bytes()
 
 
+def test_of_two_descriptions_the_first_is_kept(tmp_path: Path) -> None:
+    """tifffile writes one of its own behind the user's."""
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, 3), np.uint8), photometric="rgb", description="a boat")
+    write_image(tmp_path / "b.tif", read_image(tmp_path / "a.tif"))
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.pages[0].tags["ImageDescription"].value == "a boat"
+
+
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("bigtiff", [False, True])
 def test_a_tiff_of_either_order_keeps_numbers(tmp_path: Path, byteorder: str, bigtiff: bool) -> None:

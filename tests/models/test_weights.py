@@ -225,3 +225,10 @@ def test_weights_stay_what_they_were_when_the_file_is_written_to(tmp_path: Path)
     found = read_weights(path)
     path.write_bytes(bytes(path.stat().st_size))
     assert all(torch.equal(found[name], tensor) for name, tensor in tiny_state().items())
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_old_pickles_are_told_as_such(tmp_path: Path, form: str) -> None:
+    torch.save(tiny_state(), tmp_path / "m.pth", pickle_protocol=1, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(BadModelError, match="protocol 0 or 1"):
+        read_weights(tmp_path / "m.pth")
