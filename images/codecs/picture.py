@@ -64,7 +64,7 @@ def levels(picture: Picture, bits: int) -> NDArray[Any]:
     """[H, W, C] as the nearest integers, without what is brighter than white; one channel becomes [H, W], as the
     encoders want it."""
     top = 2**bits - 1
-    made = np.empty(picture.pixels.shape, np.uint16 if bits == 16 else np.uint8)
+    made: NDArray[Any] = np.empty(picture.pixels.shape, np.uint16 if bits == 16 else np.uint8)
     step = max(1, _SAMPLES_AT_ONCE // made[0].size)
     for start in range(0, made.shape[0], step):  # a large picture's floats must not be there three times
         rows = slice(start, start + step)
