@@ -132,10 +132,15 @@ def test_torch_unpacks_where_it_was_seen_that_nobody_else_can_write(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     load, loaded = compile_cache.load_package, set()
 
-    def load_and_look(path: Path, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-        forward = load(path, device)
+    def unpacked() -> set[str]:
+        """What the process has mapped of packages; of other tests, files that are deleted since, too."""
         lines = Path("/proc/self/maps").read_text().splitlines()
-        loaded.update(line.split()[-1] for line in lines if "/aotinductor/" in line)
+        return {line.split(maxsplit=5)[5] for line in lines if "/aotinductor/" in line}
+
+    def load_and_look(path: Path, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        before = unpacked()
+        forward = load(path, device)
+        loaded.update(unpacked() - before)
         return forward
 
     monkeypatch.setattr(compile_cache, "load_package", load_and_look)
