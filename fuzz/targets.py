@@ -140,7 +140,7 @@ def _drawn(**settings: Any) -> list[bytes]:
     files = []
     for mode in ("L", "LA", "RGB", "RGBA", "P", "1", "CMYK"):
         buffer = io.BytesIO()
-        with contextlib.suppress(OSError):  # a format without this mode
+        with contextlib.suppress(OSError, ValueError):  # a format without this mode
             colours.convert(mode).save(buffer, **settings)
             files.append(buffer.getvalue())
     return files
