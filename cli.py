@@ -42,7 +42,7 @@ def _carry_out(argv: Sequence[str] | None, console: Console) -> int:
     except (CudaspeedError, OSError) as error:
         console.fail(str(error))
         return FAILED
-    except Exception as error:
+    except Exception as error:  # a fault of ours: told in one line, as any other end
         logger.debug("unexpected", exc_info=True)
         console.fail(f"unexpected {type(error).__name__}: {first_line(error)}; --verbose tells more")
         return FAILED

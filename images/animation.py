@@ -160,7 +160,7 @@ def _decoded(data: bytes) -> Iterator[Frame]:
             frame = next(frames, None)
         except (BadImageError, MemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # on broken bytes decoders raise all sorts
             raise BadImageError(
                 f"the animation is damaged or cut short; copy or export it again ({type(error).__name__}: {error})"
             ) from error
