@@ -23,6 +23,7 @@ from .api.options import UpscaleOptions
 from .api.report import UpscaleReport, UpscaleResult
 from .images.channels import plan_channels
 from .images.validate import validate_image
+from .models.info import model_info
 from .models.loader import check_model
 from .pipeline.frame_io import TensorSink, TensorSource
 from .pipeline.outcome import make_report, report_of_none
@@ -31,7 +32,7 @@ from .pipeline.run import Pipeline
 from .pipeline.scheduler import Limits
 from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
-from .pipeline.workload import bytes_of_frame, workload_of_one
+from .pipeline.workload import bytes_of_frame, piece_of, workload_of_one
 
 logger = logging.getLogger("cudaspeed")
 
@@ -68,7 +69,7 @@ def upscale(
         report = report_of_none(session, source, time.perf_counter() - started)
     else:
         with session:  # leaving it keeps what was learned
-            session.start(math.prod(image.shape[:3]))
+            session.start(math.prod(image.shape[:3]), lambda: piece_of(source, channels, session.info))
             with torch.inference_mode():
                 outcome = Pipeline(session, channels, source, sink).run()
         report = make_report(session, outcome, source, time.perf_counter() - started)
@@ -94,15 +95,16 @@ def warm_up(
     context: RunContext,
     sessions: SessionCache = _SESSIONS,
 ) -> str:
-    """Compile now, and wait for it, what upscaling RGB pictures of `size` (height, width) with these options would use.
+    """Find out all there is to know of the model, whatever that takes, then compile, and wait for it, what upscaling
+    RGB pictures of `size` (height, width) with these options would use.
 
     Returns where compiling stands, in a few words: "compiled", "not needed: ...", or why not. No picture is computed,
     but one tile, which checks the result. Raises what `upscale` raises for the model and the options.
     """
-    check_model(model)
+    tune(model, size, options, context, sessions)
     session = Session(model, replace(options, compile=True, compile_mode="wait"), context, sessions)
     with session:
-        session.start()
+        session.start(math.prod(size), lambda: None)
         compiled = session.chain.now.compiled
         if compiled is None:
             return session.compiling(used=False)
@@ -111,3 +113,35 @@ def warm_up(
             tile = torch.rand(1, session.info.in_channels, *schedule.tile, device=context.device)
             works = compiled.check(tile)
     return compiled.status(used=works)
+
+
+def tune(
+    model: ImageModelDescriptor,
+    size: tuple[int, int],
+    options: UpscaleOptions,
+    context: RunContext,
+    sessions: SessionCache = _SESSIONS,
+) -> str:
+    """Find out now, and wait for it, all that runs would find out by and by: which kernels and which precision suit the
+    model here, how much its tiles must overlap, at which size it is fastest, for RGB pictures of up to `size` (height,
+    width).
+
+    Returns what was found, in a few words: "fp32 winograd, profile: rev 3". Raises what `upscale` raises for the model
+    and the options.
+    """
+    check_model(model)
+    workload = workload_of_one(size, model_info(model), context)
+    with Session(model, options, context, sessions, thorough=True) as session:
+        session.start(math.prod(size), lambda: None)
+        with torch.inference_mode(False):
+            session.find_out_all(workload)
+    with Session(model, options, context, sessions) as session:
+        session.start(math.prod(size), lambda: None)
+    sessions.flush()
+    return f"{session.chain.now.mode.name}, profile: rev {session.revision}"
+
+
+def finish_learning(sessions: SessionCache = _SESSIONS) -> None:
+    """Wait until all is found out, and written down, that the work so far repays (a twentieth of it): what a program
+    does before it ends."""
+    sessions.finish_learning()

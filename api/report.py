@@ -54,7 +54,9 @@ class UpscaleReport:
     the context measures it (CUDA, command line), else the estimate that sized the tiles. `tile`, `overlap`, `tiles` and
     `batch` are the plan's that the run ended with, smaller than at the start where memory ran out. `compiled`: tiles
     went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none.
-    `kernels` are those that computed the model. `notes` are sentences on what was not done as asked, such as a
+    `kernels` are those that computed the model. `profile` is the revision of what was known of the model when the run
+    began, "rev 7": runs of one revision, with the same options, give the same bits unless compiled code or a lack of
+    memory came between, which is told. `notes` are sentences on what was not done as asked, such as a
     precision that the model does not work in."""
 
     model: str
@@ -74,6 +76,7 @@ class UpscaleReport:
     seconds: float
     peak_bytes: int
     health: ImageHealth
+    profile: str = "rev 0"
     notes: tuple[str, ...] = ()
 
     @property

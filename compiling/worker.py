@@ -33,6 +33,7 @@ from .request import Request
 logger = logging.getLogger("cudaspeed")
 
 _CLEARLY = 0.95  # of the usual result's time
+_PATIENCE = 5.0  # seconds for kernels that are still being built
 
 
 def main(request_file: str) -> None:
@@ -107,8 +108,9 @@ def _rates(request: Request, descriptor: ImageModelDescriptor, compiler: Compile
     At low priority, but all in turn: what they are to each other is right."""
     kernels, folder, device = request.eager.kernels, Path(request.folder), torch.device(request.device)
     if kernels == "attention" and device.type == "cpu":
-        window_attention.prepare(folder)
-    if kernels == "winograd" and not (winograd.prepare(folder) and window_attention.prepare(folder)):
+        window_attention.prepare(folder, _PATIENCE)
+    built = [kind.prepare(folder, _PATIENCE) for kind in (winograd, window_attention)] if kernels == "winograd" else []
+    if not all(built):
         return [0.0] * (1 + len(packages))
     eager = ModelRunner(descriptor, request.eager)
     eager.module.to(device)

@@ -39,13 +39,13 @@ _SOURCES = Path(__file__).parent / "csrc"
 # Compiled and linked apart: linked without OpenMP, the library takes the one that torch has loaded, and so its threads.
 _COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-c")
 _LINK = ("-shared",)
-_PATIENCE, _ASKED_AGAIN = 5.0, 0.02  # seconds that a picture may wait for what takes one
+_ASKED_AGAIN = 0.02  # seconds
 _BUILDING, _TRYING = 60.0, 10.0  # seconds after which it is given up; they take one, and a tenth
 _ANOTHER_DAY = 24 * 3600.0  # what took too long, on a busy machine, may be tried again
 _SURROUNDINGS = ("hardware", "system", "compiler")
 
 _loaded: dict[str, ctypes.CDLL | None] = {}  # a library is loaded once into a process, and stays
-_unfinished: set[str] = set()  # waited for in vain; nothing is waited for again
+_unfinished: set[str] = set()  # asked for, and not there yet
 _lock = threading.Lock()
 _copies: list[PrivateCopy] = []  # open: a path that another file has later would be taken for the library
 _builders: list[subprocess.Popen[bytes]] = []  # ours: those that have ended must be asked after
@@ -55,9 +55,12 @@ class UnfinishedError(BuildError):
     """The library is being built: it may be there later."""
 
 
-def load_library(name: str, folder: Path, check: Callable[[ctypes.CDLL], str | None]) -> ctypes.CDLL | None:
-    """The library of csrc/<name>.cpp, from the store in `folder` or built into it; None where there cannot be one, or
-    where it takes longer than a few seconds: then it may be there when it is asked for again.
+def load_library(
+    name: str, folder: Path, check: Callable[[ctypes.CDLL], str | None], patience: float = 0.0
+) -> ctypes.CDLL | None:
+    """The library of csrc/<name>.cpp, from the store in `folder`; None where there cannot be one, or where it is being
+    built, which begins now if need be, and is not there after `patience` seconds: then it may be there when it is asked
+    for again.
 
     `check` calls it, and says what is wrong with the results, if anything is. Any other answer stays the same for as
     long as this process lives.
@@ -65,7 +68,7 @@ def load_library(name: str, folder: Path, check: Callable[[ctypes.CDLL], str | N
     with _lock:
         if name not in _loaded:
             try:
-                _loaded[name] = _load(name, ArtifactStore(folder), check)
+                _loaded[name] = _load(name, ArtifactStore(folder), check, patience)
             except UnfinishedError as error:
                 if name not in _unfinished:
                     logger.info("no %s kernels yet: %s", name, error)
@@ -76,6 +79,11 @@ def load_library(name: str, folder: Path, check: Callable[[ctypes.CDLL], str | N
                 _loaded[name] = None
             _unfinished.discard(name)
         return _loaded[name]
+
+
+def is_pending(name: str) -> bool:
+    """Whether the library was asked for and is still being built."""
+    return name in _unfinished
 
 
 def code_of(name: str) -> str:
@@ -93,14 +101,14 @@ def _sources(name: str) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (_SOURCES / f"{name}.cpp", *sorted(_SOURCES.glob("*.h")))}
 
 
-def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | None]) -> ctypes.CDLL:
+def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | None], patience: float) -> ctypes.CDLL:
     if sys.platform != "linux":
         raise BuildError(f"they are not built on {sys.platform}", "environment")
     around = describe_environment(torch.device("cpu"))
     what = {"model": f"{name} kernels", "flags": " ".join(_COMPILE), **{key: around[key] for key in _SURROUNDINGS}}
     what |= {"code": _code(name), "tried": "apart"}  # earlier ones were not
     entry_id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
-    copy = store.copy_of(entry_id) or _built(name, store, entry_id, what)
+    copy = store.copy_of(entry_id) or _built(name, store, entry_id, what, patience)
     _copies.append(copy)
     try:
         library = ctypes.CDLL(str(copy.path))
@@ -114,8 +122,8 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
     raise BuildError(reason, "model")
 
 
-def _built(name: str, store: ArtifactStore, entry_id: str, what: dict[str, str]) -> PrivateCopy:
-    """What this process or another builds now, if it is soon there."""
+def _built(name: str, store: ArtifactStore, entry_id: str, what: dict[str, str], patience: float) -> PrivateCopy:
+    """What this process or another builds now, if it is there within `patience` seconds."""
     known = store.get(entry_id)
     if known and known.state == "failed" and not (known.scope == "time" and time.time() - known.used > _ANOTHER_DAY):
         raise BuildError(known.reason, known.scope)  # under another `what` it has another id
@@ -128,7 +136,7 @@ def _built(name: str, store: ArtifactStore, entry_id: str, what: dict[str, str])
         except BaseException:  # an interrupt, no room on the disk: it may be tried again
             store.release(entry_id)
             raise
-    return _await(store, entry_id)
+    return _await(store, entry_id, time.monotonic() + patience)
 
 
 def _start(name: str, store: ArtifactStore, entry_id: str) -> None:
@@ -157,8 +165,8 @@ def _start(name: str, store: ArtifactStore, entry_id: str) -> None:
         hand_over(scratch, builder.pid)
 
 
-def _await(store: ArtifactStore, entry_id: str) -> PrivateCopy:
-    """What is being built, by whatever process: since when, its claim tells. Nobody waits for it for long."""
+def _await(store: ArtifactStore, entry_id: str, until: float) -> PrivateCopy:
+    """What is being built, by whatever process, once it is there. Nobody waits longer than `until`."""
     while True:
         for builder in _builders:
             builder.poll()
@@ -172,7 +180,7 @@ def _await(store: ArtifactStore, entry_id: str) -> PrivateCopy:
             if copy is None:
                 raise BuildError("what was built is gone", "")
             return copy
-        if _unfinished or not 0 <= time.time() - entry.used <= _PATIENCE:
+        if time.monotonic() >= until:
             raise UnfinishedError("they are being built in the background", "")
         time.sleep(_ASKED_AGAIN)
 

@@ -26,10 +26,11 @@ _LIMITS = Limits(3e-5)  # rounding is a tenth of it
 _library: ctypes.CDLL | None = None
 
 
-def prepare(folder: Path) -> bool:
-    """Whether the kernels are there: in this process, in the store in `folder`, or else built into it now."""
+def prepare(folder: Path, patience: float = 0.0) -> bool:
+    """Whether the kernels are there: in this process, or in the store in `folder`, into which they are built else, for
+    which nobody waits longer than `patience` seconds."""
     global _library
-    _library = load_library("attention", folder, _flaw)
+    _library = load_library("attention", folder, _flaw, patience)
     return _library is not None
 
 

@@ -57,9 +57,10 @@ class Packed(NamedTuple):
     slope: Tensor | None
 
 
-def prepare(folder: Path) -> bool:
-    """Whether the kernels are there: in this process, in the store in `folder`, or else built into it now."""
-    return load_library("winograd", folder, _flaw) is not None
+def prepare(folder: Path, patience: float = 0.0) -> bool:
+    """Whether the kernels are there: in this process, or in the store in `folder`, into which they are built else, for
+    which nobody waits longer than `patience` seconds."""
+    return load_library("winograd", folder, _flaw, patience) is not None
 
 
 def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:

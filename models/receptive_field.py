@@ -11,23 +11,17 @@ Always in fp32: in bf16 a value may be off by 1/255 for no other reason than ano
 
 from __future__ import annotations
 
-import copy
-import logging
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from spandrel import ImageModelDescriptor
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..api.context import RunContext
-from ..api.errors import first_line
 from ..api.model_info import Forward, ModelInfo
-from ..storage.profiles import ModelProfile
 from ..tiling.plan import round_up
-from .result_check import checked
-from .runner import ModelRunner, plain_call
-
-logger = logging.getLogger("cudaspeed")
+from .execution import ExecutionMode
+from .study import Ask, Steps, Study
 
 # (margin, side of what is left without the margins), input pixels. The first costs half a forward of 128x128 and finds
 # a receptive field of up to 12; all others take the second, 2.1 such forwards. One that ends in neither is unbounded.
@@ -50,48 +44,60 @@ class ReceptiveField:
     unbounded: bool
 
 
-class _CannotMeasureError(Exception):
-    """A forward of the probe failed, or would have."""
+UNMEASURABLE = "receptive field"
+"""Under this name a profile's trials say why it cannot be measured."""
 
 
-def with_receptive_field(
-    info: ModelInfo,
-    descriptor: ImageModelDescriptor,
-    runner: ModelRunner,
-    profile: ModelProfile,
-    context: RunContext,
-    most_pixels: int | None,
-) -> ModelInfo:
-    """`info` with the model's receptive field, from its profile, or measured now and kept there.
+def measurable(info: ModelInfo) -> bool:
+    """Whether the probes suit the model: they would have to be as large as pictures where its alignment or its minimum
+    is too large."""
+    return info.alignment <= _COARSEST_ALIGNMENT and info.minimum <= _PROBES[0][1]
 
-    `runner` is a copy of the descriptor's model on the context's device. A forward may have no more than `most_pixels`,
-    where it would not fail for want of memory, but end the process; None: any. `info` comes back as it is where nothing
-    can be measured: the model fails on the probe, memory runs out or is too little for it, its windows are too large.
-    """
-    known = profile.known
-    if known.receptive_field is None:
-        found = _measured(info, descriptor, runner, context, most_pixels)
-        if found is None:
-            return info
-        logger.debug("%s: tiles are as good as the whole picture %d pixels from a cut%s", info.name, found.pixels,
-                     ", but never quite" if found.unbounded else "")  # fmt: skip
-        known = profile.keep(receptive_field=found.pixels, unbounded=found.unbounded)
-    return replace(info, receptive_field=known.receptive_field, global_context=info.global_context or known.unbounded)
+
+def study(info: ModelInfo, mode: ExecutionMode) -> Study:
+    """Finds out the receptive field of a model that is `measurable`, computed in `mode`, which is one of fp32."""
+
+    def steps() -> Steps:
+        search = _search(info)
+        picture = next(search)
+        while True:
+            answer = yield Ask(mode, picture)
+            if answer.output is None:  # for whatever reason: a seam is not worth a picture
+                return {"trials": {UNMEASURABLE: answer.reason}}
+            try:
+                picture = search.send(answer.output)
+            except StopIteration as end:
+                return _told(end.value)
+
+    pixels = sum((side + 2 * margin) ** 2 + side**2 for margin, side in _PROBES)
+    return Study(UNMEASURABLE, pixels, steps())
 
 
 def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.device) -> ReceptiveField | None:
-    """The receptive field of a model whose `forward` computes in fp32 on `device`; None where its alignment or its
-    minimum is too large for the probes.
+    """The receptive field of a `measurable` model whose `forward` computes in fp32 on `device`; None where what it
+    gives is not finite.
 
     Two forwards, of 80x80 and 48x48 pixels, and two more, of 160x160 and 96x96, where these do not show its end.
     Raises what `forward` raises.
     """
-    if info.alignment > _COARSEST_ALIGNMENT or info.minimum > _PROBES[0][1]:
-        return None
+    search = _search(info)
+    picture = next(search)
+    while True:
+        try:
+            picture = search.send(forward(picture.to(device)).float().cpu())
+        except StopIteration as end:
+            return end.value
+
+
+def _search(info: ModelInfo) -> Generator[Tensor, Tensor, ReceptiveField | None]:
+    """Yields pictures, is sent what the model makes of them, float32 on the CPU, and returns the receptive field."""
     found = None
     for margin, side in _PROBES:
-        side = round_up(side, info.alignment)
-        worst, square = _deviations(forward, info, round_up(margin, info.alignment), side, device)
+        margin, side = round_up(margin, info.alignment), round_up(side, info.alignment)
+        picture = _probe_picture(info.in_channels, side + 2 * margin)
+        whole = yield picture
+        tile = yield picture[:, :, margin : margin + side, margin : margin + side].contiguous()
+        worst, square = _deviations(whole, tile, margin, info.scale)
         if not bool(torch.isfinite(square).all()):
             return None
         found = _judge(worst, square, info.convolutional)
@@ -100,59 +106,23 @@ def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.dev
     return found
 
 
-def _measured(
-    info: ModelInfo, descriptor: ImageModelDescriptor, runner: ModelRunner, context: RunContext, most_pixels: int | None
-) -> ReceptiveField | None:
-    """The receptive field, or None when the model fails on the probe. An interrupt goes on up: it comes between the
-    forwards."""
-
-    def forward(x: Tensor) -> Tensor:
-        context.raise_if_interrupted()
-        if most_pixels is not None and x.shape[2] * x.shape[3] > most_pixels:
-            raise _CannotMeasureError("memory is too little for it")
-        try:
-            with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
-                return call(module, x)
-        except Exception as error:  # in any way, lack of memory among them: a seam is not worth a picture
-            raise _CannotMeasureError(first_line(error)) from error
-
-    call = checked(plain_call(descriptor), info)
-    context.say("measuring how much tiles must overlap, once for this model")
-    try:
-        module = _in_fp32(runner)
-        return measure_receptive_field(forward, info, context.device)
-    except _CannotMeasureError as error:
-        logger.debug("how much tiles of %s must overlap cannot be measured: %s", info.name, error)
-        return None
-    finally:
-        context.say("")
+def _told(found: ReceptiveField | None) -> dict[str, Any]:
+    if found is None:
+        return {"trials": {UNMEASURABLE: "its output is not finite"}}
+    return {"receptive_field": found.pixels, "unbounded": found.unbounded}
 
 
-def _in_fp32(runner: ModelRunner) -> nn.Module:
-    """The copy's own module, or one of it in fp32, beside it for the time of the measurement."""
-    if all(weight.dtype is torch.float32 for weight in runner.module.parameters()):
-        return runner.module
-    try:
-        return copy.deepcopy(runner.module).float()
-    except RuntimeError as error:  # lack of memory
-        raise _CannotMeasureError(first_line(error)) from error
+def _deviations(whole: Tensor, tile: Tensor, margin: int, scale: int) -> tuple[Tensor, Tensor]:
+    """How a tile differs from its place in the whole picture, which has `margin` pixels more on every side.
 
-
-def _deviations(
-    forward: Forward, info: ModelInfo, margin: int, side: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """How a tile of `side` differs from its place in a picture that has `margin` pixels more on every side.
-
-    The largest deviation and the mean square, each [side / 2] on the CPU, by the distance from the tile's nearest edge
-    in input pixels. As the user sees it: of values clamped to 0..1.
+    The largest deviation and the mean square, each [side / 2], by the distance from the tile's nearest edge in input
+    pixels. As the user sees it: of values clamped to 0..1.
     """
-    picture = _probe_picture(info.in_channels, side + 2 * margin)
-    cut = picture[:, :, margin : margin + side, margin : margin + side].contiguous()
-    whole, tile = (forward(x.to(device)).float().clamp(0, 1).cpu() for x in (picture, cut))
-    s = info.scale
-    inner = slice(margin * s, (margin + side) * s)
+    whole, tile = whole.clamp(0, 1), tile.clamp(0, 1)
+    side = tile.shape[2] // scale
+    inner = slice(margin * scale, (margin + side) * scale)
     off = (whole[0, :, inner, inner] - tile[0]).abs()
-    place = torch.arange(side * s) // s
+    place = torch.arange(side * scale) // scale
     place = torch.minimum(place, side - 1 - place)
     depth = torch.minimum(place[:, None], place[None]).flatten()
     worst, square = (torch.zeros(side // 2) for _ in range(2))

@@ -165,10 +165,16 @@ class RunnerCache:
         """Make `runner` the copy of `descriptor`'s module."""
         self._by_module[descriptor.model] = runner
 
+    def find(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner | None:
+        """The copy of `descriptor`'s module in `mode`, if there is one of its weights as they are."""
+        runner = self._by_module.get(descriptor.model)
+        current = runner and runner.mode == mode and runner.versions == versions_of(descriptor.model)
+        return runner if current else None
+
     def get(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner:
         """The copy of `descriptor`'s module in `mode`, made now if it is not there."""
-        runner = self._by_module.get(descriptor.model)
-        if runner is None or runner.mode != mode or runner.versions != versions_of(descriptor.model):
+        runner = self.find(descriptor, mode)
+        if runner is None:
             runner = ModelRunner(descriptor, mode)
             self.put(descriptor, runner)
         return runner

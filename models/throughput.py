@@ -7,34 +7,24 @@ map page by page: some models then take three times as long for a pixel.
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ..api.context import RunContext
-from ..api.errors import first_line
-from ..api.model_info import Forward, ModelInfo
-from ..kernels.timing import Clock, reproduced, seconds_of_forward
+from ..api.model_info import ModelInfo
+from ..kernels.timing import reproduced
 from ..tiling.plan import round_up
-
-logger = logging.getLogger("cudaspeed")
+from .execution import ExecutionMode
+from .study import Ask, Steps, Study
 
 _SIDES = (64, 128, 256, 512, 1024, 2048)  # of the forwards that are measured, in pixels, rounded up to the alignment
-# The first forward of a size warms up, or is disturbed; elsewhere than on a CPU, where a long one is left at that, it
-# may choose and build kernels, too. So there are two, or as many as it takes until two agree.
-_RUNS = 2
-_MOST_RUNS = 6  # on a busy machine
-_LONG = 0.5  # seconds
-# All the measuring takes no more than this part of the work ahead, and is left where that is so few seconds.
-_SHARE = 6
-_LITTLE_WORK = 0.5
-_TO_SPARE = 1.5
+_RUNS = 2  # of a size: the first warms up, or is disturbed
+_ALIKE = 0.25  # two times that are further apart say nothing: the machine was busy
 _SMALLER = 0.15  # what a pixel is taken to cost more with every halving of the smallest forward that was measured
 _FALLING = 0.95
+_LEAST_POINTS = 2
 _AS_GOOD = 1.03
 
 
@@ -79,84 +69,42 @@ class Throughput:
 UNKNOWN_THROUGHPUT = Throughput()
 
 
-def size_class(pixels: int) -> int:
-    """The next half doubling: forwards of about as many pixels are one size."""
-    return round(2 ** (round(2 * math.log2(pixels)) / 2))
+def study(
+    mode: ExecutionMode, info: ModelInfo, place: str, known: Throughput, most_pixels: int, allowed_pixels: int
+) -> Study | None:
+    """Measures the throughput of a model in `mode`, kept under `place`, at sizes beyond those that are `known`, of at
+    most `most_pixels` a forward and `allowed_pixels` in all; None where it is settled, or there is too little for it.
 
+    A size whose times are far apart is left out, and not measured again: what is kept is known for good.
+    """
+    sizes = _sizes(info, known, most_pixels, allowed_pixels)
+    if known.settled or len(sizes) + len(known.points) < _LEAST_POINTS or not sizes:
+        return None
 
-@dataclass(frozen=True)
-class ThroughputProbe:
-    """Measures a model on the context's device, by `clock`, where it computes `forward`."""
-
-    forward: Forward
-    info: ModelInfo
-    context: RunContext
-    clock: Clock = time.perf_counter
-
-    def measure(self, known: Throughput, pixels_ahead: int, most_pixels: int) -> Throughput:
-        """The throughput at as large sizes as a sixth of the work ahead, `pixels_ahead`, has the time for; `known`
-        where that is no larger than what is known. All of it is measured in one go, or what else the machine does would
-        decide.
-
-        A forward may be given up to `most_pixels` at once. Nothing is measured where there is little work. Raises only
-        the context's interrupt.
-        """
-        sides = [round_up(max(side, self.info.minimum), self.info.alignment) for side in _SIDES]
-        most_pixels = min(most_pixels, pixels_ahead // (_SHARE * _RUNS))
-        sizes = sorted({side * side for side in sides if side * side <= most_pixels})
-        if known.points and not _time_for_more(known, sizes, pixels_ahead):
-            return known
-        points = tuple(self._points(sizes, pixels_ahead))
-        logger.debug("%s: pixels a forward, seconds a megapixel: %s", self.info.name, points)
-        return max(Throughput(points), known, key=lambda throughput: len(throughput.points))
-
-    def _points(self, sizes: list[int], pixels_ahead: int) -> Iterator[tuple[int, float]]:
-        """Points at those of the sizes for which there is time, as far as the model takes them."""
-        spent, rate = 0.0, None
-        for pixels in sizes:
-            if rate is not None and not _worthwhile(rate, spent, pixels, pixels_ahead):
-                return
-            times = self._times(math.isqrt(pixels))
-            if not times or not min(times):  # a clock that stands still tells nothing
-                return
-            spent, rate = spent + sum(times), min(times) / pixels * 1e6
-            yield pixels, rate
-
-    def _times(self, side: int) -> list[float]:
-        """Seconds that a forward of a square took; none where it fails, or the machine is too busy to tell."""
+    def steps() -> Steps:
+        seen: dict[int, float] = {}
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(1, self.info.in_channels, side, side, generator=generator).to(self.context.device)
-        times: list[float] = []
-        no_room = False
-        while len(times) < _MOST_RUNS:
-            self.context.raise_if_interrupted()
-            try:
-                times.append(seconds_of_forward(self.forward, x, self.clock))
-            except Exception as error:  # the model fails, or memory runs out: the run will see, and tell
-                no_room = self.context.is_out_of_memory(error)
-                name, reason = self.info.name, first_line(error)
-                logger.debug("the throughput of %s at %dx%d cannot be measured: %s", name, side, side, reason)
-                break
-            if reproduced(times) or (times[0] > _LONG and self.context.device.type == "cpu"):
-                return times
-        if no_room:  # here, where the failed forward's tensors are no longer referenced
-            self.context.release_cached()
-        return []
+        for pixels in sizes:
+            side = math.isqrt(pixels)
+            picture = torch.rand(1, info.in_channels, side, side, generator=generator)
+            times = []
+            for _ in range(_RUNS):
+                answer = yield Ask(mode, picture)
+                times.append(answer.seconds)
+                if answer.output is None:  # the run will see, and tell
+                    return {"throughputs": {place: known.with_points(seen).points}}
+            if min(times) and reproduced(times, _ALIKE):  # a clock that stands still tells nothing
+                seen[pixels] = min(times) / pixels * 1e6
+        return {"throughputs": {place: known.with_points(seen).points}}
+
+    return Study(f"throughput from {sizes[0]} pixels of {place}", _RUNS * sum(sizes), steps())
 
 
-def _worthwhile(rate: float, spent: float, pixels: int, pixels_ahead: int) -> bool:
-    """Whether forwards of so many pixels, at `rate` seconds a megapixel, may be measured after the time `spent`."""
-    ahead = rate * pixels_ahead / 1e6
-    return ahead >= _LITTLE_WORK and spent + _RUNS * rate * pixels / 1e6 <= ahead / _SHARE
-
-
-def _time_for_more(known: Throughput, sizes: list[int], pixels_ahead: int) -> bool:
-    """Whether there is time for a larger size than those that are known, after these, with some to spare: or all would
-    be measured again and again, and never more."""
-    most, rate = known.points[-1]
-    larger = next((size for size in sizes if size > most), None)
-    if larger is None:
-        return False
-    rates = dict(known.points)
-    spent = sum(_RUNS * size * rates.get(size, rate) for size in sizes if size < larger) / 1e6
-    return _worthwhile(rate, _TO_SPARE * spent, larger, pixels_ahead)
+def _sizes(info: ModelInfo, known: Throughput, most_pixels: int, allowed_pixels: int) -> Sequence[int]:
+    """Input pixels of the forwards to measure, smallest first."""
+    sides = [round_up(max(side, info.minimum), info.alignment) for side in _SIDES]
+    beyond = known.points[-1][0] if known.points else 0
+    sizes = sorted({side * side for side in sides if beyond < side * side <= most_pixels})
+    while sizes and _RUNS * sum(sizes) > allowed_pixels:
+        sizes.pop()
+    return sizes

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
+from dataclasses import astuple
 from typing import NamedTuple
 
 import torch
@@ -10,9 +13,9 @@ from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
 from ..api.model_info import ModelInfo
-from ..api.options import UpscaleOptions
+from ..api.options import Level, UpscaleOptions
 from ..compile_cache import CompiledForwards
-from ..memory import MemoryCost, measure_cost
+from ..memory import MemoryCost, affordable_pixels, measure_cost, rough_cost
 from ..models.execution import ExecutionMode, Executor
 from ..models.precision import fast_precisions
 from ..models.result_check import checked
@@ -25,12 +28,35 @@ class Step(NamedTuple):
     """One way to compute: the copy of the model, what a forward costs, and what is compiled of it, if it may be."""
 
     runner: ModelRunner
-    cost: MemoryCost
+    cost: ForwardCost
     compiled: CompiledForwards | None
 
     @property
     def mode(self) -> ExecutionMode:
         return self.runner.mode
+
+
+class ForwardCost:
+    """What a forward takes in memory: at most `bound`, which is at hand; how much exactly takes a while to find out,
+    once."""
+
+    def __init__(self, bound: MemoryCost, measure: Callable[[], MemoryCost]) -> None:
+        self.bound, self._measure = bound, measure
+
+    @functools.cached_property
+    def exact(self) -> MemoryCost:
+        return self._measure()
+
+    def enough_for(self, pixels: int, free_bytes: int, level: Level, device: torch.device) -> MemoryCost:
+        """What is at hand, where a forward of so many pixels fits `level`'s share of what is free by that, else the
+        exact cost."""
+        cost = self.at_hand(device)
+        return cost if affordable_pixels(cost, free_bytes, level, device) >= pixels else self.exact
+
+    def at_hand(self, device: torch.device) -> MemoryCost:
+        """The bound on a CPU, while nothing better is known; the exact cost on other devices, where other models give
+        way for what it says."""
+        return self.bound if device.type == "cpu" and "exact" not in vars(self) else self.exact
 
 
 class Execution(NamedTuple):
@@ -66,17 +92,26 @@ class StepMaker:
     def _compiled(self, runner: ModelRunner) -> CompiledForwards:
         return self._shared.compiles.forwards_of(runner, self._model, self._info, self._context, self._began)
 
-    def _cost(self, mode: ExecutionMode) -> MemoryCost:
-        """What a forward in `mode` costs, measured once."""
+    def _cost(self, mode: ExecutionMode) -> ForwardCost:
+        """What a forward in `mode` costs."""
         device = self._context.device
         # a CPU that is slow at a half type computes in fp32, beside what it is given and gives
         widened = device.type == "cpu" and mode.precision not in fast_precisions(device)
         dtype = torch.float32 if widened else mode.memory_dtype
-        costs, what = self._shared.record(self._model).costs, (dtype, mode.kernels == "plain")
-        if what not in costs:
-            call = checked(call_of(self._model, mode), self._info)
-            costs[what] = measure_cost(self._model.model, call, self._info, dtype)
-        return costs[what]
+        place, profile = f"{dtype} {mode.kernels == 'plain'}", self._shared.profile(self._model, self._context)
+
+        def measure() -> MemoryCost:
+            known = profile.known.costs.get(place)
+            if known is None:
+                self._context.say("measuring how much memory the model takes")
+                call = checked(call_of(self._model, mode), self._info)
+                cost = measure_cost(self._model.model, call, self._info, dtype)
+                profile.keep(costs={place: astuple(cost)})
+                return cost
+            weights, linear, square = known
+            return MemoryCost(int(weights), linear, square)
+
+        return ForwardCost(rough_cost(self._model.model, self._info, dtype), measure)
 
 
 class FallbackChain:

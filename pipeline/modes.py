@@ -2,116 +2,204 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from spandrel import ImageModelDescriptor
+from torch import Tensor
 
 from ..api.context import RunContext
 from ..api.errors import ModelFailedError, first_line
-from ..api.options import UpscaleOptions
-from ..memory import allowed_bytes, weights_bytes
-from ..models.autotune import code_behind, fastest, least_pixels, mode_candidates
+from ..api.options import Precision, UpscaleOptions
+from ..models.autotune import by_our_kernels, code_behind, to_be_measured
+from ..models.autotune import study as study_of_the_fastest
 from ..models.execution import ExecutionMode
-from ..models.precision import Choice
+from ..models.known_kernels import verified
+from ..models.precision import Choice, considered, safer_precisions, usual_mode, why_not
 from ..models.runner import ModelRunner
+from ..models.study import Study
+from ..models.trial import probe_picture, trial
 from ..storage.fingerprint import describe_environment
 from .session_cache import SessionCache
+from .studies import StudyRunner
 
-# Copies of the weights that it takes to compare ways on a CPU: the usual one, ours, and Winograd's 36 values of 9.
-_COPIES_TO_COMPARE = 6
-_MOST_TRIES = 3  # in one session, to find out what is the fastest on a machine that is busy
+Piece = Callable[[], Tensor | None]
+"""A piece of the run's first picture, [1, C, h, w] 0..1 for the model; None where it is too small for one."""
+
+_THOROUGH_PATIENCE = 120.0
+_PATIENCE = 5.0  # seconds that kernels which are being built are waited for at most, in a run that takes ten times that
+_SHARE_TO_WAIT = 0.1
 
 
 class ModeChooser:
-    """Chooses for one run of a model, and keeps what is learned in the model's profile and in the process's record."""
+    """Chooses for one run of a model by what is known of it, and keeps what is learned in the model's profile.
+
+    `trials` finds out at once what a run may spend on that; `studies` are what is left for later.
+    """
 
     def __init__(
-        self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext, shared: SessionCache
+        self,
+        model: ImageModelDescriptor,
+        options: UpscaleOptions,
+        context: RunContext,
+        shared: SessionCache,
+        trials: StudyRunner,
     ) -> None:
         self._model, self._options, self._context, self._shared = model, options, context, shared
-        self._record, self._profile = shared.record(model), shared.profile(model, context)
+        self._profile, self._trials = shared.profile(model, context), trials
+        self.studies: list[Study] = []
 
-    def choose(self, pixels: int | None) -> Choice:
-        """The mode to begin a run of so many `pixels` with (None: of more than enough to be worth any measuring): what
-        suits the device and the model, unless it failed on pictures before, and of what is as good the fastest."""
-        asked = (self._model, self._options.precision, self._options.autocast, self._context)
-        choice = self._shared.precisions.choose(*asked)
-        if choice.mode.precision != "fp32":  # nothing is more precise
-            raised, mode = self._profile.known.raised, choice.mode
-            left = place_of(mode, self._context.device) in raised
-            for safer in self.safer(mode) if left else ():
-                if raised.get(place_of(mode, self._context.device)) == safer.precision:  # and what that was left for
-                    mode = safer
-            if mode != choice.mode:
-                told = f"{choice.mode.precision} gave faulty tiles with this model before: {mode.precision} is used"
-                choice = self._shared.precisions.remember(*asked, Choice(mode, f"{told} instead"))
-        return replace(choice, mode=self._fastest(choice.mode, pixels))
+    def choose(self, pixels: int, piece: Piece) -> Choice:
+        """The mode to begin a run of so many `pixels` with: the fastest of those that suit the device and the model, as
+        far as that is known, unless it failed on pictures before."""
+        asked, device = self._options.precision, self._context.device
+        precisions = considered(asked, self._model, device)
+        ways = [way for precision in precisions for way in self._ways(precision, self._patience(pixels))]
+        left: dict[str, str] = {}
+        for mode in ways:
+            if reason := self._profile.known.raised.get(self._place(mode)):
+                left.setdefault(mode.precision, reason)
+            elif self._passes(mode, ways, pixels, piece):
+                break
+        else:
+            mode = ways[-1]  # fp32 by torch's own operations: there is nothing safer
+        left.pop(mode.precision, None)
+        told = None
+        for precision, reason in left.items():
+            told = told or f"{precision} {reason} with this model before: {mode.precision} is used instead"
+        if asked not in ("auto", mode.precision) and not told:
+            told = f"{asked} was asked for, {mode.precision} is used: {why_not(asked, self._model, device)}"
+        self._profile.keep(chosen={self._question(): f"{mode}{code_behind(self._model.model, mode)}"})
+        return Choice(mode, told)
 
     def after_failure(self, mode: ExecutionMode, error: ModelFailedError) -> Choice:
-        """What to run instead of `mode`, which failed on a picture with `error`, now and later: the same by torch's
-        own operations, then fp32. Raises `error` where nothing is left."""
-        if mode.kernels == "plain":
-            if mode.precision == "fp32":
-                raise error
-            asked = (self._model, self._options.precision, self._options.autocast, self._context)
-            return self._shared.precisions.retreat(*asked, error)
-        self._raise({mode}, mode)
-        warning = f"{mode.kernels} kernels failed on a picture and torch's are used: {first_line(error)}"
-        return Choice(replace(mode, kernels="plain"), warning)
+        """What to run instead of `mode`, which failed on a picture with `error`: the same by torch's own operations, in
+        the usual layout, then fp32. Raises `error` where nothing is left."""
+        reason = first_line(error)
+        if mode.kernels != "plain":
+            told = f"{mode.kernels} kernels failed on a picture and torch's are used: {reason}"
+            return Choice(replace(mode, kernels="plain"), told)
+        if mode.channels_last:  # views that want contiguous memory, mostly; the plain layout has them
+            return Choice(replace(mode, channels_last=False))
+        if mode.precision == "fp32":
+            raise error
+        told = f"half precision failed on a picture and fp32 is used: {reason}"
+        return Choice(usual_mode("fp32", False, self._model), told)
+
+    def remember_failure(self, failed: ExecutionMode, error: ModelFailedError) -> None:
+        """Later runs do not begin with `failed`, which failed on a picture that another mode made."""
+        reason = first_line(error)
+        if failed.kernels == "plain" and failed.channels_last:
+            self._profile.keep(trials={self._layout(failed): reason})
+        else:
+            self._profile.keep(raised={self._place(failed): f"failed on a picture ({reason})"})
 
     def safer(self, mode: ExecutionMode) -> list[ExecutionMode]:
-        """The modes to trust more than `mode`, safest last."""
-        return self._shared.precisions.safer(self._model, mode, self._options.precision, self._context)
+        """The modes to trust more than `mode`, safest last: torch's own kernels, then what is more precise.
+
+        Where precision is automatic, half types only if their try is as close to fp32 as automatic demands.
+        """
+        found = [] if mode.kernels == "plain" else [replace(mode, kernels="plain")]
+        automatic = self._options.precision == "auto"
+        for precision in safer_precisions(mode.precision, self._model, self._context.device):
+            usual = self._usual(precision, mode.autocast)
+            if precision == "fp32" or not automatic or self._tried(usual):
+                found.append(usual)
+        return found
 
     def remember_fallback(self, left: ExecutionMode, now: ModelRunner) -> None:
-        """Later runs begin with `now` where they would begin with `left`, whose tiles came out faulty."""
+        """Later runs do not begin with `left`, whose tiles came out faulty, but, in this process, with `now`."""
         self._shared.runners.put(self._model, now)
         same = now.mode.precision == left.precision
-        self._raise({left} if same else {left, replace(left, kernels="plain")}, now.mode)
+        modes = {left} if same else {left, replace(left, kernels="plain")}
+        self._profile.keep(raised={self._place(mode): "gave faulty tiles" for mode in modes})
 
-    def _raise(self, modes: set[ExecutionMode], to: ExecutionMode) -> None:
-        """Keep in the profile that `modes` are left for the precision of the mode `to`."""
-        left = {place_of(mode, self._context.device): to.precision for mode in modes}
-        self._profile.keep(raised={**self._profile.known.raised, **left})
+    # --- details -----------------------------------------------------------------------------------------------------
 
-    def _fastest(self, mode: ExecutionMode, pixels: int | None) -> ExecutionMode:
-        """`mode`, or what is faster here and computes the same; measured once there is work enough, and
-        remembered."""
-        module, context, record = self._model.model, self._context, self._record
-        others = mode_candidates(module, mode, self._options.precision, context)
-        if not others:
-            return mode
-        place, profile = place_of(mode, context.device) + code_behind(module, others), self._profile.known
-        others = [other for other in others if place_of(other, context.device) not in profile.raised]
-        tries = record.autotuned.setdefault(place, [])
-        known = profile.fastest.get(place) or (tries[-1] if len(tries) >= _MOST_TRIES else None)
-        for candidate in (mode, *others):
-            if str(candidate) == known:
-                return candidate
-        record.pixels += pixels or 0
-        if not others or (pixels is not None and record.pixels < least_pixels(self._model, context)):
-            return mode
-        left = allowed_bytes(context.device)
-        if left is not None and _COPIES_TO_COMPARE * weights_bytes(module) > left:
-            return mode
-        try:
-            best, sure = fastest(self._model, mode, others, context, self._shared.clock)
-        except Exception as error:  # what the model fails at here, it may do well in the run, or fail there and tell
-            if not isinstance(error, ModelFailedError) and not context.is_out_of_memory(error):
-                raise
-            context.release_cached()
-            return mode
-        self._shared.runners.put(self._model, best)
-        if sure:
-            self._profile.keep(fastest={**profile.fastest, place: str(best.mode)})
+    def _ways(self, precision: Precision, patience: float) -> Iterator[ExecutionMode]:
+        """How to compute in `precision`, fastest first, as far as is known; torch's own way last."""
+        usual, device, module = self._usual(precision, self._options.autocast), self._context.device, self._model.model
+        if self._options.reproducible:
+            pass  # only what is the same everywhere
+        elif device.type == "cpu":
+            yield from by_our_kernels(module, usual, self._context.cache_folder, patience)
         else:
-            tries.append(str(best.mode))
-        return best.mode
+            others = to_be_measured(module, usual, device)
+            known = self._profile.known.fastest.get(self._place(usual))
+            if known is None and others:
+                self.studies.append(study_of_the_fastest(self._model, usual, others, self._place(usual)))
+            yield from (other for other in others if str(other) == known)
+        yield usual
+
+    def _passes(self, mode: ExecutionMode, ways: list[ExecutionMode], pixels: int, piece: Piece) -> bool:
+        """Whether `mode` is known to compute what it should. Where that takes a trial, it is made now if it is little
+        beside the run, or else left for later."""
+        if not self._takes_trial(mode):
+            return True
+        verdict = self._profile.known.trials.get(self._place(mode))
+        if verdict is not None:
+            return not verdict
+        truth = next(way for way in ways[ways.index(mode) + 1 :] if not self._takes_trial(way))
+        picture = piece()
+        if picture is None:
+            picture = probe_picture(self._model)
+        study = trial(mode, truth, self._place(mode), picture)
+        if not self._trials.affordable(study, pixels):
+            self.studies.append(study)
+            return False
+        self._trials.run(study)
+        passed = self._profile.known.trials.get(self._place(mode)) == ""
+        copy = self._trials.copy_in(mode)
+        if passed and copy:
+            self._shared.runners.put(self._model, copy)
+        return passed
+
+    def _takes_trial(self, mode: ExecutionMode) -> bool:
+        half_by_itself = mode.precision != "fp32" and self._options.precision == "auto"
+        return half_by_itself or not (mode.kernels == "plain" or verified(self._model, mode.kernels))
+
+    def _tried(self, mode: ExecutionMode) -> bool:
+        """Whether `mode` is close to fp32, tried now if need be: something went wrong already."""
+        place = self._place(mode)
+        if place not in self._profile.known.trials:
+            truth = self._usual("fp32", False)
+            self._trials.run(trial(mode, truth, place, probe_picture(self._model)))
+        return self._profile.known.trials.get(place) == ""
+
+    def _usual(self, precision: Precision, autocast: bool) -> ExecutionMode:
+        mode = usual_mode(precision, autocast, self._model)
+        fails = self._layout(mode) in self._profile.known.trials
+        return replace(mode, channels_last=False) if fails else mode
+
+    def _patience(self, pixels: int) -> float:
+        """Seconds that a run of so many `pixels` can wait for kernels: a tenth of what it takes without them, as far as
+        that is known."""
+        if self._trials.unlimited:
+            return _THOROUGH_PATIENCE
+        account = self._profile.account(describe_environment(self._context.device)["hardware"])
+        seconds = account.work_seconds * pixels / max(account.work_pixels, 1)
+        return min(_PATIENCE, _SHARE_TO_WAIT * seconds)
+
+    def _question(self) -> str:
+        """What was asked for, and where."""
+        options = self._options
+        told = f"{options.precision}{' autocast' * options.autocast}{' reproducible' * options.reproducible}"
+        return f"{told} on {surroundings_of(self._context.device)}"
+
+    def _place(self, mode: ExecutionMode) -> str:
+        return place_of(mode, self._context.device) + code_behind(self._model.model, mode)
+
+    def _layout(self, mode: ExecutionMode) -> str:
+        return f"layout of {place_of(mode, self._context.device)}"
 
 
 def place_of(mode: ExecutionMode, device: torch.device) -> str:
     """Where something was found out about a mode: another card, processor or torch may do better."""
+    return f"{replace(mode, channels_last=False)} on {surroundings_of(device)}"
+
+
+def surroundings_of(device: torch.device) -> str:
+    """The hardware and torch, in one line."""
     surroundings = describe_environment(device)
-    how = str(replace(mode, channels_last=False))
-    return f"{how} on {surroundings['hardware']}, torch {surroundings['torch']}"
+    return f"{surroundings['hardware']}, torch {surroundings['torch']}"

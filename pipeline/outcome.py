@@ -66,6 +66,7 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
         seconds=seconds,
         peak_bytes=session.estimated_bytes(schedule) if peak is None else peak,
         health=health,
+        profile=f"rev {session.revision}",
         notes=(*session.notes, *([overlap] if overlap else [])),
     )
 

@@ -141,7 +141,9 @@ class TileRetry:
     def _compute(self, step: Step, tile: Tensor) -> Tensor | None:
         self._context.raise_if_interrupted()
         pixels = tile.shape[2] * tile.shape[3]
-        self._context.make_resident(step.runner, working_bytes(step.cost, pixels, self._context.device))
+        self._context.make_resident(
+            step.runner, working_bytes(step.cost.at_hand(self._context.device), pixels, self._context.device)
+        )
         try:
             return step.runner.forward(tile)
         except Exception as error:  # an architecture may fail in any way in a type it does not know

@@ -5,32 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
 from ..api.errors import CudaspeedError, ModelFailedError, OutOfMemoryError
+from ..api.model_info import ModelInfo
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
-from ..kernels.timing import reproduced
-from ..memory import MemoryCost, affordable_pixels, allowed_bytes, weights_bytes, with_results, working_bytes
+from ..memory import MemoryCost, allowed_bytes, weights_bytes, with_results, working_bytes
 from ..models.execution import ExecutionMode
 from ..models.info import model_info
-from ..models.precision import Choice
-from ..models.receptive_field import with_receptive_field
-from ..models.runner import ModelRunner
-from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput, ThroughputProbe, size_class
+from ..models.known_fields import known_receptive_field
+from ..models.precision import Choice, usual_mode
+from ..models.receptive_field import UNMEASURABLE, ReceptiveField, measurable
+from ..models.receptive_field import study as study_of_the_field
+from ..models.study import Study
+from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
+from ..storage.fingerprint import describe_environment
+from ..storage.profiles import Account
 from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
 from .fallback import Execution, FallbackChain, Step, StepMaker
-from .modes import ModeChooser, place_of
+from .modes import ModeChooser, Piece, place_of
 from .observations import ModelObservations
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
 from .session_cache import SessionCache
 from .streams import stream_device
+from .studies import StudyRunner
 from .workload import Workload, bytes_of_frame
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
@@ -38,8 +43,7 @@ _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked
 # frame) take no more than this share of what is free.
 _SHARE_FOR_FRAMES = 1 / 4
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
-_ALIKE = 0.25  # batches of real work, which take long, and among other things
-_TELLS_THROUGHPUT = {"cpu"}  # elsewhere a process's first forwards are slower than the later ones, by far
+_LARGEST_REPRODUCIBLE = 512  # side of tiles, in pixels, where free memory is not to decide
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
@@ -64,46 +68,68 @@ class Session:
 
     `info` is what is known of the model, `chain` where the run stands, `notes` what the user is to be told of that.
     `observations` are what the process has seen of the model. `streams` is the device as one that works on its own;
-    None where it does not. `batches_ahead`: how many batches are computed while the host looks at an earlier one.
+    None where it does not. `batches_ahead`: how many batches are computed while the host looks at an earlier one. A
+    `thorough` one spends whatever it takes to find something out.
     """
 
     chain: FallbackChain
 
     def __init__(
-        self, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext, shared: SessionCache
+        self,
+        model: ImageModelDescriptor,
+        options: UpscaleOptions,
+        context: RunContext,
+        shared: SessionCache,
+        thorough: bool = False,
     ) -> None:
+        options = _reproducible(options) if options.reproducible else options
         self._model, self.options, self.context, self._shared = model, options, context, shared
-        self._record, self._profile = shared.record(model), shared.profile(model, context)
-        self._modes = ModeChooser(model, options, context, shared)
+        self._profile = shared.profile(model, context)
+        self._studies = StudyRunner(model, context, shared, thorough)
+        self._modes = ModeChooser(model, options, context, shared, self._studies)
         self.info, self.clock = model_info(model), shared.clock
         self._steps = StepMaker(model, self.info, options, context, shared)
         self._scheduler: Scheduler | None = None
         self._scheduled: Step | None = None
+        self._pixels, self._work = 0, Account()
+        self._later: list[Study] = []
+        self._failures: list[tuple[ExecutionMode, ModelFailedError]] = []
         self._ready: Compiled = {}
-        self.observations: ModelObservations = self._record.observations
+        self.observations: ModelObservations = shared.record(model).observations
         self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
         self.notes: list[str] = []
 
     def __enter__(self) -> Session:
+        self._standing_back = self._shared.learner.standing_back()
+        self._standing_back.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if hasattr(self, "chain"):
-            self.chain.save()
+        try:
+            if hasattr(self, "chain"):
+                self._keep_what_was_learned(well=kind is None)
+        finally:
+            self._standing_back.__exit__(None, None, None)
+        if kind is None and self.context.device.type == "cpu":
+            self._shared.learner.wake()
 
-    def start(self, pixels: int | None = None) -> None:
-        """Choose the mode for a run of so many `pixels`; None: for more than enough to be worth any measuring. Raises
-        what the model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
+    def start(self, pixels: int, piece: Piece) -> None:
+        """Choose the mode for a run of so many `pixels`, of whose first picture there is a `piece`. Raises what the
+        model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
+        self._pixels = pixels
         with self.room_for("the model and a tiny picture"):
             left, copy = allowed_bytes(self.context.device), weights_bytes(self._model.model)
             if left is not None and copy > left:
                 raise MemoryError(f"a copy of the model takes {copy} bytes, and {left} are allowed")
-            self.chain = FallbackChain(self._chosen(self._modes.choose(pixels)), self._modes, self._steps)
+            self.chain = FallbackChain(self._chosen(self._modes.choose(pixels, piece)), self._modes, self._steps)
+        self.revision = self._profile.known.revision
 
     def fall_back_after(self, error: ModelFailedError) -> None:
         """Go on without the mode that failed on a picture with `error`. Raises `error` where nothing is left."""
+        failed = self.chain.now.mode
         with self.room_for("the model and a tiny picture"):
-            self.chain.restart(self._chosen(self._modes.after_failure(self.chain.now.mode, error)))
+            self.chain.restart(self._chosen(self._modes.after_failure(failed, error)))
+        self._failures.append((failed, error))
         self._scheduled = None  # what is measured and compiled before a run is, for this mode
 
     # --- schedules ---------------------------------------------------------------------------------------------------
@@ -112,14 +138,12 @@ class Session:
         """The schedule for `workload` in the mode that the run stands on.
 
         For a mode that is new to the run its model is brought to the device. For the run's first, and after an error,
-        it may take a while: how fast the model is at which size is measured, and compiling is waited for, if that is
-        asked for. How much tiles must overlap is measured once in a model's life. Raises `BadOptionError` for a tile or
-        overlap that cannot be.
+        compiling is waited for, if that is asked for. Raises `BadOptionError` for a tile or overlap that cannot be.
         """
         scheduler = self._scheduler
         if scheduler is None or self._scheduled is not self.chain.now:
             first = self._scheduled is None
-            scheduler = self._new_scheduler(workload, limits, first)
+            scheduler = self._new_scheduler(workload, limits)
             if first and self.chain.now.compiled and self.options.compile_mode == "wait":
                 self._compile_first(scheduler, self.chain.now.compiled, limits)
             self._scheduler, self._scheduled = scheduler, self.chain.now
@@ -134,7 +158,8 @@ class Session:
         if left is None:
             return
         held = bytes_of_frame(workload.size, workload.channels, self.info, self.padding()).held + workload.held_bytes
-        if working_bytes(self.chain.now.cost, schedule.pixels, self.context.device) > left - held:
+        cost = self.chain.now.cost.enough_for(schedule.pixels, left - held, "speed", self.context.device)
+        if working_bytes(cost, schedule.pixels, self.context.device) > left - held:
             raise MemoryError(f"a forward of {schedule.pixels} pixels does not fit the {left} bytes that are allowed")
 
     def has_better_schedule(self, schedule: Schedule, limits: Limits) -> bool:
@@ -160,8 +185,7 @@ class Session:
 
     def estimated_bytes(self, schedule: Schedule) -> int:
         """What a forward of the schedule is taken to need on the device, weights included."""
-        cost = self.chain.now.cost
-        return cost.weights + working_bytes(cost, schedule.pixels, self.context.device)
+        return self._cost.weights + working_bytes(self._cost, schedule.pixels, self.context.device)
 
     def does_not_fit(self, what: str) -> OutOfMemoryError:
         """The error for a device that cannot hold even `what`."""
@@ -185,10 +209,9 @@ class Session:
     def after_batch(self, batch: BatchTime, schedule: Schedule, limits: Limits) -> Reschedule | None:
         """Learn from a batch and start a compile that pays; why to change the schedule now, if that is cheaper even
         though the batch's group of frames begins anew."""
-        (runner, _, compiled), executor, mode = batch.execution
+        (_, _, compiled), executor, mode = batch.execution
         eager = mode.backend != "compiled"
-        if eager and self.context.device.type in _TELLS_THROUGHPUT:
-            self._note_rate(runner.mode, batch.pixels, batch.seconds / batch.pixels * 1e6)
+        self._work += Account(work_pixels=batch.pixels, work_seconds=max(0.0, batch.seconds))
         if compiled is None:
             return None
         compiled.note(executor, batch.pixels, batch.seconds)
@@ -214,7 +237,37 @@ class Session:
             return now.compiled.status(used)
         return f"{NOT_NEEDED}: {now.mode.kernels} kernels" if self.options.compile else "off"
 
+    def _keep_what_was_learned(self, well: bool) -> None:
+        """What the run took, what it saw of compiled code, and, if it went `well`, in what modes it could not be
+        computed; and what later runs would like to know."""
+        self.chain.save()
+        self._profile.spend(describe_environment(self.context.device)["hardware"], self._work)
+        for failed, error in self._failures if well else ():
+            self._modes.remember_failure(failed, error)
+        if well and not self.options.reproducible:
+            learner, place = self._shared.learner, f"{self.context.device} {self.context.cache_folder}"
+            subject = learner.subject(self._model.model, place, lambda: self._studies)
+            subject.offer([*self._modes.studies, *self._later, *self._throughput_studies()], self._work.work_pixels)
+            if self.context.device.type != "cpu":  # the host's other nodes have it next
+                subject.work_off()
+
+    def find_out_all(self, workload: Workload) -> None:
+        """Make all studies, now, for pictures of this kind."""
+        self._scheduler_for(workload)
+        self.info = self._with_receptive_field()
+        for study in [*self._modes.studies, *self._later, *self._throughput_studies()]:
+            self._studies.run(study)
+
+    def _throughput_studies(self) -> list[Study]:
+        return []
+
     # --- details -----------------------------------------------------------------------------------------------------
+
+    def _fits(self, study: Study) -> bool:
+        """Whether its largest forward fits what this process is allowed of main memory, where that is limited."""
+        left = allowed_bytes(self.context.device)
+        cost = self.chain.now.cost.exact if left is not None else None
+        return left is None or cost is None or working_bytes(cost, study.pixels, self.context.device) <= left
 
     def _chosen(self, choice: Choice) -> ExecutionMode:
         if choice.warning:
@@ -225,38 +278,56 @@ class Session:
         compiled = self.chain.now.compiled
         self._ready = compiled.ready() if compiled else {}
 
-    def _new_scheduler(self, workload: Workload, limits: Limits, first: bool) -> Scheduler:
-        """For the step that the run stands on. The `first` one may measure the throughput of what is ahead."""
-        scheduler = self._scheduler_for(workload, workload.pixels if first else 0)
+    def _new_scheduler(self, workload: Workload, limits: Limits) -> Scheduler:
+        """For the step that the run stands on."""
+        scheduler = self._scheduler_for(workload)
         self._look_for_compiled()
         seams = self.padding() or scheduler.schedule(self._ready, limits).plan.count > 1
-        if self.options.overlap or not seams:
+        if self.options.overlap or not seams or self.info.receptive_field is not None:
             return scheduler
-        # what the model needs at seams is looked up, or measured once, by the model on its device
-        step = self.chain.now
-        most = None
-        if allowed_bytes(self.context.device) is not None:
-            free = self._budget(workload, step.cost, self.padding()).free_bytes
-            most = (
-                affordable_pixels(step.cost, free, "speed", self.context.device) * step.mode.memory_dtype.itemsize // 4
-            )
-        self.info = with_receptive_field(self.info, self._model, step.runner, self._profile, self.context, most)
-        return self._scheduler_for(workload, 0)
+        self.info = self._with_receptive_field()
+        return self._scheduler_for(workload)
 
-    def _scheduler_for(self, workload: Workload, pixels_ahead: int) -> Scheduler:
-        (runner, cost, _), context, options = self.chain.now, self.context, self.options
-        # the results of batches that are computed ahead, and of those before them, which are on their way out
-        cost = with_results(cost, self.info, 2 * self.batches_ahead)
-        context.make_resident(runner, working_bytes(cost, math.prod(workload.size), context.device))
+    def _with_receptive_field(self) -> ModelInfo:
+        """What is known of the model, with what it needs at seams: by its architecture, or measured once in its life,
+        which is left for later if it is much beside the run."""
+        found = known_receptive_field(self._model)
+        if found is None and not self.options.reproducible:
+            found = self._measured_field()
+        if found is None:
+            return self.info
+        unbounded = self.info.global_context or found.unbounded
+        return replace(self.info, receptive_field=found.pixels, global_context=unbounded)
+
+    def _measured_field(self) -> ReceptiveField | None:
+        mode = self.chain.now.mode
+        if self._profile.known.receptive_field is None and not self._profile.known.trials.get(UNMEASURABLE):
+            if not measurable(self.info):
+                return None
+            exact = mode if mode.precision == "fp32" else usual_mode("fp32", False, self._model)
+            study = study_of_the_field(self.info, exact)
+            if self._studies.affordable(study, self._pixels) and self._fits(study):
+                self.context.say("measuring how much tiles must overlap, once for this model")
+                self._studies.run(study)
+            else:
+                self._later.append(study)
+        known = self._profile.known
+        return None if known.receptive_field is None else ReceptiveField(known.receptive_field, known.unbounded)
+
+    def _scheduler_for(self, workload: Workload) -> Scheduler:
+        (runner, costs, _), context, options = self.chain.now, self.context, self.options
         padding = self.padding()
         size = padding.padded_size(workload.size)
-        budget = self._budget(workload, cost, padding)
         pictures = min(options.batch_size, workload.frames) * workload.channels.pictures_per_frame
-        throughput = UNKNOWN_THROUGHPUT
-        if options.level != "memory":
-            affordable = affordable_pixels(cost, budget.free_bytes, options.level, context.device)
-            throughput = self._throughput(runner, pixels_ahead, min(pictures * math.prod(size), affordable))
-        return Scheduler(size, pictures, self.info, options, budget, throughput)
+        pixels = pictures * math.prod(size)
+        free = context.free_bytes() - bytes_of_frame(workload.size, workload.channels, self.info, padding).held
+        exact_or_bound = costs.enough_for(pixels, free - workload.held_bytes, options.level, context.device)
+        # the results of batches that are computed ahead, and of those before them, which are on their way out
+        self._cost = with_results(exact_or_bound, self.info, 2 * self.batches_ahead)
+        context.make_resident(runner, working_bytes(self._cost, math.prod(workload.size), context.device))
+        budget = self._budget(workload, self._cost, padding)
+        known = UNKNOWN_THROUGHPUT if options.level == "memory" else self._throughput(runner.mode)
+        return Scheduler(size, pictures, self.info, options, budget, known)
 
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding) -> Budget:
         """What is free for forwards, beside what the run holds."""
@@ -272,27 +343,12 @@ class Session:
         on_device = 0 < made <= _SHARE_FOR_FRAMES * free
         return Budget(cost, max(0, free - made * on_device), self.context.device, on_device)
 
-    def _throughput(self, runner: ModelRunner, pixels_ahead: int, most_pixels: int) -> Throughput:
-        """The runner's, as known and seen so far; measured where it is unknown and `pixels_ahead` are enough for it."""
-        place, record = place_of(runner.mode, self.context.device), self._record
-        known = Throughput(tuple(self._profile.known.throughputs.get(place, ())))
-        found = known
-        if pixels_ahead > 2 * record.probed.get(place, 0):  # else it comes to the same, or the machine is as busy
-            probe = ThroughputProbe(runner.forward, self.info, self.context, self.clock)
-            found = probe.measure(known, pixels_ahead, most_pixels)
-            record.probed[place] = pixels_ahead
-        if found != known:
-            self._profile.keep(throughputs={**self._profile.known.throughputs, place: found.points})
-        seen = record.rates.get(place, {})
-        return found.with_points({size: min(times) for size, times in seen.items() if reproduced(times, _ALIKE)})
-
-    def _note_rate(self, mode: ExecutionMode, pixels: int, seconds: float) -> None:
-        """A forward of so many pixels took so many seconds a megapixel: for later runs of this process."""
-        if not seconds:  # a clock that stands still tells nothing
-            return
+    def _throughput(self, mode: ExecutionMode) -> Throughput:
+        """What is known of the throughput in `mode`."""
+        if self.options.reproducible:
+            return UNKNOWN_THROUGHPUT
         place = place_of(mode, self.context.device)
-        times = self._record.rates.setdefault(place, {}).setdefault(size_class(pixels), [])
-        times[:] = sorted([*times, seconds])[:2]
+        return Throughput(tuple(self._profile.known.throughputs.get(place, ())))
 
     def _compile_first(self, scheduler: Scheduler, compiled: CompiledForwards, limits: Limits) -> None:
         """Wait for what would make this run cheapest."""
@@ -305,3 +361,9 @@ class Session:
             if shapes:
                 compiled.start(shapes)
                 compiled.wait(self.context)  # also where another process was quicker to start it
+
+
+def _reproducible(options: UpscaleOptions) -> UpscaleOptions:
+    """With nothing in them whose outcome depends on time or on free memory."""
+    precision = "fp32" if options.precision == "auto" else options.precision
+    return replace(options, precision=precision, compile=False, tile=options.tile or _LARGEST_REPRODUCIBLE)

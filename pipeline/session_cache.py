@@ -7,18 +7,16 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from spandrel import ImageModelDescriptor
 from torch import nn
 
 from ..api.context import RunContext
 from ..compile_cache import CompileCache
 from ..kernels.timing import Clock
-from ..memory import MemoryCost
-from ..models.precision import PrecisionChooser
 from ..models.runner import RunnerCache
 from ..storage.fingerprint import versions_of
 from ..storage.profiles import ModelProfile, ProfileStore, profiles_folder
+from .learner import Learner
 from .observations import ModelObservations
 
 
@@ -26,18 +24,9 @@ from .observations import ModelObservations
 class ModelRecord:
     """What this process found out about one model, and another one would find out anew.
 
-    By place (mode, hardware and torch): `autotuned`, what each try to find the fastest mode on a busy machine came to,
-    the newest last; `rates`, the seconds a megapixel that runs have seen, by a forward's pixels (rounded); `probed`,
-    the most pixels of work ahead for which its throughput was measured. `pixels` are those of all runs. `costs` of a
-    forward are by what they depend on: type, and whether kernels are plain. `observations` hold for the weights of
-    these `versions`.
+    `observations` hold for the weights of these `versions`.
     """
 
-    pixels: int = 0
-    autotuned: dict[str, list[str]] = field(default_factory=dict)
-    rates: dict[str, dict[int, list[float]]] = field(default_factory=dict)
-    probed: dict[str, int] = field(default_factory=dict)
-    costs: dict[tuple[torch.dtype, bool], MemoryCost] = field(default_factory=dict)
     observations: ModelObservations = field(default_factory=ModelObservations)
     versions: tuple[int, ...] = ()
 
@@ -45,13 +34,13 @@ class ModelRecord:
 class SessionCache:
     """All of it is kept by the caller's module and gone with it, but for what lies in the context's cache folder.
 
-    Everything that decides how a model is computed is measured by `clock`.
+    Everything that decides how a model is computed is measured by `clock`. `learner` finds out between runs what they
+    would have liked to know.
     """
 
-    def __init__(self, clock: Clock = time.perf_counter) -> None:
-        self.clock = clock
+    def __init__(self, clock: Clock = time.perf_counter, learner: Learner | None = None) -> None:
+        self.clock, self.learner = clock, learner or Learner()
         self.runners = RunnerCache()
-        self.precisions = PrecisionChooser(self.runners)
         self.compiles = CompileCache()
         self._profiles: dict[Path, ProfileStore] = {}
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
@@ -69,3 +58,13 @@ class SessionCache:
         """What is known of the model with its present weights, in this session and earlier ones."""
         folder = profiles_folder(context.cache_folder)
         return self._profiles.setdefault(folder, ProfileStore(folder)).of(model.model)
+
+    def finish_learning(self) -> None:
+        """Wait until all is found out that the work so far repays, and write down what is known."""
+        self.learner.finish()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write down what forwards took."""
+        for store in self._profiles.values():
+            store.flush()

@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..api.context import RunContext
 from ..api.model_info import ModelInfo
 from ..images.channels import ChannelPlan, plan_channels
+from ..models.trial import piece_sides
 from ..tiling.pad import WrapPadding
 from .frame_io import FrameSink, FrameSource
 
@@ -80,3 +83,14 @@ def workload_of_one(size: tuple[int, int], info: ModelInfo, context: RunContext)
     held *= context.output_device.type == context.device.type
     channels = plan_channels(_RGB, info)
     return Workload(1, size, channels, held, context.output_device.type == "cpu")
+
+
+def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo) -> Tensor | None:
+    """A piece from the middle of the first frame, as the model sees it, [1, C, h, w] float32 0..1 on the CPU; None
+    where the frame is too small for one."""
+    height, width = piece_sides(info)
+    top, left = (source.size[0] - height) // 2, (source.size[1] - width) // 2
+    if top < 0 or left < 0:
+        return None
+    piece = source.frame(0)[top : top + height, left : left + width]
+    return channels.to_model(piece)[:1].float().cpu().contiguous()

@@ -24,19 +24,21 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "compiled"))
 
 
-@pytest.fixture(autouse=True)
-def kernels_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine that does other things a build takes longer than a user would wait."""
-    build = sys.modules.get("cudaspeed.kernels.build")
-    if build:
-        monkeypatch.setattr(build, "_PATIENCE", 60.0)
+@pytest.fixture(scope="session", autouse=True)
+def kernels_are_built(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """They stay loaded: a run does not wait for them, and which test comes first is not to decide."""
+    if "torch" in sys.modules:
+        from cudaspeed.kernels import window_attention, winograd
+
+        for kernels in (winograd, window_attention):
+            kernels.prepare(tmp_path_factory.mktemp("kernels"), 60.0)
 
 
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without kernels of ours, where compiling is what makes models faster."""
-    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder: False)
-    monkeypatch.setattr("cudaspeed.kernels.window_attention.prepare", lambda folder: False)
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder, patience=0.0: False)
+    monkeypatch.setattr("cudaspeed.kernels.window_attention.prepare", lambda folder, patience=0.0: False)
     monkeypatch.setattr("cudaspeed.kernels.window_attention._library", None)
 
 

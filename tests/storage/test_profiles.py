@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from cudaspeed.storage import fingerprint
-from cudaspeed.storage.profiles import Profile, ProfileStore
+from cudaspeed.storage.profiles import Account, Profile, ProfileStore
 
 CONTENT = "0123456789abcdef" * 4
-WRITTEN = {"schema": 4, "receptive_field": 3, "unbounded": False, "fastest": {}, "raised": {}, "throughputs": {}}
+TABLES = ("trials", "raised", "fastest", "throughputs", "costs", "chosen", "accounts")
+WRITTEN = {"schema": 5, "revision": 1, "receptive_field": 3, "unbounded": False, **{name: {} for name in TABLES}}
 
 
 @pytest.fixture
@@ -32,10 +33,10 @@ def test_nothing_is_known_of_an_unknown_model_and_asking_leaves_no_trace(folder:
 
 def test_what_was_found_out_is_known_to_later_sessions(folder: Path) -> None:
     told = ProfileStore(folder).update(CONTENT, receptive_field=7, unbounded=True)
-    assert told == Profile(receptive_field=7, unbounded=True)
+    assert told == Profile(1, receptive_field=7, unbounded=True)
     assert ProfileStore(folder).get(CONTENT) == told
     assert ProfileStore(folder).update(CONTENT, raised={"fp16 on cuda": "bf16"}).receptive_field == 7
-    assert ProfileStore(folder).get(CONTENT) == Profile(7, True, {"fp16 on cuda": "bf16"})
+    assert ProfileStore(folder).get(CONTENT) == Profile(2, 7, True, raised={"fp16 on cuda": "bf16"})
     ProfileStore(folder).update(CONTENT, throughputs={"fp32 on cpu": ((4096, 1.5), (16384, 1.25))})
     assert ProfileStore(folder).get(CONTENT).throughputs == {"fp32 on cpu": ((4096, 1.5), (16384, 1.25))}
     assert ProfileStore(folder).get("f" * 64) == Profile()
@@ -45,7 +46,7 @@ def test_what_another_session_found_out_meanwhile_is_kept(folder: Path) -> None:
     ours, theirs = ProfileStore(folder), ProfileStore(folder)
     ours.update(CONTENT, receptive_field=3)
     theirs.update(CONTENT, raised=MappingProxyType({"fp16 on cuda": "fp32"}))
-    assert ours.update(CONTENT, unbounded=True) == Profile(3, True, {"fp16 on cuda": "fp32"})
+    assert ours.update(CONTENT, unbounded=True) == Profile(3, 3, True, raised={"fp16 on cuda": "fp32"})
 
 
 def test_files_are_this_users_alone(folder: Path) -> None:
@@ -79,6 +80,12 @@ def test_files_are_this_users_alone(folder: Path) -> None:
         json.dumps(WRITTEN | {"throughputs": {"fp32 on cpu": [[4096, 1.5], [1024, 2.5]]}}),
         json.dumps(WRITTEN | {"throughputs": {"fp32 on cpu": [[4096, -1.5]]}}),
         json.dumps(WRITTEN | {"throughputs": {"fp32 on cpu": [["4096", 1.5]]}}),
+        json.dumps(WRITTEN | {"revision": -1}),
+        json.dumps(WRITTEN | {"trials": {"bf16 on cpu": None}}),
+        json.dumps(WRITTEN | {"costs": {"torch.float32 True": [1, 2.0]}}),
+        json.dumps(WRITTEN | {"costs": {"torch.float32 True": [1, 2.0, float("nan")]}}),
+        json.dumps(WRITTEN | {"accounts": {"some cpu": [1, 2.0, -3, 4.0]}}),
+        json.dumps(WRITTEN | {"accounts": {"some cpu": [1, 2.0, 3, float("inf")]}}),
     ],
 )
 def test_a_damaged_file_is_ignored_and_replaced(folder: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +97,7 @@ def test_a_damaged_file_is_ignored_and_replaced(folder: Path, text: str, caplog:
     assert (
         ProfileStore(folder).update(CONTENT, receptive_field=5)
         == ProfileStore(folder).get(CONTENT)
-        == Profile(receptive_field=5)
+        == Profile(1, receptive_field=5)
     )
 
 
@@ -113,7 +120,7 @@ def test_where_nothing_can_be_written_it_is_known_for_this_session(tmp_path: Pat
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     profiles = ProfileStore(blocked / "profiles")
-    assert profiles.update(CONTENT, receptive_field=3) == profiles.get(CONTENT) == Profile(receptive_field=3)
+    assert profiles.update(CONTENT, receptive_field=3) == profiles.get(CONTENT) == Profile(1, receptive_field=3)
 
 
 def test_a_name_that_is_no_digest_is_refused(folder: Path) -> None:
@@ -167,3 +174,26 @@ def test_what_a_killed_process_was_writing_goes(folder: Path) -> None:
     (folder / f"{'f' * 64}.new").write_text("half")
     ProfileStore(folder).update(CONTENT, receptive_field=5)
     assert {path.name for path in folder.iterdir()} == {f"{CONTENT}.json", "lock"}
+
+
+def test_the_revision_tells_how_often_what_decides_has_changed(folder: Path) -> None:
+    profiles = ProfileStore(folder)
+    assert profiles.update(CONTENT, chosen={"auto": "fp32"}).revision == 1
+    assert profiles.update(CONTENT, chosen={"auto": "fp32"}).revision == 1, "nothing has"
+    assert profiles.update(CONTENT, chosen={"bf16": "bf16"}).revision == 2
+    assert profiles.get(CONTENT).chosen == {"auto": "fp32", "bf16": "bf16"}
+    assert ProfileStore(folder).update(CONTENT, unbounded=True).revision == 3
+
+
+def test_what_forwards_took_is_added_up_over_sessions_and_decides_nothing(folder: Path) -> None:
+    ours, theirs = ProfileStore(folder), ProfileStore(folder)
+    for profiles in (ours, theirs):
+        profiles.spend(CONTENT, "some cpu", Account(100, 1.0, 10, 0.1))
+        assert profiles.account(CONTENT, "some cpu") == Account(100, 1.0, 10, 0.1)
+        profiles.flush()
+    ours.spend(CONTENT, "a card", Account(1, 1.0))
+    ours.update(CONTENT, unbounded=True)
+    seen = ProfileStore(folder)
+    assert seen.account(CONTENT, "some cpu") == Account(200, 2.0, 20, 0.2)
+    assert seen.account(CONTENT, "a card") == Account(1, 1.0)
+    assert seen.get(CONTENT).revision == 1

@@ -1,0 +1,184 @@
+"""Finds out between runs what they would have liked to know: one forward at a time, in a thread that gives way."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from torch import nn
+
+from ..api.errors import first_line
+from ..models.study import Ask, Study
+
+logger = logging.getLogger("cudaspeed")
+
+_NICE = 10  # of 19
+_LITTLE = 0.1  # of the last run's pixels: a forward of no more than that may begin although the next run may be near
+_IDLE = 1.0  # seconds without a run, after which a larger one may begin
+
+
+class Steps(Protocol):
+    """What computes the forwards of a model's studies (studies.py)."""
+
+    def repaid(self, study: Study) -> bool:
+        """Whether the work that was done is enough for the study to be made between runs."""
+        ...
+
+    def first(self, study: Study) -> Ask | None:
+        """What a study asks for first."""
+        ...
+
+    def step(self, study: Study, ask: Ask) -> Ask | None:
+        """Compute what is asked for; what is asked for next. None: the study has ended."""
+        ...
+
+
+class Subject:
+    """What is to be found out about one model where it computes, and the study of it that has begun."""
+
+    def __init__(self, runner: Steps) -> None:
+        self._runner = runner
+        self._offered: set[str] = set()
+        self._waiting: deque[Study] = deque()
+        self._study: Study | None = None
+        self._ask: Ask | None = None
+        self._run_pixels = 0
+
+    def offer(self, studies: Iterable[Study], pixels: int) -> None:
+        """What a run of so many `pixels` would have liked to know. A study of one name is made once."""
+        self._run_pixels = pixels
+        for study in studies:
+            if study.name not in self._offered:
+                self._offered.add(study.name)
+                self._waiting.append(study)
+
+    def ask(self) -> Ask | None:
+        """The forward to compute next; None where there is none, or no more is repaid yet."""
+        if self._ask is None:
+            self._study = next((study for study in self._waiting if self._runner.repaid(study)), None)
+            if self._study:
+                self._waiting.remove(self._study)
+                self._ask = self._runner.first(self._study)
+        return self._ask
+
+    def is_little(self, ask: Ask) -> bool:
+        """Whether a run that comes meanwhile would hardly notice."""
+        return ask.picture[0, 0].numel() <= _LITTLE * self._run_pixels
+
+    def step(self) -> None:
+        """Compute the forward that `ask` told."""
+        assert self._study is not None and self._ask is not None
+        self._ask = self._runner.step(self._study, self._ask)
+
+    def give_up(self) -> None:
+        """Leave the study that has begun."""
+        self._study = self._ask = None
+
+    def work_off(self) -> None:
+        """What is repaid, at once, but no more than a run can bear."""
+        left = _LITTLE * self._run_pixels
+        while (ask := self.ask()) and ask.picture[0, 0].numel() <= left:
+            left -= ask.picture[0, 0].numel()
+            self.step()
+
+
+class Learner:
+    """Has one thread, for as long as there is something to find out that the work so far repays. A run waits for one
+    forward of it at most, a small one unless nothing ran for a second."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._subjects: weakref.WeakKeyDictionary[nn.Module, dict[str, Subject]] = weakref.WeakKeyDictionary()
+        self._runs = 0
+        self._stepping = self._stopped = self._hurried = False
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def standing_back(self) -> Iterator[None]:
+        """Within it, which is a run, nothing is found out."""
+        with self._condition:
+            self._runs += 1
+            self._condition.wait_for(lambda: not self._stepping)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._runs -= 1
+                self._condition.notify_all()
+
+    def subject(self, model: nn.Module, place: str, make: Callable[[], Steps]) -> Subject:
+        """What is to be found out about `model` in a place; gone with the model. `make` makes what computes it."""
+        with self._condition:
+            subjects = self._subjects.setdefault(model, {})
+            if place not in subjects:
+                subjects[place] = Subject(make())
+            return subjects[place]
+
+    def wake(self) -> None:
+        """There may be something to find out."""
+        with self._condition:
+            if self._thread is None and self._first():
+                self._thread = threading.Thread(target=self._work, name="cudaspeed learner", daemon=True)
+                self._thread.start()
+                atexit.register(self.stop)
+
+    def finish(self) -> None:
+        """Wait until all is found out that the work so far repays."""
+        with self._condition:
+            self._hurried = True
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._thread is None)
+            self._hurried = False
+
+    def stop(self) -> None:
+        """Find out nothing any more: the process ends."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._thread is None)
+
+    def _work(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        while subject := self._next():
+            try:
+                subject.step()
+            except Exception as error:  # nothing here is worth more than a line
+                logger.debug("something was not found out: %s", first_line(error))
+                subject.give_up()
+            subject = None  # its model may go meanwhile
+            with self._condition:
+                self._stepping = False
+                self._condition.notify_all()
+
+    def _next(self) -> Subject | None:
+        """The subject to compute a forward for, once that disturbs nobody; None, and the thread ends, where there is
+        none. Being told of one, no run begins before it is computed."""
+        with self._condition:
+            while True:
+                self._condition.wait_for(lambda: not self._runs or self._stopped)
+                found = self._first()
+                if found is None:
+                    self._thread = None
+                    self._condition.notify_all()
+                    return None
+                ask = found.ask()
+                assert ask is not None
+                ran = lambda: bool(self._runs or self._stopped or self._hurried)  # noqa: E731
+                if self._hurried or found.is_little(ask) or not self._condition.wait_for(ran, _IDLE):
+                    self._stepping = True
+                    return found
+
+    def _first(self) -> Subject | None:
+        """A subject that there is something to compute for."""
+        subjects = [] if self._stopped else [some for by in self._subjects.values() for some in by.values()]
+        return next((subject for subject in subjects if subject.ask()), None)

@@ -1,0 +1,121 @@
+"""Computes what studies ask for, within an account, and keeps what they find in the model's profile."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+
+import torch
+from spandrel import ImageModelDescriptor
+
+from ..api.context import RunContext
+from ..api.errors import first_line
+from ..models.execution import ExecutionMode
+from ..models.runner import ModelRunner
+from ..models.study import Answer, Ask, Study
+from ..storage.fingerprint import describe_environment
+from ..storage.profiles import Account
+from .session_cache import SessionCache
+
+logger = logging.getLogger("cudaspeed")
+
+# What all studies of a model may take of the work that was done with it, and those within a run of that run.
+_SHARE_OF_WORK, _SHARE_OF_RUN = 0.05, 0.10
+
+
+class StudyRunner:
+    """Runs studies of one model on a context's device.
+
+    What they cost is counted in input pixels of forwards, which no busy machine and no clock makes more or fewer; and
+    in seconds, so that forwards which are small, and therefore slow, do not take more than is meant.
+    """
+
+    def __init__(
+        self, model: ImageModelDescriptor, context: RunContext, shared: SessionCache, unlimited: bool = False
+    ) -> None:
+        self.unlimited = unlimited
+        self._model, self._context, self._shared = weakref.ref(model), context, shared
+        self._hardware = describe_environment(context.device)["hardware"]
+        self._copies: dict[ExecutionMode, ModelRunner] = {}
+
+    def affordable(self, study: Study, pixels: int) -> bool:
+        """Whether a run of so many `pixels` may spend that much on finding something out, before it begins."""
+        if self.unlimited:
+            return True
+        account = self._account()
+        within = _SHARE_OF_WORK * (account.work_pixels + pixels) - account.learning_pixels
+        return study.pixels <= min(_SHARE_OF_RUN * pixels, within)
+
+    def repaid(self, study: Study) -> bool:
+        """Whether the work that was done is enough for the study to be made between runs."""
+        account = self._account()
+        seconds = account.work_seconds * study.pixels / max(account.work_pixels, 1)  # at the pace of the work
+        in_pixels = account.learning_pixels + study.pixels <= _SHARE_OF_WORK * account.work_pixels
+        return in_pixels and account.learning_seconds + seconds < _SHARE_OF_WORK * account.work_seconds
+
+    def run(self, study: Study) -> None:
+        """All of a study. What it finds is kept; where memory ran out on the way, nothing is found."""
+        ask = self.first(study)
+        while ask:
+            self._context.raise_if_interrupted()
+            ask = self.step(study, ask)
+
+    def first(self, study: Study) -> Ask | None:
+        """What a study asks for first."""
+        model = self._model()
+        return self._next(model, study, None) if model else None
+
+    def step(self, study: Study, ask: Ask) -> Ask | None:
+        """Compute what is asked for; what is asked for next. None: the study has ended."""
+        model = self._model()
+        if model is None:
+            return None
+        try:
+            answer = self._answer(model, ask)
+        except Exception as error:  # an interrupt goes on up
+            if not self._context.is_out_of_memory(error):
+                raise
+            logger.debug("%s: %s", study.name, first_line(error))
+            self._context.release_cached()
+            return None
+        return self._next(model, study, answer)
+
+    def _account(self) -> Account:
+        model = self._model()
+        return self._shared.profile(model, self._context).account(self._hardware) if model else Account()
+
+    def copy_in(self, mode: ExecutionMode) -> ModelRunner | None:
+        """The copy of the model that was made for the studies in `mode`, if there is one."""
+        return self._copies.get(mode)
+
+    def _next(self, model: ImageModelDescriptor, study: Study, answer: Answer | None) -> Ask | None:
+        try:
+            return study.steps.send(answer) if answer else next(study.steps)
+        except StopIteration as end:
+            # by its name it is known not to be needed again
+            found = {**end.value, "trials": {study.name: "", **end.value.get("trials", {})}}
+            self._shared.profile(model, self._context).keep(**found)
+            return None
+
+    def _answer(self, model: ImageModelDescriptor, ask: Ask) -> Answer:
+        clock, context = self._shared.clock, self._context
+        began = clock()
+        try:
+            runner = self._shared.runners.find(model, ask.mode) or self._copies.get(ask.mode)
+            if runner is None:
+                runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
+            if context.device.type != "cpu":  # a copy is there already
+                context.make_resident(runner, 0)
+            with torch.inference_mode():
+                started = clock()
+                output = runner.forward(ask.picture.to(context.device)).float().cpu()
+                answer = Answer(output, max(0.0, clock() - started))
+        except Exception as error:  # an architecture may fail in any way in a mode it does not know
+            if context.is_out_of_memory(error):
+                raise
+            answer = Answer(None, 0.0, first_line(error))
+        pixels, seconds = ask.picture[0, 0].numel(), max(0.0, clock() - began)
+        if not self.unlimited:
+            spent = Account(learning_pixels=pixels, learning_seconds=seconds)
+            self._shared.profile(model, context).spend(self._hardware, spent)
+        return answer
