@@ -281,7 +281,7 @@ class CompiledForwards:
             self._store.note(self._model_id, self._what, Usage(eager_seconds=self._eager_seconds, eager_rate=eager))
         self._eager_seconds = 0.0
         for shapes, loaded in self._loaded.items():
-            both = bool(eager and self._rate(shapes))  # measured side by side, or they cannot be compared
+            both = bool(eager and self._rate(shapes)) and self._says_otherwise(shapes, self._rate(shapes) / eager)
             usage = Usage(0.0, eager * both, self._rate(shapes) * both, loaded.checked, loaded.sha256)
             self._store.note(self._id(shapes), self._what_of(shapes), usage)
 
@@ -335,11 +335,17 @@ class CompiledForwards:
         return self._times[shapes].rate if shapes in self._times else 0.0
 
     def _relative_cost(self, shapes: TileShapes, entry: Entry) -> float:
-        if self._rate(shapes) and self._rate(None):
-            return self._rate(shapes) / self._rate(None)
+        """As it was found when it was compiled, or by earlier runs: what this one sees counts for the next."""
         if entry.compiled_rate and entry.eager_rate and _fresh(entry):  # else it may try again
             return entry.compiled_rate / entry.eager_rate
         return 1.0 - self._expectation().share_saved
+
+    def _says_otherwise(self, shapes: TileShapes, relative: float) -> bool:
+        """Whether what a run saw of compiled code, by eager, is to be kept: where nothing was known, or it was taken
+        for faster and is clearly slower. Else every run would change the next one's mind."""
+        entry = self._entries().get(shapes)
+        known = entry.compiled_rate / entry.eager_rate if entry and entry.compiled_rate and entry.eager_rate else 0.0
+        return not known or (relative >= _CLEARLY_SLOWER > known)
 
     def _load(self, shapes: TileShapes) -> CompiledExecutor | None:
         entry, loaded = self._store.get(self._id(shapes)), self._loaded.get(shapes)

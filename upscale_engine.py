@@ -138,7 +138,7 @@ def tune(
     with Session(model, options, context, sessions) as session:
         session.start(math.prod(size), lambda: None)
     sessions.flush()
-    return f"{session.chain.now.mode.name}, profile: rev {session.revision}"
+    return f"{session.chain.now.mode.name}, profile: rev {session.revisions[-1]}"
 
 
 def finish_learning(sessions: SessionCache = _SESSIONS) -> None:

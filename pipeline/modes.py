@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -70,8 +70,13 @@ class ModeChooser:
             told = told or f"{precision} {reason} with this model before: {mode.precision} is used instead"
         if asked not in ("auto", mode.precision) and not told:
             told = f"{asked} was asked for, {mode.precision} is used: {why_not(asked, self._model, device)}"
-        self._profile.keep(chosen={self._question(): f"{mode}{code_behind(self._model.model, mode)}"})
         return Choice(mode, told)
+
+    def keep_choice(self, mode: ExecutionMode, compiled: Sequence[str]) -> int:
+        """Note what a run computes by: where that is not what the last one had, it is another revision of the profile.
+        Returns the revision."""
+        told = f"{mode}{code_behind(self._model.model, mode)}" + "".join(f", compiled for {some}" for some in compiled)
+        return self._profile.keep(chosen={self._question(): told}).revision
 
     def after_failure(self, mode: ExecutionMode, error: ModelFailedError) -> Choice:
         """What to run instead of `mode`, which failed on a picture with `error`: the same by torch's own operations, in

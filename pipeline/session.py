@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -16,6 +16,7 @@ from ..api.model_info import ModelInfo
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
+from ..compiling.shapes import TileShapes
 from ..memory import MemoryCost, allowed_bytes, weights_bytes, with_results, working_bytes
 from ..models.execution import ExecutionMode
 from ..models.info import model_info
@@ -66,7 +67,7 @@ class BatchTime:
 class Session:
     """Begins with `start`; a context that keeps what was learned when it is left, however that is.
 
-    `info` is what is known of the model, `chain` where the run stands, `notes` what the user is to be told of that.
+    `info` is what is known of the model, `chain` where the run stands, `notes` what the user is to be told of that, `revisions` those of what was known, while it ran.
     `observations` are what the process has seen of the model. `streams` is the device as one that works on its own;
     None where it does not. `batches_ahead`: how many batches are computed while the host looks at an earlier one. A
     `thorough` one spends whatever it takes to find something out.
@@ -95,6 +96,8 @@ class Session:
         self._later: list[Study] = []
         self._failures: list[tuple[ExecutionMode, ModelFailedError]] = []
         self._ready: Compiled = {}
+        self._noted: Collection[TileShapes] = ()
+        self.revisions: list[int] = []
         self.observations: ModelObservations = shared.record(model).observations
         self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
         self.notes: list[str] = []
@@ -122,7 +125,9 @@ class Session:
             if left is not None and copy > left:
                 raise MemoryError(f"a copy of the model takes {copy} bytes, and {left} are allowed")
             self.chain = FallbackChain(self._chosen(self._modes.choose(pixels, piece)), self._modes, self._steps)
-        self.revision = self._profile.known.revision
+        compiled = self.chain.now.compiled
+        self._noted = (compiled.ready() if compiled else {}).keys()
+        self.revisions = [self._modes.keep_choice(self.chain.now.mode, sorted(map(str, self._noted)))]
 
     def fall_back_after(self, error: ModelFailedError) -> None:
         """Go on without the mode that failed on a picture with `error`. Raises `error` where nothing is left."""
@@ -275,8 +280,12 @@ class Session:
         return choice.mode
 
     def _look_for_compiled(self) -> None:
+        """What is ready now; where that is other shapes than before, it is another revision of what is known."""
         compiled = self.chain.now.compiled
         self._ready = compiled.ready() if compiled else {}
+        if self._ready.keys() != self._noted:
+            self._noted = self._ready.keys()
+            self.revisions.append(self._modes.keep_choice(self.chain.now.mode, sorted(map(str, self._noted))))
 
     def _new_scheduler(self, workload: Workload, limits: Limits) -> Scheduler:
         """For the step that the run stands on."""
