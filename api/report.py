@@ -56,8 +56,8 @@ class UpscaleReport:
     went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none.
     `kernels` are those that computed the model. `profile` is the revision of what was known of the model when the run
     began, "rev 7": runs of one revision, with the same options, give the same bits, but for a lack of memory, which is
-    told. Where compiled code got ready on the way, it went "rev 7 to 8". `notes` are sentences on what was not done as asked, such as a
-    precision that the model does not work in."""
+    told. Where compiled code got ready on the way, it went "rev 7 to 8". `notes` are sentences on what was not done as
+    asked, such as a precision that the model does not work in."""
 
     model: str
     scale: int
