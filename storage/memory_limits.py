@@ -73,17 +73,17 @@ def _left_by_groups(root: Path) -> Iterator[int]:
     """What each of the groups leaves, in which this process is."""
     for version, limits, used, stat in _groups(root, _text(root / "proc/self/cgroup")):
         known = [_number(_text(path)) for path in limits]
-        told = _stat(stat) if version.inherited else {}
-        known.append(told.get(version.inherited or ""))
+        told = _text(stat) if version.inherited else ""
+        known += [_counted(version.inherited, told)] if version.inherited else []
         limit = min((limit for limit in known if limit is not None), default=_NO_LIMIT)
         if limit < _NO_LIMIT:
-            told = told or _stat(stat)
-            yield limit - (_number(_text(used)) or 0) + told.get(version.gives_way, 0)
+            yield limit - (_number(_text(used)) or 0) + (_counted(version.gives_way, told or _text(stat)) or 0)
 
 
-def _stat(path: Path) -> dict[str, int]:
-    """The numbers in a memory.stat."""
-    return {name: int(number) for name, number in re.findall(r"^(\w+) (\d{1,20})$", _text(path), re.MULTILINE)}
+def _counted(name: str, stat: str) -> int | None:
+    """What a memory.stat tells under `name`."""
+    found = re.search(rf"^{name} (\d{{1,20}})$", stat, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 @lru_cache(maxsize=8)
