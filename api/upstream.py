@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
@@ -33,14 +34,17 @@ def architecture_call(descriptor: ImageModelDescriptor) -> Callable[[nn.Module, 
 def own_tensors(module: nn.Module) -> tuple[dict[str, nn.Parameter | None], dict[str, Tensor | None]]:
     """The parameters and buffers of `module` itself, by name: the very dictionaries, which show what replaced them.
 
-    `named_parameters` and `named_buffers` take some times as long for deep models, and these are asked at every tile.
+    `named_parameters` and `named_buffers` take some times as long for deep models, and these are asked at every run and
+    every tile.
     """
     return module._parameters, module._buffers
 
 
-def version_of(tensor: Tensor) -> int:
-    """Goes up when `tensor` is written in place; torch counts it for autograd and has no public word for it."""
-    return tensor._version
+children_of: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter("_modules")
+"""The children of a module by name, as `own_tensors` for tensors."""
+
+version_of: Callable[[Tensor], int] = attrgetter("_version")
+"""Goes up when a tensor is written in place; torch counts it for autograd and has no public word for it."""
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from spandrel import ImageModelDescriptor, ModelTiling
 from torch import nn
 
 from ..api.model_info import ModelInfo
+from ..storage.fingerprint import versions_of
 
 # The names under which spandrel's architectures keep their attention windows, as a number or a pair.
 _WINDOW_ATTRIBUTES = ("window_size", "split_size", "pad_size", "ws")
@@ -21,10 +24,21 @@ _WRAPAROUND = {"DCTLSA": 16}
 _SMALL_PARAMETERS = 2_500_000
 
 
+class _Traits(NamedTuple):
+    """What a module's parts tell, while its weights have the number `versions`."""
+
+    versions: int
+    parameters: int
+    convolutional: bool
+    steps: frozenset[int]
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, _Traits] = weakref.WeakKeyDictionary()
+
+
 def model_info(descriptor: ImageModelDescriptor) -> ModelInfo:
     """The info of a loaded model. `name` is its architecture's and tags', such as "RealESRGAN Compact 64nf 16nc"."""
-    model, size = descriptor.model, descriptor.size_requirements
-    parameters, convolutional = sum(p.numel() for p in model.parameters()), is_convolutional(model)
+    traits, size = _traits(descriptor.model), descriptor.size_requirements
     return ModelInfo(
         name=" ".join([descriptor.architecture.name, *descriptor.tags]),
         scale=descriptor.scale,
@@ -33,9 +47,9 @@ def model_info(descriptor: ImageModelDescriptor) -> ModelInfo:
         multiple_of=size.multiple_of,
         minimum=size.minimum,
         square=size.square,
-        alignment=math.lcm(size.multiple_of, _ALIGNMENTS.get(descriptor.architecture.id, 1), *_steps(model)),
-        convolutional=convolutional,
-        small_convolutional=convolutional and parameters <= _SMALL_PARAMETERS,
+        alignment=math.lcm(size.multiple_of, _ALIGNMENTS.get(descriptor.architecture.id, 1), *traits.steps),
+        convolutional=traits.convolutional,
+        small_convolutional=traits.convolutional and traits.parameters <= _SMALL_PARAMETERS,
         global_context=descriptor.tiling is not ModelTiling.SUPPORTED,
         wraparound=_WRAPAROUND.get(descriptor.architecture.id, 0),
     )
@@ -43,7 +57,17 @@ def model_info(descriptor: ImageModelDescriptor) -> ModelInfo:
 
 def is_convolutional(model: nn.Module) -> bool:
     """Whether a model is convolutions and pointwise maths only: no linear layers, no attention windows."""
-    return not _attention_windows(model) and not any(isinstance(m, nn.Linear) for m in model.modules())
+    return _traits(model).convolutional
+
+
+def _traits(model: nn.Module) -> _Traits:
+    """Read off the model's parts once, and again when they, or its weights, are others."""
+    versions, known = versions_of(model), _known.get(model)
+    if known is None or known.versions != versions:
+        convolutional = not _attention_windows(model) and not any(isinstance(m, nn.Linear) for m in model.modules())
+        parameters = sum(p.numel() for p in model.parameters())
+        known = _known[model] = _Traits(versions, parameters, convolutional, frozenset(_steps(model)))
+    return known
 
 
 def _steps(model: nn.Module) -> set[int]:

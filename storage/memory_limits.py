@@ -2,7 +2,8 @@
 (a container's, a service's, a session's; each ancestor's limit counts), and by its own resource limits.
 
 After cgroups(7) and the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory, proc(5) for what lies in /proc/self, and
-getrlimit(2). Swap does not count. Only Linux has such files; elsewhere no limit is found.
+getrlimit(2). Swap does not count. Only Linux has such files; elsewhere no limit is found. It is asked some times a run:
+where a process's groups are mounted is looked up once, and what limits nothing is not read further.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -38,6 +40,19 @@ _VERSIONS = (
 _RESOURCES = (("Max address space", "VmSize"), ("Max data size", "VmData"))
 
 
+# What the first version says where nothing limits a group: the most pages that fit a signed long, of whatever size.
+_NO_LIMIT = 1 << 62
+
+
+class _Group(NamedTuple):
+    """A control group's files."""
+
+    version: _Version
+    limits: tuple[Path, ...]
+    used: Path
+    stat: Path
+
+
 class _Mount(NamedTuple):
     """Where control groups are mounted, and which of them is shown there as the topmost."""
 
@@ -56,20 +71,34 @@ def memory_bytes_left(root: Path = Path("/")) -> int | None:
 
 def _left_by_groups(root: Path) -> Iterator[int]:
     """What each of the groups leaves, in which this process is."""
-    for version in _VERSIONS:
-        for folder in _groups(version, root):
-            stat = dict(re.findall(r"^(\w+) (\d+)$", _text(folder / "memory.stat"), re.MULTILINE))
-            limits = [_number(_text(folder / name)) for name in version.limits]
-            limits.append(_number(stat.get(version.inherited or "", "")))
-            known = [limit for limit in limits if limit is not None]
-            if known:
-                used = _number(_text(folder / version.used)) or 0
-                yield min(known) - used + int(stat.get(version.gives_way, 0))
+    for version, limits, used, stat in _groups(root, _text(root / "proc/self/cgroup")):
+        known = [_number(_text(path)) for path in limits]
+        told = _text(stat) if version.inherited else ""
+        known += [_counted(version.inherited, told)] if version.inherited else []
+        limit = min((limit for limit in known if limit is not None), default=_NO_LIMIT)
+        if limit < _NO_LIMIT:
+            yield limit - (_number(_text(used)) or 0) + (_counted(version.gives_way, told or _text(stat)) or 0)
 
 
-def _groups(version: _Version, root: Path) -> Iterator[Path]:
-    """The folders of this process's group and its ancestors, as far as they are shown."""
-    group = _group(version, _text(root / "proc/self/cgroup"))
+def _counted(name: str, stat: str) -> int | None:
+    """What a memory.stat tells under `name`."""
+    found = re.search(rf"^{name} (\d{{1,20}})$", stat, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+@lru_cache(maxsize=8)
+def _groups(root: Path, told: str) -> tuple[_Group, ...]:
+    """This process's groups and their ancestors, as far as they are shown, where /proc/self/cgroup has `told`."""
+    return tuple(
+        _Group(version, tuple(folder / name for name in version.limits), folder / version.used, folder / "memory.stat")
+        for version in _VERSIONS
+        for folder in _folders(version, root, told)
+    )
+
+
+def _folders(version: _Version, root: Path, told: str) -> Iterator[Path]:
+    """The folders of this process's group and its ancestors."""
+    group = _group(version, told)
     mounts = list(_mounts(version, _text(root / "proc/self/mountinfo"), root))
     mounts = mounts or [_Mount(root / version.usual_mount, PurePosixPath("/"))]
     # Of several, the one that shows the most ancestors. In a container none may show the group by its name, because a
@@ -108,9 +137,10 @@ def _mounts(version: _Version, told: str, root: Path) -> Iterator[_Mount]:
 
 def _left_by_resources(root: Path) -> Iterator[int]:
     """What the process's own limits leave of what counts against them."""
-    limits, status = _text(root / "proc/self/limits"), _text(root / "proc/self/status")
-    for limit, counted in _RESOURCES:
-        most = re.search(rf"^{limit} +(\d+) ", limits, re.MULTILINE)  # not "unlimited"
+    limits = _text(root / "proc/self/limits")
+    found = {counted: re.search(rf"^{limit} +(\d+) ", limits, re.MULTILINE) for limit, counted in _RESOURCES}
+    status = _text(root / "proc/self/status") if any(found.values()) else ""
+    for counted, most in found.items():  # none where it is "unlimited"
         taken = re.search(rf"^{counted}:\s*(\d+) kB$", status, re.MULTILINE)
         if most and taken:
             yield int(most[1]) - 1024 * int(taken[1])
@@ -118,8 +148,8 @@ def _left_by_resources(root: Path) -> Iterator[int]:
 
 def _text(path: Path) -> str:
     """The file's text; none where it cannot be read."""
-    with contextlib.suppress(OSError, ValueError):  # a name with a zero in it is a ValueError
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    with contextlib.suppress(OSError, ValueError), path.open("rb", buffering=0) as file:  # a name with a zero in it
+        return (file.read() or b"").decode(errors="surrogateescape")
     return ""
 
 
