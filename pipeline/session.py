@@ -68,9 +68,10 @@ class Session:
     """Begins with `start`; a context that keeps what was learned when it is left, however that is.
 
     `info` is what is known of the model, `chain` where the run stands, `notes` what the user is to be told of that;
-    `revisions` are the profile's while it runs, the first and every one after it. `observations` are what the process has seen of the model. `streams` is the device as one that works on its own;
-    None where it does not. `batches_ahead`: how many batches are computed while the host looks at an earlier one. A
-    `thorough` one spends whatever it takes to find something out.
+    `revisions` are the profile's while it runs, the first and every one after it. `observations` are what the process
+    has seen of the model. `streams` is the device as one that works on its own; None where it does not.
+    `batches_ahead`: how many batches are computed while the host looks at an earlier one. A `thorough` one spends
+    whatever it takes to find something out.
     """
 
     chain: FallbackChain

@@ -1,0 +1,71 @@
+"""Times the layers that models are made of, for the table that ships: `python -m bench.layer_table`.
+
+Prints `kernels/layer_table.py`'s entry for this processor's instructions: the layers of the models of
+`bench/model_zoo.py`, and 3x3 convolutions of other widths between which those of other models lie. By one thread, in
+the time that the processor gave to it, so that other work on the machine counts little; each the least of some calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from cudaspeed.host import StandaloneContext
+from cudaspeed.kernels import window_attention, winograd
+from cudaspeed.kernels.layer_times import LayerTimes, Way, timed_as, timings
+from cudaspeed.kernels.layers import LayerKind, layers_of
+
+from . import model_zoo
+
+_WAYS: tuple[Way, ...] = ("plain", "plain channels last", "winograd", "attention")
+_WIDTHS = (8, 16, 32, 64, 128, 256)
+_TURNS = 12
+
+
+def kinds_of(names: Iterable[str]) -> list[LayerKind]:
+    """The kinds of layers of these models of `bench/model_zoo.py`, and convolutions of all widths."""
+    found = {LayerKind("conv3x3", pair) for pair in itertools.product(_WIDTHS, _WIDTHS)}
+    for name in names:
+        model = model_zoo.build(name)
+        found.update(layers_of(model.model, model.scale))
+    return sorted(found)
+
+
+def line(kind: LayerKind, times: LayerTimes) -> str:
+    """An entry of the table: seconds a megapixel, three digits."""
+    told = {way: times.seconds.get((kind, way)) for way in _WAYS}
+    columns = ", ".join(f'"{way}": {seconds:.3g}' for way, seconds in told.items() if seconds)
+    return f'        ("{kind.name}", {kind.sizes}): {{{columns}}},'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=[*model_zoo.NAMES, "swinir-m"])
+    parser.add_argument("--bf16", action="store_true", help="where the processor computes in it")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    folder = Path(StandaloneContext("cpu").cache_folder)
+    ways = [way for way in _WAYS if way != "winograd" or winograd.prepare(folder)]
+    ways = [way for way in ways if way != "attention" or window_attention.prepare(folder)]
+    ways += ["bf16 channels last"] if args.bf16 else []
+    kinds = kinds_of(args.models)
+    times = LayerTimes()
+    for kind in kinds:  # all ways of a kind in turn
+        what = dict.fromkeys((kind, timed_as(kind, way)) for way in ways)
+        times = times.with_timings(timings(what, time.process_time, _TURNS))
+    print(f"    # torch {torch.__version__}, others that ran: {os.getloadavg()[0]:.1f}")
+    print(f'    "{torch.backends.cpu.get_cpu_capability()}": {{')
+    for kind in kinds:
+        print(line(kind, times))
+    print("    },")
+
+
+if __name__ == "__main__":
+    main()
