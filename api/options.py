@@ -31,8 +31,9 @@ class UpscaleOptions:
     `batch_size` is the most frames in flight. With `compile`, `compile_mode` says when: "auto" where the work repays
     it, "background" at once, both while eager pictures go on; "wait" before the first tile. `tiling_mode` names the
     axes along which the picture is tileable and stays so: both ("wrap"), left to right ("wrap_x"), top to bottom
-    ("wrap_y"). `alpha_mode` says how alpha is enlarged; "auto": by the model where it has sharp edges. Raises
-    `BadOptionError` on a value out of range.
+    ("wrap_y"). `alpha_mode` says how alpha is enlarged; "auto": by the model where it has sharp edges.
+    `reproducible` leaves only choices that need no measuring, so that two machines of one kind give the same bits.
+    Raises `BadOptionError` on a value out of range.
     """
 
     precision: PrecisionChoice = "auto"
@@ -45,6 +46,7 @@ class UpscaleOptions:
     compile_mode: CompileMode = "auto"
     tiling_mode: TilingMode = "none"
     alpha_mode: AlphaMode = "auto"
+    reproducible: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, PRECISION_CHOICES)
@@ -54,6 +56,7 @@ class UpscaleOptions:
         _check_choice("alpha mode", self.alpha_mode, ALPHA_MODES)
         _check_switch("autocast", self.autocast)
         _check_switch("compile", self.compile)
+        _check_switch("reproducible", self.reproducible)
         _check_number("tile size", self.tile, 0, MAX_TILE)
         _check_number("overlap", self.overlap, 0, MAX_OVERLAP)
         _check_number("batch size", self.batch_size, 1, MAX_BATCH)
