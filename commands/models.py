@@ -49,13 +49,18 @@ def _describe(name: str, path: Path, known: LoadedStore, loaded: dict[Path, tupl
         record["bytes"] = status.st_size
         with opened_model(path) as header:
             facts = _told_by(header)
-        if facts:
-            return record | asdict(facts)
-        place, stamp = path.absolute(), f"{status.st_size} {status.st_mtime_ns} {_digest_of(header)} {_spandrel()}"
-        told = known.get(place, stamp)
-        if not _makes_sense(told):
-            told = _load(path)
-            loaded[place] = stamp, told
+            if facts and header.complete:
+                return record | asdict(facts)
+            place, stamp = path.absolute(), f"{status.st_size} {status.st_mtime_ns} {_digest_of(header)} {_spandrel()}"
+            told = known.get(place, stamp)
+            if _makes_sense(told):
+                return record | told
+            if facts and header.stored_bytes <= status.st_size:
+                header.check_content()
+                told = asdict(facts)
+            else:
+                told = _load(path)
+        loaded[place] = stamp, told
         return record | told
     except (BadModelError, OSError) as error:  # OSError: it was deleted meanwhile
         return {**record, "error": str(error)}

@@ -38,16 +38,26 @@ _FLAGS = ("pro",)  # Real-CUGAN's
 @dataclass(frozen=True)
 class Header:
     """The tensors by name, out of the dictionaries that training programs put around them; `read(storage, into)` fills
-    in a storage's bytes while the file is open. `flags` are names that tell an architecture by being there."""
+    in a storage's bytes while the file is open. `flags` are names that tell an architecture by being there. `complete`:
+    this tells that all of them are there; else reading them may find some missing, or wrong by their checksums."""
 
     tensors: dict[str, TensorRecord]
     read: Callable[[StorageRecord, memoryview], None]
     flags: tuple[str, ...] = ()
+    complete: bool = False
 
     @property
     def stored_bytes(self) -> int:
         """Of all storages that tensors lie in, each once."""
-        return sum({tensor.storage.key: tensor.storage.size for tensor in self.tensors.values()}.values())
+        return sum(storage.size for storage in self._storages())
+
+    def check_content(self) -> None:
+        """Read all that is stored, a storage at a time, and forget it. Raises `DamagedError` and `RefusedError`."""
+        for storage in self._storages():
+            self.read(storage, memoryview(bytearray(storage.size)))
+
+    def _storages(self) -> Iterable[StorageRecord]:
+        return {tensor.storage.key: tensor.storage for tensor in self.tensors.values()}.values()
 
 
 @contextmanager
@@ -93,7 +103,7 @@ def _header(file: BinaryIO, size: int) -> Header:
     head = file.read(_HEAD)
     if is_safetensors(head):
         opened = open_safetensors(file, size)
-        header = Header(opened.records, opened.read)
+        header = Header(opened.records, opened.read, complete=True)
     else:
         if head.startswith(zip_archive.SIGNATURE):
             saved = torch_file.open_archive(file, size)
