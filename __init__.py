@@ -1,42 +1,49 @@
 """Upscale CUDAspeed: pictures upscaled by any model that spandrel loads, fast and within the memory there is.
 
 In Python: `upscale(image, load_model("4x.pth"))`. In ComfyUI, which imports this folder as a pack: the nodes.
+
+What needs torch is imported when it is first asked for, so that the command line answers at once.
 """
 
-from .api import surroundings as surroundings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .api import surroundings
 
 # isort: split
-from spandrel import ImageModelDescriptor
-from torch import Tensor
-
-from . import upscale_engine
-from .api.context import RunContext
 from .api.errors import CudaspeedError
 from .api.options import UpscaleOptions
-from .api.report import UpscaleResult
-from .host import StandaloneContext, inside_comfyui
-from .models.loader import load_model
+
+if TYPE_CHECKING:
+    from .host import StandaloneContext
+    from .library import upscale
+    from .models.loader import load_model
+    from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 __all__ = ["CudaspeedError", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
 
+_LATER = {"StandaloneContext": ".host", "load_model": ".models.loader", "upscale": ".library"}
 
-def upscale(
-    image: Tensor,
-    model: ImageModelDescriptor,
-    options: UpscaleOptions = UpscaleOptions(),  # noqa: B008  # frozen: every call may have the same
-    context: RunContext | None = None,
-) -> UpscaleResult:
-    """Upscale `image` [B, H, W, C], floats 0..1, by `model`; the result's `image` is [B, H*scale, W*scale, C].
-
-    C: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. `context` says where to compute and whom to tell of progress; None:
-    `StandaloneContext()`, the first CUDA, XPU or MPS device, else the CPU, with the result in main memory as float32.
-    Raises `CudaspeedError`, whose message names the value, the limit and what to change.
-    """
-    return upscale_engine.upscale(image, model, options, context or StandaloneContext())
-
-
-if inside_comfyui():
-    from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-
+if surroundings.inside_comfyui():
     WEB_DIRECTORY = "./web"
+    _LATER |= dict.fromkeys(("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"), ".nodes")
     __all__ += ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+
+
+def __getattr__(name: str) -> Any:
+    """What was not asked for before (PEP 562). Raises `ImportError`, whatever went wrong: an `AttributeError` out of
+    somebody's module would tell `hasattr`, by which ComfyUI asks, that there are no nodes, and not why."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(_LATER[name], __name__), name)
+    except AttributeError as error:
+        raise ImportError(f"{name} cannot be imported: {error}") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,10 +9,7 @@ called from a script or a test.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +21,10 @@ from spandrel import ImageModelDescriptor
 
 from .api.context import Resident, RunContext
 from .api.errors import BadOptionError, first_line
+from .api.surroundings import inside_comfyui
 from .memory import free_device_bytes, is_out_of_memory
 from .models.loader import bundled_folder, find_models, load_model
+from .storage.location import compiled_folder
 
 _FOLDER = "upscale_models"
 _ON_DETACH = "on_detach_after"  # comfy.patcher_extension.CallbacksMP.ON_DETACH
@@ -37,11 +36,6 @@ _PATCHER_NOTES = (
     "current_weight_patches_uuid",
     "model_offload_buffer_memory",
 )
-
-
-def inside_comfyui() -> bool:
-    """Whether ComfyUI's modules can be imported."""
-    return importlib.util.find_spec("comfy") is not None and importlib.util.find_spec("folder_paths") is not None
 
 
 @contextmanager
@@ -117,47 +111,6 @@ def _find_device(name: str) -> torch.device:
             f"device is {name!r}, which this machine does not offer ({first_line(error)}); try auto or cpu"
         ) from error
     return device
-
-
-def compiled_folder() -> Path:
-    """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else a folder of ours in the platform's for caches, else,
-    for a user without a home, in the folder for temporary files. It need not exist, nor be one that can be written."""
-    asked = os.environ.get("CUDASPEED_CACHE_DIR")
-    if asked:
-        return _absolute(asked)
-    caches = _caches_folder()
-    return caches / "cudaspeed" / "compiled" if caches else _temporary_folder() / "compiled"
-
-
-def _caches_folder() -> Path | None:
-    """The platform's folder for caches; None where nothing tells it. Relative paths count as not set, as the XDG Base
-    Directory Specification has it."""
-    if sys.platform != "darwin":
-        told = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "")
-        if Path(told).is_absolute():
-            return Path(told)
-    try:
-        home = Path.home()
-    except RuntimeError:  # neither HOME nor the system's list of users tells it
-        return None
-    within = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
-    return home / within if home.is_absolute() else None
-
-
-def _temporary_folder() -> Path:
-    """This user's in the folder for temporary files, which is everybody's, but on Windows."""
-    name = "cudaspeed" if sys.platform == "win32" else f"cudaspeed-{os.getuid()}"
-    try:
-        return Path(tempfile.gettempdir()) / name
-    except FileNotFoundError:  # there is no folder that this user may write into
-        return Path(os.sep) / name
-
-
-def _absolute(path: str) -> Path:
-    try:
-        return Path(path).absolute()
-    except FileNotFoundError:  # the working folder was deleted, and what is relative to it is nowhere
-        return Path(path)
 
 
 class ComfyContext:

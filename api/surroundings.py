@@ -1,24 +1,31 @@
-"""Imports torch and spandrel where that would fail: a user without a name, a working folder that was deleted.
+"""Where the pack finds itself: inside ComfyUI or not, and where torch's import would fail, which is mended here.
 
-The package's first import, before anything that imports them by itself. Elsewhere it changes nothing.
+The package's first import, so that nothing of ours imports torch before it: of a user without a name, and in a working
+folder that was deleted, the import fails. Elsewhere it changes nothing, and imports neither torch nor spandrel.
 """
 
 from __future__ import annotations
 
 import getpass
 import importlib
+import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
-def import_torch() -> None:
-    """Import torch and spandrel, in any surroundings."""
+def inside_comfyui() -> bool:
+    """Whether ComfyUI's modules can be imported."""
+    return importlib.util.find_spec("comfy") is not None and importlib.util.find_spec("folder_paths") is not None
+
+
+def make_torch_importable() -> None:
+    """See to it that torch and spandrel can be imported from now on, whatever the surroundings."""
     _name_inductor_folder()
-    with _some_working_folder():
-        importlib.import_module("spandrel")  # which imports torch
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        _import_from_another_folder()
 
 
 def _name_inductor_folder() -> None:
@@ -32,21 +39,15 @@ def _name_inductor_folder() -> None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
-@contextmanager
-def _some_working_folder() -> Iterator[None]:
-    """The body runs in a working folder that exists: without one torch's import fails, and oneMKL ends the process."""
+def _import_from_another_folder() -> None:
+    """Import torch and spandrel at once: without a working folder torch's import fails, and oneMKL ends the process."""
+    deleted = os.open(".", os.O_RDONLY)
     try:
-        Path.cwd()
-    except FileNotFoundError:
-        deleted = os.open(".", os.O_RDONLY)
-        try:
-            os.chdir(os.sep)
-            yield
-        finally:
-            os.fchdir(deleted)
-            os.close(deleted)
-    else:
-        yield
+        os.chdir(os.sep)
+        importlib.import_module("spandrel")  # which imports torch
+    finally:
+        os.fchdir(deleted)
+        os.close(deleted)
 
 
-import_torch()
+make_torch_importable()

@@ -1,10 +1,14 @@
-"""The arguments of all commands. What is read has `run`, the function that carries the command out."""
+"""The arguments of all commands. What is read has `run`, the function that carries the command out.
+
+Help, the version and mistakes are told from here alone, which takes neither torch nor NumPy."""
 
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NoReturn
 
 from ..api.errors import BadOptionError
 from ..api.options import ALPHA_MODES, COMPILE_MODES, LEVELS, PRECISION_CHOICES, TILING_MODES
@@ -12,14 +16,31 @@ from ..images.kinds import ENDINGS
 from ..images.limits import DEFAULT_LIMITS
 from ..images.naming import FORMATS
 from ..models.loader import DEFAULT_MODEL
-from . import cache, models, upscale
+from .console import Console
 from .exit_codes import EXPLAINED
+
+Run = Callable[[argparse.Namespace, Console], int]
+
+_A_MODEL = "a name that 'cudaspeed models' lists, or a model file"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Hand mistakes to `main`, which reports all of them alike, in one line."""
         raise BadOptionError(f"{message} (see {self.prog} --help)")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **named: Any) -> NoReturn:
+        """As argparse's own, for a version that is looked up when it is asked for, which takes its time."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            told = version("cudaspeed")
+        except PackageNotFoundError:  # a checkout, run as it lies there
+            told = "(not installed)"
+        sys.stdout.write(f"cudaspeed {told}\n")
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,44 +51,55 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"cudaspeed {_version()}")
+    top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     output = _output_arguments()
 
     one = commands.add_parser(
         "upscale",
-        parents=[output, _computing_arguments()],
+        parents=[output, _computing_arguments(), _compiling_arguments()],
         help="upscale pictures or a folder of them",
         epilog=EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_file_arguments(one)
     _add_upscale_arguments(one)
-    one.set_defaults(run=upscale.run)
+    one.set_defaults(run=_later("request"))
 
     listed = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
-    listed.set_defaults(run=models.run)
+    listed.set_defaults(run=_later("models"))
+
+    tuned = commands.add_parser(
+        "tune",
+        parents=[output, _computing_arguments(), _compiling_arguments()],
+        help="find out now what is the fastest for a model here, instead of bit by bit beside pictures",
+    )
+    tuned.add_argument("models", nargs="+", metavar="MODEL", help=_A_MODEL)
+    tuned.add_argument("--size", metavar="WxH", help="of the pictures to come (default: those that are usual)")
+    tuned.set_defaults(run=_later("tune"))
 
     of_cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
     actions = of_cache.add_subparsers(required=True, metavar="ACTION")
     listed = actions.add_parser("list", parents=[output], help="what is compiled, what failed and why")
-    listed.set_defaults(run=cache.show)
+    listed.set_defaults(run=_later("cache", "show"))
     clear = actions.add_parser("clear", parents=[output], help="delete what is compiled, and what is known of models")
-    clear.set_defaults(run=cache.clear)
+    clear.set_defaults(run=_later("cache", "clear"))
     warm = actions.add_parser(
         "warm", parents=[output, _computing_arguments()], help="compile ahead of time, and wait for it"
     )
-    warm.add_argument("model", metavar="MODEL", help="a name that 'cudaspeed models' lists, or a model file")
+    warm.add_argument("model", metavar="MODEL", help=_A_MODEL)
     warm.add_argument("--size", nargs="+", required=True, metavar="WxH", help="sizes of the pictures to come")
-    warm.set_defaults(run=cache.warm)
+    warm.set_defaults(run=_later("cache", "warm"))
     return top
 
 
-def _version() -> str:
-    try:
-        return version("cudaspeed")
-    except PackageNotFoundError:  # a checkout, run as it lies there
-        return "(not installed)"
+def _later(module: str, function: str = "run") -> Run:
+    """The `function` in `module` of this package, which is imported when the command is carried out."""
+
+    def run(arguments: argparse.Namespace, console: Console) -> int:
+        return getattr(import_module(f".{module}", __package__), function)(arguments, console)
+
+    return run
 
 
 def _output_arguments() -> _Parser:
@@ -90,6 +122,19 @@ def _computing_arguments() -> _Parser:
     )
     shared.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
+    return shared
+
+
+def _compiling_arguments() -> _Parser:
+    """What upscaling and finding out how to must agree on, too."""
+    shared = _Parser(add_help=False)
+    shared.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compile the model where that pays (default: yes)",
+    )
+    shared.add_argument("--level", choices=LEVELS, default="balanced", help="what to optimise for (default: balanced)")
     return shared
 
 
@@ -130,16 +175,9 @@ def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:
         "--model",
         metavar="NAME_OR_PATH",
         default=DEFAULT_MODEL,
-        help="a name that 'cudaspeed models' lists, or a model file (default: %(default)s)",
+        help=f"{_A_MODEL} (default: %(default)s)",
     )
     command.add_argument("--overlap", type=int, default=0, metavar="N", help="least overlap in pixels, 0 = automatic")
-    command.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="compile the model where that pays (default: yes)",
-    )
-    command.add_argument("--level", choices=LEVELS, default="balanced", help="what to optimise for (default: balanced)")
     command.add_argument("--batch-size", type=int, default=1, metavar="N", help="most frames in flight (default: 1)")
     command.add_argument(
         "--compile-mode",
@@ -159,4 +197,10 @@ def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:
         choices=ALPHA_MODES,
         default="auto",
         help="how transparency is enlarged; auto: sharp edges by the model, anything else by Lanczos (default: auto)",
+    )
+    command.add_argument(
+        "--frozen",
+        dest="reproducible",
+        action="store_true",
+        help="choose nothing by measuring, so that two machines of one kind give the same picture bit for bit",
     )

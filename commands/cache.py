@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import time
 from dataclasses import asdict
 from typing import Any
 
 from ..api.errors import BadModelError, BadOptionError, CudaspeedError, first_line
 from ..api.options import UpscaleOptions
-from ..api.report import NOT_NEEDED
-from ..host import StandaloneContext, compiled_folder
-from ..models.loader import load_model
+from ..models.loader import check_file, load_model
 from ..storage.artifacts import ArtifactStore, Entry
-from ..storage.profiles import ProfileStore, profiles_folder
-from ..upscale_engine import warm_up
+from ..storage.loaded import LoadedStore
+from ..storage.location import compiled_folder
 from .console import Console
+from .devices import check_device
 from .exit_codes import DONE, FAILED
-from .options import options_of
+from .options import options_of, parse_size
 
 logger = logging.getLogger("cudaspeed")
-
-_LONGEST_SIDE = 1 << 16  # pixels, of a picture to compile for
 
 
 def show(arguments: argparse.Namespace, console: Console) -> int:
@@ -40,8 +36,11 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
 
 def clear(arguments: argparse.Namespace, console: Console) -> int:
     """Delete what is compiled, and what is known of models."""
+    from ..storage.profiles import ProfileStore, profiles_folder  # with torch
+
     store = ArtifactStore(compiled_folder())
     freed = store.clear()
+    LoadedStore(store.folder).clear()
     ProfileStore(profiles_folder(store.folder)).clear()
     console.tell({"folder": str(store.folder), "freed_bytes": freed}, f"{freed / 1e6:.1f} MB freed in {store.folder}")
     return DONE
@@ -51,6 +50,13 @@ def warm(arguments: argparse.Namespace, console: Console) -> int:
     """Compile ahead of time, for each size, and wait for it."""
     sizes = [parse_size(text) for text in arguments.size]
     options = options_of(UpscaleOptions, arguments)
+    check_device(arguments.device)
+    check_file(arguments.model)
+
+    from ..api.report import NOT_NEEDED
+    from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
+    from ..upscale_engine import warm_up
+
     context, model = StandaloneContext(arguments.device), load_model(arguments.model)
     code = DONE
     for height, width in sizes:
@@ -72,16 +78,6 @@ def warm(arguments: argparse.Namespace, console: Console) -> int:
         }
         console.tell(record, f"{width}x{height}: {status} ({record['seconds']:.1f} s)")
     return code
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """ "1920x1080" -> (height, width) in pixels. Raises `BadOptionError` for anything else."""
-    found = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", text)
-    if not found or not all(0 < int(side) <= _LONGEST_SIDE for side in found.groups()):
-        raise BadOptionError(
-            f"size is {text!r}; give width and height in pixels, 1 to {_LONGEST_SIDE} each, such as 1920x1080"
-        )
-    return int(found[2]), int(found[1])
 
 
 def _entry_line(entry: Entry) -> str:

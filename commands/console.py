@@ -14,13 +14,23 @@ import os
 import re
 import select
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import Any, TextIO, cast
-
-from tqdm import tqdm
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from .exit_codes import FAILED
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 logger = logging.getLogger("cudaspeed")
 
@@ -33,6 +43,7 @@ class Console:
     def __init__(self) -> None:
         self.json = False
         self._out, self._err = _Stream(sys.stdout), _Stream(sys.stderr)
+        self._beside_bars: Callable[[], AbstractContextManager[None]] = nullcontext
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Console:
@@ -58,7 +69,7 @@ class Console:
     def complain(self, text: str) -> None:
         """Something on standard error; where that fails on standard output, unless there is only JSON, whose records
         tell of errors and warnings as well."""
-        with tqdm.external_write_mode(file=self._err):  # not in the middle of a progress bar
+        with self._beside_bars():
             self._err.write(f"{text}\n")
         if self._err.failure and not self.json:
             self._out.write(f"{text}\n")
@@ -71,6 +82,9 @@ class Console:
 
     def progress(self, name: str) -> tqdm[Any]:
         """A progress bar, where there is a terminal to show it."""
+        from tqdm import tqdm  # here because help needs no bar, and is not to wait for one
+
+        self._beside_bars = partial(tqdm.external_write_mode, file=self._err)
         shown = self._err.isatty() and not self.json
         return tqdm(desc=printable(name), unit="tile", leave=False, disable=not shown, file=cast(TextIO, self._err))
 

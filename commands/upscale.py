@@ -1,10 +1,8 @@
-"""`cudaspeed upscale`: pictures from files into files, one after the other."""
+"""The pictures of `cudaspeed upscale`, from files into files, one after the other."""
 
 from __future__ import annotations
 
-import argparse
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,25 +12,24 @@ import torch
 from spandrel import ImageModelDescriptor
 
 from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutOfMemoryError, OutputError, first_line
-from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
-from ..host import StandaloneContext, compiled_folder
-from ..images.animation import ENDINGS as ANIMATED_ENDINGS
-from ..images.animation import open_animation
+from ..host import StandaloneContext
+from ..images.animation import Animation
 from ..images.codecs.picture import Picture
-from ..images.files import ENDINGS_OF_16_BITS, check_fits, read_image, write_image
+from ..images.files import ENDINGS_OF_16_BITS, check_fits, write_image
 from ..images.folders import Identity, identity
-from ..images.jobs import Job, PassedOver, Plan, Refused, plan_jobs, refuse_unwritable, why_unwritable
-from ..images.limits import DecodeLimits
-from ..images.naming import FolderOptions, folded
+from ..images.jobs import Job, PassedOver, Refused, why_unwritable
+from ..images.naming import folded
 from ..images.whole import sweep_leftovers
 from ..memory import free_host_bytes
 from ..models.loader import load_model
+from ..storage.location import compiled_folder
 from ..upscale_engine import upscale
 from .animations import Progress, upscale_frames
 from .console import Console
 from .exit_codes import DONE, FAILED
-from .options import options_of
+from .reading import Read
+from .request import Request
 
 logger = logging.getLogger("cudaspeed")
 
@@ -42,19 +39,17 @@ _BYTES_A_PIXEL_TO_WRITE = {".webp": 48, ".gif": 48}  # what their encoders take 
 _LESS_MEMORY = "close other programs, upscale a smaller picture, or use a model of a smaller scale"
 
 
-def run(arguments: argparse.Namespace, console: Console) -> int:
+def upscale_all(request: Request, read: Read, console: Console) -> int:
     """Upscale what can be upscaled; of each picture a record or a line says what came of it."""
-    options = options_of(UpscaleOptions, arguments)
-    limits = options_of(DecodeLimits, arguments)
-    plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
-    model = load_model(arguments.model)
+    model = load_model(request.model)
+    StandaloneContext(request.device)  # raises where this machine has no such device, before anything is begun
     _warn_of_unwritable_cache()
-    for others in plan.passed_over:
+    for others in request.plan.passed_over:
         _tell_passed_over(others, console)
-    for folder in {job.target.parent for job in plan.jobs}:
+    for folder in {job.target.parent for job in request.plan.jobs}:
         sweep_leftovers(folder)
     code = DONE
-    for record in _Batch(model, options, limits, arguments, console).records(plan):
+    for record in _Batch(model, request, read, console).records():
         if "error" in record:
             code = FAILED
             logger.error(record["error"])
@@ -86,16 +81,15 @@ class _Batch:
     """What all pictures of one command have in common."""
 
     model: ImageModelDescriptor
-    options: UpscaleOptions
-    limits: DecodeLimits
-    arguments: argparse.Namespace
+    request: Request
+    read: Read
     console: Console
 
-    def records(self, plan: Plan) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[dict[str, Any]]:
         """Of each step the JSON record, once it is done, skipped or has failed. What every other picture would meet as
         well is raised."""
         there: dict[str, tuple[Identity | None, Path]] = {}
-        for step in plan.steps:
+        for step in self.request.plan.steps:
             if isinstance(step, Refused):
                 yield _failed(step.source, step.reason)
                 continue
@@ -104,7 +98,7 @@ class _Batch:
             if known and known == identity(step.target):
                 yield _failed(step.source, f"{writer} became {step.target} already; use two outputs")
                 continue
-            if self.arguments.skip_existing and _exists(step.target):
+            if self.request.is_done(step):
                 record = {"input": str(step.source), "output": str(step.target), "skipped": True}
             else:
                 record = self._attempt(step)
@@ -129,19 +123,18 @@ class _Batch:
 
     def _upscale(self, job: Job) -> dict[str, Any]:
         with self.console.progress(job.source.name) as bar:
-            ending = job.target.suffix.lower()
-            animation = open_animation(job.source, self.limits) if ending in ANIMATED_ENDINGS else None
-            progress = Progress(bar, runs=-(-len(animation) // self.options.batch_size) if animation else 1)
-            context = StandaloneContext(self.arguments.device, progress.show, lambda text: bar.set_postfix_str(text))
-            if animation:
+            options, ending = self.request.options, job.target.suffix.lower()
+            picture = self.read(job)
+            frames = len(picture) if isinstance(picture, Animation) else 1
+            progress = Progress(bar, runs=-(-frames // options.batch_size))
+            context = StandaloneContext(self.request.device, progress.show, lambda text: bar.set_postfix_str(text))
+            if isinstance(picture, Animation):
                 _make_folder(job.target)
-                report, lost = upscale_frames(animation, job.target, self.model, self.options, context)
-                return self._told(job, report, (*animation.warnings, *lost))
-            picture = read_image(job.source, self.limits)
+                report, lost = upscale_frames(picture, job.target, self.model, options, context)
+                return self._told(job, report, (*picture.warnings, *lost))
             height, width = picture.pixels.shape[:2]
             check_fits(job.target, width * self.model.scale, height * self.model.scale)
             _check_room(picture, self.model.scale, ending)
-            options = self.options
             if picture.bits >= 16 and options.precision == "auto" and ending in ENDINGS_OF_16_BITS:
                 options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
             result = upscale(torch.from_numpy(picture.pixels)[None], self.model, options, context)
@@ -153,7 +146,7 @@ class _Batch:
         """The record of a finished job; `lost` is logged, too, as the engine has logged its own warnings."""
         for warning in lost:
             logger.warning("%s: %s", job.source, warning)
-        return {**_record(job, self.arguments.model, report), "warnings": [*report.warnings, *lost]}
+        return {**_record(job, self.request.model, report), "warnings": [*report.warnings, *lost]}
 
 
 def _check_room(picture: Picture, scale: int, ending: str) -> None:
@@ -167,11 +160,6 @@ def _check_room(picture: Picture, scale: int, ending: str) -> None:
             f"the result and writing it take {needed / 2**30:.2f} GiB of memory and {free / 2**30:.2f} GiB are free; "
             + _LESS_MEMORY
         )
-
-
-def _exists(target: Path) -> bool:
-    """As a file, by os.path's functions: for a name that is too long, those of paths raise."""
-    return os.path.exists(target) and not os.path.isdir(target)  # noqa: PTH110, PTH112
 
 
 def _make_folder(target: Path) -> None:

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..api.errors import BadImageError
 from ..api.options import AlphaMode
-from .alpha import has_edges
 from .codecs import (
     animated_gif,
     animated_png,
@@ -132,7 +130,7 @@ def _looked_through(data: bytes, found: Played, limits: DecodeLimits) -> Animati
         counts.add(1 if count <= 2 else 3)
         if count in (2, 4) and (frame.samples[..., -1] < top).any():
             has_alpha = True
-            edges = edges or has_edges(torch.from_numpy(frame.samples[..., -1].astype(np.float32) / top))
+            edges = edges or _has_edges(frame.samples[..., -1].astype(np.float32) / top)
     if len(durations) < 2:
         return None
     carried = carried_by(data, _METADATA[str(recognise(data))])
@@ -151,6 +149,14 @@ def _looked_through(data: bytes, found: Played, limits: DecodeLimits) -> Animati
         carried=carried,
         warnings=tuple(notes),
     )
+
+
+def _has_edges(alpha: NDArray[np.floating]) -> bool:
+    import torch  # here because reading a picture needs none, and the command line does it while torch is imported
+
+    from .alpha import has_edges
+
+    return has_edges(torch.from_numpy(alpha))
 
 
 def _decoded(data: bytes) -> Iterator[Frame]:

@@ -14,7 +14,6 @@ from .kinds import HEAD_BYTES, recognise
 from .limits import DEFAULT_LIMITS, DecodeLimits
 from .whole import write_whole
 
-WRITABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".exr")
 ENDINGS_OF_16_BITS = (".png", ".apng", ".tif", ".tiff", ".exr")  # the formats that keep them, or more
 LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # pixels; of libjpeg, and of the formats
 

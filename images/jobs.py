@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..api.errors import BadOptionError
-from .files import WRITABLE_ENDINGS
 from .folders import identity, look_into
-from .kinds import ENDINGS
+from .kinds import ENDINGS, WRITABLE_ENDINGS
 from .naming import FolderOptions, Source, is_in_format, place_of, targets_of, writers_of
 
 

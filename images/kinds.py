@@ -9,6 +9,9 @@ ENDINGS = (
 )  # fmt: skip
 """What pictures of these kinds are usually called."""
 
+WRITABLE_ENDINGS = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".exr")
+"""Of the formats that are written, too."""
+
 _BEGINNINGS = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),

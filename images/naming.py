@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..api.errors import BadOptionError
-from .files import WRITABLE_ENDINGS
-from .kinds import ENDINGS
+from .kinds import ENDINGS, WRITABLE_ENDINGS
 
 _SPELLINGS = {"png": (".png", ".apng"), "jpg": (".jpg", ".jpeg"), "tiff": (".tiff", ".tif")}
 _OTHER_SPELLINGS = {ending for endings in _SPELLINGS.values() for ending in endings[1:]}

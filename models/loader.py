@@ -1,4 +1,7 @@
-"""Model files: which there are, and loading one without ever running code that came with it."""
+"""Model files: which there are, and loading one without ever running code that came with it.
+
+Torch and spandrel are imported by what needs them: the command line looks for models, and is not to wait for that.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,14 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from spandrel import (
-    ImageModelDescriptor,
-    MaskedImageModelDescriptor,
-    ModelBase,
-    ModelLoader,
-    UnsupportedModelError,
-)
+from typing import TYPE_CHECKING, Any
 
 from ..api.errors import BadModelError, first_line
-from ..memory import is_out_of_memory
-from .construction import BoundedConstruction
 from .formats.errors import shown
-from .meshgrid import ExplicitMeshgrid
-from .weights import MODEL_ENDINGS, read_weights
+from .header import MODEL_ENDINGS, opened_model
+
+if TYPE_CHECKING:
+    from spandrel import ImageModelDescriptor, ModelBase
 
 logger = logging.getLogger("cudaspeed")
 
@@ -91,6 +86,13 @@ def resolve_model(name_or_path: str) -> Path:
     raise BadModelError(f"{name_or_path}: there is no such model file, nor a model of that name; there are: {names}")
 
 
+def check_file(name_or_path: str) -> None:
+    """Raise `BadModelError` where `load_model` would for what a file's name or header tells: that there is none, that
+    it is damaged, of another kind, or holds code. Whether spandrel knows the model is another question."""
+    with opened_model(resolve_model(name_or_path)):
+        pass
+
+
 def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
     """Load an upscaling model (safetensors, or weights by `torch.save`) to the CPU, in evaluation mode.
 
@@ -98,6 +100,13 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
     Raises `BadModelError` for what `read_weights` refuses, for an unknown architecture, for weights that do not fit
     together, and for a model that does not turn one picture into one.
     """
+    from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+
+    from ..memory import is_out_of_memory
+    from .construction import BoundedConstruction
+    from .meshgrid import ExplicitMeshgrid
+    from .weights import read_weights
+
     path = resolve_model(model) if isinstance(model, str) else Path(model)
     weights = read_weights(path)
     try:
@@ -122,6 +131,8 @@ def check_model(model: object) -> ImageModelDescriptor:
 
     Raises `BadModelError` otherwise, saying what it is instead.
     """
+    from spandrel import ImageModelDescriptor, ModelBase
+
     if isinstance(model, ImageModelDescriptor):
         return model
     if isinstance(model, ModelBase):
@@ -158,6 +169,8 @@ def _not_an_upscaler(names: Iterable[str]) -> str:
 
 
 def _not_single_image(descriptor: ModelBase[Any]) -> str:
+    from spandrel import MaskedImageModelDescriptor
+
     name = descriptor.architecture.name
     if isinstance(descriptor, MaskedImageModelDescriptor):
         return f"is an inpainting model ({name}), which needs a mask; choose an upscaling model"

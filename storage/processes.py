@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 _MOST_WORDS = 1 << 14
 _PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _CLOCK = 1.0  # seconds by which the system's word on when a process began may vary
@@ -71,6 +69,8 @@ def name_of_death(code: int) -> str:
 
 def began(pid: int) -> float:
     """When process `pid` began, unix seconds; 0 if there is none, or it has ended and its parent did not ask yet."""
+    import psutil  # here because to list what is compiled nobody asks mostly, and is not to wait for it
+
     try:
         process = psutil.Process(pid)
         return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -92,6 +92,8 @@ def adopt_orphans() -> None:
 
 def end_descendants(pid: int | None = None) -> None:
     """End all that process `pid`, this one if None, has started, and what they have."""
+    import psutil
+
     with suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):

@@ -91,12 +91,17 @@ def test_help_and_version(arguments: list[str], told: str, capsys: pytest.Captur
     assert told in capsys.readouterr().out
 
 
-def test_a_checkout_that_is_not_installed_runs_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_that_is_not_installed_runs_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def unknown(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("cudaspeed.commands.arguments.version", unknown)
+    monkeypatch.setattr("importlib.metadata.version", unknown)
     assert run("cache", "list")[0] == 0
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == "cudaspeed (not installed)\n"
 
 
 def test_one_picture_to_one_file(upscale: Run, tmp_path: Path) -> None:
@@ -650,6 +655,7 @@ def test_models_that_may_not_be_read_cost_only_themselves(
 def test_whatever_a_model_does_to_its_reader_costs_only_itself(
     run: Run, shelf: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
+    save_file({"odd.weight": torch.zeros(3)}, shelf / "broken.pth")  # which has to be loaded to be known
     really = loader.load_model
 
     def load(path: Path) -> object:
@@ -805,7 +811,7 @@ def test_warming_up_tells_for_each_size_how_it_went(run: Run, model: Path, monke
         asked.append((size, options))
         return "compiled" if size == (480, 640) else "eager: no C++ compiler was found"
 
-    monkeypatch.setattr("cudaspeed.commands.cache.warm_up", warm_up)
+    monkeypatch.setattr("cudaspeed.upscale_engine.warm_up", warm_up)
     sizes = ("--size", "640x480", "1280x720", "--precision", "fp32", "--tile", "256", "--device", "cpu")
     code, out, _ = run("cache", "warm", model, *sizes, "--json")
     records = [json.loads(line) for line in out.splitlines()]
@@ -825,7 +831,7 @@ def test_a_size_that_fails_costs_only_itself(run: Run, model: Path, monkeypatch:
             raise RuntimeError("cuDNN is unwell\nwith details")
         return "compiled"
 
-    monkeypatch.setattr("cudaspeed.commands.cache.warm_up", warm_up)
+    monkeypatch.setattr("cudaspeed.upscale_engine.warm_up", warm_up)
     code, out, _ = run("cache", "warm", model, "--size", "1x1", "2x2", "3x3", "--device", "cpu", "--json")
     assert code == 1
     assert [json.loads(line)["status"] for line in out.splitlines()] == [

@@ -15,10 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import torch
-
+from .element_types import ELEMENT_TYPES
 from .errors import DamagedError, RefusedError, shown
-from .tensors import StorageRecord, TensorRecord
+from .records import StorageRecord, TensorRecord
 
 _LENGTH = struct.Struct("<Q")
 _LONGEST_HEADER = 8 << 20  # bytes; that of a model of 10,000 tensors has one or two million
@@ -91,7 +90,7 @@ def _record(name: str, told: Any) -> tuple[TensorRecord, int]:
     """The tensor that the header tells of, and where its bytes begin behind the header."""
     if not isinstance(told, dict) or not isinstance(told.get("dtype"), str):
         raise DamagedError(f"its header tells nothing of {shown(name)}")
-    dtype = getattr(torch, _TYPES.get(told["dtype"], ""), None)
+    dtype = ELEMENT_TYPES.get(_TYPES.get(told["dtype"], ""))
     if dtype is None:
         raise RefusedError(f"has a tensor of type {shown(told['dtype'])}, which is not read; save it in F32 or F16")
     shape, place = told.get("shape"), told.get("data_offsets")

@@ -1,67 +1,15 @@
-"""Descriptions of tensors in a file, and the tensors made of them: views of byte ranges, within their bounds."""
+"""Tensors made of their descriptions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .errors import DamagedError
-
-_MOST_DIMENSIONS = 16
-MOST_ELEMENTS = 1 << 48  # more than memory can hold, and far from where torch's integers end
-
-
-@dataclass(frozen=True)
-class StorageRecord:
-    """`count` elements of `dtype` under `key`; a tensor counts its own from element `first` of them."""
-
-    key: str
-    dtype: torch.dtype
-    count: int
-    first: int = 0
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self.count * self.dtype.itemsize
-
-    def seen_as(self, dtype: torch.dtype) -> StorageRecord:
-        """The same bytes as elements of `dtype`. Raises `DamagedError` where they do not divide."""
-        if self.size % dtype.itemsize or self.first:
-            raise DamagedError(f"{self.size} bytes are no whole number of {dtype}")
-        return replace(self, dtype=dtype, count=self.size // dtype.itemsize)
-
-
-@dataclass(frozen=True)
-class TensorRecord:
-    """A tensor of `shape` whose elements lie `strides` apart in `storage`, the first at `offset`."""
-
-    storage: StorageRecord
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Raises `DamagedError` unless all of it lies in the storage. It may have an element more than once."""
-        numbers = (self.offset, *self.shape, *self.strides)
-        if not all(type(number) is int and 0 <= number < MOST_ELEMENTS for number in numbers):
-            raise DamagedError("a tensor has a shape that is none")
-        if len(self.shape) != len(self.strides) or len(self.shape) > _MOST_DIMENSIONS:
-            raise DamagedError(f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides")
-        if math.prod(max(side, 1) for side in self.shape) >= MOST_ELEMENTS:
-            raise DamagedError("a tensor has a shape larger than memory can be")
-        reach = sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
-        if self.size and self.storage.first + self.offset + reach >= self.storage.count:
-            raise DamagedError(f"a tensor of shape {self.shape} does not fit its {self.storage.count} elements")
-
-    @property
-    def size(self) -> int:
-        """Bytes of its own elements."""
-        return math.prod(self.shape) * self.storage.dtype.itemsize
+from .element_types import ElementType
+from .errors import RefusedError
+from .records import StorageRecord, TensorRecord
 
 
 def tensors_of(
@@ -69,7 +17,8 @@ def tensors_of(
 ) -> dict[str, Tensor]:
     """The tensors that `records` describe; those in one storage share it. `read(storage, into)` fills in its bytes.
 
-    Memory is taken for the storages that are needed, each once. Raises what `read` raises, and `MemoryError`.
+    Memory is taken for the storages that are needed, each once. Raises what `read` raises, `MemoryError`, and
+    `RefusedError` for a type that this torch does not have.
     """
     storages: dict[str, Tensor] = {}
     tensors: dict[str, Tensor] = {}
@@ -77,7 +26,7 @@ def tensors_of(
         storage = record.storage
         if storage.key not in storages:
             storages[storage.key] = _filled(storage, read)
-        elements = storages[storage.key].view(storage.dtype)
+        elements = storages[storage.key].view(_torch_type(storage.dtype))
         start = storage.first + record.offset if record.size else 0  # of no element there is no first
         tensors[name] = elements.as_strided(record.shape, record.strides, start)
     return tensors
@@ -90,3 +39,12 @@ def _filled(storage: StorageRecord, read: Callable[[StorageRecord, memoryview], 
         raise MemoryError(f"{storage.size} bytes for the weights are not to be had") from error
     read(storage, content.numpy().data)
     return content
+
+
+def _torch_type(kind: ElementType) -> torch.dtype:
+    found = getattr(torch, kind.name, None)
+    if found is None:
+        raise RefusedError(
+            f"has a tensor of type {kind.name}, which torch {torch.__version__} lacks; save it in float32"
+        )
+    return found

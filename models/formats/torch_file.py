@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from . import zip_archive
 from .errors import DamagedError, RefusedError, shown
 from .pickle_reader import MOST_BYTES, PickleReader
-from .tensors import StorageRecord
+from .records import StorageRecord
 from .torch_names import names_of_torch
 
 PICKLE = b"\x80"  # how every pickle since protocol 2 begins
@@ -112,4 +110,6 @@ def _small(file: BinaryIO, entry: zip_archive.Entry) -> BytesIO:
 def _swap_bytes(content: memoryview, size: int) -> None:
     """From the other byte order, for elements of `size` bytes."""
     if size > 1:
+        import numpy as np  # here because whoever reads a header needs none
+
         np.frombuffer(content, f"u{size}").byteswap(inplace=True)

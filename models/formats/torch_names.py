@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from .element_types import ELEMENT_TYPES, ElementType
 from .errors import DamagedError, ForbiddenNameError, RefusedError, shown
 from .pickle_reader import MOST_ARGUMENTS, Builder, Ignored, Names
-from .tensors import MOST_ELEMENTS, StorageRecord, TensorRecord
+from .records import MOST_ELEMENTS, StorageRecord, TensorRecord
 
 _STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
 }
 _MODULES_OF_STORAGES = ("torch", "torch.cuda", "torch.storage")
-_TYPES = {name for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 _OF_PYTHON_2 = {"unicode": "str", "long": "int", "xrange": "range"}
 # What checkpoints hold beside weights, as often as not; none of it is built.
@@ -57,7 +55,7 @@ _IGNORED = {
 def names_of_torch(storages: dict[str, StorageRecord]) -> Names:
     """What the names and references in a pickle by `torch.save` mean; `storages` gets those referred to, by key.
 
-    Tensors become `TensorRecord`, parameters too; storages `StorageRecord`; types `torch.dtype`.
+    Tensors become `TensorRecord`, parameters too; storages `StorageRecord`; types `ElementType`.
     """
 
     def refer(reference: object) -> StorageRecord:
@@ -76,9 +74,9 @@ def _resolve(module: str, name: str) -> object:
     if (module, name) in _BUILDERS:
         return _BUILDERS[module, name]
     if module in _MODULES_OF_STORAGES and name in _STORAGES:
-        return _STORAGES[name]
-    if module == "torch" and name in _TYPES:
-        return getattr(torch, name)
+        return ELEMENT_TYPES[_STORAGES[name]]
+    if module == "torch" and name in ELEMENT_TYPES:
+        return ELEMENT_TYPES[name]
     if (module, name) in _IGNORED:
         return Ignored()
     raise ForbiddenNameError(f"{module}.{name}")
@@ -90,7 +88,7 @@ def _storage(reference: object) -> StorageRecord:
         raise DamagedError("its pickle refers to what is no storage")
     _, dtype, key, _, count = reference[:5]
     view = reference[5] if len(reference) == 6 else None
-    if not isinstance(dtype, torch.dtype) or type(key) is not str or type(count) is not int:
+    if not isinstance(dtype, ElementType) or type(key) is not str or type(count) is not int:
         raise DamagedError("its pickle describes a storage that is none")
     if not 0 <= count < MOST_ELEMENTS:
         raise DamagedError("its pickle describes a storage larger than memory can be")
@@ -114,7 +112,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -
 def _tensor_of_type(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> TensorRecord:
     """The others are: does it need a gradient, hooks, type."""
     dtype = others[2]
-    if not isinstance(storage, StorageRecord) or not isinstance(dtype, torch.dtype):
+    if not isinstance(storage, StorageRecord) or not isinstance(dtype, ElementType):
         raise DamagedError("its pickle describes a tensor that is none")
     return _tensor(storage.seen_as(dtype), offset, shape, strides)
 

@@ -121,6 +121,7 @@ def _main(main: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 def _serve() -> None:
     from cudaspeed import cli
+    from cudaspeed.commands import upscale  # noqa: F401  # with torch and spandrel, which the command line imports later
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,0 +1,29 @@
+"""Names of devices, as far as they can be told from mistakes without torch."""
+
+from __future__ import annotations
+
+import re
+
+from ..api.errors import BadOptionError
+
+# All kinds that torch has names for; which of them a machine has, only torch knows.
+_KINDS = (
+    "cpu", "cuda", "xpu", "mps", "hip", "hpu", "mtia", "xla", "ipu", "ve", "maia", "vulkan", "privateuseone",
+    "meta", "lazy", "mkldnn", "opengl", "opencl", "ideep", "fpga",
+)  # fmt: skip
+_NAME = re.compile(r"([a-z_][a-z0-9_]*)(:[0-9]{1,3})?", re.ASCII)
+
+
+def check_device(name: str) -> None:
+    """Raise `BadOptionError` for what cannot be a device here: no name of one, or of a kind that neither torch has nor
+    an installed package that torch loads by itself (its entry point "torch.backends")."""
+    found = _NAME.fullmatch(name)
+    if name == "auto" or (found and (found[1] in _KINDS or _others_are_installed())):
+        return
+    raise BadOptionError(f"device is {name!r}, which is none; try auto, cpu, cuda:0, xpu or mps")
+
+
+def _others_are_installed() -> bool:
+    from importlib.metadata import entry_points  # here because it takes its time, and few ask
+
+    return bool(entry_points(group="torch.backends"))

@@ -1,0 +1,62 @@
+"""`cudaspeed upscale` as far as torch is not needed: what is asked for is checked, and the first picture is being read
+while torch is imported."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..api.options import UpscaleOptions
+from ..images.jobs import Job, Plan, plan_jobs, refuse_unwritable
+from ..images.limits import DecodeLimits
+from ..images.naming import FolderOptions
+from ..models.loader import check_file
+from .console import Console
+from .devices import check_device
+from .options import options_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be upscaled, and how, as far as it can be told to make sense. `model` is a name or a path, `device` a
+    name; with `skip_existing` an output that exists counts as done."""
+
+    plan: Plan
+    options: UpscaleOptions
+    limits: DecodeLimits
+    model: str
+    device: str
+    skip_existing: bool
+
+    def is_done(self, job: Job) -> bool:
+        """Whether there is nothing to do, because the output exists."""
+        return self.skip_existing and _exists(job.target)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Upscale what can be upscaled; of each picture a record or a line says what came of it."""
+    request = _checked(arguments)
+    from .reading import ReadAhead  # with numpy and Pillow
+
+    first = next((job for job in request.plan.jobs if not request.is_done(job)), None)
+    with ReadAhead(first, request.limits) as read:
+        from .upscale import upscale_all  # with torch and spandrel, which takes seconds
+
+        return upscale_all(request, read, console)
+
+
+def _checked(arguments: argparse.Namespace) -> Request:
+    """Raises `BadOptionError` and `BadModelError` for what makes no sense; changes nothing on disk."""
+    options = options_of(UpscaleOptions, arguments)
+    limits = options_of(DecodeLimits, arguments)
+    plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
+    check_file(arguments.model)
+    check_device(arguments.device)
+    return Request(plan, options, limits, arguments.model, arguments.device, arguments.skip_existing)
+
+
+def _exists(target: Path) -> bool:
+    """As a file, by os.path's functions: for a name that is too long, those of paths raise."""
+    return os.path.exists(target) and not os.path.isdir(target)  # noqa: PTH110, PTH112
