@@ -25,6 +25,7 @@ from .images.channels import plan_channels
 from .images.validate import validate_image
 from .models.loader import check_model
 from .pipeline.frame_io import TensorSink, TensorSource
+from .pipeline.monitor import Monitor
 from .pipeline.outcome import make_report, report_of_none
 from .pipeline.output import allocate_output
 from .pipeline.run import Pipeline
@@ -51,8 +52,20 @@ def upscale(
     and no model runs. An out-of-memory error makes the tiles smaller and goes on; frames already done are kept. Raises
     `BadImageError`, `BadModelError`, `BadOptionError` (each names the value, the limit and what to change),
     `ModelFailedError` when the model fails on the picture in fp32 too, `OutOfMemoryError` when even the smallest tile
-    does not fit, and whatever the context raises for an interrupt.
+    does not fit, and whatever the context raises for an interrupt, which is asked for between the blocks of a forward.
+
+    A run of more than a second says what it is at, and how long it will take where that is known. It may do so on
+    another thread.
     """
+    with Monitor(context) as monitor:
+        result = _upscale(image, model, options, monitor, sessions)
+        monitor.summary = _summary(result.report)
+    return result
+
+
+def _upscale(
+    image: Tensor, model: ImageModelDescriptor, options: UpscaleOptions, context: Monitor, sessions: SessionCache
+) -> UpscaleResult:
     started = time.perf_counter()
     check_model(model)
     noted = validate_image(image)
@@ -70,10 +83,17 @@ def upscale(
         with session:  # leaving it keeps what was learned
             session.start(math.prod(image.shape[:3]))
             with torch.inference_mode():
-                outcome = Pipeline(session, channels, source, sink).run()
+                outcome = Pipeline(session, channels, source, sink, context).run()
         report = make_report(session, outcome, source, time.perf_counter() - started)
     _log(report)
     return UpscaleResult(sink.tensor, report)
+
+
+def _summary(report: UpscaleReport) -> str:
+    """What remains to be read where a run has said something."""
+    (height, width), (rows, columns), tiles = report.input_size, report.output_size, report.tiles
+    pieces = f"{tiles} tiles" if tiles > 1 else "one piece"
+    return f"{width}x{height} -> {columns}x{rows}, {report.precision}, {pieces}, {report.seconds:.1f} s"
 
 
 def _log(report: UpscaleReport) -> None:
@@ -99,6 +119,18 @@ def warm_up(
     Returns where compiling stands, in a few words: "compiled", "not needed: ...", or why not. No picture is computed,
     but one tile, which checks the result. Raises what `upscale` raises for the model and the options.
     """
+    with Monitor(context) as monitor:
+        monitor.summary = _warm_up(model, size, options, monitor, sessions)
+        return monitor.summary
+
+
+def _warm_up(
+    model: ImageModelDescriptor,
+    size: tuple[int, int],
+    options: UpscaleOptions,
+    context: Monitor,
+    sessions: SessionCache,
+) -> str:
     check_model(model)
     session = Session(model, replace(options, compile=True, compile_mode="wait"), context, sessions)
     with session:

@@ -72,7 +72,13 @@ class Console:
     def progress(self, name: str) -> tqdm[Any]:
         """A progress bar, where there is a terminal to show it."""
         shown = self._err.isatty() and not self.json
-        return tqdm(desc=printable(name), unit="tile", leave=False, disable=not shown, file=cast(TextIO, self._err))
+        return tqdm(
+            desc=printable(name),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
+            leave=False,
+            disable=not shown,
+            file=cast(TextIO, self._err),
+        )
 
     def settle(self, code: int) -> int:
         """`code`, or, where what was told did not get out, the one that says so."""

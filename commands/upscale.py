@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from spandrel import ImageModelDescriptor
 
+from ..api.context import RunContext
 from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutOfMemoryError, OutputError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
@@ -28,6 +30,7 @@ from ..images.naming import FolderOptions, folded
 from ..images.whole import sweep_leftovers
 from ..memory import free_host_bytes
 from ..models.loader import load_model
+from ..pipeline.monitor import Monitor
 from ..upscale_engine import upscale
 from .animations import Progress, upscale_frames
 from .console import Console
@@ -137,7 +140,8 @@ class _Batch:
                 _make_folder(job.target)
                 report, lost = upscale_frames(animation, job.target, self.model, self.options, context)
                 return self._told(job, report, (*animation.warnings, *lost))
-            picture = read_image(job.source, self.limits)
+            with _telling(context, "reading"):
+                picture = read_image(job.source, self.limits)
             height, width = picture.pixels.shape[:2]
             check_fits(job.target, width * self.model.scale, height * self.model.scale)
             _check_room(picture, self.model.scale, ending)
@@ -145,8 +149,9 @@ class _Batch:
             if picture.bits >= 16 and options.precision == "auto" and ending in ENDINGS_OF_16_BITS:
                 options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
             result = upscale(torch.from_numpy(picture.pixels)[None], self.model, options, context)
-        _make_folder(job.target)
-        lost = write_image(job.target, replace(picture, pixels=result.image[0].float().cpu().numpy()))
+            _make_folder(job.target)
+            with _telling(context, "writing"):
+                lost = write_image(job.target, replace(picture, pixels=result.image[0].float().cpu().numpy()))
         return self._told(job, result.report, (*picture.warnings, *lost))
 
     def _told(self, job: Job, report: UpscaleReport, lost: Sequence[str]) -> dict[str, Any]:
@@ -154,6 +159,14 @@ class _Batch:
         for warning in lost:
             logger.warning("%s: %s", job.source, warning)
         return {**_record(job, self.arguments.model, report), "warnings": [*report.warnings, *lost]}
+
+
+@contextmanager
+def _telling(context: RunContext, what: str) -> Iterator[None]:
+    """Show what is being done, if that lasts."""
+    with Monitor(context) as monitor:
+        monitor.say(what)
+        yield
 
 
 def _check_room(picture: Picture, scale: int, ending: str) -> None:
