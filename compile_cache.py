@@ -239,12 +239,12 @@ class CompiledForwards:
         for. An interrupt ends our compile."""
         if not (self._cache.at_work() or self.compiling()):
             return
-        began = time.monotonic()
+        usual = f"which takes about {self._expectation().compile_seconds:.0f} s"
         try:
             while self._cache.at_work() or self.compiling():
                 context.raise_if_interrupted()
-                what = self.compiling() or "another model"
-                context.say(f"compiling for {what}, {time.monotonic() - began:.0f} s so far")
+                shapes = self.compiling()
+                context.say(f"compiling for {shapes}, {usual}" if shapes else "waiting for another model's compile")
                 time.sleep(_ASKED_AGAIN)
         except BaseException:  # an interrupt, of whatever kind the host's is
             self._cache.stop()

@@ -27,6 +27,7 @@ from .models.loader import bundled_folder, find_models, load_model
 from .storage.location import compiled_folder
 
 _FOLDER = "upscale_models"
+_PARTS = 1000  # of a run, on ComfyUI's bar, whose end must not move
 _ON_DETACH = "on_detach_after"  # comfy.patcher_extension.CallbacksMP.ON_DETACH
 # What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.
 _PATCHER_NOTES = (
@@ -48,8 +49,9 @@ class StandaloneContext:
     """A `RunContext` on one torch device; results come back to main memory as float32.
 
     `device` is "auto" (the first CUDA, XPU or MPS device, else the CPU) or a torch device's name. `on_progress(done,
-    total)` is called after every tile batch, `on_say(text)` with what is going on besides. Raises `BadOptionError` for
-    a device that this machine does not have.
+    total)` is called after every tile batch, and during a long one with parts of tiles; `on_say(text)` in a run of more
+    than a second, with what is going on. Both may be called on another thread, one at a time. Raises `BadOptionError`
+    for a device that this machine does not have.
     """
 
     output_device = torch.device("cpu")
@@ -58,7 +60,7 @@ class StandaloneContext:
     def __init__(
         self,
         device: str = "auto",
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[float, int], None] | None = None,
         on_say: Callable[[str], None] | None = None,
     ) -> None:
         self.device = _find_device(device)
@@ -83,7 +85,7 @@ class StandaloneContext:
     def is_out_of_memory(self, error: BaseException) -> bool:
         return is_out_of_memory(error)
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: float, total: int) -> None:
         if self._on_progress:
             self._on_progress(done, total)
 
@@ -160,10 +162,10 @@ class ComfyContext:
         test = getattr(self._management, "is_oom", None)  # since 0.33; it also knows asynchronous CUDA errors
         return is_out_of_memory(error) or (test is not None and test(error))
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: float, total: int) -> None:
         if self._bar is None:
-            self._bar = self._utils.ProgressBar(total)
-        self._bar.update_absolute(done, total)
+            self._bar = self._utils.ProgressBar(_PARTS)
+        self._bar.update_absolute(int(_PARTS * done / total))
 
     def say(self, text: str) -> None:
         try:

@@ -23,9 +23,9 @@ from .api.options import UpscaleOptions
 from .api.report import UpscaleReport, UpscaleResult
 from .images.channels import plan_channels
 from .images.validate import validate_image
-from .models.info import model_info
 from .models.loader import check_model
 from .pipeline.frame_io import TensorSink, TensorSource
+from .pipeline.monitor import Monitor
 from .pipeline.outcome import make_report, report_of_none
 from .pipeline.output import allocate_output
 from .pipeline.run import Pipeline
@@ -37,6 +37,7 @@ from .pipeline.workload import bytes_of_frame, piece_of, workload_of_one
 logger = logging.getLogger("cudaspeed")
 
 _SESSIONS = SessionCache()
+_USUAL_SIZE = 1024, 1024
 
 
 def upscale(
@@ -52,8 +53,20 @@ def upscale(
     and no model runs. An out-of-memory error makes the tiles smaller and goes on; frames already done are kept. Raises
     `BadImageError`, `BadModelError`, `BadOptionError` (each names the value, the limit and what to change),
     `ModelFailedError` when the model fails on the picture in fp32 too, `OutOfMemoryError` when even the smallest tile
-    does not fit, and whatever the context raises for an interrupt.
+    does not fit, and whatever the context raises for an interrupt, which is asked for between the blocks of a forward.
+
+    A run of more than a second says what it is at, and how long it will take where that is known. It may do so on
+    another thread.
     """
+    with Monitor(context) as monitor:
+        result = _upscale(image, model, options, monitor, sessions)
+        monitor.summary = _summary(result.report)
+    return result
+
+
+def _upscale(
+    image: Tensor, model: ImageModelDescriptor, options: UpscaleOptions, context: Monitor, sessions: SessionCache
+) -> UpscaleResult:
     started = time.perf_counter()
     check_model(model)
     noted = validate_image(image)
@@ -71,10 +84,17 @@ def upscale(
         with session:  # leaving it keeps what was learned
             session.start(math.prod(image.shape[:3]), lambda: piece_of(source, channels, session.info))
             with torch.inference_mode():
-                outcome = Pipeline(session, channels, source, sink).run()
+                outcome = Pipeline(session, channels, source, sink, context).run()
         report = make_report(session, outcome, source, time.perf_counter() - started)
     _log(report)
     return UpscaleResult(sink.tensor, report)
+
+
+def _summary(report: UpscaleReport) -> str:
+    """What remains to be read where a run has said something."""
+    (height, width), (rows, columns), tiles = report.input_size, report.output_size, report.tiles
+    pieces = f"{tiles} tiles" if tiles > 1 else "one piece"
+    return f"{width}x{height} -> {columns}x{rows}, {report.precision}, {pieces}, {report.seconds:.1f} s"
 
 
 def _log(report: UpscaleReport) -> None:
@@ -101,8 +121,20 @@ def warm_up(
     Returns where compiling stands, in a few words: "compiled", "not needed: ...", or why not. No picture is computed,
     but one tile, which checks the result. Raises what `upscale` raises for the model and the options.
     """
-    tune(model, size, options, context, sessions)
-    session = Session(model, replace(options, compile=True, compile_mode="wait"), context, sessions)
+    with Monitor(context) as monitor:
+        _tune(model, size, options, monitor, sessions)
+        monitor.summary = _compile(model, size, replace(options, compile=True, compile_mode="wait"), monitor, sessions)
+        return monitor.summary
+
+
+def _compile(
+    model: ImageModelDescriptor,
+    size: tuple[int, int],
+    options: UpscaleOptions,
+    context: Monitor,
+    sessions: SessionCache,
+) -> str:
+    session = Session(model, options, context, sessions)
     with session:
         session.start(math.prod(size), lambda: None)
         compiled = session.chain.now.compiled
@@ -117,24 +149,34 @@ def warm_up(
 
 def tune(
     model: ImageModelDescriptor,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     options: UpscaleOptions,
     context: RunContext,
     sessions: SessionCache = _SESSIONS,
 ) -> str:
     """Find out now, and wait for it, all that runs would find out by and by: which kernels and which precision suit the
     model here, how much its tiles must overlap, at which size it is fastest, for RGB pictures of up to `size` (height,
-    width).
+    width; None: 1024 both).
 
     Returns what was found, in a few words: "fp32 winograd, profile: rev 3". Raises what `upscale` raises for the model
     and the options.
     """
+    with Monitor(context) as monitor:
+        monitor.summary = _tune(model, size or _USUAL_SIZE, options, monitor, sessions)
+        return monitor.summary
+
+
+def _tune(
+    model: ImageModelDescriptor,
+    size: tuple[int, int],
+    options: UpscaleOptions,
+    context: Monitor,
+    sessions: SessionCache,
+) -> str:
     check_model(model)
-    workload = workload_of_one(size, model_info(model), context)
     with Session(model, options, context, sessions, thorough=True) as session:
         session.start(math.prod(size), lambda: None)
-        with torch.inference_mode(False):
-            session.find_out_all(workload)
+        session.find_out_all(workload_of_one(size, session.info, context))
     with Session(model, options, context, sessions) as session:
         session.start(math.prod(size), lambda: None)
     sessions.flush()

@@ -21,7 +21,11 @@ class Resident(Protocol):
 
 
 class RunContext(Protocol):
-    """What a host gives the engine, ComfyUI or a stand-alone program. One per run."""
+    """What a host gives the engine, ComfyUI or a stand-alone program. One per run.
+
+    `progress` and `say` may be called on another thread than the run's, one at a time, with its context variables; what
+    they raise ends the run.
+    """
 
     device: torch.device
     """Where the model computes."""
@@ -52,13 +56,14 @@ class RunContext(Protocol):
         """Whether `error` means that the device's memory ran out."""
         ...
 
-    def progress(self, done: int, total: int) -> None:
-        """Tell the user that `done` of `total` tiles are finished."""
+    def progress(self, done: float, total: int) -> None:
+        """Tell the user that `done` of `total` tiles are finished, with the part that is done of one that takes long.
+        The share never falls; the total may change."""
         ...
 
     def say(self, text: str) -> None:
-        """Tell the user in a few words what is going on besides; "" when that is over."""
+        """Tell the user in a few words what is going on, or, at the end, what was done."""
 
     def raise_if_interrupted(self) -> None:
-        """Raise the host's own exception if the user asked to stop."""
+        """Raise the host's own exception if the user asked to stop. Asked often, some 20 times a second."""
         ...

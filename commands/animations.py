@@ -25,7 +25,7 @@ class Progress:
     def __init__(self, bar: tqdm, runs: int = 1) -> None:
         self._bar, self._runs, self._before = bar, runs, 0
 
-    def show(self, done: int, total: int) -> None:
+    def show(self, done: float, total: int) -> None:
         """As a `StandaloneContext` tells it of one run."""
         self._bar.total, self._bar.n = total * self._runs, total * self._before + done
         self._bar.refresh()

@@ -86,7 +86,13 @@ class Console:
 
         self._beside_bars = partial(tqdm.external_write_mode, file=self._err)
         shown = self._err.isatty() and not self.json
-        return tqdm(desc=printable(name), unit="tile", leave=False, disable=not shown, file=cast(TextIO, self._err))
+        return tqdm(
+            desc=printable(name),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
+            leave=False,
+            disable=not shown,
+            file=cast(TextIO, self._err),
+        )
 
     def settle(self, code: int) -> int:
         """`code`, or, where what was told did not get out, the one that says so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from spandrel import ImageModelDescriptor
 
+from ..api.context import RunContext
 from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutOfMemoryError, OutputError, first_line
 from ..api.report import UpscaleReport
 from ..host import StandaloneContext
@@ -23,6 +25,7 @@ from ..images.naming import folded
 from ..images.whole import sweep_leftovers
 from ..memory import free_host_bytes
 from ..models.loader import load_model
+from ..pipeline.monitor import Monitor
 from ..storage.location import compiled_folder
 from ..upscale_engine import upscale
 from .animations import Progress, upscale_frames
@@ -124,10 +127,11 @@ class _Batch:
     def _upscale(self, job: Job) -> dict[str, Any]:
         with self.console.progress(job.source.name) as bar:
             options, ending = self.request.options, job.target.suffix.lower()
-            picture = self.read(job)
+            device, say = self.request.device, bar.set_postfix_str
+            with _telling(StandaloneContext(device, on_say=say), "reading"):
+                picture = self.read(job)
             frames = len(picture) if isinstance(picture, Animation) else 1
-            progress = Progress(bar, runs=-(-frames // options.batch_size))
-            context = StandaloneContext(self.request.device, progress.show, lambda text: bar.set_postfix_str(text))
+            context = StandaloneContext(device, Progress(bar, runs=-(-frames // options.batch_size)).show, say)
             if isinstance(picture, Animation):
                 _make_folder(job.target)
                 report, lost = upscale_frames(picture, job.target, self.model, options, context)
@@ -138,8 +142,9 @@ class _Batch:
             if picture.bits >= 16 and options.precision == "auto" and ending in ENDINGS_OF_16_BITS:
                 options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
             result = upscale(torch.from_numpy(picture.pixels)[None], self.model, options, context)
-        _make_folder(job.target)
-        lost = write_image(job.target, replace(picture, pixels=result.image[0].float().cpu().numpy()))
+            _make_folder(job.target)
+            with _telling(context, "writing"):
+                lost = write_image(job.target, replace(picture, pixels=result.image[0].float().cpu().numpy()))
         return self._told(job, result.report, (*picture.warnings, *lost))
 
     def _told(self, job: Job, report: UpscaleReport, lost: Sequence[str]) -> dict[str, Any]:
@@ -147,6 +152,14 @@ class _Batch:
         for warning in lost:
             logger.warning("%s: %s", job.source, warning)
         return {**_record(job, self.request.model, report), "warnings": [*report.warnings, *lost]}
+
+
+@contextmanager
+def _telling(context: RunContext, what: str) -> Iterator[None]:
+    """Show what is being done, if that lasts."""
+    with Monitor(context) as monitor:
+        monitor.say(what)
+        yield
 
 
 def _check_room(picture: Picture, scale: int, ending: str) -> None:

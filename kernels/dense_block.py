@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .autotuned_convolution import fastest_convolution
 from .convolution import Convolution, Residual, activation_slope, computing_type, parameters_of, simple_convolution
+from .heartbeat import beat
 
 DENSE_SCALE = 0.2  # of a block's result, beside its input; the same for the group's
 DENSE_CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -51,8 +52,10 @@ class DenseBlock(nn.Module):
             there = convolution.in_channels
             target_here = page[:, there : there + convolution.out_channels]
             self._convolve(page[:, :there], target_here, *parameters_of(convolution, page.dtype), slope)
+            beat()
         residuals = [Residual(DENSE_SCALE, page[:, : last.out_channels]), *residuals]
         self._convolve(page, target, *parameters_of(last, page.dtype), residuals=residuals)
+        beat()
 
 
 class DenseGroup(nn.Module):

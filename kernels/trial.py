@@ -40,7 +40,12 @@ def _convolve(library: ctypes.CDLL, lanes: int, threads: int) -> None:
     weights, bias, slope = _floats(36 * _CHANNELS**2), _floats(_CHANNELS), _floats(_CHANNELS)
     strides = height * width * _CHANNELS, width * _CHANNELS, _CHANNELS
     sizes = ConvolutionSizes(
-        pictures, height, width, 1, height, width, _CHANNELS, _CHANNELS, lanes=lanes, run=_RUN, threads=threads
+        *(pictures, height, width, 1, height, width, _CHANNELS, _CHANNELS),
+        lanes=lanes,
+        run=_RUN,
+        threads=threads,
+        piece=0,
+        pieces=1,
     )
     ending = Ending(ctypes.addressof(bias), ctypes.addressof(slope), 0.5, Picture(ctypes.addressof(added), *strides))
     scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)

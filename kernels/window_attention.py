@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .build import load_library
+from .heartbeat import beat, current_listener
 from .interface import AttentionSizes, Windows
 from .numerics import Limits, compare
 from .operands import check_operand
@@ -20,6 +21,7 @@ _MOST_BIASES = 2
 _MOST_COLUMNS = 2048  # beyond, a thread's keys, values and scores leave its cache
 # Multiplications that threads are worth; as for convolutions: all threads or one.
 _LEAST_WORK = 1 << 20
+_MOST_WORK = 1 << 30  # at once, where somebody listens: a tenth of a second, beside other work half of one
 _CPU = torch.device("cpu")
 _LIMITS = Limits(3e-5)  # rounding is a tenth of it
 
@@ -55,7 +57,8 @@ def suits(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor])
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
     """`softmax(query @ keys^T + biases) @ values`, [W, H, N, d], for what `suits`. Raises `ValueError` for anything
-    else, and torch's `RuntimeError` for biases that are not broadcast to the scores."""
+    else, torch's `RuntimeError` for biases that are not broadcast to the scores, and whatever a listener to its beats
+    raises."""
     assert _library is not None
     return _attend(_library, query, keys, values, biases)
 
@@ -69,22 +72,27 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
     biases = [bias.expand(*bias.shape[:-1], columns) for bias in biases]
     tensors = [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, keys, values, *biases)]
     given = [*tensors[:3], *(bias.expand(shape) for bias in tensors[3:])]
-    widest = library.widest()
+    widest, work = library.widest(), 2 * math.prod(shape) * channels
     sizes = AttentionSizes(
         windows, heads, rows, columns, channels, len(biases),
         lanes=widest if columns % widest == 0 else _LANES,
-        threads=torch.get_num_threads() if 2 * math.prod(shape) * channels >= _LEAST_WORK else 1,
+        threads=torch.get_num_threads() if work >= _LEAST_WORK else 1,
     )  # fmt: skip
     library.scratch_bytes.restype = ctypes.c_int64
     scratch = torch.empty(library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
     result = torch.empty(windows, rows, heads, channels)
-    told = (Windows * len(given))(*(Windows(tensor.data_ptr(), *tensor.stride()[:3]) for tensor in given))
-    library.attend(
-        ctypes.byref(told),
-        ctypes.c_void_p(result.data_ptr()),
-        ctypes.byref(sizes),
-        ctypes.c_void_p(scratch.data_ptr()),
-    )
+    at_once = max(1, windows * _MOST_WORK // work if current_listener() and work else windows)
+    for first in range(0, windows, at_once):
+        if first:
+            beat(0)
+        target, *parts = (tensor[first : first + at_once] for tensor in (result, *given))
+        sizes.windows = len(target)
+        library.attend(
+            ctypes.byref((Windows * len(parts))(*(Windows(part.data_ptr(), *part.stride()[:3]) for part in parts))),
+            ctypes.c_void_p(target.data_ptr()),
+            ctypes.byref(sizes),
+            ctypes.c_void_p(scratch.data_ptr()),
+        )
     return result.permute(0, 2, 1, 3)
 
 

@@ -24,6 +24,7 @@ from torch.nn.utils import skip_init
 from ..api.upstream import has_hooks
 from .build import load_library
 from .convolution import activation_slope
+from .heartbeat import beat, current_listener
 from .interface import ConvolutionSizes, Ending, Picture
 from .numerics import Limits, compare
 from .operands import check_dense, check_operand, check_writable
@@ -44,6 +45,7 @@ _RUN = 12  # tiles that a thread takes at once: with 64 channels some 220 KB, wh
 # Multiplications that threads are worth, about a tenth of a millisecond. All threads or one: OpenMP ends and makes anew
 # those by which two teams in turn differ.
 _LEAST_WORK = 1 << 23
+_MOST_WORK = 1 << 30  # at once, where somebody listens: a tenth of a second, beside other work half of one
 _CPU = torch.device("cpu")
 _LIMITS = Limits(2e-4)  # the method's rounding is a fortieth of it
 
@@ -143,27 +145,32 @@ class Kernels:
 
         Where `x` is two rows and two pixels larger than `y` there is nothing around it, else there are zeros. With
         `added` [N, h, w, O] the result is scale * convolution + added. `x` and `y` may be channels of one buffer,
-        if they are not the same ones. No more threads than torch may use. Raises `ValueError` for anything else.
+        if they are not the same ones. No more threads than torch may use. Beats within, where it takes long. Raises
+        `ValueError` for anything else, and whatever a listener raises.
         """
         edge = _checked_edge(x, packed, y, added)
         (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
         lanes, work = self._lanes(channels, outputs), count * height * width * channels * outputs * 36 // 16
-        threads = torch.get_num_threads() if work >= _LEAST_WORK else 1
+        threads, pieces = torch.get_num_threads() if work >= _LEAST_WORK else 1, _pieces(work)
         sizes = ConvolutionSizes(
-            *(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads)
+            *(count, x_height, x_width, edge, height, width), *(channels, outputs, lanes, _RUN, threads, 0, pieces)
         )
         ending = Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
         if added is not None:
             ending.added = _picture(added)
         scratch = torch.empty(self._library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
-        self._library.convolve(
-            ctypes.byref(_picture(x)),
-            packed.weights.data_ptr(),
-            ctypes.byref(ending),
-            ctypes.byref(_picture(y)),
-            ctypes.byref(sizes),
-            scratch.data_ptr(),
-        )
+        for piece in range(pieces):
+            if piece:
+                beat(0)
+            sizes.piece = piece
+            self._library.convolve(
+                ctypes.byref(_picture(x)),
+                packed.weights.data_ptr(),
+                ctypes.byref(ending),
+                ctypes.byref(_picture(y)),
+                ctypes.byref(sizes),
+                scratch.data_ptr(),
+            )
 
     def _lanes(self, channels: int, outputs: int) -> int:
         return _LANES if channels % self._widest or outputs % self._widest else self._widest
@@ -221,9 +228,11 @@ class WinogradChain(nn.Module):
             outputs = len(packed.bias)
             y = buffer[: pixels.numel() * outputs].view(*pixels, outputs)
             _kernels().convolve(x, packed, y)
+            beat()
             x = y
         y = x.new_empty(*pixels, len(last.bias))
         _kernels().convolve(x, last, y)
+        beat()
         return y.permute(0, 3, 1, 2)[:, : self._outputs]
 
 
@@ -249,9 +258,11 @@ class WinogradDenseBlock(nn.Module):
         for packed in grow:
             more = len(packed.bias)
             _kernels().convolve(buffer[..., :known], packed, buffer[..., known : known + more])
+            beat()
             known += more
         y = x.new_empty(*x.shape[:3], len(last.bias))
         _kernels().convolve(buffer, last, y, self._scale, buffer[..., : y.shape[3]])
+        beat()
         return y.permute(0, 3, 1, 2)
 
 
@@ -283,6 +294,11 @@ def _channels_last(x: Tensor) -> Tensor:
     filled = x.new_zeros(*x.shape[:3], x.shape[3] + missing)
     filled[..., : x.shape[3]] = x
     return filled
+
+
+def _pieces(work: int) -> int:
+    """In how many pieces to compute so many multiplications: whoever listens may want to end it."""
+    return -(-work // _MOST_WORK) if current_listener() else 1
 
 
 def _checked_edge(x: Tensor, packed: Packed, y: Tensor, added: Tensor | None) -> int:

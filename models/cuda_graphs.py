@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.upstream import forget_capture, own_tensors
+from ..kernels.heartbeat import heard_by
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.timing import Timer, seconds_on_cuda
 from .execution import ExecutionMode
@@ -142,9 +143,10 @@ class CudaGraphExecutor:
     def _attempt(self, x: Tensor) -> tuple[Recording | None, str | None]:
         """A recording that is right and worth it; else None, and what is wrong with it, if anything is."""
         try:
-            recording = self._recorder.record(self._forward, x)
-            reason = compare(replay(recording, x), self._forward(x), OF_A_MODEL[self.mode.precision])
-            worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
+            with heard_by(None):  # an interrupt is no flaw of the recording, and there must be no sync in it
+                recording = self._recorder.record(self._forward, x)
+                reason = compare(replay(recording, x), self._forward(x), OF_A_MODEL[self.mode.precision])
+                worth = reason is None and (self._worth.get(x.shape) or self._gains(recording, x))
         except Exception as error:  # forwards that wait for the device fail in all sorts of ways, or memory runs out
             return None, first_line(error)
         return recording if worth else None, reason

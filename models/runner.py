@@ -27,6 +27,7 @@ from .cuda_graphs import CudaGraphExecutor, CudaRecorder
 from .execution import DTYPES, EagerExecutor, ExecutionMode, Executor
 from .info import is_convolutional, model_info
 from .meshgrid import ExplicitMeshgrid
+from .pace import Pace
 from .result_check import check_result
 
 # spandrel's ids of architectures that call it in forwards, not in their constructors alone.
@@ -37,7 +38,8 @@ class ModelRunner:
     """A private copy of a descriptor's module, in a mode. A `Resident`.
 
     `forward` raises `ModelFailedError` where the model gives something else than it should; `traceable` is the same for
-    tracers, without that look at the result. `compiled` is where the compile cache keeps what goes with this copy.
+    tracers, without that look at the result. `compiled` is where the compile cache keeps what goes with this copy,
+    `pace` tells how its forwards went.
     """
 
     def __init__(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> None:
@@ -50,6 +52,7 @@ class ModelRunner:
         self.traceable = _forward(self.module, call_of(descriptor, mode), mode)
         self.forward = _checked(self.traceable, info)
         self.compiled: dict[str, Any] = {}
+        self.pace = Pace()
         self._executors: dict[torch.device, Executor] = {}
 
     def executor(self, device: torch.device) -> Executor:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..api.context import RunContext
 from ..api.errors import first_line
 from ..api.options import Precision
 from ..api.report import Repair
@@ -21,7 +20,9 @@ from ..kernels.numerics import OF_A_MODEL, compare
 from ..memory import working_bytes
 from ..models.execution import ExecutionMode
 from .fallback import Execution, FallbackChain, Step
+from .monitor import Monitor
 from .observations import ModelObservations
+from .progress import TileProgress
 from .tile_check import TileFault, TileStats, find_fault, measure_tiles
 
 logger = logging.getLogger("cudaspeed")
@@ -59,9 +60,15 @@ class TileRetry:
     """Looks after the tiles of one run. What it did to the frames that are kept goes into `repairs`."""
 
     def __init__(
-        self, chain: FallbackChain, observations: ModelObservations, context: RunContext, repairs: list[Repair]
+        self,
+        chain: FallbackChain,
+        observations: ModelObservations,
+        monitor: Monitor,
+        progress: TileProgress,
+        repairs: list[Repair],
     ) -> None:
-        self._chain, self._observations, self._context, self._repairs = chain, observations, context, repairs
+        self._chain, self._observations, self._repairs = chain, observations, repairs
+        self._context, self._progress = monitor, progress
         self._noted: list[Repair] = []
         self._counted: set[tuple[int, tuple[int, int]]] = set()
         self._due: tuple[ExecutionMode, bool] | None = None
@@ -145,8 +152,10 @@ class TileRetry:
             step.runner, working_bytes(step.cost.at_hand(self._context.device), pixels, self._context.device)
         )
         try:
-            return step.runner.forward(tile)
+            with self._progress.computing(step.runner, tile, "eager"):
+                return step.runner.forward(tile)
         except Exception as error:  # an architecture may fail in any way in a type it does not know
+            self._context.raise_kept()
             if self._context.is_out_of_memory(error):
                 raise
             logger.debug("a tile cannot be computed again in %s: %s", step.mode, first_line(error))

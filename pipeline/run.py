@@ -18,10 +18,12 @@ from torch import Tensor
 from ..api.errors import ModelFailedError, first_line
 from ..images.channels import ChannelPlan
 from ..models.execution import Executor
-from .fallback import Execution
+from .fallback import Execution, Step
 from .frame_io import FrameSink, FrameSource
 from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
+from .monitor import Monitor
 from .outcome import Outcome
+from .progress import Forward, TileProgress
 from .retry import SuspectTile, TileRetry
 from .scheduler import Limits, Schedule
 from .session import BatchTime, Reschedule, Session
@@ -48,6 +50,7 @@ class _Batch(NamedTuple):
     computed: Event
     stats: Callable[[], Tensor]
     execution: Execution
+    forward: Forward
     began: float
 
     @property
@@ -56,14 +59,18 @@ class _Batch(NamedTuple):
 
 
 class Pipeline:
-    """All frames of `source` through the session's model into `sink`. The session has been started."""
+    """All frames of `source` through the session's model into `sink`. The session has been started, with the `monitor`
+    as its context."""
 
-    def __init__(self, session: Session, channels: ChannelPlan, source: FrameSource, sink: FrameSink) -> None:
-        self._session, self._context, self._options = session, session.context, session.options
+    def __init__(
+        self, session: Session, channels: ChannelPlan, source: FrameSource, sink: FrameSink, monitor: Monitor
+    ) -> None:
+        self._session, self._context, self._options = session, monitor, session.options
         self._channels, self._source, self._sink = channels, source, sink
-        self._workload = workload_of(source, sink, channels, session.context)
+        self._workload = workload_of(source, sink, channels, monitor)
+        self._progress = TileProgress(monitor)
         self._outcome = Outcome(channels.pictures_per_frame)
-        self._retry = TileRetry(session.chain, session.observations, session.context, self._outcome.repairs)
+        self._retry = TileRetry(session.chain, session.observations, monitor, self._progress, self._outcome.repairs)
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
@@ -76,10 +83,16 @@ class Pipeline:
         Raises `ModelFailedError` where the model fails on a picture in the safest mode, too, `OutOfMemoryError` where
         the smallest tile does not fit, and whatever the context raises for an interrupt.
         """
+        with self._progress:
+            self._run()
+        return self._outcome
+
+    def _run(self) -> None:
         limits = Limits()
         while self._outcome.frames_done < len(self._source):
             schedule, error = None, None
             try:
+                self._context.follow(None)
                 schedule = self._outcome.schedule = self._session.schedule(self._left(), limits)
                 self._session.check_room(schedule, self._left())
                 for frame in self._stream(schedule, limits):
@@ -95,7 +108,6 @@ class Pipeline:
                 _forget_tensors(error)
                 self._context.release_cached()
                 limits = self._after(error, schedule, limits)
-        return self._outcome
 
     def _left(self) -> Workload:
         frames, unwritten = len(self._source) - self._outcome.frames_done, 1 - self._share_written
@@ -155,6 +167,7 @@ class Pipeline:
         in_flight: deque[_Batch] = deque()
         self._finished.clear()
         self._tiles_done = frames.start * self._channels.pictures_per_frame * schedule.plan.count
+        self._progress.stand(self._tiles_done, self._total_tiles(schedule), schedule.plan.tile_pixels)
         self._last_arrival = session.clock()
         with Transfer(self._source, self._sink, session.streams) as transfer:
             try:
@@ -182,21 +195,28 @@ class Pipeline:
 
     def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
         step, began = self._session.chain.now, self._session.clock()
+        self._progress.phase("preparing the picture")
         tiles = group.cut(jobs)
         executor: Executor | None = step.compiled.take(tiles) if step.compiled else None
         if executor is None or not executor.accepts(tiles.shape):
             executor = step.runner.executor(self._context.device)
-        results = self._run_forward(executor, tiles)
+        if executor.mode.backend == "compiled":
+            self._context.say("")  # that it is being compiled
+        forward, results = self._run_forward(step, executor, tiles)
         execution = Execution(step, executor, executor.mode)  # asked now: it tells how this was computed
         stats = measure_tiles(tiles, results)
         computed = transfer.computed()
         numbers = transfer.fetch(stats, computed)
         transfer.upload.prefetch()
-        return _Batch(group, jobs, tiles, results, computed, numbers, execution, began)
+        return _Batch(group, jobs, tiles, results, computed, numbers, execution, forward, began)
 
     def _look_at(self, batch: _Batch, transfer: Transfer, limits: Limits) -> Iterator[FinishedFrame]:
         """Wait for a batch and put it into its frames; yield those that are in their places by now."""
+        if self._context.device.type == "cuda":  # others do not wait, or cannot be asked
+            self._progress.wait(batch.forward, batch.computed)
         stats = batch.stats().tolist()  # waits for it
+        self._progress.arrived(batch.forward)
+        self._progress.phase("looking at the result")
         began, self._last_arrival = max(batch.began, self._last_arrival), self._session.clock()
         seconds = self._last_arrival - began
         yield from self._settle(batch, stats, transfer)
@@ -240,6 +260,7 @@ class Pipeline:
             if self._session.observations.defer_clamp and not batch.group.setup.defer_clamp:
                 raise Reschedule("the model leaves faults in the picture, whole frames are looked after")
             computed = batch.computed if result is suspect.result else transfer.computed()
+            self._progress.phase("putting the picture together")
             finished = batch.group.add(job, result, computed, left not in (None, "drifting colours"))
             if finished is not None:
                 self._finished.append(finished)
@@ -247,18 +268,24 @@ class Pipeline:
         self._tiles_done += len(batch.jobs)
         total = self._total_tiles(batch.group.setup.schedule)
         self._share_written = max(self._share_written, self._tiles_done / total)  # what is done anew was written, too
+        self._progress.stand(self._tiles_done, total, batch.group.setup.schedule.plan.tile_pixels)
         self._context.progress(self._tiles_done, total)
 
     def _total_tiles(self, schedule: Schedule) -> int:
         return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
 
-    def _run_forward(self, executor: Executor, batch: Tensor) -> Tensor:
-        """`executor(batch)`; its own failures, and only they, become `_ForwardFailedError`: an interrupt is none."""
+    def _run_forward(self, step: Step, executor: Executor, batch: Tensor) -> tuple[Forward, Tensor]:
+        """`executor(batch)`, and how that went; its own failures, and only they, become `_ForwardFailedError`: an
+        interrupt is none, whatever the model made of it."""
         try:
-            return executor(batch)
+            with self._progress.computing(step.runner, batch, executor.mode.backend) as forward:
+                results = executor(batch)
+            return forward, results
         except ModelFailedError as error:  # its result was not what it should be
+            self._context.raise_kept()
             raise _ForwardFailedError(str(error)) from error
         except Exception as error:  # architectures fail in all sorts of ways
+            self._context.raise_kept()
             if self._context.is_out_of_memory(error):
                 raise
             raise _ForwardFailedError(

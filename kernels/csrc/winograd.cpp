@@ -53,9 +53,10 @@ struct Ending {
     Picture added;  // as large as the output; data null: nothing
 };
 
-// `height` and `width` are the output's; x has `edge` rows and pixels of zeros around it, beyond its own.
+// `height` and `width` are the output's; x has `edge` rows and pixels of zeros around it, beyond its own. One call computes
+// the `piece`-th of `pieces` pieces of the output.
 struct Sizes {
-    int pictures, x_height, x_width, edge, height, width, channels, outputs, lanes, run, threads;
+    int pictures, x_height, x_width, edge, height, width, channels, outputs, lanes, run, threads, piece, pieces;
 };
 }
 
@@ -172,6 +173,7 @@ template <int L>
 void run(const Picture& x, const float* weights, const Ending& ending, const Picture& y, const Sizes& s, float* scratch) {
     const int64_t down = (s.height + OUT - 1) / OUT, across = (s.width + OUT - 1) / OUT;
     const int64_t all = s.pictures * down * across, runs = (all + s.run - 1) / s.run;
+    const int64_t begin = runs * s.piece / s.pieces, end = runs * (s.piece + 1) / s.pieces;
     int taken = 0;
 #pragma omp parallel num_threads(s.threads)
     {
@@ -181,7 +183,7 @@ void run(const Picture& x, const float* weights, const Ending& ending, const Pic
         float* tiles = scratch + mine * room(s);
         float* sums = tiles + POINTS * apart(s.run, s.channels);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t k = 0; k < runs; ++k) {
+        for (int64_t k = begin; k < end; ++k) {
             const int64_t first = k * s.run;
             const int count = int(std::min<int64_t>(s.run, all - first));
             take_in<L>(x, s, first, count, tiles);

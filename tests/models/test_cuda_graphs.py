@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cudaspeed.api.model_info import Forward
 from cudaspeed.models import cuda_graphs
+from cudaspeed.models.blocks import blocks_of, listening
 from cudaspeed.models.cuda_graphs import CudaGraphExecutor, CudaRecorder
 from cudaspeed.models.execution import ExecutionMode
 
@@ -255,6 +256,31 @@ def test_where_recording_fails_the_shape_stays_eager_with_one_line(failure: Exce
     assert not bench.replays()
     bench.run(side=12, times=OFTEN)
     assert bench.replays(side=12), "other shapes are none the worse"
+
+
+def test_who_listens_to_forwards_hears_nothing_of_a_recording_and_cannot_spoil_it() -> None:
+    bench, recording = Bench(), []
+    record = bench.recorder.record
+
+    def noted(forward: Forward, example: Tensor) -> FakeRecording:
+        recording.append(True)
+        try:
+            return record(forward, example)
+        finally:
+            recording.clear()
+
+    def stop(steps: int) -> None:
+        heard.append(steps)
+        if recording:
+            raise InterruptedError
+
+    heard: list[int] = []
+    bench.recorder.record = noted
+    with listening(blocks_of(bench.network), stop):
+        for _ in range(OFTEN):
+            bench.graphed(torch.rand(1, 3, 8, 8))
+    assert heard == [1] * (OFTEN - 1), "the eager ones"
+    assert bench.replays()
 
 
 def test_a_recording_that_computes_something_else_is_not_used(caplog) -> None:

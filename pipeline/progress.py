@@ -1,0 +1,180 @@
+"""How far a run's tiles are, and the one that is being computed: told, and the moment to notice an interrupt.
+
+Where the host itself computes, a forward's steps tell how far it is (models/blocks.py). A device that works on its own
+is far behind them, and compiled code has none: there the time tells, by what the model took before.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..models.blocks import blocks_of, count_beats, listening
+from ..models.execution import Backend
+from ..models.pace import Pace
+from ..models.runner import ModelRunner
+from .monitor import Monitor, Status, lasting
+from .streams import Event
+
+_SHORT = 0.25  # seconds: a shorter forward is not listened to, nor interrupted
+# Seconds of a forward that a block is worth: to set its hook and call it takes some 10 microseconds, half a percent.
+_A_BLOCK = 2e-3
+_LOOK = 0.05  # seconds between two questions whether to stop
+_FEW = 8  # steps: fewer tell less than the clock
+_ALMOST = 0.99  # of a forward that is not over
+_ON_TIME = 0.8  # of a forward by the clock: beyond, it gets slower and slower
+_TELLING = 0.05  # of a forward: from here on it tells how long the rest takes
+_WAITING = 1 / 256  # of the time waited so far, until the next look
+
+
+@dataclass
+class Forward:
+    """A forward of `tiles` tiles, [n] of `pixels` input pixels in all, that began at a time of the monitor's clock.
+
+    `seconds` and `steps` are what it is expected to take; None, 0: nobody knows. `steps_done` counts them.
+    """
+
+    pace: Pace
+    backend: Backend
+    tiles: int
+    pixels: int
+    began: float
+    seconds: float | None
+    steps: int = 0
+    steps_done: int = 0
+
+    def fraction(self, now: float) -> float:
+        """How much of it is done, by its steps, else by the time; 0 to 0.99."""
+        if self.steps:
+            return min(_ALMOST, self.steps_done / self.steps)
+        if not self.seconds:
+            return 0.0
+        late = (now - self.began) / self.seconds - _ON_TIME
+        rest = 1 - _ON_TIME
+        return min(_ALMOST, _ON_TIME + late if late < 0 else 1 - rest * math.exp(-late / rest))
+
+
+class TileProgress:
+    """The tiles of one run, as the `Activity` that its monitor tells of; a context, after which no forward is listened
+    to."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor, self._clock = monitor, monitor.clock
+        self._done, self._total, self._tile_pixels = 0, 1, 1
+        self._forward: Forward | None = None
+        self._phase = ""
+        self._started: float | None = None
+        self._arrived = self._next_look = 0.0
+        self._heard: dict[ModelRunner, int] = {}  # those that are listened to, and how many steps they have
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> TileProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.close()
+        self._monitor.follow(None)
+
+    def stand(self, done: int, total: int, tile_pixels: int) -> None:
+        """So many of the run's tiles, of `tile_pixels` input pixels, are done."""
+        self._done, self._total, self._tile_pixels = done, total, tile_pixels
+        self._forward, self._phase = None, ""
+
+    def phase(self, text: str) -> None:
+        """What goes on between two forwards, should it last."""
+        self._phase = text
+        self._monitor.follow(self)
+
+    @contextmanager
+    def computing(self, runner: ModelRunner, tiles: Tensor, backend: Backend) -> Iterator[Forward]:
+        """Within it `runner` computes `tiles` [N, C, h, w]. An interrupt is raised out of the forward, and again where
+        the model caught it."""
+        pixels = len(tiles) * tiles[0, 0].numel()
+        began, seconds = self._clock(), runner.pace.seconds(backend, pixels)
+        forward = Forward(runner.pace, backend, len(tiles), pixels, began, seconds)
+        if backend != "compiled" and (seconds is None or seconds >= _SHORT):
+            steps = self._listen(runner, seconds)
+            forward.steps = steps if steps >= _FEW and tiles.device.type == "cpu" else 0
+        self._started = began if self._started is None else self._started
+        self._forward, self._phase = forward, ""
+        self._monitor.follow(self)
+        yield forward
+        self._monitor.raise_kept()
+        if self._clock() >= began + _SHORT:
+            self._monitor.raise_if_interrupted()
+        if forward.steps:
+            runner.pace.steps = forward.steps_done
+
+    def wait(self, forward: Forward, computed: Event) -> None:
+        """Until `computed` is past, unless the user asks to stop; `forward` is what the device is at."""
+        self._forward = forward
+        forward.began = max(forward.began, self._arrived)
+        wait_for(computed, self._look)
+
+    def arrived(self, forward: Forward) -> None:
+        """The results of `forward` are there."""
+        began, self._arrived = max(forward.began, self._arrived), self._clock()
+        forward.pace.note(forward.backend, forward.pixels, self._arrived - began)
+
+    def status(self, now: float) -> Status:
+        """How the run stands at `now`, by the monitor's clock."""
+        forward = self._forward
+        done = self._done + (forward.tiles * forward.fraction(now) if forward else 0)
+        if self._phase:
+            return Status(self._phase, done, self._total)
+        left = self._seconds_left(now, done)
+        first = min(self._done + 1, self._total)
+        last = first + (forward.tiles - 1 if forward else 0)
+        what = f"tile {first} of {self._total}" if first == last else f"tiles {first} to {last} of {self._total}"
+        what = what if self._total > 1 else "one piece"
+        return Status(what if left is None else f"{what}, {lasting(max(1.0, left))} left", done, self._total)
+
+    # --- details -----------------------------------------------------------------------------------------------------
+
+    def _seconds_left(self, now: float, done: float) -> float | None:
+        """By what was done so far, and until a tile is, also by what such tiles took before; None: nobody knows."""
+        forward, elapsed, share = self._forward, now - (self._started or now), done / self._total
+        if not self._done and forward and forward.seconds:
+            if not forward.steps and now - forward.began > forward.seconds:
+                return None  # longer than before, and who knows how long
+            known = forward.seconds / forward.pixels * self._total * self._tile_pixels
+            return (1 - share) * ((1 - share) * known + elapsed)
+        return elapsed * (1 - share) / share if done >= _TELLING else None
+
+    def _listen(self, runner: ModelRunner, seconds: float | None) -> int:
+        """Hear of the runner's steps from now on, if that costs little; how many they are expected to be, 0 where they
+        are not heard of."""
+        if runner not in self._heard:
+            blocks = blocks_of(runner.module)
+            if seconds is not None and seconds < len(blocks) * _A_BLOCK:
+                return 0
+            self._hooks.enter_context(listening(blocks, self._step))
+            self._heard[runner] = count_beats(blocks)
+        return runner.pace.steps or self._heard[runner]
+
+    def _step(self, steps: int) -> None:
+        forward = self._forward
+        if forward:
+            forward.steps_done += steps
+        self._monitor.raise_kept()  # into a model that went on
+        if forward and self._clock() >= forward.began + _SHORT:
+            self._look()
+
+    def _look(self) -> None:
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK
+            self._monitor.raise_if_interrupted()
+
+
+def wait_for(event: Event, meanwhile: Callable[[], None], sleep: Callable[[float], None] = time.sleep) -> None:
+    """Until `event` is past, calling `meanwhile` now and then, and hardly later than that."""
+    began = time.perf_counter()
+    while not event.query():
+        meanwhile()
+        sleep(max(5e-5, (time.perf_counter() - began) * _WAITING))
