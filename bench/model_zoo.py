@@ -15,7 +15,10 @@ from spandrel.architectures.DAT import DAT, DATArch
 from spandrel.architectures.DCTLSA import DCTLSA, DCTLSAArch
 from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 from spandrel.architectures.HAT import HAT, HATArch
+from spandrel.architectures.OmniSR import OmniSR, OmniSRArch
+from spandrel.architectures.PLKSR import PLKSRArch, RealPLKSR
 from spandrel.architectures.RealCUGAN import RealCUGANArch, UpCunet2x
+from spandrel.architectures.SAFMN import SAFMN, SAFMNArch
 from spandrel.architectures.SPAN import SPAN, SPANArch
 from spandrel.architectures.SwinIR import SwinIR, SwinIRArch
 from torch import Tensor, nn
@@ -79,6 +82,20 @@ def _realcugan() -> ImageModelDescriptor:
     return RealCUGANArch().load(UpCunet2x().state_dict())
 
 
+def _plksr(blocks: int) -> ImageModelDescriptor:
+    """RealPLKSR has 28 blocks; with six it is shortened, for CPUs."""
+    return PLKSRArch().load(RealPLKSR(upscaling_factor=4, n_blocks=blocks).state_dict())
+
+
+def _omnisr() -> ImageModelDescriptor:
+    """With one group of the published five it is shortened, for CPUs."""
+    return OmniSRArch().load(OmniSR(up_scale=4).state_dict())
+
+
+def _safmn() -> ImageModelDescriptor:
+    return SAFMNArch().load(SAFMN(dim=36, upscaling_factor=4).state_dict())
+
+
 def _bundled() -> ImageModelDescriptor:
     return load_model(resolve_model(DEFAULT_MODEL))
 
@@ -102,9 +119,14 @@ _OTHERS: dict[str, Callable[[], ImageModelDescriptor]] = {
     "swinir-m": partial(_swinir, 180, 6, "pixelshuffle"),
     "hat-s": partial(_hat, 6),
     "dat-light": partial(_dat, 18),
+    "plksr": partial(_plksr, 6),
+    "omnisr": _omnisr,
+    "safmn": _safmn,
 }
 _BUILDERS = {**_SHORT, **_OTHERS}
 NAMES = tuple(_SHORT)
+ARCHITECTURES = (*NAMES, "plksr", "omnisr", "safmn")
+"""A model of each of twelve architectures, small enough for a CPU."""
 PEERS = ("compact-x2", "compact", "span", "esrgan", "esrgan-x2plus", "swinir-m", "hat-s", "dat-light")
 
 

@@ -17,8 +17,9 @@ NUMBERS = tuple(getattr(signal, name, 0) for name in ("SIGTERM", "SIGHUP", "SIGI
 
 @pytest.fixture(autouse=True)
 def handlers() -> object:
-    """As a process begins with them."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in NUMBERS[:2]}
+    """As a process begins with them; where the tests run in a shell's background, interrupts are ignored."""
+    usual = dict(zip(NUMBERS, (signal.SIG_DFL, signal.SIG_DFL, signal.default_int_handler), strict=True))
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -18,14 +18,22 @@ from cudaspeed.storage.scratch import scratch_folder
 
 ID = "a" * 24
 ROOT = Path(__file__).absolute().parents[2]
-# The watching process, and in the place of the worker what the test says.
+PATIENCE = 120.0  # seconds; what hangs does so for 600
+# The watching process, and in the place of the worker what the test says. Its time begins when it is at work: on a busy
+# machine a process takes its time to start.
 START = """
-import sys, types
+import subprocess, sys, time, types
+from pathlib import Path
 package = types.ModuleType("cudaspeed")
 package.__path__ = [sys.argv[1]]
 sys.modules["cudaspeed"] = package
 from cudaspeed.compiling import watch
 watch.command_of = lambda module, request: [sys.executable, "-c", sys.argv[3], sys.argv[1], request]
+class Worker(subprocess.Popen):
+    def wait(self, timeout=None):
+        while self.poll() is None and not Path(sys.argv[2]).with_name("at work").exists(): time.sleep(0.02)
+        return super().wait(timeout)
+subprocess.Popen = Worker
 watch.main(sys.argv[2], "0")
 """
 WORKER = """
@@ -40,14 +48,20 @@ store, scratch = ArtifactStore(Path(request["folder"])), Path(sys.argv[2]).paren
 def publish():
     (scratch / "model.pt2").write_bytes(b"compiled")
     store.publish(request["id"], scratch / "model.pt2", 1.0)
-def hold_the_interpreter(): ctypes.PyDLL(None).sleep(600)
+def at_work(): (scratch / "at work").touch()
+def sleep():
+    at_work()
+    time.sleep(600)
+def hold_the_interpreter():
+    at_work()
+    ctypes.PyDLL(None).sleep(600)
 """
 
 
 class Watched:
     """A compile whose worker does `code`, within `limit` seconds."""
 
-    def __init__(self, folder: Path, code: str, limit: float = 60.0) -> None:
+    def __init__(self, folder: Path, code: str, limit: float = 600.0) -> None:
         self.store = ArtifactStore(folder)
         assert self.store.claim(ID, {"model": "Compact"})
         self.scratch = scratch_folder(folder)
@@ -58,7 +72,7 @@ class Watched:
         self.store.adopt(ID, self.process.pid)
 
     def end(self) -> ArtifactStore:
-        assert self.process.wait(60) == 0
+        assert self.process.wait(PATIENCE) == 0
         assert not self.scratch.exists()
         return self.store
 
@@ -82,17 +96,15 @@ def test_what_is_no_word_against_the_model_is_tried_again(code: str, tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who has left its parents is not found there")
-@pytest.mark.parametrize("code", ["time.sleep(600)", "hold_the_interpreter()"])
+@pytest.mark.parametrize("code", ["sleep()", "hold_the_interpreter()"])
 def test_a_worker_that_hangs_is_ended_with_all_that_it_started(code: str, tmp_path: Path) -> None:
     start = f"subprocess.run(['sh', '-c', 'setsid sleep 600 & echo $! > {tmp_path}/pid'])\n"  # who left it has ended
-    began = time.monotonic()
-    entry = Watched(tmp_path / "store", start + code, limit=3.0).end().get(ID)
+    entry = Watched(tmp_path / "store", start + code, limit=3.0).end().get(ID)  # it is over, long before those 600 s
     assert (entry.state, entry.reason) == ("failed", "compiling took longer than 3 s")
-    assert time.monotonic() - began < 30
     assert not runs(int((tmp_path / "pid").read_text()))
 
 
-@pytest.mark.parametrize("after", ["time.sleep(600)", "os._exit(3)", "os.abort()"])
+@pytest.mark.parametrize("after", ["sleep()", "os._exit(3)", "os.abort()"])
 def test_what_is_published_stays_whatever_becomes_of_improving_it(after: str, tmp_path: Path) -> None:
     store = Watched(tmp_path / "store", f"publish()\n{after}", limit=3.0).end()
     assert store.get(ID).state == "ready"
@@ -117,7 +129,7 @@ def runs(pid: int) -> bool:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -40,8 +40,10 @@ package = types.ModuleType("cudaspeed")
 package.__path__ = [sys.argv[1]]
 sys.modules["cudaspeed"] = package
 from pathlib import Path
+from cudaspeed.storage import artifacts
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.storage.index import Usage
+artifacts._NOTE_SECONDS = artifacts._LOCK_SECONDS = 60.0  # beside others it may be a while until it is one's turn
 store, ID, WHAT = ArtifactStore(Path(sys.argv[2])), sys.argv[3], {"model": "Compact"}
 print("here", flush=True)
 sys.stdin.readline()
@@ -299,9 +301,7 @@ def test_giving_up_or_handing_over_what_is_not_being_compiled_changes_nothing(st
 
 
 def test_two_processes_that_note_at_once_lose_nothing(store: ArtifactStore, start: Any) -> None:
-    # on a busy machine a process may have to wait for its turn for longer than a note is worth
-    code = "from cudaspeed.storage import artifacts\nartifacts._NOTE_SECONDS = 60.0\n"
-    code += "for _ in range(200): store.note(ID, WHAT, Usage(eager_seconds=1.0))"
+    code = "for _ in range(200): store.note(ID, WHAT, Usage(eager_seconds=1.0))"
     children = [start(code) for _ in range(2)]
     for child in children:
         child.ready()
@@ -313,7 +313,7 @@ def test_two_processes_that_note_at_once_lose_nothing(store: ArtifactStore, star
 
 
 def test_threads_that_note_at_once_lose_nothing(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "_NOTE_SECONDS", 60.0)  # as above
+    monkeypatch.setattr(artifacts, "_NOTE_SECONDS", 60.0)  # as in the children
 
     def note() -> None:
         for _ in range(20):
