@@ -25,13 +25,13 @@ from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, wo
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import fast_precisions, supported_precisions
-from cudaspeed.pipeline.session import Session
 from cudaspeed.pipeline.session_cache import SessionCache
-from cudaspeed.upscale_engine import upscale
+from cudaspeed.upscale_engine import tune, upscale
 
 from .core_node import core_node
 
 _BATCH = 16  # frames at once, where a way takes several
+_TUNED_FOR = (512, 512)
 _TUNING_SECONDS = 15.0  # that a compile may go on to look for faster code
 _SPLIT_OVERLAP = 16  # pixels that a quarter sees beyond its edge
 
@@ -221,7 +221,7 @@ def ours(setting: Setting, level: Level, half: bool, compiled: bool) -> Upscaler
         batch_size=_BATCH,
     )
     sessions, context = SessionCache(), StandaloneContext(str(setting.device))
-    Session(setting.model, options, context, sessions).start()  # the fastest kernels, as after some pictures
+    tune(setting.model, _TUNED_FOR, options, context, sessions)  # as after some pictures
 
     def run(image: Tensor) -> Made:
         result = upscale(image, setting.model, options, context, sessions)

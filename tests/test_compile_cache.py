@@ -23,6 +23,7 @@ from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels.timing import Clock
+from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import upscale, warm_up
@@ -529,7 +530,7 @@ def test_once_checked_a_single_tile_is_computed_once(compilers: Compilers) -> No
     model, eager_calls = zoo.compact(), []
     sessions = process(compilers)
     run(sessions, model)
-    runner = sessions.runners.get(model, sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
+    runner = sessions.runners.get(model, usual_mode("fp32", False, model))
     (forwards,) = runner.compiled.values()
     plain = forwards.eager
     forwards.eager = lambda x: eager_calls.append(x.shape) or plain(x)
@@ -542,7 +543,7 @@ def test_what_is_released_is_gone_at_once(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
     sessions, model = process(compilers), zoo.compact()
     run(sessions, model, WAIT)
-    runner = sessions.runners.get(model, sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode)
+    runner = sessions.runners.get(model, usual_mode("fp32", False, model))
     (forwards,) = runner.compiled.values()
     (loaded,) = forwards._loaded.values()
     package = weakref.ref(loaded._forward)
@@ -570,7 +571,7 @@ def test_unloading_the_model_lets_go_of_compiled_code_which_is_loaded_again(comp
     compilers.at_once = Job.succeed
     sessions, model = process(compilers), zoo.compact()
     run(sessions, model, WAIT)
-    mode = sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode
+    mode = usual_mode("fp32", False, model)
     runner = sessions.runners.get(model, mode)
     assert runner.compiled
     runner.release()

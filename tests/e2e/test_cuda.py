@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,14 +17,15 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.memory import measure_cost, working_bytes
-from cudaspeed.models import autotune
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
+from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline import output, session
 from cudaspeed.pipeline.download import StreamDownload
+from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.streams import CudaStream
-from cudaspeed.upscale_engine import upscale
+from cudaspeed.upscale_engine import tune, upscale
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -283,11 +285,15 @@ def test_more_windows_than_a_grid_has_blocks() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
-def test_models_with_attention_in_one_operation_give_the_plain_picture(precision: str, truth, monkeypatch) -> None:
-    seconds = {"plain": 1.0, "attention": 0.1}
-    monkeypatch.setattr(autotune, "_times", lambda ways, *_: [[seconds[way.runner.mode.kernels]] * 2 for way in ways])
+def test_models_with_attention_in_one_operation_give_the_plain_picture(precision: str, truth) -> None:
     image, model = zoo.photograph(96, 128), zoo.swinir()
-    result = run(image, model, precision=precision, compile=False)
+    options, context, sessions = UpscaleOptions(precision, compile=False), StandaloneContext("cuda"), SessionCache()
+    for half in ("fp32", "fp16", "bf16"):
+        usual = usual_mode(half, True, model)
+        faster = {place_of(usual, context.device): str(replace(usual, kernels="attention"))}
+        sessions.profile(model, context).keep(fastest=faster)
+    tune(model, (96, 128), options, context, sessions)
+    result = upscale(image, model, options, context, sessions)
     assert result.report.kernels == "attention"
     assert psnr(result.image, truth(image, model)) >= (80 if precision == "fp32" else 45)
 

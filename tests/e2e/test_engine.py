@@ -18,6 +18,7 @@ from cudaspeed.api.errors import BadImageError, BadModelError, BadOptionError, M
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth
 from cudaspeed.host import StandaloneContext
+from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 
@@ -160,7 +161,8 @@ def test_neither_the_picture_nor_the_model_is_changed() -> None:
 def test_our_copy_goes_with_the_callers_model() -> None:
     sessions, model = new_sessions(), zoo.compact()
     upscale(zoo.photograph(16, 16), model, FP32, StandaloneContext("cpu"), sessions)
-    ours = weakref.ref(sessions.runners.get(model, sessions.runners.get(model, _mode(sessions, model)).mode).module)
+    mode = usual_mode("fp32", False, model)
+    ours = weakref.ref(sessions.runners.get(model, mode).module)
     assert ours() is not None
     gc.collect()  # what building the model left
     gc.disable()  # it has not to wait for it: a device's memory may hang on it
@@ -169,10 +171,6 @@ def test_our_copy_goes_with_the_callers_model() -> None:
         assert ours() is None
     finally:
         gc.enable()
-
-
-def _mode(sessions: SessionCache, model):
-    return sessions.precisions.choose(model, "fp32", True, StandaloneContext("cpu")).mode
 
 
 def test_a_model_loaded_under_inference_mode_works_and_can_be_changed_in_place_afterwards() -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth, UpscaleResult
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models import autotune
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.pipeline.retry import SuspectTile, TileRetry
 from cudaspeed.pipeline.tile_check import measure_tiles
@@ -55,8 +54,6 @@ def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -
     chance, sessions, model = random.Random(11), new_sessions(), healthy(make())
     precisions = ["fp32", "bf16"] if model.supports_bfloat16 else ["fp32"]
     most, clamped = 40 if make is zoo.realcugan else 64, 0
-    # our kernels, where there are any for the model, whatever this machine is fast at
-    monkeypatch.setattr(autotune, "_times", lambda ways, *_: [[1.0 / k] * 2 for k, _ in enumerate(ways, 1)])
     monkeypatch.setattr(TileRetry, "_compute_again", lambda self, suspect: pytest.fail(f"suspected: {suspect.stats}"))
     for _ in range(20):
         size, frames = (chance.randint(16, most), chance.randint(16, most)), chance.choice([1, 1, 2])
@@ -66,7 +63,9 @@ def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -
         def run(image: Tensor = image, options: UpscaleOptions = options) -> UpscaleResult:
             return upscale(image, model, options, StandaloneContext("cpu"), sessions)
 
-        result = run()
+        result, again = run(), run()
+        assert again.report.profile == result.report.profile, "nothing was learned from it"
+        assert torch.equal(result.image, again.image)
         assert result.report.health == ImageHealth()
         assert not any("tiles" not in warning for warning in result.report.warnings)
         with monkeypatch.context() as patched:

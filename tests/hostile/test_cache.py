@@ -61,7 +61,7 @@ def calls(folder: Path) -> int:
 
 
 def test_a_good_compiler_gives_kernels_at_the_first_picture(folder: Path, tmp_path: Path) -> None:
-    outcome = upscaled(folder, CXX=script(tmp_path, ""), _PATIENCE=60.0)
+    outcome = upscaled(folder, CXX=script(tmp_path, ""), patience=60.0)
     all_is_well(outcome, outcome.kernels)
     assert not [text for text in outcome.logged if "no winograd kernels" in text]
     assert entry_of(folder).state == "ready"
@@ -76,9 +76,9 @@ def test_code_that_kills_its_process_or_hangs_never_gets_into_ours(
     what: str, at: str, folder: Path, tmp_path: Path
 ) -> None:
     compiler = compiler_of_bad_code(tmp_path, SOURCES[what], at)
-    settings = {"CXX": compiler, "_PATIENCE": PATIENCE if what == "never returns" else LONG, "_TRYING": 3.0}
+    settings = {"CXX": compiler, "patience": PATIENCE if what == "never returns" else LONG, "_TRYING": 3.0}
     if (what, at) == ("exits", "end"):
-        settings["_PATIENCE"] = LONG  # exit in a destructor is no harm, or a hang, as the C library has it
+        settings["patience"] = LONG  # exit in a destructor is no harm, or a hang, as the C library has it
     all_is_well(upscaled(folder, **settings))
     entry = entry_of(folder)
     assert entry.state == "failed"
@@ -107,7 +107,7 @@ def test_code_that_kills_its_process_or_hangs_never_gets_into_ours(
 def test_a_compiler_that_hangs_is_not_waited_for_and_ends_with_all_that_it_started(
     text: str, folder: Path, tmp_path: Path
 ) -> None:
-    settings = {"CXX": script(tmp_path, text), "_PATIENCE": PATIENCE, "_BUILDING": 4.0}
+    settings = {"CXX": script(tmp_path, text), "patience": PATIENCE, "_BUILDING": 4.0}
     first = upscaled(folder, **settings)
     all_is_well(first)
     second = upscaled(folder, **settings)
@@ -128,24 +128,24 @@ def test_a_compiler_that_hangs_is_not_waited_for_and_ends_with_all_that_it_start
 
 @pytest.mark.parametrize("text", ["exit 0", ": > $last; exit 0", "head -c 100000 /dev/zero > $last; exit 0"])
 def test_a_compiler_that_makes_nothing_of_use(text: str, folder: Path, tmp_path: Path) -> None:
-    settings = {"CXX": script(tmp_path, text), "_PATIENCE": LONG}
+    settings = {"CXX": script(tmp_path, text), "patience": LONG}
     all_is_well(upscaled(folder, **settings))
     assert entry_of(folder).state == "failed"
 
 
 def test_a_compiler_that_writes_without_end_fills_no_disk(folder: Path, tmp_path: Path) -> None:
-    settings = {"CXX": script(tmp_path, "exec cat /dev/zero > $last"), "_PATIENCE": LONG}
+    settings = {"CXX": script(tmp_path, "exec cat /dev/zero > $last"), "patience": LONG}
     all_is_well(upscaled(folder, **settings))
     assert entry_of(folder).state == "failed"
 
 
 def test_a_killed_builder_is_no_word_against_the_compiler(folder: Path, tmp_path: Path) -> None:
-    settings = {"CXX": script(tmp_path, "sleep 2"), "_PATIENCE": 0.5}
+    settings = {"CXX": script(tmp_path, "sleep 2"), "patience": 0.5}
     all_is_well(upscaled(folder, **settings))
     (entry,) = ArtifactStore(folder).entries().values()
     psutil.Process(entry.owner_pid).kill()
     assert entry_of(folder).state == "seen"
-    assert upscaled(folder, **(settings | {"_PATIENCE": 60.0})).code == 0
+    assert upscaled(folder, **(settings | {"patience": 60.0})).code == 0
     assert entry_of(folder).state == "ready"
     assert not list((folder / "jobs").iterdir()), "what the killed one left is gone"
 
@@ -164,11 +164,11 @@ def marked_library(folder: Path) -> Path:
 
 def test_where_others_could_put_their_own_nothing_is_loaded_or_written(folder: Path, tmp_path: Path) -> None:
     evil, own = marked_library(tmp_path), folder / "a" / "b"
-    upscaled(own, _PATIENCE=60.0)
+    upscaled(own, patience=60.0)
     (file,) = own.glob("*.pt2")
     (folder / "a").chmod(0o777)
     shutil.copy(evil, file)
-    outcome = upscaled(own, _PATIENCE=60.0)
+    outcome = upscaled(own, patience=60.0)
     all_is_well(outcome)
     assert not (tmp_path / "ran").exists()
     (told,) = [text for text in outcome.logged if "CUDASPEED_CACHE_DIR" in text and "not used" in text]
@@ -177,7 +177,7 @@ def test_where_others_could_put_their_own_nothing_is_loaded_or_written(folder: P
 
 def test_a_swap_between_check_and_load_gets_nothing_loaded(folder: Path, tmp_path: Path) -> None:
     evil = marked_library(tmp_path)
-    outcome = upscaled(folder, swapped_for=evil, _PATIENCE=60.0)
+    outcome = upscaled(folder, swapped_for=evil, patience=60.0)
     all_is_well(outcome, outcome.kernels)
     assert [file.read_bytes() for file in folder.glob("*.pt2")] == [evil.read_bytes()], "it was swapped"
     assert not (tmp_path / "ran").exists()
@@ -185,7 +185,7 @@ def test_a_swap_between_check_and_load_gets_nothing_loaded(folder: Path, tmp_pat
 
 def test_swaps_all_the_time_get_nothing_loaded(folder: Path, tmp_path: Path) -> None:
     marked_library(tmp_path)
-    upscaled(folder, _PATIENCE=60.0)
+    upscaled(folder, patience=60.0)
     (file,) = folder.glob("*.pt2")
     (tmp_path / "good.so").write_bytes(file.read_bytes())
     swapping = f"""
@@ -199,7 +199,7 @@ for source in cycle(["{tmp_path}/evil.so", "{tmp_path}/good.so"]):
     swapper = subprocess.Popen([sys.executable, "-c", swapping])
     try:
         for _ in range(10):
-            assert upscaled(folder, _PATIENCE=0.0).code == 0
+            assert upscaled(folder, patience=0.0).code == 0
     finally:
         swapper.kill()
         swapper.wait()
@@ -212,7 +212,7 @@ def test_another_users_folder_is_not_used(folder: Path, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "theirs").mkdir(mode=0o755)
     os.chown(folder / "theirs", 12345, 12345)
-    outcome = upscaled(folder / "theirs" / "cache", _PATIENCE=60.0)
+    outcome = upscaled(folder / "theirs" / "cache", patience=60.0)
     all_is_well(outcome)
     assert not (folder / "theirs" / "cache").exists()
     told = "\n".join(outcome.logged)

@@ -20,9 +20,9 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models import autotune, runner
+from cudaspeed.models import runner
 from cudaspeed.pipeline.session_cache import SessionCache
-from cudaspeed.upscale_engine import upscale
+from cudaspeed.upscale_engine import tune, upscale
 
 WRONG: dict[str, Callable[[Tensor], Any]] = {
     "a column short": lambda y: y[..., :-1],
@@ -208,12 +208,9 @@ def test_kernels_of_ours_that_give_it_give_way_to_torchs(monkeypatch: pytest.Mon
         def __exit__(self, *told: object) -> None:
             active.clear()
 
-    takes = iter([1.0, 0.1])
-    monkeypatch.setattr(autotune, "timed", lambda forward, x, clock: (forward(x), next(takes, 0.1)))
-    monkeypatch.setattr(autotune, "taking_turns", lambda works, before: [[1.0, 1.0], [0.1, 0.1]][: len(works)])
-    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder: False)
-    monkeypatch.setattr(autotune, "least_pixels", lambda descriptor, context: 0)
-    monkeypatch.setattr("cudaspeed.pipeline.modes.least_pixels", lambda descriptor, context: 0)
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder, patience=0.0: False)
+    monkeypatch.setattr("cudaspeed.kernels.window_attention.prepare", lambda folder, patience=0.0: True)
+    monkeypatch.setattr("cudaspeed.pipeline.modes.verified", lambda model, kernels: True)
     monkeypatch.setattr(runner, "FusedAttention", Ours)
     image = zoo.photograph(100, 100)
     model = giving(lambda y: y[..., :-1] if active and y.shape[-1] == 200 else y, attention=True)
@@ -245,8 +242,9 @@ def test_what_is_measured_of_such_a_model_is_not_believed() -> None:
         return y[..., :1] if y.shape[-1] in (96, 160, 192, 320) else y
 
     sessions, model, image = new_sessions(), giving(change), zoo.photograph(100, 100)
-    result = run(model, image, sessions, tile=64)
+    tune(model, (100, 100), UpscaleOptions(compile=False), StandaloneContext("cpu"), sessions)
     assert sizes & {96, 160, 192, 320}
+    result = run(model, image, sessions, tile=64)
     torch.testing.assert_close(result.image, enlarged(image), atol=1e-6, rtol=0)
     profile = sessions.profile(model, StandaloneContext("cpu"))
     assert profile.known.receptive_field is None

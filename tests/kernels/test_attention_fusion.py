@@ -24,7 +24,6 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import attention_fusion, window_attention
 from cudaspeed.kernels.attention_fusion import FusedAttention, Scores, attend
-from cudaspeed.models import autotune
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline.session import Session
@@ -227,43 +226,37 @@ def test_products_that_are_none_are_left_alone() -> None:
     assert type(q @ torch.randn(6, 2, 4, 5)) is Tensor, "only within"
 
 
-def test_it_is_used_where_it_was_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch, attended: list) -> None:
-    seconds = {"plain": 1.0, "attention": 0.5}
-    monkeypatch.setattr(autotune, "_times", lambda ways, *_: [[seconds[way.runner.mode.kernels]] * 2 for way in ways])
-    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder: False)
-    monkeypatch.setattr("cudaspeed.models.autotune._WORTH", 0)
+def test_it_is_used_where_it_can_be_and_gives_the_same_picture(monkeypatch: pytest.MonkeyPatch, attended: list) -> None:
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder, patience=0.0: False)
     options, image, model = UpscaleOptions(precision="fp32", compile=False), zoo.photograph(40, 48), zoo.swinir()
     results = {}
     for kernels in ("attention", "plain"):
-        seconds["attention"] = 0.5 if kernels == "attention" else 1.5
-        context = StandaloneContext("cpu")
-        monkeypatch.setattr(context, "cache_folder", context.cache_folder / kernels, raising=False)
-        results[kernels] = upscale(image, model, options, context, new_sessions())
+        with monkeypatch.context() as patch:
+            if kernels == "plain":
+                patch.setattr("cudaspeed.kernels.window_attention.prepare", lambda folder, patience=0.0: False)
+            results[kernels] = upscale(image, model, options, StandaloneContext("cpu"), new_sessions())
         assert results[kernels].report.kernels == kernels
     torch.testing.assert_close(results["attention"].image, results["plain"].image, atol=1e-5, rtol=0)
 
 
-def test_small_pictures_do_not_wait_until_the_fastest_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow model's forwards to find out would be most of the work; together they become worth it."""
-    tried = []
+def test_the_first_picture_does_not_wait_until_kernels_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it computed by one kind of them, and the next by two."""
+    asked: list[float] = []
 
-    def fail(*given: object) -> None:
-        tried.append(given)
-        raise torch.OutOfMemoryError("out of memory")
+    def pending(folder: Path, patience: float = 0.0) -> bool:
+        asked.append(patience)
+        return False
 
-    monkeypatch.setattr("cudaspeed.pipeline.modes.fastest", fail)
-    kept, image, options = new_sessions(), zoo.photograph(128, 128), UpscaleOptions(precision="fp32", compile=False)
-    model = zoo.swinir()
-    for attempts in (0, 0, 1):
-        upscale(image, model, options, StandaloneContext("cpu"), kept)
-        assert len(tried) == attempts
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", pending)
+    monkeypatch.setattr("cudaspeed.models.autotune.is_pending", lambda name: name == "winograd")
+    options, image, model = UpscaleOptions(precision="fp32", compile=False), zoo.photograph(40, 48), zoo.swinir()
+    report = upscale(image, model, options, StandaloneContext("cpu"), new_sessions()).report
+    assert asked == [0.0]
+    assert report.kernels == "plain"
 
 
 def test_kernels_that_fail_on_a_large_picture_cost_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were tried on a small one; torch's own still compute it, now and in later sessions."""
-    seconds = {"plain": 1.0, "attention": 0.1, "winograd": 0.1}
-    monkeypatch.setattr(autotune, "_times", lambda ways, *_: [[seconds[way.runner.mode.kernels]] * 2 for way in ways])
-    monkeypatch.setattr("cudaspeed.models.autotune._WORTH", 0)
+    """They did on a small one; torch's own still compute it, now and in later sessions."""
     model, options = zoo.swinir(), UpscaleOptions(precision="fp32", compile=False)
     right, large = attention_fusion.attend, zoo.photograph(96, 160)
 

@@ -27,6 +27,8 @@ from cudaspeed.storage.fingerprint import describe_environment
 from cudaspeed.storage.index import Entry
 from cudaspeed.upscale_engine import upscale
 
+LONG = 60.0  # seconds, in which a busy machine builds them
+
 linux = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="nothing is built here")
 
 
@@ -52,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The kernels, built into `folder` by an earlier process."""
-    if not winograd.prepare(folder):
+    if not winograd.prepare(folder, LONG):
         pytest.skip("the kernels cannot be built here: not Linux, or no C++ compiler")
     forget(monkeypatch)
     return folder
@@ -78,7 +80,7 @@ def only_entry(folder: Path) -> Entry:
 
 def test_the_next_process_finds_them(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_compiler(monkeypatch)
-    assert winograd.prepare(built)
+    assert winograd.prepare(built, LONG)
 
 
 @linux
@@ -93,7 +95,7 @@ def test_a_changed_file_is_not_loaded_but_built_anew(built: Path) -> None:
     (file,) = built.glob("*.pt2")
     good = file.read_bytes()
     file.write_bytes(good[:-1] + b"?")
-    assert winograd.prepare(built)
+    assert winograd.prepare(built, LONG)
     (file,) = built.glob("*.pt2")
     assert len(file.read_bytes()) == len(good)
     assert not file.read_bytes().endswith(b"?")
@@ -126,7 +128,7 @@ def test_what_is_swapped_after_it_was_checked_is_never_loaded(
 
     monkeypatch.setattr(ArtifactStore, "copy_of", swap)
     no_compiler(monkeypatch)
-    assert winograd.prepare(built)
+    assert winograd.prepare(built, LONG)
     assert swapped
     assert not (tmp_path / "ran").exists()
 
@@ -136,7 +138,7 @@ def test_wrong_results_are_refused_for_good(built: Path, monkeypatch: pytest.Mon
         return "their results are wrong"
 
     with caplog.at_level(logging.INFO, logger="cudaspeed"):
-        assert load_library("winograd", built, flaw) is None
+        assert load_library("winograd", built, flaw, LONG) is None
         forget(monkeypatch)
         no_compiler(monkeypatch)
         assert load_library("winograd", built, lambda library: None) is None
@@ -158,6 +160,7 @@ def test_without_them_the_picture_is_the_same(
         monkeypatch.setattr(build, "_COMPILE", ("--no-such-flag",))
     image, model = zoo.photograph(40, 48), zoo.compact(2, features=16)
     with caplog.at_level(logging.INFO, logger="cudaspeed"):
+        winograd.prepare(StandaloneContext("cpu").cache_folder, LONG)
         results = [
             upscale(image, model, UpscaleOptions(precision="fp32"), StandaloneContext("cpu"), new_sessions())
             for _ in range(2)
@@ -176,14 +179,14 @@ def test_a_failed_build_is_not_tried_again_until_something_changes(
 ) -> None:
     by(script(tmp_path, "echo 'x.cpp:1: error: no such thing' >&2; exit 1"), monkeypatch)
     for _ in range(2):
-        assert not winograd.prepare(folder)
+        assert not winograd.prepare(folder, LONG)
         forget(monkeypatch)
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
     entry = only_entry(folder)
     assert (entry.state, entry.reason) == ("failed", "g++ says: x.cpp:1: error: no such thing")
     monkeypatch.delenv("CXX")
     forget(monkeypatch)
-    assert winograd.prepare(folder), "another compiler"
+    assert winograd.prepare(folder, LONG), "another compiler"
 
 
 @linux
@@ -191,13 +194,13 @@ def test_a_failed_build_is_not_tried_again_until_something_changes(
 def test_what_took_too_long_is_tried_again_on_another_day(
     age: float, again: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert winograd.prepare(folder)
+    assert winograd.prepare(folder, LONG)
     forget(monkeypatch)
     store, now = ArtifactStore(folder), time.time()
     with monkeypatch.context() as patch:
         patch.setattr("cudaspeed.storage.artifacts.time.time", lambda: now - age)
         store.fail(only_entry(folder).id, "g++ took longer than 60 s", "time", "")
-    assert winograd.prepare(folder) == again
+    assert winograd.prepare(folder, LONG) == again
 
 
 @linux
@@ -205,23 +208,23 @@ def test_a_build_that_was_killed_is_tried_again_by_the_next_process(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by(script(tmp_path, "kill -9 $$"), monkeypatch)
-    assert not winograd.prepare(folder)
+    assert not winograd.prepare(folder, LONG)
     assert only_entry(folder).state == "seen"
     script(tmp_path, "")
-    assert not winograd.prepare(folder), "this process has its answer"
+    assert not winograd.prepare(folder, LONG), "this process has its answer"
     forget(monkeypatch)
-    assert winograd.prepare(folder)
+    assert winograd.prepare(folder, LONG)
 
 
 @linux
 def test_a_slow_build_is_not_waited_for_and_is_there_later(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_PATIENCE", 0.3)
     by(script(tmp_path, f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"), monkeypatch)
     began = time.monotonic()
     assert not winograd.prepare(folder)
-    assert not winograd.prepare(folder)
+    assert not winograd.prepare(folder, 0.3)
+    assert build.is_pending("winograd")
     assert time.monotonic() - began < 20
     assert build.code_of("winograd") == "", "nothing is measured of what is not there"
     (tmp_path / "go").touch()
@@ -236,12 +239,10 @@ def test_what_another_process_is_building_is_waited_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by(script(tmp_path, "sleep 0.5"), monkeypatch)
-    with monkeypatch.context() as patch:
-        patch.setattr(build, "_PATIENCE", 0.0)
-        assert not winograd.prepare(folder)
+    assert not winograd.prepare(folder)
     forget(monkeypatch)
     no_compiler(monkeypatch)
-    assert winograd.prepare(folder)
+    assert winograd.prepare(folder, LONG)
 
 
 @linux
@@ -250,7 +251,7 @@ def test_what_is_compiled_is_what_the_digest_was_made_of(
 ) -> None:
     """The compiler is given no name that somebody else could put another file under."""
     by(script(tmp_path, f'cp "$last" {tmp_path}/ 2>/dev/null; echo "$PWD: $*" >> {tmp_path}/said'), monkeypatch)
-    assert winograd.prepare(folder)
+    assert winograd.prepare(folder, LONG)
     for line in (tmp_path / "said").read_text().splitlines():
         assert line.startswith(str(folder / "jobs"))
         assert str(build._SOURCES) not in line
@@ -268,6 +269,6 @@ def test_an_interrupt_ends_the_waiting_and_not_the_build(
     with monkeypatch.context() as patch:
         patch.setattr(build.time, "sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            winograd.prepare(folder)
+            winograd.prepare(folder, LONG)
     no_compiler(monkeypatch)
-    assert winograd.prepare(folder)
+    assert winograd.prepare(folder, LONG)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import zoo
 from clocks import new_sessions
 from spandrel import SizeRequirements
+from studies import found_by
 from torch import Tensor, nn
 
 from cudaspeed.api.model_info import ModelInfo
@@ -19,14 +19,17 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info
-from cudaspeed.models.receptive_field import ReceptiveField, measure_receptive_field, with_receptive_field
-from cudaspeed.models.runner import ModelRunner
-from cudaspeed.storage.profiles import Profile, ProfileStore
+from cudaspeed.models.receptive_field import UNMEASURABLE, ReceptiveField, measurable, measure_receptive_field, study
+from cudaspeed.pipeline.scheduler import Limits
+from cudaspeed.pipeline.session import Session
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.pipeline.studies import StudyRunner
+from cudaspeed.pipeline.workload import workload_of_one
+from cudaspeed.storage.profiles import Profile
 from cudaspeed.tiling.plan import automatic_overlap, plan_tiles
 from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
-PLENTY = None  # pixels that a forward may have
 FP32 = ExecutionMode("fp32", autocast=False, channels_last=False)
 CONVOLUTIONAL = ModelInfo("toy", scale=1, in_channels=3, out_channels=3, convolutional=True, small_convolutional=True)
 
@@ -120,7 +123,8 @@ def test_the_reach_is_in_pixels_of_the_input_and_tiles_start_on_the_grid() -> No
 
 def test_models_that_the_probe_does_not_suit_are_not_measured() -> None:
     for demands in ({"alignment": 64}, {"minimum": 512}):
-        assert measure_receptive_field(lambda x: x, ModelInfo("toy", 1, 3, 3, **demands), CPU) is None
+        assert not measurable(ModelInfo("toy", 1, 3, 3, **demands))
+    assert measurable(CONVOLUTIONAL)
     assert measure_receptive_field(lambda x: x * torch.nan, CONVOLUTIONAL, CPU) is None
 
 
@@ -140,101 +144,98 @@ class Counting:
         self.model = zoo.toy(2, change)
 
 
-def known(toy: Counting, profiles: ProfileStore, mode: ExecutionMode = FP32) -> int | None:
-    """The receptive field that the engine learns, and what that takes."""
-    context = StandaloneContext("cpu")
-    runner = ModelRunner(toy.model, mode)
-    profile = profiles.of(toy.model.model)
-    return with_receptive_field(model_info(toy.model), toy.model, runner, profile, context, PLENTY).receptive_field
+def finish(model, mode: ExecutionMode = FP32, sessions: SessionCache | None = None, context=None) -> Profile:
+    """What is kept of the study, made by the engine in a session of its own."""
+    context, sessions = context or StandaloneContext("cpu"), sessions or new_sessions()
+    StudyRunner(model, context, sessions, unlimited=True).run(study(model_info(model), mode))
+    return sessions.profile(model, context).known
 
 
-def test_it_is_measured_once_and_found_again_on_disk(tmp_path: Path) -> None:
-    toy, profiles = Counting(), ProfileStore(tmp_path)
-    assert known(toy, profiles) == 5
-    assert len(toy.shapes) == 2
-    assert known(toy, profiles) == 5
-    assert known(toy, ProfileStore(tmp_path)) == 5
-    assert len(toy.shapes) == 2
-    for file in tmp_path.glob("*.json"):
+@pytest.mark.parametrize("alignment", [1, 8, 16, 24, 32])
+@pytest.mark.parametrize("pixels", [5, 40])
+def test_it_costs_no_more_than_it_says_and_one_trip_where_that_shows_its_end(alignment: int, pixels: int) -> None:
+    info = replace(CONVOLUTIONAL, alignment=alignment)
+    found = found_by(study(info, FP32), lambda mode, picture: 0.5 + 0.2 * shift(pixels)(picture))
+    assert found == {"receptive_field": pixels, "unbounded": False}
+
+
+def test_it_is_measured_once_and_found_again_on_disk() -> None:
+    """By runs that bear it: a tenth of what they compute."""
+    toy, image = Counting(), zoo.photograph(1000, 1000)
+    tiles = UpscaleOptions(precision="fp32", tile=500, compile=False)
+
+    def probes(sessions: SessionCache) -> int:
+        toy.shapes.clear()
+        upscale(image, toy.model, tiles, StandaloneContext("cpu"), sessions)
+        return sum(shape[-1] < 400 for shape in toy.shapes)
+
+    sessions = new_sessions()
+    assert [probes(sessions), probes(sessions), probes(new_sessions())] == [2, 0, 0]
+    assert sessions.profile(toy.model, StandaloneContext("cpu")).known.receptive_field == 5
+    for file in (StandaloneContext("cpu").cache_folder / "profiles").glob("*.json"):
         file.write_text("{}", encoding="utf-8")
-    assert known(toy, ProfileStore(tmp_path)) == 5
-    assert len(toy.shapes) == 4
+    assert probes(new_sessions()) == 2
 
 
-def test_models_of_the_whole_picture_prefer_few_tiles_and_it_is_remembered(tmp_path: Path) -> None:
+def test_models_of_the_whole_picture_prefer_few_tiles_and_it_is_remembered() -> None:
     model = zoo.toy(1, lambda x: x - x.amax(dim=(2, 3), keepdim=True) + 1 + x.std(dim=(2, 3), keepdim=True))
-    context, info = StandaloneContext("cpu"), model_info(model)
-    for _ in range(2):
-        profile = ProfileStore(tmp_path).of(model.model)
-        known = with_receptive_field(info, model, ModelRunner(model, FP32), profile, context, PLENTY)
-        assert known.global_context
-        assert automatic_overlap(known) >= 16
-    assert not info.global_context
+    context, options = StandaloneContext("cpu"), UpscaleOptions(precision="fp32", tile=64)
+    assert not model_info(model).global_context
+    assert finish(model).unbounded
+    with Session(model, options, context, new_sessions()) as session:
+        session.start(0, lambda: None)
+        session.schedule(workload_of_one((90, 100), session.info, context), Limits())
+    assert session.info.global_context
+    assert automatic_overlap(session.info) >= 16
 
 
-def test_half_precision_is_not_taken_for_reach(tmp_path: Path) -> None:
-    model, context = zoo.compact(features=16, convs=4), StandaloneContext("cpu")
-    found = set()
-    for k, mode in enumerate((FP32, ExecutionMode("bf16", False, True), ExecutionMode("bf16", True, False))):
-        runner = ModelRunner(model, mode)
-        profile = ProfileStore(tmp_path / str(k)).of(model.model)
-        found.add(with_receptive_field(model_info(model), model, runner, profile, context, PLENTY).receptive_field)
-        assert next(runner.module.parameters()).dtype is mode.weight_dtype
-    assert len(found) == 1
-
-
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), torch.OutOfMemoryError("no"), ValueError("no")])
-def test_a_probe_that_fails_leaves_the_default(tmp_path: Path, error: Exception) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("not this size"), ValueError("no")])
+def test_a_probe_that_fails_is_remembered_and_leaves_the_default(error: Exception) -> None:
     def fail(x: Tensor) -> Tensor:
         raise error
 
-    model = zoo.toy(2, fail)
-    runner, profile = ModelRunner(model, FP32), ProfileStore(tmp_path).of(model.model)
-    info = model_info(model)
-    assert with_receptive_field(info, model, runner, profile, StandaloneContext("cpu"), PLENTY) == info
-    assert profile.known == Profile()
+    known = finish(zoo.toy(2, fail))
+    assert known.receptive_field is None
+    assert str(error) in known.trials[UNMEASURABLE]
 
 
-@pytest.mark.parametrize(("most", "probes"), [(80 * 80 - 1, 0), (80 * 80, 2), (160 * 160, 4)])
-def test_a_probe_larger_than_memory_allows_is_not_tried(tmp_path: Path, most: int, probes: int) -> None:
-    seen: list[int] = []
-    model = zoo.toy(2, lambda y: seen.append(y.shape[-1]) or y.roll(40, dims=3))
-    runner, profile = ModelRunner(model, FP32), ProfileStore(tmp_path).of(model.model)
-    found = with_receptive_field(model_info(model), model, runner, profile, StandaloneContext("cpu"), most)
-    assert len(seen) == probes
-    assert (found.receptive_field is None) == (profile.known.receptive_field is None) == (probes < 4)
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), torch.OutOfMemoryError("no"), MemoryError()])
+def test_one_for_which_memory_is_too_little_says_nothing_of_the_model(error: Exception) -> None:
+    def fail(x: Tensor) -> Tensor:
+        raise error
+
+    assert finish(zoo.toy(2, fail)) == Profile()
 
 
-def test_an_interrupt_goes_through(tmp_path: Path) -> None:
+def test_an_interrupt_goes_through() -> None:
     class StopError(Exception):
         """As ComfyUI's own, which is an `Exception` too."""
 
     def stop() -> None:
         raise StopError
 
-    context, toy, said = StandaloneContext("cpu"), Counting(), []
-    context.raise_if_interrupted, context.say = stop, said.append  # type: ignore[method-assign]
+    context, toy, sessions = StandaloneContext("cpu"), Counting(), new_sessions()
+    context.raise_if_interrupted = stop  # type: ignore[method-assign]
     with pytest.raises(StopError):
-        profile = ProfileStore(tmp_path).of(toy.model.model)
-        with_receptive_field(model_info(toy.model), toy.model, ModelRunner(toy.model, FP32), profile, context, PLENTY)
-    assert said[-1] == ""
+        finish(toy.model, FP32, sessions, context)
+    assert sessions.profile(toy.model, context).known == Profile()
 
 
 # --- in the engine ---------------------------------------------------------------------------------------------------
 
 
-def profiles_kept() -> int:
-    return len(list((StandaloneContext("cpu").cache_folder / "profiles").glob("*.json")))
-
-
 @pytest.mark.usefixtures("plain_kernels")
 def test_only_seams_ask_for_it() -> None:
-    image, model = zoo.photograph(90, 100), zoo.compact()
-    for options in (UpscaleOptions(precision="fp32"), UpscaleOptions(precision="fp32", tile=48, overlap=8)):
-        upscale(image, model, options, StandaloneContext("cpu"), new_sessions())
-        assert profiles_kept() == 0
-    upscale(image, model, UpscaleOptions(precision="fp32", tile=48), StandaloneContext("cpu"), new_sessions())
-    assert profiles_kept() == 1
+    """And only where the user does not say how much is shared."""
+    asked = []
+    for more in ({}, {"tile": 48, "overlap": 8}, {"tile": 48}):
+        model, context, sessions = zoo.compact(), StandaloneContext("cpu"), new_sessions()
+        options = UpscaleOptions(precision="fp32", **more)
+        session = Session(model, options, context, sessions, thorough=True)
+        session.start(90 * 100, lambda: None)
+        session.schedule(workload_of_one((90, 100), session.info, context), Limits())
+        asked.append(sessions.profile(model, context).known.receptive_field is not None)
+    assert asked == [False, False, True]
 
 
 @pytest.mark.parametrize("build", [zoo.compact, zoo.esrgan, zoo.span, zoo.grey_denoiser, zoo.rcan_unshuffle])
@@ -318,13 +319,15 @@ def test_size_requirements_hold_for_the_probe_too() -> None:
     assert all(side % 20 == 0 for size in seen for side in size)
 
 
-@pytest.mark.parametrize("kernels", ["plain", "fused"])
-def test_a_copy_that_computes_in_half_precision_is_measured_in_fp32(kernels: str, tmp_path: Path) -> None:
-    model = zoo.compact(2, features=16)
-    reaches = {}
-    for mode in (FP32, ExecutionMode("bf16", autocast=True, channels_last=True, kernels=kernels)):
-        profile, runner = ProfileStore(tmp_path / mode.precision).of(model.model), ModelRunner(model, mode)
-        info = with_receptive_field(model_info(model), model, runner, profile, StandaloneContext("cpu"), PLENTY)
-        reaches[mode.precision] = info.receptive_field
-    assert reaches["bf16"] is not None
-    assert reaches["bf16"] == reaches["fp32"]
+def test_what_computes_in_half_precision_is_measured_in_fp32() -> None:
+    """In bf16 a value may be off by 1/255 for no other reason than another tile size."""
+    seen: set[torch.dtype] = set()
+    model = zoo.toy(2, lambda y: seen.add(y.dtype) or (y + y.roll(10, dims=3)) / 2)
+    context, sessions = StandaloneContext("cpu"), new_sessions()
+    options = UpscaleOptions(precision="bf16", autocast=False, tile=48)
+    session = Session(model, options, context, sessions, thorough=True)
+    session.start(90 * 100, lambda: None)
+    assert session.chain.now.mode.precision == "bf16"
+    session.schedule(workload_of_one((90, 100), session.info, context), Limits())
+    assert session.info.receptive_field == 5
+    assert seen == {torch.float32}

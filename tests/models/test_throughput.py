@@ -9,6 +9,7 @@ import pytest
 import torch
 import zoo
 from clocks import new_sessions
+from studies import found_by
 from torch import Tensor
 
 from cudaspeed.api.model_info import ModelInfo
@@ -18,12 +19,17 @@ from cudaspeed.compiling.shapes import TileShapes
 from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import MemoryCost
 from cudaspeed.models import throughput
-from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput, ThroughputProbe
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.precision import usual_mode
+from cudaspeed.models.study import Ask
+from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput
+from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.scheduler import Budget, Limits, Schedule, Scheduler
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
+PLAIN = ExecutionMode("fp32", autocast=False, channels_last=True)
 ROOM = 64 << 30
 BY_SIDE = {64: 4.0, 128: 2.0, 256: 2.0, 512: 6.0}
 KNOWN = Throughput(tuple((side * side, seconds) for side, seconds in BY_SIDE.items()))
@@ -81,115 +87,102 @@ def test_the_best_size_is_known_where_larger_ones_no_longer_gain(seconds: list[f
 class Clock:
     """Forwards take so many seconds a megapixel, by their side."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, by_side: dict[int, float]) -> None:
+    def __init__(self, by_side: dict[int, float]) -> None:
         self.sides: list[int] = []
-        self.spent = 0.0
         self.by_side = by_side
-        monkeypatch.setattr(throughput, "seconds_of_forward", self._seconds)
 
-    def _seconds(self, forward: Callable[[Tensor], Tensor], x: Tensor, clock: Any) -> float:
-        height, width = x.shape[2:]
+    def __call__(self, ask: Ask) -> float:
+        height, width = ask.picture.shape[2:]
         assert height == width
-        forward(x)
         self.sides.append(width)
-        seconds = self.by_side[width] * width * width / 1e6
-        self.spent += seconds
-        return seconds
+        return self.by_side[width] * width * width / 1e6
+
+    @property
+    def pixels(self) -> int:
+        return sum(side * side for side in self.sides)
 
 
 def measure(
+    clock: Callable[[Ask], float],
     known: Throughput = UNKNOWN_THROUGHPUT,
-    ahead: float = 1e9,
+    allowed: float = 1e9,
     most: int = 1 << 20,
     forward: Callable[[Tensor], Tensor] = lambda x: x,
     **more: Any,
 ) -> Throughput:
-    return ThroughputProbe(forward, info(**more), StandaloneContext("cpu")).measure(known, int(ahead), most)
+    wanted = throughput.study(PLAIN, info(**more), "here", known, most, int(allowed))
+    if wanted is None:
+        return known
+    found = found_by(wanted, lambda mode, picture: forward(picture), clock)
+    return Throughput(tuple(found["throughputs"]["here"]))
 
 
-def test_it_is_measured_at_all_sizes_there_is_work_for(monkeypatch) -> None:
-    Clock(monkeypatch, BY_SIDE)
-    assert measure(most=512 * 512) == KNOWN
-    assert measure(most=256 * 256).points == KNOWN.points[:3]
+def test_it_is_measured_at_all_sizes_there_is_work_for() -> None:
+    assert measure(Clock(BY_SIDE), most=512 * 512) == KNOWN
+    assert measure(Clock(BY_SIDE), most=256 * 256).points == KNOWN.points[:3]
 
 
-@pytest.mark.parametrize("ahead", [1e5, 3e5, 1e6, 3e6, 1e7])
+@pytest.mark.parametrize("allowed", [1e4, 3e4, 1e5, 3e5, 1e6, 3e6])
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 100.0])
-def test_it_takes_no_more_than_its_share_of_the_work_ahead(monkeypatch, ahead: float, seconds: float) -> None:
-    clock = Clock(monkeypatch, dict.fromkeys(BY_SIDE, seconds) | {1024: seconds})
-    measure(ahead=ahead)
-    assert clock.spent <= seconds * ahead / 1e6 / 6
+def test_it_takes_no_more_than_it_is_allowed(allowed: float, seconds: float) -> None:
+    clock = Clock(dict.fromkeys((*BY_SIDE, 1024), seconds))
+    measure(clock, allowed=allowed)
+    assert clock.pixels <= allowed
 
 
-def test_nothing_is_measured_for_little_work(monkeypatch) -> None:
-    clock = Clock(monkeypatch, {64: 0.001})
-    assert measure(ahead=12 * 64 * 64 - 1) == UNKNOWN_THROUGHPUT
+def test_nothing_is_measured_for_what_one_size_would_tell() -> None:
+    clock = Clock({64: 0.001, 128: 0.001})
+    least = 2 * (64 * 64 + 128 * 128)
+    assert measure(clock, allowed=least - 1) == UNKNOWN_THROUGHPUT
     assert not clock.sides
-    measure(ahead=1e6)
-    assert set(clock.sides) == {64}, "by then it is clear that all of it takes a millisecond"
+    measure(clock, allowed=least)
+    assert set(clock.sides) == {64, 128}
 
 
-def test_the_sizes_suit_the_model(monkeypatch) -> None:
-    clock = Clock(monkeypatch, {72: 1.0, 132: 1.0, 264: 1.0})
-    measure(most=300 * 300, alignment=12, minimum=70)
+def test_the_sizes_suit_the_model() -> None:
+    clock = Clock({72: 1.0, 132: 1.0, 264: 1.0})
+    measure(clock, most=300 * 300, alignment=12, minimum=70)
     assert sorted(set(clock.sides)) == [72, 132, 264]
 
 
-def test_more_is_measured_when_there_is_time_for_it_and_then_all_of_it_in_one_go(monkeypatch) -> None:
-    clock = Clock(monkeypatch, BY_SIDE)
-    first = measure(ahead=2e6, most=512 * 512)
-    assert 1 < len(first.points) < 4
+def test_more_is_measured_when_there_is_more_work_and_nothing_twice() -> None:
+    clock = Clock(BY_SIDE)
+    first = measure(clock, allowed=3e4 + 2e4, most=512 * 512)
+    assert [pixels for pixels, _ in first.points] == [64 * 64, 128 * 128]
     clock.sides.clear()
-    assert measure(first, ahead=2e6, most=512 * 512) == first
+    assert measure(clock, first, allowed=5e4, most=512 * 512) == first
     assert not clock.sides, "it is known"
-    assert measure(first, ahead=1e9, most=512 * 512) == KNOWN
-    assert set(clock.sides) == {64, 128, 256, 512}
-
-
-@pytest.mark.parametrize("ahead", [1e5, 2e5, 4e5, 6e5, 1e6, 2e6, 3e6, 5e6])
-def test_what_is_known_is_not_measured_again_by_runs_of_the_same_size(monkeypatch, ahead: float) -> None:
-    clock = Clock(monkeypatch, BY_SIDE | {1024: 6.0})
-    known = measure(measure(ahead=ahead), ahead=ahead)
+    assert measure(clock, first, most=512 * 512) == KNOWN
+    assert set(clock.sides) == {256, 512}
     clock.sides.clear()
-    assert measure(known, ahead=ahead) == known
+    assert measure(clock, KNOWN) == KNOWN, "larger ones no longer gain"
     assert not clock.sides
 
 
-def test_a_machine_too_busy_to_tell_is_asked_no_further(monkeypatch) -> None:
-    times = [0.4 * 0.8**k for k in range(30)]
-    asked = iter(times)
-    monkeypatch.setattr(throughput, "seconds_of_forward", lambda *_: next(asked))
-    assert measure() == UNKNOWN_THROUGHPUT
-    assert next(asked) in times[2:10]
+def test_times_that_are_far_apart_tell_nothing_and_cost_no_more() -> None:
+    asked: list[int] = []
+
+    def falling(ask: Ask) -> float:
+        asked.append(ask.picture.shape[3])
+        return 0.4 * 0.5 ** len(asked)
+
+    assert measure(falling) == UNKNOWN_THROUGHPUT
+    assert len(asked) == 2 * len(set(asked)), "no size is asked for again"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("not this size"), MemoryError("out of memory")])
-def test_a_size_that_fails_costs_no_picture(monkeypatch, error: Exception) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 1e-9])
+def test_a_clock_that_stands_still_tells_nothing_of_sizes(seconds: float) -> None:
+    assert len(measure(lambda ask: seconds).points) == (0 if seconds == 0 else 5)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not this size"), ValueError("not this one")])
+def test_a_size_that_fails_costs_no_picture(error: Exception) -> None:
     def forward(x: Tensor) -> Tensor:
         if x.shape[3] > 128:
             raise error
         return x
 
-    Clock(monkeypatch, BY_SIDE)
-    assert measure(forward=forward).points == KNOWN.points[:2]
-
-
-class HostStoppedError(Exception):
-    """As older ComfyUIs': an Exception, and raised once."""
-
-
-def test_an_interrupt_is_none(monkeypatch) -> None:
-    class Host(StandaloneContext):
-        asked = 0
-
-        def raise_if_interrupted(self) -> None:
-            self.asked += 1
-            if self.asked == 2:
-                raise HostStoppedError
-
-    Clock(monkeypatch, BY_SIDE)
-    with pytest.raises(HostStoppedError):
-        ThroughputProbe(lambda x: x, info(), Host("cpu")).measure(UNKNOWN_THROUGHPUT, 1 << 30, 1 << 20)
+    assert measure(Clock(BY_SIDE | {1024: 1.0}), forward=forward).points == KNOWN.points[:2]
 
 
 # --- what comes of it -------------------------------------------------------------------------------------------------
@@ -276,27 +269,17 @@ def run(sessions: SessionCache, frames: int = 1) -> UpscaleResult:
     return upscale(picture, MODEL, UpscaleOptions(compile=False), StandaloneContext("cpu"), sessions)
 
 
-def test_it_is_measured_once_and_remembered_and_the_picture_is_the_same(monkeypatch, tmp_path, plain_kernels) -> None:
-    clock = Clock(monkeypatch, {64: 9.0, 128: 9.0, 256: 27.0})
+def test_what_is_known_decides_and_the_picture_is_the_same(monkeypatch, tmp_path, plain_kernels) -> None:
+    context, sessions = StandaloneContext("cpu"), new_sessions()
+    points = tuple((side * side, seconds) for side, seconds in {64: 9.0, 128: 9.0, 256: 27.0}.items())
+    mode = usual_mode("fp32", False, MODEL)
+    sessions.profile(MODEL, context).keep(throughputs={place_of(mode, context.device): points})
     first = run(new_sessions(), frames=16)
-    assert clock.sides
     assert first.report.tiles > 16
-    clock.sides.clear()
     again = run(new_sessions(), frames=16)
-    assert not clock.sides, "the profile has it"
     assert (again.report.tiles, again.report.tile) == (first.report.tiles, first.report.tile)
+    assert torch.equal(again.image, first.image)
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "another"))
     whole = run(new_sessions())
     assert whole.report.tiles == 1
     assert float((again.image[:1] - whole.image).abs().max()) <= 2 / 255
-
-
-def test_what_runs_see_themselves_counts_for_the_next_ones(monkeypatch, plain_kernels) -> None:
-    """The first picture's own time is dear, and is known only after it."""
-    Clock(monkeypatch, {64: 1e-3})
-    monkeypatch.setattr("cudaspeed.pipeline.session.reproduced", lambda *_: True)  # however busy this machine is
-    sessions = SessionCache()
-    assert run(sessions).report.tiles == 1
-    rates = sessions.record(MODEL).rates
-    assert [list(seen) for seen in rates.values()] == [[throughput.size_class(256 * 320)]]
-    assert run(sessions).report.tiles > 1

@@ -139,7 +139,7 @@ def test_warming_up_plans_for_the_tiles_that_the_run_will_have(free_mb: int, mon
     context.free_bytes = lambda: free_mb << 20
     options, size = UpscaleOptions(precision="fp32", compile=False), (750, 1000)
     session = Session(model, options, context, new_sessions())
-    session.start()
+    session.start(750 * 1000, lambda: None)
     with torch.inference_mode():
         planned = session.schedule(workload_of_one(size, session.info, context), Limits()).tile
 
@@ -186,7 +186,7 @@ def test_compiled_code_of_a_mode_that_was_left_is_not_said_to_be_used(monkeypatc
 
     compilers.wrong = until_it_breaks
     monkeypatch.setattr(compile_cache, "load_package", compilers.load)
-    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder: False)
+    monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder, patience=0.0: False)
 
     def change(y: Tensor) -> Tensor:
         if y.dtype == torch.bfloat16 and len(compilers.calls) > 2:

@@ -30,11 +30,15 @@ class Outcome:
     logged: list[str] = field(default_factory=list)
 
 
-def upscaled(folder: Path, limit: float = 90.0, swapped_for: Path | None = None, **settings: Any) -> Outcome:
+def upscaled(
+    folder: Path, limit: float = 90.0, swapped_for: Path | None = None, patience: float = 0.0, **settings: Any
+) -> Outcome:
     """With the cache in `folder`, whose libraries are `swapped_for` another at the moment when one is loaded.
-    `settings` are of `kernels.build`, and environment variables."""
+    Kernels
+    that are being built are waited for `patience` seconds. `settings` are of `kernels.build`, and environment
+    variables."""
     ours, theirs = _SERVER.Pipe(duplex=False)
-    process = _SERVER.Process(target=_upscale, args=(str(folder), swapped_for, settings, theirs))
+    process = _SERVER.Process(target=_upscale, args=(str(folder), swapped_for, patience, settings, theirs))
     process.start()
     theirs.close()
     told = None
@@ -51,7 +55,9 @@ def upscaled(folder: Path, limit: float = 90.0, swapped_for: Path | None = None,
     return Outcome(process.exitcode, *told) if told else Outcome(process.exitcode)
 
 
-def _upscale(folder: str, swapped_for: Path | None, settings: dict[str, Any], result: Connection) -> None:
+def _upscale(
+    folder: str, swapped_for: Path | None, patience: float, settings: dict[str, Any], result: Connection
+) -> None:
     import logging
 
     import torch
@@ -60,7 +66,7 @@ def _upscale(folder: str, swapped_for: Path | None, settings: dict[str, Any], re
 
     from cudaspeed.api.options import UpscaleOptions
     from cudaspeed.host import StandaloneContext
-    from cudaspeed.kernels import build
+    from cudaspeed.kernels import build, winograd
     from cudaspeed.upscale_engine import upscale
 
     logged: list[str] = []
@@ -81,6 +87,7 @@ def _upscale(folder: str, swapped_for: Path | None, settings: dict[str, Any], re
         truth = model(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).clamp(0, 1)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     options = UpscaleOptions(precision="fp32", compile=False)
+    winograd.prepare(Path(folder), patience)
     found = upscale(image, model, options, StandaloneContext("cpu"), new_sessions())
     seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     error = float((found.image - truth).abs().max())
