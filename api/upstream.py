@@ -5,8 +5,11 @@ Where a new version of theirs breaks us, it is here that we look. What takes lon
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -45,6 +48,28 @@ children_of: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter("_m
 
 version_of: Callable[[Tensor], int] = attrgetter("_version")
 """Goes up when a tensor is written in place; torch counts it for autograd and has no public word for it."""
+
+
+def copy_module(module: nn.Module, copied: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A deep copy of `module` whose parameters and buffers are what `copied` makes of each, once: what is tied stays
+    tied. Those of types of their own are copied in their own way.
+
+    `copy.deepcopy` alone would take some times as long for deep models: every module has a dozen empty dictionaries,
+    for hooks, which it takes apart one by one.
+    """
+    memo: dict[int, object] = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            if type(value) in _EMPTIES and not value:
+                memo[id(value)] = type(value)()
+        for tensor in chain.from_iterable(held.values() for held in own_tensors(part)):
+            if tensor is not None and type(tensor) in (Tensor, nn.Parameter) and id(tensor) not in memo:
+                ours = copied(tensor.detach())
+                memo[id(tensor)] = nn.Parameter(ours, tensor.requires_grad) if type(tensor) is nn.Parameter else ours
+    return copy.deepcopy(module, memo)
+
+
+_EMPTIES = (dict, OrderedDict, set)
 
 
 def has_hooks(module: nn.Module) -> bool:

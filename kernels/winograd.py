@@ -29,15 +29,11 @@ from .interface import ConvolutionSizes, Ending, Picture
 from .numerics import Limits, compare
 from .operands import check_dense, check_operand, check_writable
 
-# The transform of the weights, G in the paper.
-_WEIGHTS = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
+# The transform of the weights, G in the paper, times 24: of whole numbers, so that sums of weights are exact in float64
+# and come out the same in whatever order, by however many threads, a matrix product adds them up.
+_WEIGHTS = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))
+_TIMES = 24 * 24
+_COLUMNS = 1 << 14  # of weights that are transformed at once, 5 MB of float64
 # What may be around the picture: zeros, so that the output is as large, or nothing.
 _EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
 _LANES = 8  # the kernels' channels come in multiples of it; others get company of zeros
@@ -130,8 +126,9 @@ class Kernels:
     def pack(self, convolution: nn.Conv2d, activation: nn.Module | None = None) -> Packed:
         """`convolution`, one that `suits`, with what follows it, one that has an `activation_slope`."""
         outputs, channels = convolution.weight.shape[:2]
-        more = -outputs % _LANES
-        weights = F.pad(convolution.weight.detach(), (0, 0, 0, 0, 0, -channels % _LANES, 0, more))
+        weights, more, missing = convolution.weight.detach(), -outputs % _LANES, -channels % _LANES
+        if more or missing:
+            weights = F.pad(weights, (0, 0, 0, 0, 0, missing, 0, more))
         weights = _transformed(weights, self._lanes(*weights.shape[1::-1]))
         bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float()
         bias, slope = F.pad(bias, (0, more)), None
@@ -280,10 +277,14 @@ def _kernels() -> Kernels:
 
 
 def _transformed(weight: Tensor, lanes: int) -> Tensor:
-    """[36, C * O] of [O, C, 3, 3], in blocks of the outputs that the kernel sums up at once: two registers, or one."""
-    transform = torch.tensor(_WEIGHTS, dtype=torch.float64)
-    points = torch.einsum("ai,ocij,bj->abco", transform, weight.double(), transform).flatten(0, 1).float()
-    return torch.cat([block.flatten(1) for block in points.split(2 * lanes, dim=2)], dim=1).contiguous()
+    """[36, C * O] float32 of [O, C, 3, 3], in blocks of the outputs that the kernel sums up at once: two registers, or
+    one. G w G^T for each 3x3 w, as one product with the 36 rows of the Kronecker product of G and itself."""
+    transform = torch.tensor(_WEIGHTS, dtype=torch.float64, device="cpu")
+    transform = torch.kron(transform, transform)
+    blocks = (block.flatten(2).permute(2, 1, 0).flatten(1) for block in weight.split(2 * lanes))
+    ordered = torch.cat([*blocks], dim=1)
+    pieces = [(transform @ piece.double()).div_(_TIMES).float() for piece in ordered.split(_COLUMNS, dim=1)]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
 def _channels_last(x: Tensor) -> Tensor:

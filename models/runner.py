@@ -6,7 +6,6 @@ only ever read. The copy lives as long as the caller's module does, and no longe
 
 from __future__ import annotations
 
-import copy
 import json
 import weakref
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from ..api.model_info import Forward, ModelInfo
-from ..api.upstream import architecture_call
+from ..api.upstream import architecture_call, copy_module
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
@@ -119,18 +118,23 @@ def _copy(module: nn.Module, mode: ExecutionMode) -> nn.Module:
     """A copy on the CPU, in the mode's type and layout, for inference only."""
     # Outside inference mode: ComfyUI loads models under it, and compiled code cannot track inference tensors.
     with torch.inference_mode(False), torch.no_grad():
-        ours = copy.deepcopy(module).eval().requires_grad_(False)
-        fold_convolutions(ours)
+        ours = copy_module(module, _private).eval().requires_grad_(False)
         for tensor in (*ours.parameters(), *ours.buffers()):
-            tensor.data = tensor.data.clone()
-        ours.to("cpu")
+            if type(tensor) not in (Tensor, nn.Parameter):  # copied in its own way, which may share
+                tensor.data = tensor.data.clone()
+        fold_convolutions(ours)
         rewrite(ours, mode.kernels)
-        ours.to(mode.weight_dtype)
+        ours.to("cpu", mode.weight_dtype)
         if mode.channels_last:
             ours.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # the stubs of torch lack it
         if mode.autocast:
             narrow_fused(ours, DTYPES[mode.precision])
         return ours
+
+
+def _private(tensor: Tensor) -> Tensor:
+    """The caller's tensor, which may be an inference tensor or a view of another, as a normal one of its own."""
+    return tensor.to("cpu", copy=True)
 
 
 def _forward(module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], mode: ExecutionMode) -> Forward:

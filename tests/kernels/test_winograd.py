@@ -298,3 +298,25 @@ def test_a_dense_block_with_more_paths_is_not_taken_for_a_plain_one() -> None:
     rewrite(model, "winograd")
     assert not any(isinstance(module, WinogradDenseBlock) for module in model.modules())
     assert_same(model(x), truth)
+
+
+@pytest.mark.parametrize(("outputs", "channels"), [(8, 8), (40, 24), (64, 192)])
+def test_weights_are_transformed_to_the_last_bit_whatever_the_order_of_sums(
+    monkeypatch: pytest.MonkeyPatch, outputs: int, channels: int
+) -> None:
+    """Pieces and threads are no part of the result, which is the paper's within a rounding."""
+    weight = noise(outputs, channels, 3, 3)
+    found = winograd._transformed(weight, 8)
+    paper = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64)
+    exact = torch.einsum("ai,ocij,bj->abco", paper / 24, weight.double(), paper / 24).flatten(0, 1)
+    exact = torch.cat([block.flatten(1) for block in exact.split(16, dim=2)], dim=1)
+    assert found.is_contiguous()
+    assert float(((found.double() - exact).abs() / exact.abs()).max()) < 1.01 * 2**-24
+    monkeypatch.setattr(winograd, "_COLUMNS", 100)
+    assert torch.equal(winograd._transformed(weight, 8), found)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        assert torch.equal(winograd._transformed(weight, 8), found)
+    finally:
+        torch.set_num_threads(threads)
