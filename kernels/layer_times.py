@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import window_attention
 from .layers import LayerKind, LayerName
@@ -34,6 +34,9 @@ _SAME: Mapping[LayerName, Mapping[Way, Way]] = {
 _CALLS = 2  # of each, after one to warm up: the least counts, what else the machine does only slows down
 _MULTIPLICATIONS = 30e6  # in a call: a millisecond or so
 _SIDES = (16, 96)  # pixels of a convolution that is timed, at least and at most
+
+
+_Call = tuple[int, Callable[[], object]]  # the pixels that it computes, and what computes them
 
 
 class Timing(NamedTuple):
@@ -110,7 +113,7 @@ def timings(
     The first call of each only warms up, and counts as infinitely long. Whoever asks for "winograd" or "attention" has
     prepared these kernels.
     """
-    works = [(kind, way, _call(kind, way)) for kind, way in what]
+    works: list[tuple[LayerKind, Way, _Call]] = [(kind, way, _call(kind, way)) for kind, way in what]
     for turn in range(calls + 1):
         for kind, way, (pixels, work) in works:
             began = clock()
@@ -126,8 +129,7 @@ def _distance(kind: LayerKind, other: LayerKind) -> float:
     return max(ratios) + 1e-3 * sum(ratios)
 
 
-def _call(kind: LayerKind, way: Way) -> tuple[int, Callable[[], object]]:
-    """The pixels of a call, and the call."""
+def _call(kind: LayerKind, way: Way) -> _Call:
     if kind.name == "attention":
         return _attention(kind, way)
     generator = torch.Generator().manual_seed(0)
@@ -147,7 +149,7 @@ def _call(kind: LayerKind, way: Way) -> tuple[int, Callable[[], object]]:
     return side * side, lambda: layer(x)
 
 
-def _attention(kind: LayerKind, way: Way) -> tuple[int, Callable[[], Tensor]]:
+def _attention(kind: LayerKind, way: Way) -> _Call:
     queries, keys, channels, heads = kind.sizes
     windows = max(1, int(_MULTIPLICATIONS / kind.multiplications) // queries)
     kept = torch.bfloat16 if way == "bf16 channels last" else torch.float32

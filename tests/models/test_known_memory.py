@@ -1,0 +1,77 @@
+"""The rough cost is no less than the traced one, and of some use: a few times as much at most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from spandrel import ImageModelDescriptor
+
+from bench import model_zoo
+from bench.photograph import EXAMPLE
+from bench.seams import random_model, read
+from cudaspeed.api.model_info import Kernels
+from cudaspeed.kernels import window_attention
+from cudaspeed.memory import measure_cost, working_bytes
+from cudaspeed.models import known_memory
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.info import model_info
+from cudaspeed.models.known_memory import rough_cost
+from cudaspeed.models.runner import call_of
+
+CPU = torch.device("cpu")
+OFTEN = 8  # times the traced cost
+SIZES = (
+    "bundled",
+    "compact",
+    "compact-x2",
+    "span",
+    "realcugan",
+    "esrgan-short",
+    "swinir",
+    "swinir-m",
+    "dctlsa",
+    "dat",
+    "hat",
+)
+
+
+@pytest.fixture(autouse=True)
+def built(tmp_path: Path) -> None:
+    window_attention.prepare(tmp_path / "compiled")
+
+
+def assert_rough(model: ImageModelDescriptor, kernels: Kernels, dtype: torch.dtype) -> None:
+    info = model_info(model)
+    mode = ExecutionMode("fp32", autocast=False, channels_last=False, kernels=kernels)
+    exact, rough = measure_cost(model.model, call_of(model, mode), info, dtype), rough_cost(model, kernels, dtype)
+    assert rough is not None
+    assert rough.weights == exact.weights
+    for side in (64, 128):  # what is traced; what grows with the square between them is not there beyond
+        least, most = (working_bytes(cost, side * side, CPU) for cost in (exact, rough))
+        assert least <= most <= OFTEN * least, (side, kernels, most / least)
+
+
+@pytest.mark.parametrize("name", [name for name in known_memory._LIVE if name != "ESRGAN"])
+def test_it_bounds_what_is_traced(name: str) -> None:
+    model = random_model(name, read(EXAMPLE, 128)[..., :64, :64])
+    for kernels in ("plain", "attention"):
+        assert_rough(model, kernels, torch.float32)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_it_bounds_it_for_models_of_the_sizes_that_people_use(name: str) -> None:
+    assert_rough(model_zoo.build(name), "plain", torch.float32)
+
+
+@pytest.mark.parametrize("build", [zoo.compact, zoo.esrgan, zoo.span, zoo.realcugan, zoo.grey_denoiser])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_bounds_it_for_narrow_models_too(build, dtype: torch.dtype) -> None:
+    assert_rough(build(), "plain", dtype)
+
+
+def test_nothing_is_said_of_toys_and_of_what_has_levels() -> None:
+    assert rough_cost(zoo.toy(), "plain", torch.float32) is None
+    assert rough_cost(zoo.toy_attention(), "plain", torch.float32) is None
