@@ -13,17 +13,16 @@ from ..kernels.dense_block import DenseBlock
 from ..kernels.heartbeat import Listener, current_listener, heard_by
 from ..kernels.winograd import WinogradChain, WinogradDenseBlock
 
-_MOST_BLOCKS = 500
 _BEAT_BY_THEMSELVES = (WinogradChain, WinogradDenseBlock, DenseBlock)  # once for each of their `steps`
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """The modules of `network` that are called in a forward, down to its layers; of a very large one only those above
-    the depth at which there would be more than 500. Those within our kernels, which are not called, are left out."""
+def blocks_of(network: nn.Module, most: int) -> list[nn.Module]:
+    """The modules of `network` that are called in a forward, down to its layers, or, where that would be more than
+    `most`, to some depth above. Those within our kernels, which are not called, are left out."""
     found: list[nn.Module] = []
     level, seen = [network], {id(network)}
-    while level and len(found) + len(level) <= _MOST_BLOCKS:
+    while level and len(found) + len(level) <= most:
         found += level
         inner = (
             child for module in level if not isinstance(module, _BEAT_BY_THEMSELVES) for child in module.children()

@@ -10,10 +10,10 @@ from .execution import Backend
 
 @dataclass
 class Pace:
-    """`steps` that a forward tells of, 0 before the first one was listened to; `seconds_per_pixel` of the newest batch,
-    by what ran it (input pixels)."""
+    """`steps` that a forward tells of, by how many of its blocks are listened to; `seconds_per_pixel` of the newest
+    batch, by what ran it (input pixels)."""
 
-    steps: int = 0
+    steps: dict[int, int] = field(default_factory=dict)
     seconds_per_pixel: dict[Backend, float] = field(default_factory=dict)
 
     def seconds(self, backend: Backend, pixels: int) -> float | None:

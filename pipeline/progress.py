@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.blocks import blocks_of, count_beats, listening
 from ..models.execution import Backend
@@ -22,10 +22,14 @@ from .monitor import Monitor, Status, lasting
 from .streams import Event
 
 _SHORT = 0.25  # seconds: a shorter forward is not listened to, nor interrupted
-# Seconds of a forward that a block is worth: to set its hook and call it takes some 10 microseconds, half a percent.
-_A_BLOCK = 2e-3
+_MOST_BLOCKS, _UNKNOWN = (
+    500,
+    200,
+)  # to be listened to; at most, and in a forward of which nobody knows how long it takes
+# Seconds of a forward for each of them: to set a hook and to call it takes some 12 microseconds, 0.4 %.
+_A_BLOCK = 3e-3
 _LOOK = 0.05  # seconds between two questions whether to stop
-_FEW = 8  # steps: fewer tell less than the clock
+_FEW = 8  # blocks: fewer tell less than the clock
 _ALMOST = 0.99  # of a forward that is not over
 _ON_TIME = 0.8  # of a forward by the clock: beyond, it gets slower and slower
 _TELLING = 0.05  # of a forward: from here on it tells how long the rest takes
@@ -70,7 +74,7 @@ class TileProgress:
         self._phase = ""
         self._started: float | None = None
         self._arrived = self._next_look = 0.0
-        self._heard: dict[ModelRunner, int] = {}  # those that are listened to, and how many steps they have
+        self._heard: dict[ModelRunner, Sequence[nn.Module]] = {}  # the blocks that are listened to
         self._hooks = ExitStack()
 
     def __enter__(self) -> TileProgress:
@@ -97,9 +101,9 @@ class TileProgress:
         pixels = len(tiles) * tiles[0, 0].numel()
         began, seconds = self._clock(), runner.pace.seconds(backend, pixels)
         forward = Forward(runner.pace, backend, len(tiles), pixels, began, seconds)
-        if backend != "compiled" and (seconds is None or seconds >= _SHORT):
-            steps = self._listen(runner, seconds)
-            forward.steps = steps if steps >= _FEW and tiles.device.type == "cpu" else 0
+        blocks = self._listen(runner, seconds) if backend != "compiled" else ()
+        if len(blocks) >= _FEW and tiles.device.type == "cpu":
+            forward.steps = runner.pace.steps.get(len(blocks)) or count_beats(blocks)
         self._started = began if self._started is None else self._started
         self._forward, self._phase = forward, ""
         self._monitor.follow(self)
@@ -108,7 +112,7 @@ class TileProgress:
         if self._clock() >= began + _SHORT:
             self._monitor.raise_if_interrupted()
         if forward.steps:
-            runner.pace.steps = forward.steps_done
+            runner.pace.steps[len(blocks)] = forward.steps_done
 
     def wait(self, forward: Forward, computed: Event) -> None:
         """Until `computed` is past, unless the user asks to stop; `forward` is what the device is at."""
@@ -146,16 +150,15 @@ class TileProgress:
             return (1 - share) * ((1 - share) * known + elapsed)
         return elapsed * (1 - share) / share if done >= _TELLING else None
 
-    def _listen(self, runner: ModelRunner, seconds: float | None) -> int:
-        """Hear of the runner's steps from now on, if that costs little; how many they are expected to be, 0 where they
-        are not heard of."""
+    def _listen(self, runner: ModelRunner, seconds: float | None) -> Sequence[nn.Module]:
+        """Hear of the runner's steps from now on, if its forwards take long enough; the blocks that are heard."""
         if runner not in self._heard:
-            blocks = blocks_of(runner.module)
-            if seconds is not None and seconds < len(blocks) * _A_BLOCK:
-                return 0
-            self._hooks.enter_context(listening(blocks, self._step))
-            self._heard[runner] = count_beats(blocks)
-        return runner.pace.steps or self._heard[runner]
+            if seconds is not None and seconds < _SHORT:
+                return ()
+            most = _UNKNOWN if seconds is None else min(_MOST_BLOCKS, int(seconds / _A_BLOCK))
+            self._heard[runner] = blocks_of(runner.module, most)
+            self._hooks.enter_context(listening(self._heard[runner], self._step))
+        return self._heard[runner]
 
     def _step(self, steps: int) -> None:
         forward = self._forward

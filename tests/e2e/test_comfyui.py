@@ -6,6 +6,7 @@ not set). Skipped without the first.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -21,7 +22,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from page_socket import WebSocket
 from PIL import Image
+from safetensors.torch import save_file
+from spandrel.architectures.SwinIR import SwinIR
 
 COMFYUI = os.environ.get("COMFYUI_DIR")
 PACK = Path(__file__).absolute().parent.parent.parent
@@ -68,7 +73,7 @@ class Server:
     """A running ComfyUI."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        self.folder = folder
+        self.folder, self.port = folder, port
         self._url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str) -> Any:
@@ -256,6 +261,94 @@ def test_it_can_be_interrupted_and_unloaded_and_still_works(server: Server) -> N
     time.sleep(1)
     pictures = server.pictures(loaded(after=ours(), save=save("after")))
     assert pictures["save"].shape == (1060, 1400, 3)
+
+
+class Page:
+    """What a browser's page hears of one prompt."""
+
+    def __init__(self, server: Server, prompt: dict[str, Any]) -> None:
+        self.socket = WebSocket(server.port, "/ws?clientId=page")
+        self.began = time.monotonic()
+        self.number = server.post("/prompt", {"prompt": prompt, "client_id": "page"})["prompt_id"]
+        self._server = server
+
+    def wait(self) -> dict[str, Any]:
+        """Until the prompt has ended; its history."""
+        for _ in range(3000):
+            if history := self._server.get(f"/history/{self.number}"):
+                self.socket.close()
+                return history[self.number]
+            time.sleep(0.1)
+        return pytest.fail("the prompt did not end in five minutes")
+
+    def bars(self, name: str) -> list[tuple[float, float, float]]:
+        """(when, value, max) of what the node's bar was told."""
+        told = [(when, json.loads(frame)) for when, frame in self.socket.heard if isinstance(frame, str)]
+        mine = [
+            (when, sent["data"]) for when, sent in told if sent["type"] == "progress" and sent["data"]["node"] == name
+        ]
+        return [(when, data["value"], data["max"]) for when, data in mine]
+
+    def texts(self, name: str) -> list[tuple[float, str]]:
+        """(when, text) of what was said under the node."""
+        head = (3).to_bytes(4, "big") + len(name).to_bytes(4, "big") + name.encode()
+        frames = [(when, frame) for when, frame in self.socket.heard if isinstance(frame, bytes)]
+        return [(when, frame[len(head) :].decode()) for when, frame in frames if frame.startswith(head)]
+
+    def ran(self, name: str) -> tuple[float, float]:
+        """When the node began, and when the next one did."""
+        told = [(when, json.loads(frame)) for when, frame in self.socket.heard if isinstance(frame, str)]
+        begun = [(when, sent["data"]["node"]) for when, sent in told if sent["type"] == "executing"]
+        (place,) = [k for k, (_, node) in enumerate(begun) if node == name]
+        return begun[place][0], begun[place + 1][0]
+
+
+@pytest.fixture(scope="module")
+def slow_model(server: Server) -> str:
+    """SwinIR's light model, which takes some seconds for a small picture."""
+    torch.manual_seed(0)
+    network = SwinIR(
+        img_size=64, window_size=8, depths=[6] * 4, embed_dim=60, num_heads=[6] * 4, mlp_ratio=2, upscale=2,
+        upsampler="pixelshuffledirect",
+    )  # fmt: skip
+    save_file(network.state_dict(), server.folder / "models" / "upscale_models" / "slow.safetensors")
+    return "slow.safetensors"
+
+
+@pytest.mark.parametrize("widgets", [{}, {"tile_size": 96}], ids=["one piece", "tiles"])
+def test_the_page_is_never_left_without_a_word(server: Server, slow_model: str, widgets: dict[str, Any]) -> None:
+    prompt = loaded(mine=ours(**widgets), save=save("mine"))
+    prompt["model"] = node("UpscaleModelLoader", model_name=slow_model)
+    prompt["picture"] = node("ImageScale", image=["large", 0], upscale_method="bilinear", width=400, height=280,
+                             crop="disabled")  # fmt: skip
+    prompt["large"] = node("LoadImage", image="large.png")
+    page = Page(server, prompt)
+    assert page.wait()["status"]["status_str"] == "success", server.log()
+    began, ended = page.ran("mine")
+    bars, texts = page.bars("mine"), page.texts("mine")
+    told = sorted([began, ended, *(when for when, *_ in bars), *(when for when, _ in texts)])
+    assert max(b - a for a, b in itertools.pairwise(told)) <= 5.0, (bars, texts)
+    assert {most for _, _, most in bars} == {bars[0][2]}, "the bar's end stays where it is"
+    values = [value for _, value, _ in bars]
+    assert values == sorted(values)
+    assert len({*values}) >= 5
+    assert any(text.endswith(" left") for _, text in texts)
+    assert texts[-1][1].startswith("400x280 -> 800x560, fp32, "), "what stays to be read is what was done"
+
+
+def test_an_interrupt_does_not_wait_for_the_end_of_a_piece(server: Server, slow_model: str) -> None:
+    prompt = loaded(mine=ours(), save=save("mine"))
+    prompt["model"] = node("UpscaleModelLoader", model_name=slow_model)
+    page = Page(server, prompt)
+    for _ in range(1200):
+        if any(value for _, value, _ in page.bars("mine")):
+            break
+        time.sleep(0.05)
+    asked = time.monotonic()
+    server.post("/interrupt", {})
+    assert "execution_interrupted" in json.dumps(page.wait()), server.log()
+    assert time.monotonic() - asked <= 2.0
+    assert page.texts("mine")[-1][1].startswith("stopped after ")
 
 
 def test_a_compiled_model_lives_in_the_user_folder_and_is_loaded_again_after_unloading(server: Server) -> None:

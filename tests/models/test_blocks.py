@@ -16,7 +16,6 @@ from torch import nn
 from cudaspeed.api.upstream import has_hooks
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.kernels.heartbeat import heard_by
-from cudaspeed.models import blocks
 from cudaspeed.models.blocks import blocks_of, count_beats, listening
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
@@ -44,7 +43,7 @@ def test_every_block_is_heard_and_the_bits_are_the_same(
     runner = ModelRunner(make(), mode)
     x = zoo.photograph(48, 64).permute(0, 3, 1, 2)
     heard: list[int] = []
-    found = blocks_of(runner.module)
+    found = blocks_of(runner.module, 500)
     with torch.inference_mode():
         truth = runner.forward(x)
         monkeypatch.setattr(winograd, "_MOST_WORK", 1 << 16)  # so that all is cut into pieces
@@ -75,7 +74,7 @@ def test_one_thread_does_not_hear_another_that_computes_by_the_same_module() -> 
     x = zoo.photograph(16, 16).permute(0, 3, 1, 2)
     mine: list[int] = []
     other = threading.Thread(target=lambda: runner.forward(x))
-    with listening(blocks_of(runner.module), mine.append):
+    with listening(blocks_of(runner.module, 500), mine.append):
         other.start()
         other.join()
         assert not mine
@@ -95,7 +94,7 @@ def test_what_the_listener_raises_keeps_the_block_from_being_computed_and_leaves
         if len(computed) == 3:
             raise InterruptedError
 
-    with pytest.raises(InterruptedError), listening(blocks_of(runner.module), stop):
+    with pytest.raises(InterruptedError), listening(blocks_of(runner.module, 500), stop):
         runner.forward(zoo.photograph(16, 16).permute(0, 3, 1, 2))
     assert len(computed) == 3
     assert not any(map(has_hooks, runner.module.modules()))
@@ -110,15 +109,14 @@ def test_a_module_can_be_copied_meanwhile() -> None:
         def listen(self, steps: int) -> None:
             raise AssertionError("a copy is nobody's to hear")
 
-    with listening(blocks_of(runner.module), Holder().listen):
+    with listening(blocks_of(runner.module, 500), Holder().listen):
         copied = copy.deepcopy(runner.module)
         with heard_by(None):
             copied(zoo.photograph(16, 16).permute(0, 3, 1, 2))
 
 
-def test_a_very_large_model_is_listened_to_at_a_depth_that_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_MOST_BLOCKS", 20)
+def test_a_model_of_many_blocks_is_listened_to_at_a_depth_that_costs_little() -> None:
     groups = [nn.Sequential(*(nn.Identity() for _ in range(10))) for _ in range(6)]
-    found = blocks_of(nn.Sequential(nn.ModuleList(groups), nn.Identity()))
+    found = blocks_of(nn.Sequential(nn.ModuleList(groups), nn.Identity()), 20)
     assert [block for block in found if block in groups] == groups
     assert len(found) <= 20

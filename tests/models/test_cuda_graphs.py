@@ -276,7 +276,7 @@ def test_who_listens_to_forwards_hears_nothing_of_a_recording_and_cannot_spoil_i
 
     heard: list[int] = []
     bench.recorder.record = noted
-    with listening(blocks_of(bench.network), stop):
+    with listening(blocks_of(bench.network, 9), stop):
         for _ in range(OFTEN):
             bench.graphed(torch.rand(1, 3, 8, 8))
     assert heard == [1] * (OFTEN - 1), "the eager ones"
