@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -122,6 +123,8 @@ def _main(main: Callable[[list[str]], int], arguments: list[str]) -> int:
 def _serve() -> None:
     from cudaspeed import cli
 
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # ignored, where the tests run in the background
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
