@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,8 @@ def _serve() -> None:
     from cudaspeed import cli
     from cudaspeed.commands import upscale  # noqa: F401  # with torch and spandrel, which the command line imports later
 
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # ignored, where the tests run in the background
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
