@@ -69,7 +69,7 @@ def study(info: ModelInfo, mode: ExecutionMode) -> Study:
             except StopIteration as end:
                 return _told(end.value)
 
-    pixels = sum((side + 2 * margin) ** 2 + side**2 for margin, side in _PROBES)
+    pixels = sum((side + 2 * margin) ** 2 + side**2 for margin, side in _probes(info))
     return Study(UNMEASURABLE, pixels, steps())
 
 
@@ -92,8 +92,7 @@ def measure_receptive_field(forward: Forward, info: ModelInfo, device: torch.dev
 def _search(info: ModelInfo) -> Generator[Tensor, Tensor, ReceptiveField | None]:
     """Yields pictures, is sent what the model makes of them, float32 on the CPU, and returns the receptive field."""
     found = None
-    for margin, side in _PROBES:
-        margin, side = round_up(margin, info.alignment), round_up(side, info.alignment)
+    for margin, side in _probes(info):
         picture = _probe_picture(info.in_channels, side + 2 * margin)
         whole = yield picture
         tile = yield picture[:, :, margin : margin + side, margin : margin + side].contiguous()
@@ -104,6 +103,11 @@ def _search(info: ModelInfo) -> Generator[Tensor, Tensor, ReceptiveField | None]
         if found.pixels <= side // 4 and not found.unbounded:
             break
     return found
+
+
+def _probes(info: ModelInfo) -> list[tuple[int, int]]:
+    """(margin, side) of the probes, on the model's grid."""
+    return [(round_up(margin, info.alignment), round_up(side, info.alignment)) for margin, side in _PROBES]
 
 
 def _told(found: ReceptiveField | None) -> dict[str, Any]:

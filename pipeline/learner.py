@@ -40,6 +40,10 @@ class Steps(Protocol):
         """Compute what is asked for; what is asked for next. None: the study has ended."""
         ...
 
+    def release(self) -> None:
+        """Let go of what was made for the study that has ended."""
+        ...
+
 
 class Subject:
     """What is to be found out about one model where it computes, and the study of it that has begun."""
@@ -62,11 +66,15 @@ class Subject:
 
     def ask(self) -> Ask | None:
         """The forward to compute next; None where there is none, or no more is repaid yet."""
-        if self._ask is None:
+        while self._ask is None:
             self._study = next((study for study in self._waiting if self._runner.repaid(study)), None)
-            if self._study:
-                self._waiting.remove(self._study)
+            if self._study is None:
+                break
+            self._waiting.remove(self._study)
+            try:
                 self._ask = self._runner.first(self._study)
+            except Exception as error:  # nothing here is worth more than a line
+                logger.debug("%s was not found out: %s", self._study.name, first_line(error))
         return self._ask
 
     def is_little(self, ask: Ask) -> bool:
@@ -77,14 +85,17 @@ class Subject:
         """Compute the forward that `ask` told."""
         assert self._study is not None and self._ask is not None
         self._ask = self._runner.step(self._study, self._ask)
+        if self._ask is None:
+            self._runner.release()
 
     def give_up(self) -> None:
         """Leave the study that has begun."""
         self._study = self._ask = None
+        self._runner.release()
 
-    def work_off(self) -> None:
-        """What is repaid, at once, but no more than a run can bear."""
-        left = _LITTLE * self._run_pixels
+    def work_off(self, spent: int) -> None:
+        """What is repaid, at once, but no more than a run can bear that `spent` so many pixels on studies."""
+        left = _LITTLE * self._run_pixels - spent
         while (ask := self.ask()) and ask.picture[0, 0].numel() <= left:
             left -= ask.picture[0, 0].numel()
             self.step()

@@ -26,7 +26,7 @@ from ..models.receptive_field import UNMEASURABLE, ReceptiveField, measurable
 from ..models.receptive_field import study as study_of_the_field
 from ..models.study import Study
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
-from ..storage.fingerprint import describe_environment
+from ..storage.fingerprint import content_of, describe_environment
 from ..storage.profiles import Account
 from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
@@ -251,11 +251,12 @@ class Session:
         for failed, error in self._failures if well else ():
             self._modes.remember_failure(failed, error)
         if well and not self.options.reproducible:
-            learner, place = self._shared.learner, f"{self.context.device} {self.context.cache_folder}"
-            subject = learner.subject(self._model.model, place, lambda: self._studies)
+            model, context, shared = self._model, self.context, self._shared
+            place = f"{content_of(model.model)} on {context.device}, in {context.cache_folder}"
+            subject = shared.learner.subject(model.model, place, lambda: StudyRunner(model, context, shared))
             subject.offer([*self._modes.studies, *self._later, *self._throughput_studies()], self._work.work_pixels)
             if self.context.device.type != "cpu":  # the host's other nodes have it next
-                subject.work_off()
+                subject.work_off(self._studies.spent)
 
     def find_out_all(self, workload: Workload) -> None:
         """Make all studies, now, for pictures of this kind."""
@@ -263,6 +264,7 @@ class Session:
         self.info = self._with_receptive_field()
         for study in [*self._modes.studies, *self._later, *self._throughput_studies()]:
             self._studies.run(study)
+        self._modes.studies, self._later = [], []
 
     def _throughput_studies(self) -> list[Study]:
         return []
@@ -319,6 +321,7 @@ class Session:
             if self._studies.affordable(study, self._pixels) and self._fits(study):
                 self.context.say("measuring how much tiles must overlap, once for this model")
                 self._studies.run(study)
+                self.revisions[-1] = self._profile.known.revision
             else:
                 self._later.append(study)
         known = self._profile.known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -13,7 +14,7 @@ from ..api.errors import first_line
 from ..models.execution import ExecutionMode
 from ..models.runner import ModelRunner
 from ..models.study import Answer, Ask, Study
-from ..storage.fingerprint import describe_environment
+from ..storage.fingerprint import describe_environment, versions_of
 from ..storage.profiles import Account
 from .session_cache import SessionCache
 
@@ -24,7 +25,8 @@ _SHARE_OF_WORK, _SHARE_OF_RUN = 0.05, 0.10
 
 
 class StudyRunner:
-    """Runs studies of one model on a context's device.
+    """Runs studies of one model on a context's device, while its weights are what they were; `spent` are the input
+    pixels that these took.
 
     What they cost is counted in input pixels of forwards, which no busy machine and no clock makes more or fewer; and
     in seconds, so that forwards which are small, and therefore slow, do not take more than is meant.
@@ -33,8 +35,9 @@ class StudyRunner:
     def __init__(
         self, model: ImageModelDescriptor, context: RunContext, shared: SessionCache, unlimited: bool = False
     ) -> None:
-        self.unlimited = unlimited
+        self.unlimited, self.spent = unlimited, 0
         self._model, self._context, self._shared = weakref.ref(model), context, shared
+        self._versions = versions_of(model.model)
         self._hardware = describe_environment(context.device)["hardware"]
         self._copies: dict[ExecutionMode, ModelRunner] = {}
 
@@ -44,7 +47,7 @@ class StudyRunner:
             return True
         account = self._account()
         within = _SHARE_OF_WORK * (account.work_pixels + pixels) - account.learning_pixels
-        return study.pixels <= min(_SHARE_OF_RUN * pixels, within)
+        return study.pixels <= min(_SHARE_OF_RUN * pixels - self.spent, within)
 
     def repaid(self, study: Study) -> bool:
         """Whether the work that was done is enough for the study to be made between runs."""
@@ -61,24 +64,18 @@ class StudyRunner:
             ask = self.step(study, ask)
 
     def first(self, study: Study) -> Ask | None:
-        """What a study asks for first."""
-        model = self._model()
-        return self._next(model, study, None) if model else None
+        """What a study asks for first. None: it is known what it would find, or cannot be found."""
+        model = self._unchanged_model()
+        if model is None or study.name in self._shared.profile(model, self._context).known.trials:
+            return None
+        return self._within_memory(study, lambda: self._next(model, study, None))
 
     def step(self, study: Study, ask: Ask) -> Ask | None:
         """Compute what is asked for; what is asked for next. None: the study has ended."""
-        model = self._model()
+        model = self._unchanged_model()
         if model is None:
             return None
-        try:
-            answer = self._answer(model, ask)
-        except Exception as error:  # an interrupt goes on up
-            if not self._context.is_out_of_memory(error):
-                raise
-            logger.debug("%s: %s", study.name, first_line(error))
-            self._context.release_cached()
-            return None
-        return self._next(model, study, answer)
+        return self._within_memory(study, lambda: self._next(model, study, self._answer(model, ask)))
 
     def _account(self) -> Account:
         model = self._model()
@@ -87,6 +84,25 @@ class StudyRunner:
     def copy_in(self, mode: ExecutionMode) -> ModelRunner | None:
         """The copy of the model that was made for the studies in `mode`, if there is one."""
         return self._copies.get(mode)
+
+    def release(self) -> None:
+        """Let go of the copies that were made for the studies."""
+        self._copies.clear()
+
+    def _unchanged_model(self) -> ImageModelDescriptor | None:
+        model = self._model()
+        return model if model and versions_of(model.model) == self._versions else None
+
+    def _within_memory(self, study: Study, work: Callable[[], Ask | None]) -> Ask | None:
+        """What `work` gives; None, and the study ends, where memory runs out."""
+        try:
+            return work()
+        except Exception as error:  # an interrupt goes on up
+            if not self._context.is_out_of_memory(error):
+                raise
+            logger.debug("%s: %s", study.name, first_line(error))
+            self._context.release_cached()
+            return None
 
     def _next(self, model: ImageModelDescriptor, study: Study, answer: Answer | None) -> Ask | None:
         try:
@@ -114,8 +130,10 @@ class StudyRunner:
             if context.is_out_of_memory(error):
                 raise
             answer = Answer(None, 0.0, first_line(error))
-        pixels, seconds = ask.picture[0, 0].numel(), max(0.0, clock() - began)
-        if not self.unlimited:
-            spent = Account(learning_pixels=pixels, learning_seconds=seconds)
-            self._shared.profile(model, context).spend(self._hardware, spent)
+        finally:
+            pixels, seconds = ask.picture[0, 0].numel(), max(0.0, clock() - began)
+            if not self.unlimited:
+                self.spent += pixels
+                spent = Account(learning_pixels=pixels, learning_seconds=seconds)
+                self._shared.profile(model, context).spend(self._hardware, spent)
         return answer

@@ -142,11 +142,11 @@ def test_too_little_memory_to_compare_costs_the_choice_and_not_the_picture(model
         raise torch.OutOfMemoryError("out of memory")
 
     unverified(monkeypatch)
-    large = zoo.photograph(256, 448)
+    large, kept = zoo.photograph(256, 448), new_sessions()
     with monkeypatch.context() as patch:
         after_every_convolution(patch, fail)
-        assert run(model, image=large, precision="fp32", compile=False).report.kernels == "plain"
-    assert run(model, image=large, precision="fp32", compile=False).report.kernels == "winograd", "when there is room"
+        assert run(model, kept, large, precision="fp32", compile=False).report.kernels == "plain"
+    assert run(model, kept, large, precision="fp32", compile=False).report.kernels == "winograd", "when there is room"
 
 
 def test_the_picture_is_the_same_and_the_report_says_how_it_was_computed(model, context, monkeypatch) -> None:

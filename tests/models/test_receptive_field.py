@@ -138,7 +138,8 @@ class Counting:
         self.shapes = shapes = []
 
         def change(x: Tensor) -> Tensor:
-            shapes.append(x.shape)
+            if not x.is_meta:  # where memory is reckoned
+                shapes.append(x.shape)
             return (x + x.roll(10, dims=3)) / 2
 
         self.model = zoo.toy(2, change)
