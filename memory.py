@@ -170,7 +170,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     words = str(error).lower()
     return isinstance(error, RuntimeError) and any(told in words for told in _OUT_OF_MEMORY)
-
-
-def rough_cost(module, info, dtype):
-    return MemoryCost(weights_bytes(module), 40000.0 * info.scale)

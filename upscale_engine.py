@@ -38,6 +38,7 @@ logger = logging.getLogger("cudaspeed")
 
 _SESSIONS = SessionCache()
 _USUAL_SIZE = 1024, 1024
+_ROUNDS = 2  # of tuning: what layers take decides what is tried then
 
 
 def upscale(
@@ -174,9 +175,10 @@ def _tune(
     sessions: SessionCache,
 ) -> str:
     check_model(model)
-    with Session(model, options, context, sessions, thorough=True) as session:
-        session.start(math.prod(size), lambda: None)
-        session.find_out_all(workload_of_one(size, session.info, context))
+    for _ in range(_ROUNDS):
+        with Session(model, options, context, sessions, thorough=True) as session:
+            session.start(math.prod(size), lambda: None)
+            session.find_out_all(workload_of_one(size, session.info, context))
     with Session(model, options, context, sessions) as session:
         session.start(math.prod(size), lambda: None)
     sessions.flush()

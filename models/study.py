@@ -22,6 +22,17 @@ class Ask:
     mode: ExecutionMode
     picture: Tensor
 
+    @property
+    def pixels(self) -> int:
+        return self.picture[0, 0].numel()
+
+
+@dataclass(frozen=True)
+class Pause:
+    """No forward: the study has done some milliseconds of work of its own, and there is more."""
+
+    pixels = 0
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -33,15 +44,16 @@ class Answer:
     reason: str = ""
 
 
-Steps = Generator[Ask, Answer, dict[str, Any]]
+Steps = Generator[Ask | Pause, Answer, dict[str, Any]]
 """Yields what to compute, is sent what came of it, and returns what is to be kept: a profile's fields."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """`name` is the same for what need not be found out twice, `pixels` the input pixels of all its forwards at most.
-    `steps` are new with every study."""
+    """`name` is the same for what need not be found out twice, `pixels` the input pixels of all its forwards at most,
+    `seconds` what it takes besides, about. `steps` are new with every study."""
 
     name: str
     pixels: int
     steps: Steps
+    seconds: float = 0.0

@@ -15,8 +15,9 @@ from ..api.context import RunContext
 from ..api.model_info import ModelInfo
 from ..api.options import Level, UpscaleOptions
 from ..compile_cache import CompiledForwards
-from ..memory import MemoryCost, affordable_pixels, measure_cost, rough_cost
+from ..memory import MemoryCost, affordable_pixels, measure_cost
 from ..models.execution import ExecutionMode, Executor
+from ..models.known_memory import rough_cost
 from ..models.precision import fast_precisions
 from ..models.result_check import checked
 from ..models.runner import ModelRunner, call_of
@@ -37,11 +38,11 @@ class Step(NamedTuple):
 
 
 class ForwardCost:
-    """What a forward takes in memory: at most `bound`, which is at hand; how much exactly takes a while to find out,
-    once."""
+    """What a forward takes in memory: at most `bound`, which is at hand, if one is known; how much exactly takes a
+    while to find out, once."""
 
-    def __init__(self, bound: MemoryCost, measure: Callable[[], MemoryCost]) -> None:
-        self.bound, self._measure = bound, measure
+    def __init__(self, bound: MemoryCost | None, measure: Callable[[], MemoryCost]) -> None:
+        self._bound, self._measure = bound, measure
 
     @functools.cached_property
     def exact(self) -> MemoryCost:
@@ -56,7 +57,8 @@ class ForwardCost:
     def at_hand(self, device: torch.device) -> MemoryCost:
         """The bound on a CPU, while nothing better is known; the exact cost on other devices, where other models give
         way for what it says."""
-        return self.bound if device.type == "cpu" and "exact" not in vars(self) else self.exact
+        bound = self._bound if device.type == "cpu" and "exact" not in vars(self) else None
+        return bound or self.exact
 
 
 class Execution(NamedTuple):
@@ -98,7 +100,10 @@ class StepMaker:
         # a CPU that is slow at a half type computes in fp32, beside what it is given and gives
         widened = device.type == "cpu" and mode.precision not in fast_precisions(device)
         dtype = torch.float32 if widened else mode.memory_dtype
-        place, profile = f"{dtype} {mode.kernels == 'plain'}", self._shared.profile(self._model, self._context)
+        place, profile = (
+            f"{dtype}{', attention unfused' * (mode.kernels == 'plain')}",
+            self._shared.profile(self._model, self._context),
+        )
 
         def measure() -> MemoryCost:
             known = profile.known.costs.get(place)
@@ -111,7 +116,9 @@ class StepMaker:
             weights, linear, square = known
             return MemoryCost(int(weights), linear, square)
 
-        return ForwardCost(rough_cost(self._model.model, self._info, dtype), measure)
+        record = self._shared.record(self._model)
+        bound = record.once(place, lambda: rough_cost(self._model, mode.kernels, dtype))
+        return ForwardCost(bound, measure)
 
 
 class FallbackChain:

@@ -16,7 +16,7 @@ from typing import Protocol
 from torch import nn
 
 from ..api.errors import first_line
-from ..models.study import Ask, Study
+from ..models.study import Ask, Pause, Study
 
 logger = logging.getLogger("cudaspeed")
 
@@ -32,11 +32,11 @@ class Steps(Protocol):
         """Whether the work that was done is enough for the study to be made between runs."""
         ...
 
-    def first(self, study: Study) -> Ask | None:
+    def first(self, study: Study) -> Ask | Pause | None:
         """What a study asks for first."""
         ...
 
-    def step(self, study: Study, ask: Ask) -> Ask | None:
+    def step(self, study: Study, ask: Ask | Pause) -> Ask | Pause | None:
         """Compute what is asked for; what is asked for next. None: the study has ended."""
         ...
 
@@ -53,7 +53,7 @@ class Subject:
         self._offered: set[str] = set()
         self._waiting: deque[Study] = deque()
         self._study: Study | None = None
-        self._ask: Ask | None = None
+        self._ask: Ask | Pause | None = None
         self._run_pixels = 0
 
     def offer(self, studies: Iterable[Study], pixels: int) -> None:
@@ -64,7 +64,7 @@ class Subject:
                 self._offered.add(study.name)
                 self._waiting.append(study)
 
-    def ask(self) -> Ask | None:
+    def ask(self) -> Ask | Pause | None:
         """The forward to compute next; None where there is none, or no more is repaid yet."""
         while self._ask is None:
             self._study = next((study for study in self._waiting if self._runner.repaid(study)), None)
@@ -77,9 +77,9 @@ class Subject:
                 logger.debug("%s was not found out: %s", self._study.name, first_line(error))
         return self._ask
 
-    def is_little(self, ask: Ask) -> bool:
+    def is_little(self, ask: Ask | Pause) -> bool:
         """Whether a run that comes meanwhile would hardly notice."""
-        return ask.picture[0, 0].numel() <= _LITTLE * self._run_pixels
+        return ask.pixels <= _LITTLE * self._run_pixels
 
     def step(self) -> None:
         """Compute the forward that `ask` told."""
@@ -96,8 +96,8 @@ class Subject:
     def work_off(self, spent: int) -> None:
         """What is repaid, at once, but no more than a run can bear that `spent` so many pixels on studies."""
         left = _LITTLE * self._run_pixels - spent
-        while (ask := self.ask()) and ask.picture[0, 0].numel() <= left:
-            left -= ask.picture[0, 0].numel()
+        while (ask := self.ask()) and ask.pixels <= left:
+            left -= ask.pixels
             self.step()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..api.context import RunContext
 from ..api.errors import ModelFailedError, first_line
 from ..api.options import Precision, UpscaleOptions
+from ..kernels.layers import LayerKind, layers_of
 from ..models.autotune import by_our_kernels, code_behind, to_be_measured
 from ..models.autotune import study as study_of_the_fastest
 from ..models.execution import ExecutionMode
@@ -21,6 +22,7 @@ from ..models.runner import ModelRunner
 from ..models.study import Study
 from ..models.trial import probe_picture, trial
 from ..storage.fingerprint import describe_environment
+from .layer_knowledge import by_seconds
 from .session_cache import SessionCache
 from .studies import StudyRunner
 
@@ -56,6 +58,8 @@ class ModeChooser:
         asked, device = self._options.precision, self._context.device
         precisions = considered(asked, self._model, device)
         ways = [way for precision in precisions for way in self._ways(precision, self._patience(pixels))]
+        if asked == "auto" and device.type == "cpu" and not self._options.reproducible:
+            ways = self._fastest_first(ways)
         left: dict[str, str] = {}
         for mode in ways:
             if reason := not self._options.reproducible and self._profile.known.raised.get(self._place(mode)):
@@ -63,7 +67,7 @@ class ModeChooser:
             elif self._passes(mode, ways, pixels, piece):
                 break
         else:
-            mode = ways[-1]  # fp32 by torch's own operations: there is nothing safer
+            mode = self._usual("fp32", False)  # there is nothing safer
         left.pop(mode.precision, None)
         told = None
         for precision, reason in left.items():
@@ -137,6 +141,20 @@ class ModeChooser:
             yield from (other for other in others if str(other) == known)
         yield usual
 
+    def _fastest_first(self, ways: list[ExecutionMode]) -> list[ExecutionMode]:
+        """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. What is not known of
+        that is left for later, and fp32 is preferred meanwhile."""
+        knowledge, kinds = self._shared.layers(self._context), self._layers()
+        study = knowledge.study(kinds, ways)
+        if study:
+            self.studies.append(study)
+            return [way for way in ways if way.precision == "fp32"]
+        return by_seconds(ways, knowledge, kinds)
+
+    def _layers(self) -> Mapping[LayerKind, float]:
+        record = self._shared.record(self._model)
+        return record.once("layers", lambda: layers_of(self._model.model, self._model.scale))
+
     def _passes(self, mode: ExecutionMode, ways: list[ExecutionMode], pixels: int, piece: Piece) -> bool:
         """Whether `mode` is known to compute what it should. Where that takes a trial, it is made now if it is little
         beside the run, or else left for later."""
@@ -145,7 +163,7 @@ class ModeChooser:
         verdict = self._profile.known.trials.get(self._place(mode))
         if verdict is not None:
             return not verdict
-        truth = next(way for way in ways[ways.index(mode) + 1 :] if not self._takes_trial(way))
+        truth = next(way for way in [*ways, self._usual("fp32", False)] if not self._takes_trial(way))
         picture = piece()
         if picture is None:
             picture = probe_picture(self._model)
@@ -183,7 +201,11 @@ class ModeChooser:
         if self._trials.unlimited:
             return _THOROUGH_PATIENCE
         account = self._profile.account(describe_environment(self._context.device)["hardware"])
-        seconds = account.work_seconds * pixels / max(account.work_pixels, 1)
+        rate = account.work_seconds / max(account.work_pixels, 1)
+        if not rate and self._context.device.type == "cpu":
+            usual = self._usual("fp32", False)
+            rate = (self._shared.layers(self._context).seconds(self._layers(), usual) or 0.0) / 1e6
+        seconds = rate * pixels
         return min(_PATIENCE, _SHARE_TO_WAIT * seconds)
 
     def _question(self) -> str:

@@ -17,15 +17,17 @@ from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
 from ..compiling.shapes import TileShapes
-from ..memory import MemoryCost, allowed_bytes, weights_bytes, with_results, working_bytes
+from ..memory import MemoryCost, affordable_pixels, allowed_bytes, weights_bytes, with_results, working_bytes
 from ..models.execution import ExecutionMode
 from ..models.info import model_info
 from ..models.known_fields import known_receptive_field
+from ..models.known_throughput import known_throughput
 from ..models.precision import Choice, usual_mode
 from ..models.receptive_field import UNMEASURABLE, ReceptiveField, measurable
 from ..models.receptive_field import study as study_of_the_field
 from ..models.study import Study
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
+from ..models.throughput import study as study_of_the_throughput
 from ..storage.fingerprint import content_of, describe_environment
 from ..storage.profiles import Account
 from ..tiling.pad import WrapPadding, wrap_padding
@@ -93,7 +95,7 @@ class Session:
         self._steps = StepMaker(model, self.info, options, context, shared)
         self._scheduler: Scheduler | None = None
         self._scheduled: Step | None = None
-        self._pixels, self._work = 0, Account()
+        self._pixels, self._most_pixels, self._work = 0, 0, Account()
         self._later: list[Study] = []
         self._failures: list[tuple[ExecutionMode, ModelFailedError]] = []
         self._ready: Compiled = {}
@@ -267,7 +269,15 @@ class Session:
         self._modes.studies, self._later = [], []
 
     def _throughput_studies(self) -> list[Study]:
-        return []
+        """At the sizes that forwards of these runs can have, as far as what was done repays it."""
+        mode, device = self.chain.now.mode, self.context.device
+        if self.options.level == "memory" or mode.backend != "eager":
+            return []
+        place = place_of(mode, device)
+        known = Throughput(tuple(self._profile.known.throughputs.get(place, ())))
+        allowed = self._studies.allowed_pixels()
+        found = study_of_the_throughput(mode, self.info, place, known, self._most_pixels, allowed)
+        return [found] if found else []
 
     # --- details -----------------------------------------------------------------------------------------------------
 
@@ -301,30 +311,34 @@ class Session:
         return self._scheduler_for(workload)
 
     def _with_receptive_field(self) -> ModelInfo:
-        """What is known of the model, with what it needs at seams: by its architecture, or measured once in its life,
-        which is left for later if it is much beside the run."""
-        found = known_receptive_field(self._model)
-        if found is None and not self.options.reproducible:
-            found = self._measured_field()
+        """What is known of the model, with what it needs at seams: as measured, once in its life, or, until then, by its
+        architecture. What is neither is measured now where that is little beside the run."""
+        known = self._profile.known
+        if known.receptive_field is not None and not self.options.reproducible:
+            found = ReceptiveField(known.receptive_field, known.unbounded)
+        else:
+            record = self._shared.record(self._model)
+            found = record.once("receptive field", lambda: known_receptive_field(self._model))
+            if not self.options.reproducible and not known.trials.get(UNMEASURABLE) and measurable(self.info):
+                found = self._measured_or(found)
         if found is None:
             return self.info
         unbounded = self.info.global_context or found.unbounded
         return replace(self.info, receptive_field=found.pixels, global_context=unbounded)
 
-    def _measured_field(self) -> ReceptiveField | None:
+    def _measured_or(self, found: ReceptiveField | None) -> ReceptiveField | None:
+        """The receptive field that is `found` already, else measured now, if the run can bear that; what it cannot is
+        left for later."""
         mode = self.chain.now.mode
-        if self._profile.known.receptive_field is None and not self._profile.known.trials.get(UNMEASURABLE):
-            if not measurable(self.info):
-                return None
-            exact = mode if mode.precision == "fp32" else usual_mode("fp32", False, self._model)
-            study = study_of_the_field(self.info, exact)
-            if self._studies.affordable(study, self._pixels) and self._fits(study):
-                self.context.say("measuring how much tiles must overlap, once for this model")
-                self._studies.run(study)
-                self.revisions[-1] = self._profile.known.revision
-            else:
-                self._later.append(study)
+        exact = mode if mode.precision == "fp32" else usual_mode("fp32", False, self._model)
+        study = study_of_the_field(self.info, exact)
+        if found or not (self._studies.affordable(study, self._pixels) and self._fits(study)):
+            self._later.append(study)
+            return found
+        self.context.say("measuring how much tiles must overlap, once for this model")
+        self._studies.run(study)
         known = self._profile.known
+        self.revisions[-1] = known.revision
         return None if known.receptive_field is None else ReceptiveField(known.receptive_field, known.unbounded)
 
     def _scheduler_for(self, workload: Workload) -> Scheduler:
@@ -339,6 +353,7 @@ class Session:
         self._cost = with_results(exact_or_bound, self.info, 2 * self.batches_ahead)
         context.make_resident(runner, working_bytes(self._cost, math.prod(workload.size), context.device))
         budget = self._budget(workload, self._cost, padding)
+        self._most_pixels = min(pixels, affordable_pixels(self._cost, budget.free_bytes, options.level, context.device))
         known = UNKNOWN_THROUGHPUT if options.level == "memory" else self._throughput(runner.mode)
         return Scheduler(size, pictures, self.info, options, budget, known)
 
@@ -360,8 +375,12 @@ class Session:
         """What is known of the throughput in `mode`."""
         if self.options.reproducible:
             return UNKNOWN_THROUGHPUT
-        place = place_of(mode, self.context.device)
-        return Throughput(tuple(self._profile.known.throughputs.get(place, ())))
+        measured = Throughput(tuple(self._profile.known.throughputs.get(place_of(mode, self.context.device), ())))
+        if measured.settled or self.context.device.type != "cpu":
+            return measured
+        size = mode.memory_dtype.itemsize
+        find = lambda: known_throughput(self._model, size)  # noqa: E731
+        return self._shared.record(self._model).once(("throughput", size), find)
 
     def _compile_first(self, scheduler: Scheduler, compiled: CompiledForwards, limits: Limits) -> None:
         """Wait for what would make this run cheapest."""

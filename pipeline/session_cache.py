@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from spandrel import ImageModelDescriptor
 from torch import nn
@@ -16,19 +18,29 @@ from ..kernels.timing import Clock
 from ..models.runner import RunnerCache
 from ..storage.fingerprint import versions_of
 from ..storage.profiles import ModelProfile, ProfileStore, profiles_folder
+from .layer_knowledge import LayerKnowledge
 from .learner import Learner
 from .observations import ModelObservations
+
+Fact = TypeVar("Fact")
 
 
 @dataclass
 class ModelRecord:
     """What this process found out about one model, and another one would find out anew.
 
-    `observations` hold for the weights of these `versions`.
+    `observations` hold for the weights of these `versions`, and so do `facts`, which no measuring gave.
     """
 
     observations: ModelObservations = field(default_factory=ModelObservations)
     versions: tuple[int, ...] = ()
+    facts: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, what: Hashable, find: Callable[[], Fact]) -> Fact:
+        """A fact about the model that takes a moment to find, found once."""
+        if what not in self.facts:
+            self.facts[what] = find()
+        return self.facts[what]
 
 
 class SessionCache:
@@ -43,6 +55,7 @@ class SessionCache:
         self.runners = RunnerCache()
         self.compiles = CompileCache()
         self._profiles: dict[Path, ProfileStore] = {}
+        self._layers: dict[Path, LayerKnowledge] = {}
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
@@ -51,13 +64,20 @@ class SessionCache:
         record = self._records.setdefault(model.model, ModelRecord())
         versions = versions_of(model.model)
         if record.versions != versions:
-            record.observations, record.versions = ModelObservations(), versions
+            record.observations, record.versions, record.facts = ModelObservations(), versions, {}
         return record
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:
         """What is known of the model with its present weights, in this session and earlier ones."""
         folder = profiles_folder(context.cache_folder)
         return self._profiles.setdefault(folder, ProfileStore(folder)).of(model.model)
+
+    def layers(self, context: RunContext) -> LayerKnowledge:
+        """What layers take on this machine's CPU."""
+        folder = context.cache_folder
+        if folder not in self._layers:
+            self._layers[folder] = LayerKnowledge(folder, self.clock)
+        return self._layers[folder]
 
     def finish_learning(self) -> None:
         """Wait until all is found out that the work so far repays, and write down what is known."""

@@ -13,7 +13,7 @@ from ..api.context import RunContext
 from ..api.errors import first_line
 from ..models.execution import ExecutionMode
 from ..models.runner import ModelRunner
-from ..models.study import Answer, Ask, Study
+from ..models.study import Answer, Ask, Pause, Study
 from ..storage.fingerprint import describe_environment, versions_of
 from ..storage.profiles import Account
 from .session_cache import SessionCache
@@ -22,6 +22,7 @@ logger = logging.getLogger("cudaspeed")
 
 # What all studies of a model may take of the work that was done with it, and those within a run of that run.
 _SHARE_OF_WORK, _SHARE_OF_RUN = 0.05, 0.10
+_EVERYTHING = 1 << 62  # pixels
 
 
 class StudyRunner:
@@ -49,10 +50,16 @@ class StudyRunner:
         within = _SHARE_OF_WORK * (account.work_pixels + pixels) - account.learning_pixels
         return study.pixels <= min(_SHARE_OF_RUN * pixels - self.spent, within)
 
+    def allowed_pixels(self) -> int:
+        """Input pixels of forwards that may be spent on studies by now."""
+        account = self._account()
+        return _EVERYTHING if self.unlimited else int(_SHARE_OF_WORK * account.work_pixels - account.learning_pixels)
+
     def repaid(self, study: Study) -> bool:
         """Whether the work that was done is enough for the study to be made between runs."""
         account = self._account()
-        seconds = account.work_seconds * study.pixels / max(account.work_pixels, 1)  # at the pace of the work
+        pace = account.work_seconds / max(account.work_pixels, 1)
+        seconds = study.seconds + pace * study.pixels
         in_pixels = account.learning_pixels + study.pixels <= _SHARE_OF_WORK * account.work_pixels
         return in_pixels and account.learning_seconds + seconds < _SHARE_OF_WORK * account.work_seconds
 
@@ -63,19 +70,29 @@ class StudyRunner:
             self._context.raise_if_interrupted()
             ask = self.step(study, ask)
 
-    def first(self, study: Study) -> Ask | None:
+    def first(self, study: Study) -> Ask | Pause | None:
         """What a study asks for first. None: it is known what it would find, or cannot be found."""
         model = self._unchanged_model()
         if model is None or study.name in self._shared.profile(model, self._context).known.trials:
             return None
         return self._within_memory(study, lambda: self._next(model, study, None))
 
-    def step(self, study: Study, ask: Ask) -> Ask | None:
+    def step(self, study: Study, ask: Ask | Pause) -> Ask | Pause | None:
         """Compute what is asked for; what is asked for next. None: the study has ended."""
         model = self._unchanged_model()
         if model is None:
             return None
+        if isinstance(ask, Pause):
+            return self._on_its_own(model, study)
         return self._within_memory(study, lambda: self._next(model, study, self._answer(model, ask)))
+
+    def _on_its_own(self, model: ImageModelDescriptor, study: Study) -> Ask | Pause | None:
+        began = self._shared.clock()
+        ask = self._next(model, study, Answer(None, 0.0))
+        if not self.unlimited:
+            spent = Account(learning_seconds=max(0.0, self._shared.clock() - began))
+            self._shared.profile(model, self._context).spend(self._hardware, spent)
+        return ask
 
     def _account(self) -> Account:
         model = self._model()
@@ -93,7 +110,7 @@ class StudyRunner:
         model = self._model()
         return model if model and versions_of(model.model) == self._versions else None
 
-    def _within_memory(self, study: Study, work: Callable[[], Ask | None]) -> Ask | None:
+    def _within_memory(self, study: Study, work: Callable[[], Ask | Pause | None]) -> Ask | Pause | None:
         """What `work` gives; None, and the study ends, where memory runs out."""
         try:
             return work()
@@ -104,7 +121,7 @@ class StudyRunner:
             self._context.release_cached()
             return None
 
-    def _next(self, model: ImageModelDescriptor, study: Study, answer: Answer | None) -> Ask | None:
+    def _next(self, model: ImageModelDescriptor, study: Study, answer: Answer | None) -> Ask | Pause | None:
         try:
             return study.steps.send(answer) if answer else next(study.steps)
         except StopIteration as end:
@@ -131,7 +148,7 @@ class StudyRunner:
                 raise
             answer = Answer(None, 0.0, first_line(error))
         finally:
-            pixels, seconds = ask.picture[0, 0].numel(), max(0.0, clock() - began)
+            pixels, seconds = ask.pixels, max(0.0, clock() - began)
             if not self.unlimited:
                 self.spent += pixels
                 spent = Account(learning_pixels=pixels, learning_seconds=seconds)

@@ -1,0 +1,80 @@
+"""What layers take on this machine, by each way to compute them, for all models: shipped, or timed once and kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ..kernels.build import code_of
+from ..kernels.layer_table import shipped_times
+from ..kernels.layer_times import LayerTimes, Timing, Way, missing, predicted, timings
+from ..kernels.layers import LayerKind
+from ..kernels.timing import Clock
+from ..models.execution import ExecutionMode
+from ..models.study import Pause, Steps, Study
+from ..storage.fingerprint import describe_environment
+from ..storage.layer_times import LayerTimesStore
+from ..storage.profiles import profiles_folder
+
+_SECONDS = 0.1  # that it takes to time the layers of a usual model
+
+
+class LayerKnowledge:
+    """The CPU's, from the table that ships and the file in `cache_folder`. What is timed is known to the process at
+    once, and to later ones; `clock` times it."""
+
+    def __init__(self, cache_folder: Path, clock: Clock) -> None:
+        around = describe_environment(torch.device("cpu"))
+        codes = {name: code_of(name) for name in ("winograd", "attention")}
+        self._store = LayerTimesStore(
+            profiles_folder(cache_folder), {"hardware": around["hardware"], "torch": around["torch"], **codes}
+        )
+        stored = {(LayerKind(name, sizes), way): seconds for (name, sizes, way), seconds in self._store.get().items()}
+        self._times = LayerTimes({**shipped_times().seconds, **stored})  # pyright: ignore[reportArgumentType]
+        self._clock = clock
+
+    def seconds(self, kinds: Mapping[LayerKind, float], mode: ExecutionMode) -> float | None:
+        """What a megapixel of a model's input takes in its layers, `layers_of` it, in `mode`; None where that is not
+        known."""
+        way = way_of(mode)
+        return predicted(kinds, self._times, way) if way else None
+
+    def study(self, kinds: Mapping[LayerKind, float], modes: Sequence[ExecutionMode]) -> Study | None:
+        """Times what is not known of these layers in these modes, some milliseconds at a time; None where nothing is
+        missing."""
+        what = missing(kinds, self._times, filter(None, map(way_of, modes)))
+        return Study(f"layers {what}", 0, self._steps(what), _SECONDS) if what else None
+
+    def _steps(self, what: Iterable[tuple[LayerKind, Way]]) -> Steps:
+        found: list[Timing] = []
+        for timing in timings(what, self._clock):
+            found.append(timing)
+            yield Pause()
+        self._times = self._times.with_timings(found)
+        least = LayerTimes().with_timings(found).seconds
+        self._store.add({(kind.name, kind.sizes, way): seconds for (kind, way), seconds in least.items()})
+        return {}
+
+
+def way_of(mode: ExecutionMode) -> Way | None:
+    """What layers are timed as in `mode`; None where they are not."""
+    if mode.precision == "bf16":
+        return "bf16 channels last"
+    if mode.precision != "fp32" or mode.kernels == "fused":
+        return None
+    if mode.kernels != "plain":
+        return mode.kernels
+    return "plain channels last" if mode.channels_last else "plain"
+
+
+def by_seconds(
+    modes: Sequence[ExecutionMode], knowledge: LayerKnowledge, kinds: Mapping[LayerKind, float]
+) -> list[ExecutionMode]:
+    """The modes, fastest first; as they are where one of them is not known."""
+    seconds = {mode: knowledge.seconds(kinds, mode) for mode in modes}
+    if None in seconds.values():
+        return list(modes)
+    return sorted(modes, key=lambda mode: seconds[mode] or math.inf)
