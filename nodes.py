@@ -30,7 +30,7 @@ _OPTIONS = {
     "enable_compile": "compile",
     "optimization_level": "level",
 }
-_SWITCHES = ("use_autocast", "enable_compile")
+_SWITCHES = {"use_autocast": "enable", "enable_compile": "enable", "reproducible": "disable"}  # as they are by default
 
 host.offer_bundled_models()
 
@@ -39,11 +39,11 @@ def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
     """A node's widgets, name -> value, as options: "enable" and "disable" become booleans. What has no widget stays as
     it is by default. Raises `BadOptionError` on a value that cannot be."""
     options = {_OPTIONS.get(name, name): value for name, value in widgets.items()}
-    for name in _SWITCHES:
-        switch = widgets.get(name, "enable")
+    for name, usual in _SWITCHES.items():
+        switch = widgets.get(name, usual)
         if switch not in ("enable", "disable"):
             raise BadOptionError(f"{name} is {switch!r}; choose enable or disable")
-        options[_OPTIONS[name]] = switch == "enable"
+        options[_OPTIONS.get(name, name)] = switch == "enable"
     return UpscaleOptions(**options)
 
 
@@ -138,6 +138,14 @@ class UpscaleImageCUDAspeed:
                         "smoothly (lanczos).",
                     },
                 ),
+                "reproducible": (
+                    ["disable", "enable"],
+                    {
+                        "default": "disable",
+                        "tooltip": "Only choices that need no measuring, so that two machines of one kind agree: "
+                        "fp32 unless asked otherwise, torch's own kernels, nothing compiled. Slower.",
+                    },
+                ),
             },
         }
 
@@ -155,12 +163,12 @@ class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
 
 
 class WarmUpUpscalerCUDAspeed:
-    """Compile an upscale model ahead of time, so that no later run waits or computes eagerly meanwhile."""
+    """Find out ahead of time what suits an upscale model here, and compile it, so that no later run does."""
 
     CATEGORY = "image/upscaling"
     DESCRIPTION = (
-        "Compiles an upscale model for pictures of a size and waits for it. The result is kept on disk: once done, "
-        "every later run of this model, in this and later sessions, is compiled from its first tile. "
+        "Finds out how an upscale model is computed best here, compiles it for pictures of a size, and waits for it. "
+        "The result is kept on disk: every later run of this model, in this and later sessions, begins with it. "
         "Use the same precision settings as in the upscaling node."
     )
     RETURN_TYPES = ("UPSCALE_MODEL", "STRING")

@@ -27,7 +27,7 @@ from ..memory import free_host_bytes
 from ..models.loader import load_model
 from ..pipeline.monitor import Monitor
 from ..storage.location import compiled_folder
-from ..upscale_engine import upscale
+from ..upscale_engine import finish_learning, upscale
 from .animations import Progress, upscale_frames
 from .console import Console
 from .exit_codes import DONE, FAILED
@@ -58,6 +58,7 @@ def upscale_all(request: Request, read: Read, console: Console) -> int:
             logger.error(record["error"])
         if console.json or "error" not in record:
             console.tell(record, _line(record))
+    finish_learning()
     return code
 
 

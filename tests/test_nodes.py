@@ -22,7 +22,7 @@ DEFAULTS = {
     "batch_size": 1,
 }
 # after the original pack's, so that its saved values keep their places
-OURS = {"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto"}
+OURS = {"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto", "reproducible": "disable"}
 
 
 def test_widgets_are_the_original_packs() -> None:
