@@ -67,7 +67,8 @@ class Caller:
         """The longest "silence" of a run, and how late an "interrupt" of another is noticed, seconds."""
         from .silence import silence
 
-        told = silence(lambda: load_model(self._file), self._image, UpscaleOptions(compile=False), str(self._context.device))
+        options, device = UpscaleOptions(compile=False), str(self._context.device)
+        told = silence(lambda: load_model(self._file), self._image, options, device)
         return {"silence": told.longest, "interrupt": None if math.isnan(told.noticed) else told.noticed}
 
     def _plain(self, options: Record) -> tuple[Tensor, Record]:
