@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import upscale_engine
@@ -40,10 +39,12 @@ _ASKED_AGAIN = 0.2
 class Caller:
     """One model and one picture [1, H, W, 3] on one device."""
 
-    def __init__(self, kind: str, model: ImageModelDescriptor, image: Tensor, device: str) -> None:
+    def __init__(self, kind: str, file: Path, image: Tensor, device: str) -> None:
         self._call: Callable[[Record], tuple[Tensor, Record]] = getattr(self, f"_{kind}")
-        self._model, self._image, self._context = model, image, StandaloneContext(device)
+        self._file, self._image, self._context = file, image, StandaloneContext(device)
+        self._model = load_model(file)
         self._sessions: dict[str, SessionCache] = {}
+        self.scale = self._model.scale
         if kind == "plain":
             self._model.to(self._context.device)
 
@@ -66,7 +67,8 @@ class Caller:
         """The longest "silence" of a run, and how late an "interrupt" of another is noticed, seconds."""
         from .silence import silence
 
-        told = silence(lambda: self._model, self._image, UpscaleOptions(compile=False), str(self._context.device))
+        options, device = UpscaleOptions(compile=False), str(self._context.device)
+        told = silence(lambda: load_model(self._file), self._image, options, device)
         return {"silence": told.longest, "interrupt": None if math.isnan(told.noticed) else told.noticed}
 
     def _plain(self, options: Record) -> tuple[Tensor, Record]:
@@ -107,10 +109,9 @@ def serve() -> None:
     if order["kind"] == "kernels":
         answer(build_kernels())
         return
-    model = load_model(Path(order["model"]))
-    caller = Caller(order["kind"], model, photograph(*order["size"]), order["device"])
+    caller = Caller(order["kind"], Path(order["model"]), photograph(*order["size"]), order["device"])
     checkout = str(Path(upscale_engine.__file__).parent.resolve())
-    answer({"checkout": checkout, "threads": torch.get_num_threads(), "scale": model.scale})
+    answer({"checkout": checkout, "threads": torch.get_num_threads(), "scale": caller.scale})
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         answer(getattr(caller, name)(*arguments))

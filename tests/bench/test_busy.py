@@ -79,7 +79,6 @@ def test_a_command_beside_them_gives_its_code_back() -> None:
 
 
 def test_what_cannot_begin_is_told_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(busy.sys, "executable", sys.executable)
     monkeypatch.setattr(
         busy,
         "_start",
