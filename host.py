@@ -70,7 +70,11 @@ class StandaloneContext:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
-        model.module.to(self.device)
+        place = torch.empty(0, device=self.device).device  # "cuda" is the present one
+        if model.residence != place:  # to look whether all of it is there takes milliseconds for deep models
+            model.residence = None  # while it is neither here nor there
+            model.module.to(place)
+            model.residence = place
 
     def free_bytes(self) -> int:
         return free_device_bytes(self.device)

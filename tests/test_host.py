@@ -92,3 +92,26 @@ def test_a_folder_is_named_even_where_there_is_none(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", "relative")
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     assert compiled_folder().is_absolute()
+
+
+def test_a_model_is_moved_once_and_again_after_a_move_that_failed() -> None:
+    """Also where another context has had it meanwhile."""
+    moves: list[torch.device] = []
+    failing = [False]
+
+    def to(device: torch.device) -> None:
+        moves.append(device)
+        if failing[0]:
+            raise MemoryError
+
+    model = SimpleNamespace(module=SimpleNamespace(to=to), residence=None, release=lambda: None)
+    context = StandaloneContext("cpu")
+    for _ in range(3):
+        context.make_resident(model, 0)
+    assert len(moves) == 1
+    model.residence, failing[0] = object(), True
+    with pytest.raises(MemoryError):
+        context.make_resident(model, 0)
+    failing[0] = False
+    context.make_resident(model, 0)
+    assert len(moves) == 3

@@ -71,6 +71,23 @@ class ByItsMean(nn.Module):
         return x * self.layers(x.mean((2, 3)))[:, :, None, None]
 
 
+class Pointwise(nn.Module):
+    """Steps that leave a tensor's form as it is, and some of the same names that do not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = [x * 2, (x + 1).relu_(), x.transpose(2, 3) * 3, x[:, :, :, :1] + x, x.double() + x, x.half().mul_(2)]
+        held += [x * 2j, x[:, :, ::2, ::2] + 1, x.expand(2, -1, -1, -1) * 2, nn.functional.leaky_relu_(x + 1)]
+        return torch.zeros_like(x).add_(sum(len(tensor) for tensor in held))
+
+
+def test_shortcuts_of_a_trace_count_what_torch_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    shortened = cost_of(Pointwise())
+    monkeypatch.setattr(memory, "_POINTWISE", frozenset())
+    assert shortened == cost_of(Pointwise())
+    floats = 1 + 1 + 1 + 1 + 2 + 1 / 2 + 2 + 1 / 4 + 2 + 1  # of the list, in that order
+    assert shortened.per_pixel == pytest.approx(4 * 3 * (1 + floats + 1), rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("channels", "held"),
     [
