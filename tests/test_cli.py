@@ -851,3 +851,50 @@ def test_when_to_compile_can_be_said(run: Run, model: Path, tmp_path: Path, mode
     code, out, _ = run("upscale", *arguments, "--compile-mode", mode, "--no-compile", "--json")
     assert (code, json.loads(out)["compiling"]) == (0, "off")
     assert run("upscale", *arguments, "--compile-mode", "soon")[0] == 2
+
+
+def test_tuning_tells_for_each_model_what_was_found(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, tuple[int, int] | None, UpscaleOptions]] = []
+
+    def tune(loaded: object, size: tuple[int, int] | None, options: UpscaleOptions, context: object) -> str:
+        asked.append((type(loaded).__name__, size, options))
+        if len(asked) == 1:
+            raise OutOfMemoryError("the smallest tile does not fit")
+        if len(asked) == 2:
+            raise RuntimeError("cuDNN is unwell\nwith details")
+        return "fp32 winograd, 2.1 times plain"
+
+    monkeypatch.setattr("cudaspeed.upscale_engine.tune", tune, raising=False)
+    how = ("--size", "640x480", "--precision", "fp32", "--no-autocast", "--no-compile", "--level", "speed")
+    code, out, err = run("tune", model, model, model, *how, "--device", "cpu", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (1, "")
+    assert [record["model"] for record in records] == [str(model)] * 3
+    assert [record.get("error") for record in records] == [
+        "the smallest tile does not fit",
+        "unexpected RuntimeError: cuDNN is unwell",
+        None,
+    ]
+    assert records[2]["found"] == "fp32 winograd, 2.1 times plain"
+    options = UpscaleOptions(precision="fp32", autocast=False, compile=False, level="speed")
+    assert asked == [("ImageModelDescriptor", (480, 640), options)] * 3
+
+    code, out, _ = run("tune", model, "--device", "cpu")
+    assert (code, asked[-1]) == (0, ("ImageModelDescriptor", None, UpscaleOptions()))
+    assert "tiny.safetensors: fp32 winograd, 2.1 times plain (" in out
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_choosing_by_measuring_can_be_ruled_out(
+    upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    really, asked = command.upscale, []
+
+    def noting(image: object, model: object, options: UpscaleOptions, context: object) -> object:
+        asked.append(options.reproducible)
+        return really(image, model, options, context)
+
+    monkeypatch.setattr(command, "upscale", noting)
+    arguments = (picture(tmp_path / "in.png"), "-o", tmp_path / "out.png")
+    assert upscale(*arguments, *(["--frozen"] if frozen else []))[0] == 0
+    assert asked == [frozen]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import cudaspeed
@@ -55,6 +56,32 @@ def test_the_model_may_be_a_path_and_where_to_compute_may_be_said() -> None:
     assert told[-1] == (2, 2)
 
 
+def test_importing_it_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    code = "import cudaspeed, sys; print(*{'torch', 'spandrel', 'numpy'} & {*sys.modules})"
+    assert python(code, cwd=tmp_path) == [""]
+
+
+def test_its_face_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Whichever way of asking comes first in a process, and names that look private as well."""
+    names = ["CudaspeedError", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
+    code = f"""
+import cudaspeed, sys
+assert {{*{names}}} <= {{*dir(cudaspeed)}}
+assert "torch" not in sys.modules, "listing the names imports none"
+assert not hasattr(cudaspeed, "downscale") and not hasattr(cudaspeed, "__wrapped__")
+assert "torch" not in sys.modules, "nor does asking for what there is not"
+from cudaspeed import *
+print(*sorted(name for name in globals() if name in cudaspeed.__all__))
+print(cudaspeed.upscale is upscale, cudaspeed.upscale is upscale, upscale.__name__)
+from cudaspeed import host, upscale_engine
+print(host.StandaloneContext is StandaloneContext is cudaspeed.StandaloneContext)
+import typing
+print(typing.get_type_hints(upscale)["options"] is UpscaleOptions)
+"""
+    assert python(code, cwd=tmp_path) == [" ".join(names), "True True upscale", "True", "True"]
+    assert cudaspeed.__all__ == names
+
+
 def test_importing_it_outside_comfyui_imports_no_nodes(tmp_path: Path) -> None:
     code = "import cudaspeed, sys; print('cudaspeed.nodes' in sys.modules, hasattr(cudaspeed, 'NODE_CLASS_MAPPINGS'))"
     assert python(code, cwd=tmp_path) == ["False False"]
@@ -76,3 +103,26 @@ def test_inside_comfyui_it_hands_over_what_is_looked_for(tmp_path: Path) -> None
         }
     )
     assert (PACK / web).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("folder_paths", "told"),
+    [
+        ("", "add_model_folder_path"),  # an AttributeError within, by which hasattr would say that there are no nodes
+        ("raise ImportError('folder_paths is unwell')", "folder_paths is unwell"),
+        ("1 / 0", "division by zero"),
+    ],
+)
+def test_why_there_are_no_nodes_is_told_where_comfyui_asks_for_them(
+    tmp_path: Path, folder_paths: str, told: str
+) -> None:
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "__init__.py").write_text("")
+    (tmp_path / "folder_paths.py").write_text(folder_paths)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_COMFYUI_DOES, str(PACK)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "nodes.py" in done.stderr, "the traceback leads to where it happened"
+    assert "AssertionError" not in done.stderr

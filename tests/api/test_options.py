@@ -43,7 +43,7 @@ def test_numbers_have_limits(option: str, bad: int, told: str) -> None:
         UpscaleOptions(**{option: bad})
 
 
-@pytest.mark.parametrize("option", ["autocast", "compile"])
+@pytest.mark.parametrize("option", ["autocast", "compile", "reproducible"])
 @pytest.mark.parametrize("value", [0, 1, "enable", None, np.bool_(True)])
 def test_switches_must_be_booleans(option: str, value: Any) -> None:
     with pytest.raises(BadOptionError, match=rf"^{option} is .*; choose True or False$"):

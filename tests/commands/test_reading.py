@@ -66,10 +66,8 @@ def test_an_animation_is_one_where_the_target_can_hold_it(tmp_path: Path) -> Non
 
 def test_what_cannot_be_read_is_told_in_its_turn(tmp_path: Path, reads: list[tuple[str, bool]]) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with (
-        ReadAhead(job(tmp_path / "a.png"), DEFAULT_LIMITS) as read,
-        pytest.raises(BadImageError, match="is no picture"),
-    ):
+    told = pytest.raises(BadImageError, match="is no picture")
+    with ReadAhead(job(tmp_path / "a.png"), DEFAULT_LIMITS) as read, told:
         read(job(tmp_path / "a.png"))
     assert reads == [("a.png", True), ("a.png", False)]
 

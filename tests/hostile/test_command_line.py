@@ -366,8 +366,8 @@ def test_a_process_that_is_terminated_while_it_computes(command: list[str], tmp_
 
 def test_two_runs_at_once_into_one_folder(cudaspeed: Preloaded, command: list[str], tmp_path: Path) -> None:
     """The one that is waited for waits for the other."""
-    before = "import os; pid = os.fork()\nif pid:\n    from cudaspeed.commands import upscale"
-    before += "\n    really = upscale.run\n    upscale.run = lambda *a: really(*a) or os.waitpid(pid, 0)[1]"
+    before = "import os; pid = os.fork()\nif pid:\n    from cudaspeed.commands import request"
+    before += "\n    really = request.run\n    request.run = lambda *a: really(*a) or os.waitpid(pid, 0)[1]"
     ended = cudaspeed.call(command, before=before)
     assert (ended.code, ended.err) == (0, b"")
     assert sorted(line.split(b":")[0] for line in ended.out.splitlines()) == [b"a.png", b"a.png", b"b.png", b"b.png"]

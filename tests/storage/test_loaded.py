@@ -1,4 +1,4 @@
-"""What loading a model told is there in later sessions, for the same file only, and believed only if it makes sense."""
+"""What loading a model told is there in later sessions, for the same file only; nonsense is not believed."""
 
 from __future__ import annotations
 
