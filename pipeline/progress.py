@@ -22,10 +22,8 @@ from .monitor import Monitor, Status, lasting
 from .streams import Event
 
 _SHORT = 0.25  # seconds: a shorter forward is not listened to, nor interrupted
-_MOST_BLOCKS, _UNKNOWN = (
-    500,
-    200,
-)  # to be listened to; at most, and in a forward of which nobody knows how long it takes
+# Blocks to be listened to: at most, and in a forward of which nobody knows how long it takes, if it is of few pixels.
+_MOST_BLOCKS, _FEW_BLOCKS, _MANY_PIXELS = 500, 200, 1 << 16
 # Seconds of a forward for each of them: to set a hook and to call it takes some 12 microseconds, 0.4 %.
 _A_BLOCK = 3e-3
 _LOOK = 0.05  # seconds between two questions whether to stop
@@ -101,7 +99,7 @@ class TileProgress:
         pixels = len(tiles) * tiles[0, 0].numel()
         began, seconds = self._clock(), runner.pace.seconds(backend, pixels)
         forward = Forward(runner.pace, backend, len(tiles), pixels, began, seconds)
-        blocks = self._listen(runner, seconds) if backend != "compiled" else ()
+        blocks = self._listen(runner, seconds, pixels) if backend != "compiled" else ()
         if len(blocks) >= _FEW and tiles.device.type == "cpu":
             forward.steps = runner.pace.steps.get(len(blocks)) or count_beats(blocks)
         self._started = began if self._started is None else self._started
@@ -150,12 +148,13 @@ class TileProgress:
             return (1 - share) * ((1 - share) * known + elapsed)
         return elapsed * (1 - share) / share if done >= _TELLING else None
 
-    def _listen(self, runner: ModelRunner, seconds: float | None) -> Sequence[nn.Module]:
+    def _listen(self, runner: ModelRunner, seconds: float | None, pixels: int) -> Sequence[nn.Module]:
         """Hear of the runner's steps from now on, if its forwards take long enough; the blocks that are heard."""
         if runner not in self._heard:
             if seconds is not None and seconds < _SHORT:
                 return ()
-            most = _UNKNOWN if seconds is None else min(_MOST_BLOCKS, int(seconds / _A_BLOCK))
+            most = _FEW_BLOCKS if seconds is None and pixels < _MANY_PIXELS else _MOST_BLOCKS
+            most = most if seconds is None else min(most, int(seconds / _A_BLOCK))
             self._heard[runner] = blocks_of(runner.module, most)
             self._hooks.enter_context(listening(self._heard[runner], self._step))
         return self._heard[runner]
