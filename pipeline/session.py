@@ -311,8 +311,8 @@ class Session:
         return self._scheduler_for(workload)
 
     def _with_receptive_field(self) -> ModelInfo:
-        """What is known of the model, with what it needs at seams: as measured, once in its life, or, until then, by its
-        architecture. What is neither is measured now where that is little beside the run."""
+        """What is known of the model, with what it needs at seams: as measured, once in its life, or, until then, by
+        its architecture. What is neither is measured now where that is little beside the run."""
         known = self._profile.known
         if known.receptive_field is not None and not self.options.reproducible:
             found = ReceptiveField(known.receptive_field, known.unbounded)
