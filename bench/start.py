@@ -1,8 +1,8 @@
 """How long one waits before anything is done: `python -m bench.start [--rounds 5]`.
 
 Fresh processes, in turn, with warm disk caches: the median, in seconds and as a share of importing torch and spandrel
-in the same run. Targets: 0.3 s for help, version, mistakes, `cache list` and `models`; and 0.3 s for importing the pack as
-ComfyUI does, beyond torch and spandrel, which that row has imported before its clock starts. "nothing" is Python alone.
+in the same run. "nothing" is Python alone. Targets: 0.3 s for help, version, mistakes, `cache list` and `models`; and
+0.3 s for importing the pack as ComfyUI does, beyond torch and spandrel, which that row has imported before.
 """
 
 from __future__ import annotations
