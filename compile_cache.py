@@ -45,6 +45,7 @@ from .storage.scratch import scratch_folder
 logger = logging.getLogger("cudaspeed")
 
 _LEAST_LIMIT = 1800.0  # seconds that a compile may take: at low priority beside other work they pass quickly
+_NOTED_AGAIN = 10.0  # seconds after which what runs have seen is written down again
 _ASKED_AGAIN = 0.2  # seconds between two looks at a compile that is waited for
 _CLEARLY_SLOWER = 1.1
 _ONLY_FOR_COMPILING = ("compiler", "headers")  # loading needs neither: they matter to what failed
@@ -146,6 +147,7 @@ class CompiledForwards:
         self._refused: dict[TileShapes, str] = {}
         self._unloadable = ""  # the hash of what is better than what is loaded, but has no room beside it
         self._eager_seconds = 0.0
+        self._noted: tuple[float, dict[TileShapes, tuple[bool, str]]] = -math.inf, {}
         self._times: dict[TileShapes | None, BestTime] = {}
 
     # --- what there is -------------------------------------------------------------------------------------------
@@ -275,15 +277,20 @@ class CompiledForwards:
         self._times.setdefault(shapes, BestTime()).add(seconds, pixels / 1e6)
 
     def save(self) -> None:
-        """What this run has seen goes into the index."""
+        """What this run has seen goes into the index; the next one's takes it along where runs are short, since writing
+        to the disk takes longer than small pictures do. Of a process that ends, the last seconds' work is not kept."""
+        files = {shapes: (loaded.checked, loaded.sha256) for shapes, loaded in self._loaded.items()}
+        if files == self._noted[1] and time.monotonic() - self._noted[0] < _NOTED_AGAIN:
+            return
         eager = self._rate(None)
         if self._eager_seconds:
             self._store.note(self._model_id, self._what, Usage(eager_seconds=self._eager_seconds, eager_rate=eager))
         self._eager_seconds = 0.0
-        for shapes, loaded in self._loaded.items():
+        for shapes, (checked, sha256) in files.items():
             both = bool(eager and self._rate(shapes)) and self._says_otherwise(shapes, self._rate(shapes) / eager)
-            usage = Usage(0.0, eager * both, self._rate(shapes) * both, loaded.checked, loaded.sha256)
+            usage = Usage(0.0, eager * both, self._rate(shapes) * both, checked, sha256)
             self._store.note(self._id(shapes), self._what_of(shapes), usage)
+        self._noted = time.monotonic(), files
 
     def status(self, used: bool) -> str:
         """Where compiling stands, in a few words."""

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_device(arguments.device)
 
     from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
-    from ..upscale_engine import tune  # pyright: ignore[reportAttributeAccessIssue]
+    from ..upscale_engine import tune
 
     context = StandaloneContext(arguments.device)
     code = DONE

@@ -13,7 +13,7 @@ from torch import Tensor
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
-from cudaspeed.upscale_engine import upscale
+from cudaspeed.upscale_engine import tune, upscale
 
 IMAGE = zoo.photograph(40, 40)
 
@@ -35,8 +35,10 @@ def bf16_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.usefixtures("bf16_is_fast")
 def test_automatic_takes_half_precision_where_it_stays_close() -> None:
-    model = zoo.compact()
-    result = upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), new_sessions())
+    model, sessions, context = zoo.compact(), new_sessions(), StandaloneContext("cpu")
+    assert upscale(IMAGE, model, UpscaleOptions(), context, sessions).report.precision == "fp32", "nothing is known yet"
+    tune(model, (40, 40), UpscaleOptions(), context, sessions)
+    result = upscale(IMAGE, model, UpscaleOptions(), context, sessions)
     truth = model(IMAGE.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     assert result.report.precision == "bf16"
     assert psnr(result.image, truth) >= 50
@@ -47,7 +49,9 @@ def test_automatic_stays_in_fp32_where_half_strays() -> None:
     def delicate(x: Tensor) -> Tensor:  # a difference of large numbers: bfloat16 keeps 8 bits of them
         return x if x.dtype == torch.float32 else x + 100 - 100
 
-    assert used(zoo.toy(2, delicate), UpscaleOptions(autocast=False)).precision == "fp32"
+    model, options = zoo.toy(2, delicate), UpscaleOptions(autocast=False)
+    assert tune(model, (40, 40), options, StandaloneContext("cpu"), new_sessions()).startswith("fp32")
+    assert used(model, options).precision == "fp32"
 
 
 @pytest.mark.usefixtures("bf16_is_fast")
@@ -58,14 +62,17 @@ def test_a_model_that_fails_in_what_it_declares_runs_in_fp32(asked: str, caplog:
             raise RuntimeError("not implemented for this type")
         return x
 
+    model, options = zoo.toy(2, only_fp32), UpscaleOptions(precision=asked, autocast=False)
+    if asked == "auto":
+        tune(model, (40, 40), options, StandaloneContext("cpu"), new_sessions())
     with caplog.at_level(logging.WARNING, "cudaspeed"):
-        report = used(zoo.toy(2, only_fp32), UpscaleOptions(precision=asked, autocast=False))
+        report = used(model, options)
     assert report.precision == "fp32"
     if asked == "auto":
         assert not report.warnings
     else:
         assert len(report.warnings) == 1
-        assert "bf16 was asked for, fp32 is used" in report.warnings[0]
+        assert "half precision failed on a picture and fp32 is used" in report.warnings[0]
         assert "not implemented for this type" in report.warnings[0]
 
 
@@ -73,7 +80,10 @@ def test_a_model_that_overflows_in_half_runs_in_fp32() -> None:
     def overflows(x: Tensor) -> Tensor:
         return x if x.dtype == torch.float32 else x / 0
 
-    assert used(zoo.toy(2, overflows), UpscaleOptions(precision="bf16", autocast=False)).precision == "fp32"
+    model, options = zoo.toy(2, overflows), UpscaleOptions(precision="bf16", autocast=False)
+    result = upscale(IMAGE, model, options, StandaloneContext("cpu"), new_sessions())
+    assert {repair.after for repair in result.report.health.repairs} == {"fp32"}
+    assert torch.equal(result.image, IMAGE.repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
 def test_fp16_on_a_cpu_falls_one_step_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -108,10 +118,12 @@ def test_autocast_keeps_weights_in_fp32_and_disable_does_not() -> None:
     assert seen[-1] == torch.bfloat16
 
 
-def test_the_try_is_made_once() -> None:
+@pytest.mark.parametrize("asked", ["auto", "bf16", "fp32"])
+def test_a_small_picture_is_tried_with_nothing(asked: str) -> None:
+    """Neither the first one, nor what comes after it."""
     calls: list[int] = []
-    model, sessions = zoo.toy(2, lambda x: calls.append(1) or x), new_sessions()
-    upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), sessions)
-    calls.clear()
-    upscale(IMAGE, model, UpscaleOptions(), StandaloneContext("cpu"), sessions)
-    assert len(calls) == 1  # the picture itself
+    model, sessions = zoo.toy(2, lambda x: calls.append(x.is_meta) or x), new_sessions()
+    for _ in range(2):
+        calls.clear()
+        upscale(IMAGE, model, UpscaleOptions(precision=asked), StandaloneContext("cpu"), sessions)
+        assert calls.count(False) == 1, "the picture itself"

@@ -173,8 +173,9 @@ def test_the_budget_holds_over_runs_and_sessions_and_nothing_is_found_out_twice(
         for _ in in_turn(model, runs, meter, sessions):
             pass
         account = account_on_disk(model)
-        assert 0.95 * meter.work < account.work_pixels <= meter.work, "tiles that are computed again are not counted"
         assert account.learning_pixels == meter.learning
+        assert account.learning_pixels <= 0.05 * account.work_pixels
+        assert account.work_pixels <= meter.work, "what is computed again, to mend it, is not in the account"
     assert meter.learning, "something was found out"
     assert set(meter.begun.values()) == {1}
     assert not learners()
@@ -229,7 +230,7 @@ def test_runs_of_one_revision_have_the_same_bits_whatever_the_clock(
                 assert decided == before, key
                 assert torch.equal(result.image, image), key
         sessions.finish_learning()
-    assert len({profile for profile, *_ in seen}) > 2, "something was learned on the way"
+    assert len({profile for profile, *_ in seen}) > 1, "something was learned on the way"
 
 
 def test_what_decides_has_another_revision_when_it_changes(meter: Meter) -> None:

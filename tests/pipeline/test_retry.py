@@ -20,7 +20,7 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.pipeline import session
 from cudaspeed.pipeline.session_cache import SessionCache
-from cudaspeed.upscale_engine import upscale
+from cudaspeed.upscale_engine import tune, upscale
 
 TILE = 32
 HALF = (torch.float16, torch.bfloat16)
@@ -164,7 +164,9 @@ def test_automatic_does_not_climb_to_what_automatic_would_not_take(
         return y + 20 - 20 if y.dtype == torch.bfloat16 else y
 
     image = spotted((0, 12, 12), (0, 60, 60), (0, 90, 90))
-    result = run(image, zoo.toy(2, coarse_in_bf16), "auto")
+    model, options = zoo.toy(2, coarse_in_bf16), UpscaleOptions(compile=False, autocast=False)
+    assert tune(model, (100, 110), options, StandaloneContext("cpu"), new_sessions()).startswith("fp16")
+    result = run(image, model, "auto")
     assert result.report.precision == "fp32"
     assert {repair.after for repair in result.report.health.repairs} == {"fp32"}
 
