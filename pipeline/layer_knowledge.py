@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from ..kernels.build import code_of
 from ..kernels.layer_table import shipped_times
 from ..kernels.layer_times import LayerTimes, Timing, Way, missing, predicted, timings
-from ..kernels.layers import LayerKind
+from ..kernels.layers import LayerKind, LayerName
 from ..kernels.timing import Clock
 from ..models.execution import ExecutionMode
 from ..models.study import Pause, Steps, Study
@@ -32,8 +33,11 @@ class LayerKnowledge:
         self._store = LayerTimesStore(
             profiles_folder(cache_folder), {"hardware": around["hardware"], "torch": around["torch"], **codes}
         )
-        stored = {(LayerKind(name, sizes), way): seconds for (name, sizes, way), seconds in self._store.get().items()}
-        self._times = LayerTimes({**shipped_times().seconds, **stored})  # pyright: ignore[reportArgumentType]
+        stored = {
+            (LayerKind(cast(LayerName, name), sizes), cast(Way, way)): seconds
+            for (name, sizes, way), seconds in self._store.get().items()  # a name that is none is never asked for
+        }
+        self._times = LayerTimes({**shipped_times().seconds, **stored})
         self._clock = clock
 
     def seconds(self, kinds: Mapping[LayerKind, float], mode: ExecutionMode) -> float | None:
@@ -45,7 +49,7 @@ class LayerKnowledge:
     def study(self, kinds: Mapping[LayerKind, float], modes: Sequence[ExecutionMode]) -> Study | None:
         """Times what is not known of these layers in these modes, some milliseconds at a time; None where nothing is
         missing."""
-        what = missing(kinds, self._times, filter(None, map(way_of, modes)))
+        what = missing(kinds, self._times, [way for way in map(way_of, modes) if way])
         return Study(f"layers {what}", 0, self._steps(what), _SECONDS) if what else None
 
     def _steps(self, what: Iterable[tuple[LayerKind, Way]]) -> Steps:

@@ -33,7 +33,7 @@ class ModelRecord:
     """
 
     observations: ModelObservations = field(default_factory=ModelObservations)
-    versions: tuple[int, ...] = ()
+    versions: int | None = None
     facts: dict[Hashable, Any] = field(default_factory=dict)
 
     def once(self, what: Hashable, find: Callable[[], Fact]) -> Fact:

@@ -229,5 +229,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy())
+        digest.update(raw.numpy().data)
     return digest.hexdigest()
