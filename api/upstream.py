@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import chain
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
@@ -43,11 +42,14 @@ def own_tensors(module: nn.Module) -> tuple[dict[str, nn.Parameter | None], dict
     return module._parameters, module._buffers
 
 
-children_of: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter("_modules")
-"""The children of a module by name, as `own_tensors` for tensors."""
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The children of `module` itself by name, as `own_tensors` for tensors."""
+    return module._modules
 
-version_of: Callable[[Tensor], int] = attrgetter("_version")
-"""Goes up when a tensor is written in place; torch counts it for autograd and has no public word for it."""
+
+def version_of(tensor: Tensor) -> int:
+    """Goes up when `tensor` is written in place; torch counts it for autograd and has no public word for it."""
+    return tensor._version
 
 
 def copy_module(module: nn.Module, copied: Callable[[Tensor], Tensor]) -> nn.Module:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import random
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +89,23 @@ def test_work_over_many_runs_adds_up_until_a_compile_pays(compilers: Compilers) 
         if compilers.jobs:
             break
     assert compilers.jobs, "half an hour of eager work pays for a compile"
+
+
+def test_short_runs_one_after_the_other_write_to_the_disk_now_and_then(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none of their work is forgotten on the way."""
+    now, written = [1000.0], []
+    monkeypatch.setattr(compile_cache, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    note = ArtifactStore.note
+    monkeypatch.setattr(ArtifactStore, "note", lambda *given: written.append(given[3].eager_seconds) or note(*given))
+    ticks = iter(range(10**9))
+    sessions, model = process(compilers, lambda: float(next(ticks))), zoo.compact()
+    for _ in range(20):
+        upscale(zoo.photograph(40, 40), model, AUTO, StandaloneContext("cpu"), sessions)
+        now[0] += 1
+    assert 2 <= len(written) <= 3
+    assert written[1] == pytest.approx(10 * written[0], rel=0.2)
 
 
 def test_eager_tiles_flow_on_while_it_compiles_and_the_next_batch_after_is_compiled(compilers: Compilers) -> None:

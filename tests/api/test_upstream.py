@@ -52,6 +52,15 @@ def test_the_architectures_own_call() -> None:
         expect(upstream.architecture_call(model)(model.model, given) is given, "what it calls can be replaced in tests")
 
 
+def test_a_modules_own_children() -> None:
+    with changed("Module._modules"):
+        module = nn.Sequential(nn.ReLU())
+        children = upstream.children_of(module)
+        expect(children["0"] is module[0], "they are there by their names")
+        module[0] = nn.Identity()
+        expect(children["0"] is module[0], "it shows what replaced them")
+
+
 def test_a_modules_own_tensors() -> None:
     with changed("Module._parameters or Module._buffers"):
         module = nn.BatchNorm2d(3)
