@@ -81,7 +81,7 @@ class StepMaker:
         shared: SessionCache,
     ) -> None:
         self._model, self._info, self._options, self._context, self._shared = model, info, options, context, shared
-        self._began = time.monotonic()
+        self._began, self._record = time.monotonic(), shared.record(model)
 
     def make(self, mode: ExecutionMode, shared: bool) -> Step:
         """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
@@ -116,8 +116,7 @@ class StepMaker:
             weights, linear, square = known
             return MemoryCost(int(weights), linear, square)
 
-        record = self._shared.record(self._model)
-        bound = record.once(place, lambda: rough_cost(self._model, mode.kernels, dtype))
+        bound = self._record.once(place, lambda: rough_cost(self._model, mode.kernels, dtype))
         return ForwardCost(bound, measure)
 
 

@@ -49,7 +49,7 @@ class ModeChooser:
         trials: StudyRunner,
     ) -> None:
         self._model, self._options, self._context, self._shared = model, options, context, shared
-        self._profile, self._trials = shared.profile(model, context), trials
+        self._profile, self._record, self._trials = shared.profile(model, context), shared.record(model), trials
         self.studies: list[Study] = []
 
     def choose(self, pixels: int, piece: Piece) -> Choice:
@@ -152,8 +152,7 @@ class ModeChooser:
         return by_seconds(ways, knowledge, kinds)
 
     def _layers(self) -> Mapping[LayerKind, float]:
-        record = self._shared.record(self._model)
-        return record.once("layers", lambda: layers_of(self._model.model, self._model.scale))
+        return self._record.once("layers", lambda: layers_of(self._model.model, self._model.scale))
 
     def _passes(self, mode: ExecutionMode, ways: list[ExecutionMode], pixels: int, piece: Piece) -> bool:
         """Whether `mode` is known to compute what it should. Where that takes a trial, it is made now if it is little

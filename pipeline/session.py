@@ -28,7 +28,7 @@ from ..models.receptive_field import study as study_of_the_field
 from ..models.study import Study
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..models.throughput import study as study_of_the_throughput
-from ..storage.fingerprint import content_of, describe_environment
+from ..storage.fingerprint import describe_environment
 from ..storage.profiles import Account
 from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
@@ -88,7 +88,7 @@ class Session:
     ) -> None:
         options = _reproducible(options) if options.reproducible else options
         self._model, self.options, self.context, self._shared = model, options, context, shared
-        self._profile = shared.profile(model, context)
+        self._profile, self._record = shared.profile(model, context), shared.record(model)
         self._studies = StudyRunner(model, context, shared, thorough)
         self._modes = ModeChooser(model, options, context, shared, self._studies)
         self.info, self.clock = model_info(model), shared.clock
@@ -101,7 +101,7 @@ class Session:
         self._ready: Compiled = {}
         self._noted: Collection[TileShapes] = ()
         self.revisions: list[int] = []
-        self.observations: ModelObservations = shared.record(model).observations
+        self.observations: ModelObservations = self._record.observations
         self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
         self.notes: list[str] = []
 
@@ -124,9 +124,9 @@ class Session:
         model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
         self._pixels = pixels
         with self.room_for("the model and a tiny picture"):
-            left, copy = allowed_bytes(self.context.device), weights_bytes(self._model.model)
-            if left is not None and copy > left:
-                raise MemoryError(f"a copy of the model takes {copy} bytes, and {left} are allowed")
+            left = allowed_bytes(self.context.device)
+            if left is not None and weights_bytes(self._model.model) > left:
+                raise MemoryError(f"a copy of the model takes more than the {left} bytes that are allowed")
             self.chain = FallbackChain(self._chosen(self._modes.choose(pixels, piece)), self._modes, self._steps)
         compiled = self.chain.now.compiled
         self._noted = (compiled.ready() if compiled else {}).keys()
@@ -254,7 +254,7 @@ class Session:
             self._modes.remember_failure(failed, error)
         if well and not self.options.reproducible:
             model, context, shared = self._model, self.context, self._shared
-            place = f"{content_of(model.model)} on {context.device}, in {context.cache_folder}"
+            place = f"{self._profile.content} on {context.device}, in {context.cache_folder}"
             subject = shared.learner.subject(model.model, place, lambda: StudyRunner(model, context, shared))
             subject.offer([*self._modes.studies, *self._later, *self._throughput_studies()], self._work.work_pixels)
             if self.context.device.type != "cpu":  # the host's other nodes have it next
@@ -317,8 +317,7 @@ class Session:
         if known.receptive_field is not None and not self.options.reproducible:
             found = ReceptiveField(known.receptive_field, known.unbounded)
         else:
-            record = self._shared.record(self._model)
-            found = record.once("receptive field", lambda: known_receptive_field(self._model))
+            found = self._record.once("receptive field", lambda: known_receptive_field(self._model))
             if not self.options.reproducible and not known.trials.get(UNMEASURABLE) and measurable(self.info):
                 found = self._measured_or(found)
         if found is None:
@@ -380,7 +379,7 @@ class Session:
             return measured
         size = mode.memory_dtype.itemsize
         find = lambda: known_throughput(self._model, size)  # noqa: E731
-        return self._shared.record(self._model).once(("throughput", size), find)
+        return self._record.once(("throughput", size), find)
 
     def _compile_first(self, scheduler: Scheduler, compiled: CompiledForwards, limits: Limits) -> None:
         """Wait for what would make this run cheapest."""

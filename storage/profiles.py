@@ -7,6 +7,7 @@ Nothing here is worth a picture: what cannot be read or written is a log line fo
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -176,28 +177,33 @@ class ProfileStore:
 
 
 class ModelProfile:
-    """One model's profile in `store`. Its weights are read when something is first asked for."""
+    """One model's profile in `store`, for one run. Its weights are read when something is first asked for."""
 
     def __init__(self, store: ProfileStore, module: nn.Module) -> None:
         self._store, self._module = store, module
 
+    @functools.cached_property
+    def content(self) -> str:
+        """The digest of the weights that it has now."""
+        return content_of(self._module)
+
     @property
     def known(self) -> Profile:
         """What is known; an empty profile where nothing is."""
-        return self._store.get(content_of(self._module))
+        return self._store.get(self.content)
 
     def keep(self, **changes: Any) -> Profile:
         """Change `Profile`'s fields, of tables the entries given, for now and for later sessions, and return what is
         known then."""
-        return self._store.update(content_of(self._module), **changes)
+        return self._store.update(self.content, **changes)
 
     def spend(self, hardware: str, spent: Account) -> None:
         """Note what forwards took on `hardware`."""
-        self._store.spend(content_of(self._module), hardware, spent)
+        self._store.spend(self.content, hardware, spent)
 
     def account(self, hardware: str) -> Account:
         """What forwards took on `hardware`, in this session and earlier ones."""
-        return self._store.account(content_of(self._module), hardware)
+        return self._store.account(self.content, hardware)
 
 
 def _text(profile: Profile) -> str:
