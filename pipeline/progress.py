@@ -24,8 +24,8 @@ from .streams import Event
 _SHORT = 0.25  # seconds: a shorter forward is not listened to, nor interrupted
 # Blocks to be listened to: at most, and in a forward of which nobody knows how long it takes, if it is of few pixels.
 _MOST_BLOCKS, _FEW_BLOCKS, _MANY_PIXELS = 500, 200, 1 << 16
-# Seconds of a forward for each of them: to set a hook and to call it takes some 12 microseconds, 0.4 %.
-_A_BLOCK = 3e-3
+# Seconds of a forward for each of them: to set a hook and to call it takes 12 to 24 microseconds, half a percent.
+_A_BLOCK = 5e-3
 _LOOK = 0.05  # seconds between two questions whether to stop
 _FEW = 8  # blocks: fewer tell less than the clock
 _ALMOST = 0.99  # of a forward that is not over
