@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..api.errors import BadModelError, first_line
-from ..models.formats.errors import RefusedError
+from ..models.formats.errors import DamagedError, RefusedError
 from ..models.header import Header, opened_model
 from ..models.layouts import ModelFacts, known_layout
 from ..models.loader import find_models, load_model, model_folders
@@ -81,7 +81,7 @@ def _load(path: Path) -> Told:
     try:
         model = load_model(path)
     except BadModelError as error:
-        if isinstance(error.__cause__, OSError | RefusedError):
+        if isinstance(error.__cause__, OSError | RefusedError | DamagedError):  # the file may be mended
             raise
         return {"error": str(error)}
     supported = {"fp32": True, "fp16": model.supports_half, "bf16": model.supports_bfloat16}

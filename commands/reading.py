@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from ..images.animation import ENDINGS as ANIMATED_ENDINGS
 from ..images.animation import Animation, open_animation
@@ -16,6 +17,7 @@ from ..images.limits import DecodeLimits
 
 Read = Callable[[Job], Picture | Animation]
 
+_DECODED_ALONE = (b"\x89PNG", b"II*\0", b"MM\0*")  # PNG, TIFF
 _MOST_AHEAD = 16.0  # megapixels; some 300 MB, which importing and loading do not miss
 
 
@@ -53,4 +55,12 @@ class ReadAhead:
         limits = replace(self._limits, max_megapixels=min(self._limits.max_megapixels, _MOST_AHEAD))
         # Decoders raise all sorts.
         with suppress(Exception):
-            self._found = read(self._job, limits) if self._job else None
+            if self._job and _is_decoded_alone(self._job.source):
+                self._found = read(self._job, limits)
+
+
+def _is_decoded_alone(source: Path) -> bool:
+    """Whether the file is of a kind that needs nothing of the process's: what Pillow warns of is caught by replacing
+    the hook of all threads."""
+    with source.open("rb") as file:
+        return file.read(4) in _DECODED_ALONE

@@ -111,6 +111,7 @@ class StepMaker:
                 self._context.say("measuring how much memory the model takes")
                 call = checked(call_of(self._model, mode), self._info)
                 cost = measure_cost(self._model.model, call, self._info, dtype)
+                self._context.say("")
                 profile.keep(costs={place: astuple(cost)})
                 return cost
             weights, linear, square = known

@@ -22,6 +22,7 @@ logger = logging.getLogger("cudaspeed")
 
 _NICE = 10  # of 19
 _LITTLE = 0.1  # of the last run's pixels: a forward of no more than that may begin although the next run may be near
+_ASKED_AGAIN = 0.2  # seconds
 _IDLE = 1.0  # seconds without a run, after which a larger one may begin
 
 
@@ -36,8 +37,9 @@ class Steps(Protocol):
         """What a study asks for first."""
         ...
 
-    def step(self, study: Study, ask: Ask | Pause) -> Ask | Pause | None:
-        """Compute what is asked for; what is asked for next. None: the study has ended."""
+    def step(self, study: Study, ask: Ask | Pause, give_way: Callable[[], bool] = ...) -> Ask | Pause | None:
+        """Compute what is asked for; what is asked for next: the same where it had to `give_way` on the way. None: the
+        study has ended."""
         ...
 
     def release(self) -> None:
@@ -81,10 +83,10 @@ class Subject:
         """Whether a run that comes meanwhile would hardly notice."""
         return ask.pixels <= _LITTLE * self._run_pixels
 
-    def step(self) -> None:
-        """Compute the forward that `ask` told."""
+    def step(self, give_way: Callable[[], bool] = lambda: False) -> None:
+        """Compute the forward that `ask` told; where it had to `give_way` on the way, it is asked for again."""
         assert self._study is not None and self._ask is not None
-        self._ask = self._runner.step(self._study, self._ask)
+        self._ask = self._runner.step(self._study, self._ask, give_way)
         if self._ask is None:
             self._runner.release()
 
@@ -103,7 +105,7 @@ class Subject:
 
 class Learner:
     """Has one thread, for as long as there is something to find out that the work so far repays. A run waits for one
-    forward of it at most, a small one unless nothing ran for a second."""
+    block of a forward of it at most, unless that is a small one."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -113,12 +115,15 @@ class Learner:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def standing_back(self) -> Iterator[None]:
-        """Within it, which is a run, nothing is found out."""
+    def standing_back(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Within it, which is a run, nothing is found out. What is being found out gives way between two blocks of a
+        forward; `waiting` is called meanwhile, and what it raises goes on up."""
         with self._condition:
             self._runs += 1
-            self._condition.wait_for(lambda: not self._stepping)
         try:
+            with self._condition:
+                while not self._condition.wait_for(lambda: not self._stepping, _ASKED_AGAIN):
+                    waiting()
             yield
         finally:
             with self._condition:
@@ -162,7 +167,7 @@ class Learner:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while subject := self._next():
             try:
-                subject.step()
+                subject.step(self._is_wanted)
             except Exception as error:  # nothing here is worth more than a line
                 logger.debug("something was not found out: %s", first_line(error))
                 subject.give_up()
@@ -188,6 +193,10 @@ class Learner:
                 if self._hurried or found.is_little(ask) or not self._condition.wait_for(ran, _IDLE):
                     self._stepping = True
                     return found
+
+    def _is_wanted(self) -> bool:
+        """Whether a run has come, or the process ends, for which a forward is left."""
+        return bool(self._runs or self._stopped)
 
     def _first(self) -> Subject | None:
         """A subject that there is something to compute for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..api.context import RunContext
 from ..api.errors import ModelFailedError, first_line
 from ..api.options import Precision, UpscaleOptions
+from ..kernels.build import is_pending
 from ..kernels.layers import LayerKind, layers_of
 from ..models.autotune import by_our_kernels, code_behind, to_be_measured
 from ..models.autotune import study as study_of_the_fastest
@@ -29,6 +31,7 @@ from .studies import StudyRunner
 Piece = Callable[[], Tensor | None]
 """A piece of the run's first picture, [1, C, h, w] 0..1 for the model; None where it is too small for one."""
 
+_ASKED_AGAIN = 0.05  # seconds
 _THOROUGH_PATIENCE = 120.0
 _PATIENCE = 5.0  # seconds that kernels which are being built are waited for at most, in a run that takes ten times that
 _SHARE_TO_WAIT = 0.1
@@ -132,7 +135,7 @@ class ModeChooser:
         if self._options.reproducible:
             pass  # only what is the same everywhere
         elif device.type == "cpu":
-            yield from by_our_kernels(module, usual, self._context.cache_folder, patience)
+            yield from self._by_our_kernels(usual, patience)
         else:
             others = to_be_measured(module, usual, device)
             known = self._profile.known.fastest.get(self._place(usual))
@@ -140,6 +143,18 @@ class ModeChooser:
                 self.studies.append(study_of_the_fastest(self._model, usual, others, self._place(usual)))
             yield from (other for other in others if str(other) == known)
         yield usual
+
+    def _by_our_kernels(self, usual: ExecutionMode, patience: float) -> list[ExecutionMode]:
+        """Those that are built, after a wait of so many seconds at most; an interrupt ends it."""
+        module, folder, until = self._model.model, self._context.cache_folder, time.monotonic() + patience
+        while True:
+            found = by_our_kernels(module, usual, folder)
+            if time.monotonic() >= until or not any(map(is_pending, ("winograd", "attention"))):
+                self._context.say("")
+                return found
+            self._context.say("kernels for this machine are being built, once")
+            self._context.raise_if_interrupted()
+            time.sleep(_ASKED_AGAIN)
 
     def _fastest_first(self, ways: list[ExecutionMode]) -> list[ExecutionMode]:
         """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. What is not known of

@@ -77,13 +77,13 @@ class Monitor:
         if there:
             self._speaking.release()
         kept, self._error = self._error, None  # it knows frames that know tensors
-        if kind is None and kept is not None:
-            raise kept
+        self._activity, self._surroundings = None, contextvars.Context()  # whoever keeps this keeps nothing of the run
+        well = kind is None and kept is None
         if self._said:
             with suppress(Exception):  # the run has come to its end, in whatever way
-                self._context.say(
-                    self.summary if kind is None else f"stopped after {lasting(self.clock() - self._began)}"
-                )
+                self._context.say(self.summary if well else f"stopped after {lasting(self.clock() - self._began)}")
+        if kind is None and kept is not None:
+            raise kept
 
     # --- what the run's parts tell -----------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ class Session:
         self.notes: list[str] = []
 
     def __enter__(self) -> Session:
-        self._standing_back = self._shared.learner.standing_back()
+        self._standing_back = self._shared.learner.standing_back(self.context.raise_if_interrupted)
         self._standing_back.__enter__()
         return self
 
@@ -265,7 +265,9 @@ class Session:
         self._scheduler_for(workload)
         self.info = self._with_receptive_field()
         for study in [*self._modes.studies, *self._later, *self._throughput_studies()]:
+            self.context.say("finding out what suits the model on this machine")
             self._studies.run(study)
+        self.context.say("")
         self._modes.studies, self._later = [], []
 
     def _throughput_studies(self) -> list[Study]:
@@ -336,6 +338,7 @@ class Session:
             return found
         self.context.say("measuring how much tiles must overlap, once for this model")
         self._studies.run(study)
+        self.context.say("")
         known = self._profile.known
         self.revisions[-1] = known.revision
         return None if known.receptive_field is None else ReceptiveField(known.receptive_field, known.unbounded)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
 from ..api.errors import first_line
+from ..models.blocks import blocks_of, listening
 from ..models.execution import ExecutionMode
 from ..models.runner import ModelRunner
 from ..models.study import Answer, Ask, Pause, Study
@@ -23,6 +25,11 @@ logger = logging.getLogger("cudaspeed")
 # What all studies of a model may take of the work that was done with it, and those within a run of that run.
 _SHARE_OF_WORK, _SHARE_OF_RUN = 0.05, 0.10
 _EVERYTHING = 1 << 62  # pixels
+_MOST_BLOCKS = 200  # of a model, between which it can be stopped
+
+
+class _GivenWayError(Exception):
+    """A run has come, for which a forward is left."""
 
 
 class StudyRunner:
@@ -36,7 +43,7 @@ class StudyRunner:
     def __init__(
         self, model: ImageModelDescriptor, context: RunContext, shared: SessionCache, unlimited: bool = False
     ) -> None:
-        self.unlimited, self.spent = unlimited, 0
+        self.unlimited, self.spent, self._within_a_run = unlimited, 0, False
         self._model, self._context, self._shared = weakref.ref(model), context, shared
         self._versions = versions_of(model.model)
         self._hardware = describe_environment(context.device)["hardware"]
@@ -64,11 +71,16 @@ class StudyRunner:
         return in_pixels and account.learning_seconds + seconds < _SHARE_OF_WORK * account.work_seconds
 
     def run(self, study: Study) -> None:
-        """All of a study. What it finds is kept; where memory ran out on the way, nothing is found."""
-        ask = self.first(study)
-        while ask:
-            self._context.raise_if_interrupted()
-            ask = self.step(study, ask)
+        """All of a study, within a run, which an interrupt ends between the blocks of a forward. What it finds is kept;
+        where memory ran out on the way, nothing is found."""
+        self._within_a_run = True
+        try:
+            ask = self.first(study)
+            while ask:
+                self._context.raise_if_interrupted()
+                ask = self.step(study, ask)
+        finally:
+            self._within_a_run = False
 
     def first(self, study: Study) -> Ask | Pause | None:
         """What a study asks for first. None: it is known what it would find, or cannot be found."""
@@ -77,14 +89,18 @@ class StudyRunner:
             return None
         return self._within_memory(study, lambda: self._next(model, study, None))
 
-    def step(self, study: Study, ask: Ask | Pause) -> Ask | Pause | None:
-        """Compute what is asked for; what is asked for next. None: the study has ended."""
+    def step(self, study: Study, ask: Ask | Pause, give_way: Callable[[], bool] = lambda: False) -> Ask | Pause | None:
+        """Compute what is asked for; what is asked for next: the same where it had to `give_way`, which is asked
+        between the blocks of a forward. None: the study has ended."""
         model = self._unchanged_model()
         if model is None:
             return None
         if isinstance(ask, Pause):
             return self._on_its_own(model, study)
-        return self._within_memory(study, lambda: self._next(model, study, self._answer(model, ask)))
+        try:
+            return self._within_memory(study, lambda: self._next(model, study, self._answer(model, ask, give_way)))
+        except _GivenWayError:
+            return ask
 
     def _on_its_own(self, model: ImageModelDescriptor, study: Study) -> Ask | Pause | None:
         began = self._shared.clock()
@@ -130,21 +146,35 @@ class StudyRunner:
             self._shared.profile(model, self._context).keep(**found)
             return None
 
-    def _answer(self, model: ImageModelDescriptor, ask: Ask) -> Answer:
+    def _stoppable(self, runner: ModelRunner, give_way: Callable[[], bool]) -> AbstractContextManager[object]:
+        """Within it a forward ends between two blocks: within a run by an interrupt, else where it has to give way."""
+
+        def look(_: int) -> None:
+            if self._within_a_run:
+                self._context.raise_if_interrupted()
+            elif give_way():
+                raise _GivenWayError
+
+        return listening(blocks_of(runner.module, _MOST_BLOCKS), look)
+
+    def _answer(self, model: ImageModelDescriptor, ask: Ask, give_way: Callable[[], bool]) -> Answer:
         clock, context = self._shared.clock, self._context
         began = clock()
         try:
             runner = self._shared.runners.find(model, ask.mode) or self._copies.get(ask.mode)
-            if runner is None:
+            if runner is None or (context.device.type == "cpu" and not _is_on_cpu(runner)):
                 runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
             if context.device.type != "cpu":  # a copy is there already
                 context.make_resident(runner, 0)
             with torch.inference_mode():
                 started = clock()
-                output = runner.forward(ask.picture.to(context.device)).float().cpu()
+                with self._stoppable(runner, give_way):
+                    output = runner.forward(ask.picture.to(context.device)).float().cpu()
                 answer = Answer(output, max(0.0, clock() - started))
         except Exception as error:  # an architecture may fail in any way in a mode it does not know
-            if context.is_out_of_memory(error):
+            if self._within_a_run:
+                context.raise_if_interrupted()
+            if isinstance(error, _GivenWayError) or context.is_out_of_memory(error):
                 raise
             answer = Answer(None, 0.0, first_line(error))
         finally:
@@ -154,3 +184,7 @@ class StudyRunner:
                 spent = Account(learning_pixels=pixels, learning_seconds=seconds)
                 self._shared.profile(model, context).spend(self._hardware, spent)
         return answer
+
+
+def _is_on_cpu(runner: ModelRunner) -> bool:
+    return all(weight.device.type == "cpu" for weight in runner.module.parameters())

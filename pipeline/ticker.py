@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 Tick = Callable[[], None]
 
@@ -27,8 +28,10 @@ class Ticker:
         with self._changed:
             self._ticks.add(tick)
             if self._thread is None or not self._thread.is_alive():  # in a process that was forked it is not
-                self._thread = threading.Thread(target=self._run, name="ticker of cudaspeed", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="ticker of cudaspeed", daemon=True)
+                with suppress(RuntimeError):  # there can be no more threads: then nobody ticks
+                    thread.start()
+                    self._thread = thread
             self._changed.notify()
 
     def remove(self, tick: Tick) -> None:
@@ -41,10 +44,13 @@ class Ticker:
             with self._changed:
                 self._changed.wait_for(lambda: self._ticks)
             time.sleep(self._period)
-            with self._changed:
-                ticks = tuple(self._ticks)
-            for tick in ticks:
-                tick()
+            self._round()
+
+    def _round(self) -> None:  # whose variables, and the runs that they know, are gone when it is over
+        with self._changed:
+            ticks = tuple(self._ticks)
+        for tick in ticks:
+            tick()
 
 
 TICKER = Ticker()

@@ -29,9 +29,15 @@ is. What was compiled under another number is not used again. tests/compiling/te
 a change, and asks."""
 
 
-@lru_cache(maxsize=8)  # asked at every run, and none of it changes while the process lives
 def describe_environment(device: torch.device) -> dict[str, str]:
     """What must be the same for a compiled model to be used again, and for a failed compile not to be tried again."""
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return _describe_environment(device)
+
+
+@lru_cache(maxsize=8)  # asked at every run, and none of it changes while the process lives
+def _describe_environment(device: torch.device) -> dict[str, str]:
     return {
         "device": device.type,
         "hardware": _hardware(device),
@@ -104,7 +110,8 @@ class _Seen:
     """What a module held when it was looked at: enough to notice, at every run, that it holds something else. `number`
     is the weights' in this process, `content` their digest, once it was asked for.
 
-    Parts and tensors are known by weak references, since a part may know the module, which would never go then.
+    Parts are known by weak references, since one may know the module, which would never go then; tensors are held, or
+    torch could not swap what a caller converts.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -113,7 +120,7 @@ class _Seen:
         parts = list(module.modules())
         held = [dictionary for part in parts for dictionary in own_tensors(part)]
         tensors = [tensor for dictionary in held for tensor in dictionary.values()]
-        self._tensors = _These(tensors)
+        self._tensors = tensors
         self._full = [dictionary.values() for dictionary in held if dictionary]  # they show what is there now
         self._empty = [dictionary for dictionary in held if not dictionary]
         self._parents = [weakref.ref(part) for part in parts if children_of(part)]
@@ -130,7 +137,8 @@ class _Seen:
         tensors = [*chain.from_iterable(self._full)]
         return (
             not any(self._empty)
-            and self._tensors.are(tensors)
+            and len(tensors) == len(self._tensors)
+            and all(map(is_, tensors, self._tensors))
             and self._marks_of(tensors) == self._marks
             and self.same_modules()
         )
