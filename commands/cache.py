@@ -57,12 +57,14 @@ def warm(arguments: argparse.Namespace, console: Console) -> int:
     from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
     from ..upscale_engine import warm_up
 
-    context, model = StandaloneContext(arguments.device), load_model(arguments.model)
+    model = load_model(arguments.model)
     code = DONE
     for height, width in sizes:
         began = time.perf_counter()
         try:
-            status = warm_up(model, (height, width), options, context)
+            with console.progress(f"{width}x{height}") as bar:
+                context = StandaloneContext(arguments.device, on_say=bar.set_postfix_str)
+                status = warm_up(model, (height, width), options, context)
         except (BadOptionError, BadModelError):
             raise
         except Exception as error:  # one size must not cost the others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from pathlib import Path
 
 from ..api.errors import BadOptionError, CudaspeedError, first_line
 from ..api.options import UpscaleOptions
@@ -28,13 +29,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
     from ..upscale_engine import tune
 
-    context = StandaloneContext(arguments.device)
     code = DONE
     for model in arguments.models:
         began = time.perf_counter()
         record: dict[str, object] = {"model": model}
         try:
-            record["found"] = told = tune(load_model(model), size, options, context)
+            with console.progress(Path(model).name) as bar:
+                context = StandaloneContext(arguments.device, on_say=bar.set_postfix_str)
+                record["found"] = told = tune(load_model(model), size, options, context)
         except BadOptionError:  # which holds for all of them
             raise
         except Exception as error:  # one model must not cost the others

@@ -58,7 +58,9 @@ def upscale_all(request: Request, read: Read, console: Console) -> int:
             logger.error(record["error"])
         if console.json or "error" not in record:
             console.tell(record, _line(record))
-    finish_learning()
+    with console.progress("what suits the model here") as bar:
+        bar.set_postfix_str("is being found out, for a twentieth of the work at most", refresh=False)
+        finish_learning()
     return code
 
 

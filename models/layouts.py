@@ -61,6 +61,8 @@ def _scale_and_outputs(shuffled: int, inputs: int) -> tuple[int, int]:
 def _compact(shapes: Shapes) -> tuple[ModelFacts, Shapes]:
     features, inputs, *_ = shapes["body.0.weight"]
     last = 2 * sum(len(shape) == 4 for shape in shapes.values()) - 2
+    if not last:
+        raise ValueError("one convolution is no network of these")
     scale, outputs = _scale_and_outputs(shapes[f"body.{last}.weight"][0], inputs)
     expected = _convolution("body.0", features, inputs)
     for index in range(1, last, 2):  # activations, each with a convolution before it
@@ -77,6 +79,8 @@ def _esrgan(shapes: Shapes) -> tuple[ModelFacts, Shapes]:
     blocks, doublings = divmod(
         sum(len(shape) == 4 for shape in shapes.values()) - _OTHER_CONVOLUTIONS, _CONVOLUTIONS_OF_BLOCK
     )
+    if blocks < 1:
+        raise ValueError("there are no dense blocks")
     first, dense, *others = _names_of_esrgan(shapes, blocks, doublings)
     features, inputs, *_ = shapes[f"{first}.weight"]
     outputs = shapes[f"{others[-1]}.weight"][0]
