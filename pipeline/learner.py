@@ -111,7 +111,7 @@ class Learner:
         self._condition = threading.Condition()
         self._subjects: weakref.WeakKeyDictionary[nn.Module, dict[str, Subject]] = weakref.WeakKeyDictionary()
         self._runs = 0
-        self._stepping = self._stopped = self._hurried = False
+        self._stepping = self._stopped = self._hurried = self._registered = False
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -144,7 +144,9 @@ class Learner:
             if self._thread is None and self._first():
                 self._thread = threading.Thread(target=self._work, name="cudaspeed learner", daemon=True)
                 self._thread.start()
-                atexit.register(self.stop)
+                if not self._registered:
+                    atexit.register(self.stop)
+                    self._registered = True
 
     def finish(self) -> None:
         """Wait until all is found out that the work so far repays."""

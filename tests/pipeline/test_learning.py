@@ -187,7 +187,7 @@ def test_a_run_that_could_bear_each_of_two_studies_does_not_make_both(meter: Met
     for _ in range(2):
         run(model, sessions, (460, 460), precision="fp32")
     assert not meter.learning
-    for _ in in_turn(model, [((330, 330), {"tile": 180})] * 3, meter, sessions):
+    for _ in in_turn(model, [((150, 726), {"tile": 390})] * 3, meter, sessions):
         pass
     assert meter.learning == TRIAL + FIELD
 
@@ -209,7 +209,7 @@ def test_a_coarse_grid_makes_studies_dearer_and_is_reckoned_with(meter: Meter) -
     [
         (lambda: zoo.toy(2, looking_at_all), (350, 350), 150),
         (zoo.compact, (350, 350), 150),
-        (zoo.swinir, (120, 130), 0),
+        (zoo.swinir, (60, 70), 0),
     ],
     ids=["toy", "Compact", "SwinIR"],
 )
@@ -231,6 +231,15 @@ def test_runs_of_one_revision_have_the_same_bits_whatever_the_clock(
                 assert torch.equal(result.image, image), key
         sessions.finish_learning()
     assert len({profile for profile, *_ in seen}) > 1, "something was learned on the way"
+
+
+def test_a_run_that_finds_out_how_much_tiles_must_overlap_is_of_the_revision_that_knows_it(meter: Meter) -> None:
+    model, sessions = zoo.toy(2, lambda y: (y + y.roll(20, dims=3)) / 2), new_sessions()
+    before, first, later = (run(model, sessions, (350, 350), precision="fp32", tile=150) for _ in range(3))
+    assert meter.learning == FIELD, "in the second run"
+    assert before.report.overlap != first.report.overlap == later.report.overlap
+    assert before.report.profile != first.report.profile == later.report.profile
+    assert torch.equal(first.image, later.image)
 
 
 def test_what_decides_has_another_revision_when_it_changes(meter: Meter) -> None:
@@ -384,7 +393,7 @@ def test_weights_that_were_changed_are_studied_as_they_are(meter: Meter) -> None
         with torch.no_grad():
             model.model.weight.mul_(0.05)
     assert verdicts[0] == ""
-    assert verdicts[1] != ""
+    assert "strays" in verdicts[1]
 
 
 # --- between runs ----------------------------------------------------------------------------------------------------
@@ -472,13 +481,13 @@ def test_a_model_may_go_while_it_is_studied(meter: Meter) -> None:
 @pytest.mark.parametrize("make", [zoo.toy, zoo.compact, zoo.swinir], ids=["toy", "Compact", "SwinIR"])
 def test_tune_finds_out_everything_and_the_next_run_begins_so(make: Callable[[], Any], meter: Meter) -> None:
     model, context, sessions = make(), StandaloneContext("cpu"), SessionCache(clock=meter.clock)
-    told = tune(model, (160, 160), UpscaleOptions(compile=False, autocast=False), context, sessions)
+    told = tune(model, (80, 80), UpscaleOptions(compile=False, autocast=False), context, sessions)
     known, learned = sessions.profile(model, context).known, meter.learning
     assert known.receptive_field is not None
     assert account_on_disk(model) == Account(), "it was asked for, and is no part of the budget"
     for kept in (sessions, SessionCache(clock=meter.clock)):
         for _ in range(2):
-            report = run(model, kept, (160, 160), tile=96).report
+            report = run(model, kept, (80, 80), tile=48).report
             assert report.precision == "bf16"
             assert report.profile == told.split("profile: ")[1]
             kept.finish_learning()
@@ -546,7 +555,7 @@ def test_what_is_reproducible_depends_on_nothing_that_was_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     results = []
-    film = zoo.photograph(530, 140, frames=2)
+    film = zoo.photograph(520, 40, frames=2)
     for k, clock in enumerate((still, LYING["random"](), meter.clock)):
         monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / str(k)))
         model, context, sessions = make(), StandaloneContext("cpu"), SessionCache(clock=clock)
