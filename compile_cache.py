@@ -162,6 +162,11 @@ class CompiledForwards:
         }
         return {shapes: cost for shapes, cost in found.items() if cost < _CLEARLY_SLOWER}
 
+    def told(self) -> list[str]:
+        """What is ready, each with its bytes and what a pixel costs so: all that it changes in a run."""
+        entries, ready = self._entries(), self.ready()
+        return sorted(f"{shapes} {entries[shapes].sha256[:8]} at {cost:.2f}" for shapes, cost in ready.items())
+
     def take(self, x: Tensor) -> CompiledExecutor | None:
         """What runs the tile batch `x` compiled, loaded now if need be, or None."""
         ready = self.ready()

@@ -9,6 +9,7 @@ Nothing of the caller's is changed: the picture is read, the model is copied (mo
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import time
@@ -37,6 +38,7 @@ from .pipeline.workload import bytes_of_frame, piece_of, workload_of_one
 logger = logging.getLogger("cudaspeed")
 
 _SESSIONS = SessionCache()
+atexit.register(_SESSIONS.flush)
 _USUAL_SIZE = 1024, 1024
 _ROUNDS = 2  # of tuning: what layers take decides what is tried then
 

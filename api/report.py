@@ -55,9 +55,10 @@ class UpscaleReport:
     `batch` are the plan's that the run ended with, smaller than at the start where memory ran out. `compiled`: tiles
     went through a compiled forward; `compiling` says in a few words where compiling stands, or why there is none.
     `kernels` are those that computed the model. `profile` is the revision of what was known of the model when the run
-    began, "rev 7": runs of one revision, with the same options, give the same bits, but for a lack of memory, which is
-    told. Where compiled code got ready on the way, it went "rev 7 to 8". `notes` are sentences on what was not done as
-    asked, such as a precision that the model does not work in."""
+    began, "rev 7": runs of one revision, with the same options, give the same bits. Where compiled code got ready on
+    the way, or faulty tiles made a mode be left for good, it went "rev 7 to 8"; where free memory decided how large
+    tiles or batches were, "rev 7, tiles as memory allowed". `notes` are sentences on what was not done as asked, such
+    as a precision that the model does not work in."""
 
     model: str
     scale: int

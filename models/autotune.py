@@ -32,14 +32,15 @@ _REPEATED = 6  # the probe picture, each way, so that it is work for the whole d
 _CLEARLY = 0.95  # of the time of what would be used anyway
 
 
-def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list[ExecutionMode]:
+def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list[ExecutionMode] | None:
     """Ways to compute in `usual`'s precision on a CPU by kernels of ours, best first. What is not built yet is built
-    into `folder`, beside what else goes on, and no way before it is there."""
+    into `folder`, beside what else goes on; None while it is."""
     convolutional = is_convolutional(model)
     attends = not convolutional and window_attention.prepare(folder)
-    convolves = usual.precision == "fp32" and any(map(suits, model.modules())) and winograd.prepare(folder)
-    if any(map(is_pending, ("attention", "winograd"))) and not convolutional:
-        return []  # one of them now and both in the next run would be two results of one picture
+    wants = usual.precision == "fp32" and any(map(suits, model.modules()))
+    convolves = wants and winograd.prepare(folder)
+    if (wants and is_pending("winograd")) or (not convolutional and is_pending("attention")):
+        return None  # one of them now and both in the next run would be two results of one picture
     if convolves:  # computes attention as well
         return [ExecutionMode("fp32", autocast=False, channels_last=True, kernels="winograd")]
     return [replace(usual, kernels="attention")] if attends else []

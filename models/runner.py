@@ -126,7 +126,9 @@ def _copy(module: nn.Module, mode: ExecutionMode) -> nn.Module:
         rewrite(ours, mode.kernels)
         ours.to("cpu", mode.weight_dtype)
         if mode.channels_last:
-            ours.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # the stubs of torch lack it
+            for tensor in (*ours.parameters(), *ours.buffers()):
+                if tensor.ndim == 4:  # `Module.to` fails on others of more
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         if mode.autocast:
             narrow_fused(ours, DTYPES[mode.precision])
         return ours

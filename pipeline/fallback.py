@@ -124,11 +124,13 @@ class StepMaker:
 class FallbackChain:
     """Where a run stands (`now`), first on `mode`, and what it can fall back to. `modes` tells what is safer; `steps`
     makes steps, of the copy that all runs begin with or, for single tiles, of one of their own. `given_up` is the name
-    of the mode that was left for a safer one because tiles came out faulty; None: none was."""
+    of the mode that was left for a safer one because tiles came out faulty; None: none was. `revised` are the
+    revisions of the profile that this made."""
 
     def __init__(self, mode: ExecutionMode, modes: ModeChooser, steps: StepMaker) -> None:
         self._modes, self._steps = modes, steps
         self.given_up: str | None = None
+        self.revised: list[int] = []
         self._made: dict[ExecutionMode, Step] = {}
         self.restart(mode)
 
@@ -158,7 +160,7 @@ class FallbackChain:
         self._safer = self.safer[self.safer.index(mode) + 1 :]
         self.now = self.step(mode)
         if for_good:
-            self._modes.remember_fallback(self._first, self.now.runner)
+            self.revised.append(self._modes.remember_fallback(self._first, self.now.runner))
 
     def save(self) -> None:
         """Keep what was measured of the compiled forwards."""

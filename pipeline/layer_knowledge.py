@@ -20,7 +20,7 @@ from ..storage.fingerprint import describe_environment
 from ..storage.layer_times import LayerTimesStore
 from ..storage.profiles import profiles_folder
 
-_SECONDS = 0.1  # that it takes to time the layers of a usual model
+_SECONDS = 0.04  # that it takes to time a kind of layer in one way
 
 
 class LayerKnowledge:
@@ -38,7 +38,7 @@ class LayerKnowledge:
             for (name, sizes, way), seconds in self._store.get().items()  # a name that is none is never asked for
         }
         self._times = LayerTimes({**shipped_times().seconds, **stored})
-        self._clock = clock
+        self._clock, self._place = clock, f"{around['hardware']}, torch {around['torch']} {codes}"
 
     def seconds(self, kinds: Mapping[LayerKind, float], mode: ExecutionMode) -> float | None:
         """What a megapixel of a model's input takes in its layers, `layers_of` it, in `mode`; None where that is not
@@ -50,7 +50,8 @@ class LayerKnowledge:
         """Times what is not known of these layers in these modes, some milliseconds at a time; None where nothing is
         missing."""
         what = missing(kinds, self._times, [way for way in map(way_of, modes) if way])
-        return Study(f"layers {what}", 0, self._steps(what), _SECONDS) if what else None
+        name = f"layers {what} on {self._place}"
+        return Study(name, 0, self._steps(what), _SECONDS * len(what)) if what else None
 
     def _steps(self, what: Iterable[tuple[LayerKind, Way]]) -> Steps:
         found: list[Timing] = []

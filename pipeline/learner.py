@@ -21,8 +21,11 @@ from ..models.study import Ask, Pause, Study
 logger = logging.getLogger("cudaspeed")
 
 _NICE = 10  # of 19
+_PAUSE = 0.05  # seconds without a run, after which a little one may begin
+_MOST_LEFT = 2  # times that a forward gives way, before its study is given up
+_MOST_PLACES = 4  # of one model
 _LITTLE = 0.1  # of the last run's pixels: a forward of no more than that may begin although the next run may be near
-_ASKED_AGAIN = 0.2  # seconds
+_ASKED_AGAIN = 0.2  # seconds between two looks whether to go on waiting
 _IDLE = 1.0  # seconds without a run, after which a larger one may begin
 
 
@@ -48,14 +51,16 @@ class Steps(Protocol):
 
 
 class Subject:
-    """What is to be found out about one model where it computes, and the study of it that has begun."""
+    """What is to be found out about one model where it computes, and the study of it that has begun; `in_background`,
+    where that is nobody else's."""
 
-    def __init__(self, runner: Steps) -> None:
-        self._runner = runner
+    def __init__(self, runner: Steps, in_background: bool) -> None:
+        self._runner, self.in_background = runner, in_background
         self._offered: set[str] = set()
         self._waiting: deque[Study] = deque()
         self._study: Study | None = None
         self._ask: Ask | Pause | None = None
+        self._left = 0
         self._run_pixels = 0
 
     def offer(self, studies: Iterable[Study], pixels: int) -> None:
@@ -66,46 +71,57 @@ class Subject:
                 self._offered.add(study.name)
                 self._waiting.append(study)
 
-    def ask(self) -> Ask | Pause | None:
-        """The forward to compute next; None where there is none, or no more is repaid yet."""
-        while self._ask is None:
-            self._study = next((study for study in self._waiting if self._runner.repaid(study)), None)
-            if self._study is None:
-                break
-            self._waiting.remove(self._study)
-            try:
-                self._ask = self._runner.first(self._study)
-            except Exception as error:  # nothing here is worth more than a line
-                logger.debug("%s was not found out: %s", self._study.name, first_line(error))
-        return self._ask
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to find out that is repaid."""
+        return self._ask is not None or self._next() is not None
 
-    def is_little(self, ask: Ask | Pause) -> bool:
+    @property
+    def is_little(self) -> bool:
         """Whether a run that comes meanwhile would hardly notice."""
-        return ask.pixels <= _LITTLE * self._run_pixels
+        ask, study = self._ask, self._next()
+        return self._pixels(ask, study) <= _LITTLE * self._run_pixels and not self._left
 
     def step(self, give_way: Callable[[], bool] = lambda: False) -> None:
-        """Compute the forward that `ask` told; where it had to `give_way` on the way, it is asked for again."""
-        assert self._study is not None and self._ask is not None
-        self._ask = self._runner.step(self._study, self._ask, give_way)
+        """Compute one forward. One that had to `give_way` is computed again, once; then its study is given up."""
         if self._ask is None:
+            self._study = self._next()
+            if self._study is not None:
+                self._waiting.remove(self._study)
+                self._ask = self._runner.first(self._study)
+        if self._ask is None or self._study is None:
+            return
+        asked = self._ask
+        self._ask = self._runner.step(self._study, asked, give_way)
+        self._left = self._left + 1 if self._ask is asked and isinstance(asked, Ask) else 0
+        if self._left == _MOST_LEFT:
+            self.give_up()
+        elif self._ask is None:
             self._runner.release()
 
     def give_up(self) -> None:
         """Leave the study that has begun."""
-        self._study = self._ask = None
+        self._study, self._ask, self._left = None, None, 0
         self._runner.release()
 
     def work_off(self, spent: int) -> None:
         """What is repaid, at once, but no more than a run can bear that `spent` so many pixels on studies."""
         left = _LITTLE * self._run_pixels - spent
-        while (ask := self.ask()) and ask.pixels <= left:
-            left -= ask.pixels
+        while self.has_work and (pixels := self._pixels(self._ask, self._next())) <= left:
+            left -= pixels
             self.step()
+
+    def _next(self) -> Study | None:
+        return next((study for study in self._waiting if self._runner.repaid(study)), None)
+
+    def _pixels(self, ask: Ask | Pause | None, study: Study | None) -> int:
+        """Of the next forward, or no fewer."""
+        return ask.pixels if ask else study.pixels if study else 0
 
 
 class Learner:
     """Has one thread, for as long as there is something to find out that the work so far repays. A run waits for one
-    block of a forward of it at most, unless that is a small one."""
+    block of a forward of it at most."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -121,26 +137,27 @@ class Learner:
         with self._condition:
             self._runs += 1
         try:
-            with self._condition:
-                while not self._condition.wait_for(lambda: not self._stepping, _ASKED_AGAIN):
-                    waiting()
+            while not self._has_stopped_stepping():
+                waiting()
             yield
         finally:
             with self._condition:
                 self._runs -= 1
                 self._condition.notify_all()
 
-    def subject(self, model: nn.Module, place: str, make: Callable[[], Steps]) -> Subject:
+    def subject(self, model: nn.Module, place: str, make: Callable[[], Steps], in_background: bool = True) -> Subject:
         """What is to be found out about `model` in a place; gone with the model. `make` makes what computes it."""
         with self._condition:
             subjects = self._subjects.setdefault(model, {})
             if place not in subjects:
-                subjects[place] = Subject(make())
+                for old in list(subjects)[: 1 - _MOST_PLACES]:  # of weights that it no longer has, mostly
+                    del subjects[old]
+                subjects[place] = Subject(make(), in_background)
             return subjects[place]
 
     def wake(self) -> None:
         """There may be something to find out."""
-        with self._condition:
+        with self._condition, _logged():
             if self._thread is None and self._first():
                 self._thread = threading.Thread(target=self._work, name="cudaspeed learner", daemon=True)
                 self._thread.start()
@@ -149,58 +166,85 @@ class Learner:
                     self._registered = True
 
     def finish(self) -> None:
-        """Wait until all is found out that the work so far repays."""
+        """Find out all that the work so far repays, on this thread, which has not the learner's low priority."""
         with self._condition:
             self._hurried = True
             self._condition.notify_all()
-            self._condition.wait_for(lambda: self._thread is None)
-            self._hurried = False
+            self._condition.wait_for(self._has_ended)
+        with _logged():
+            while not self._runs and (subject := self._first()):
+                _try(subject)
+        self._hurried = False
 
     def stop(self) -> None:
         """Find out nothing any more: the process ends."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
-            self._condition.wait_for(lambda: self._thread is None)
+            self._condition.wait_for(self._has_ended)
 
     def _work(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        while subject := self._next():
-            try:
-                subject.step(self._is_wanted)
-            except Exception as error:  # nothing here is worth more than a line
-                logger.debug("something was not found out: %s", first_line(error))
-                subject.give_up()
-            subject = None  # its model may go meanwhile
+        try:
+            while subject := self._next():
+                _try(subject, self._is_wanted)
+                subject = None  # its model may go meanwhile
+                with self._condition:
+                    self._stepping = False
+                    self._condition.notify_all()
+        finally:
             with self._condition:
-                self._stepping = False
+                self._thread, self._stepping = None, False
                 self._condition.notify_all()
 
     def _next(self) -> Subject | None:
         """The subject to compute a forward for, once that disturbs nobody; None, and the thread ends, where there is
         none. Being told of one, no run begins before it is computed."""
-        with self._condition:
+        with self._condition, _logged():
             while True:
-                self._condition.wait_for(lambda: not self._runs or self._stopped)
-                found = self._first()
+                self._condition.wait_for(lambda: not self._runs or self._stopped or self._hurried)
+                found = None if self._stopped or self._hurried else self._first()
                 if found is None:
-                    self._thread = None
-                    self._condition.notify_all()
                     return None
-                ask = found.ask()
-                assert ask is not None
-                ran = lambda: bool(self._runs or self._stopped or self._hurried)  # noqa: E731
-                if self._hurried or found.is_little(ask) or not self._condition.wait_for(ran, _IDLE):
+                patience = _PAUSE if found.is_little else _IDLE
+                if not self._condition.wait_for(lambda: self._runs or self._stopped or self._hurried, patience):
                     self._stepping = True
                     return found
+        return None
 
     def _is_wanted(self) -> bool:
         """Whether a run has come, or the process ends, for which a forward is left."""
-        return bool(self._runs or self._stopped)
+        return bool(self._runs or self._stopped or self._hurried)
+
+    def _has_stopped_stepping(self) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._stepping or self._has_ended(), _ASKED_AGAIN)
+
+    def _has_ended(self) -> bool:
+        """A process that was forked has the note of a thread that it has not."""
+        return self._thread is None or not self._thread.is_alive()
 
     def _first(self) -> Subject | None:
         """A subject that there is something to compute for."""
         subjects = [] if self._stopped else [some for by in self._subjects.values() for some in by.values()]
-        return next((subject for subject in subjects if subject.ask()), None)
+        return next((subject for subject in subjects if subject.in_background and subject.has_work), None)
+
+
+def _try(subject: Subject, give_way: Callable[[], bool] = lambda: False) -> None:
+    """One forward of the subject's; what goes wrong there is worth no more than a line, and ends its study."""
+    try:
+        subject.step(give_way)
+    except Exception as error:  # a network may fail in any way, and its owner may change it meanwhile
+        logger.debug("something was not found out: %s", first_line(error))
+        subject.give_up()
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Within it, what goes wrong is worth no more than a line: the model is being changed, or memory ran out."""
+    try:
+        yield
+    except Exception as error:  # as in `_try`
+        logger.debug("nothing is found out just now: %s", first_line(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,6 @@ from torch import Tensor
 from ..api.context import RunContext
 from ..api.errors import ModelFailedError, first_line
 from ..api.options import Precision, UpscaleOptions
-from ..kernels.build import is_pending
 from ..kernels.layers import LayerKind, layers_of
 from ..models.autotune import by_our_kernels, code_behind, to_be_measured
 from ..models.autotune import study as study_of_the_fastest
@@ -31,7 +31,7 @@ from .studies import StudyRunner
 Piece = Callable[[], Tensor | None]
 """A piece of the run's first picture, [1, C, h, w] 0..1 for the model; None where it is too small for one."""
 
-_ASKED_AGAIN = 0.05  # seconds
+_ASKED_AGAIN = 0.1  # seconds
 _THOROUGH_PATIENCE = 120.0
 _PATIENCE = 5.0  # seconds that kernels which are being built are waited for at most, in a run that takes ten times that
 _SHARE_TO_WAIT = 0.1
@@ -60,7 +60,8 @@ class ModeChooser:
         far as that is known, unless it failed on pictures before."""
         asked, device = self._options.precision, self._context.device
         precisions = considered(asked, self._model, device)
-        ways = [way for precision in precisions for way in self._ways(precision, self._patience(pixels))]
+        until = time.monotonic() + self._patience(pixels)
+        ways = [way for precision in precisions for way in self._ways(precision, until)]
         if asked == "auto" and device.type == "cpu" and not self._options.reproducible:
             ways = self._fastest_first(ways)
         left: dict[str, str] = {}
@@ -83,6 +84,8 @@ class ModeChooser:
         """Note what a run computes by: where that is not what the last one had, it is another revision of the profile.
         Returns the revision."""
         told = f"{mode}{code_behind(self._model.model, mode)}" + "".join(f", compiled for {some}" for some in compiled)
+        seen = str(self._record.observations)
+        told += f", seen {hashlib.sha256(seen.encode()).hexdigest()[:8]}" if self._record.observations.any else ""
         return self._profile.keep(chosen={self._question(): told}).revision
 
     def after_failure(self, mode: ExecutionMode, error: ModelFailedError) -> Choice:
@@ -120,22 +123,23 @@ class ModeChooser:
                 found.append(usual)
         return found
 
-    def remember_fallback(self, left: ExecutionMode, now: ModelRunner) -> None:
-        """Later runs do not begin with `left`, whose tiles came out faulty, but, in this process, with `now`."""
+    def remember_fallback(self, left: ExecutionMode, now: ModelRunner) -> int:
+        """Later runs do not begin with `left`, whose tiles came out faulty, but, in this process, with `now`. Returns
+        the profile's revision."""
         self._shared.runners.put(self._model, now)
         same = now.mode.precision == left.precision
         modes = {left} if same else {left, replace(left, kernels="plain")}
-        self._profile.keep(raised={self._place(mode): "gave faulty tiles" for mode in modes})
+        return self._profile.keep(raised={self._place(mode): "gave faulty tiles" for mode in modes}).revision
 
     # --- details -----------------------------------------------------------------------------------------------------
 
-    def _ways(self, precision: Precision, patience: float) -> Iterator[ExecutionMode]:
+    def _ways(self, precision: Precision, until: float) -> Iterator[ExecutionMode]:
         """How to compute in `precision`, fastest first, as far as is known; torch's own way last."""
         usual, device, module = self._usual(precision, self._options.autocast), self._context.device, self._model.model
         if self._options.reproducible:
             pass  # only what is the same everywhere
         elif device.type == "cpu":
-            yield from self._by_our_kernels(usual, patience)
+            yield from self._by_our_kernels(usual, until)
         else:
             others = to_be_measured(module, usual, device)
             known = self._profile.known.fastest.get(self._place(usual))
@@ -144,17 +148,15 @@ class ModeChooser:
             yield from (other for other in others if str(other) == known)
         yield usual
 
-    def _by_our_kernels(self, usual: ExecutionMode, patience: float) -> list[ExecutionMode]:
-        """Those that are built, after a wait of so many seconds at most; an interrupt ends it."""
-        module, folder, until = self._model.model, self._context.cache_folder, time.monotonic() + patience
-        while True:
-            found = by_our_kernels(module, usual, folder)
-            if time.monotonic() >= until or not any(map(is_pending, ("winograd", "attention"))):
-                self._context.say("")
-                return found
+    def _by_our_kernels(self, usual: ExecutionMode, until: float) -> list[ExecutionMode]:
+        """Those that are built, by a time of `time.monotonic`; an interrupt ends the wait."""
+        module, folder = self._model.model, self._context.cache_folder
+        while (found := by_our_kernels(module, usual, folder)) is None and time.monotonic() < until:
             self._context.say("kernels for this machine are being built, once")
             self._context.raise_if_interrupted()
             time.sleep(_ASKED_AGAIN)
+        self._context.say("")
+        return found or []
 
     def _fastest_first(self, ways: list[ExecutionMode]) -> list[ExecutionMode]:
         """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. What is not known of
@@ -190,6 +192,7 @@ class ModeChooser:
         copy = self._trials.copy_in(mode)
         if passed and copy:
             self._shared.runners.put(self._model, copy)
+        self._trials.release()
         return passed
 
     def _takes_trial(self, mode: ExecutionMode) -> bool:
@@ -225,7 +228,8 @@ class ModeChooser:
     def _question(self) -> str:
         """What was asked for, and where."""
         options = self._options
-        told = f"{options.precision}{' autocast' * options.autocast}{' reproducible' * options.reproducible}"
+        told = f"{options.precision}{' autocast' * options.autocast}{' compiled' * options.compile}"
+        told += " reproducible" * options.reproducible
         return f"{told} on {surroundings_of(self._context.device)}"
 
     def _place(self, mode: ExecutionMode) -> str:

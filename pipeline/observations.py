@@ -23,3 +23,8 @@ class ModelObservations:
     alike: set[tuple[TileFault, ExecutionMode]] = field(default_factory=set)
     defer_clamp: bool = False
     repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything that later runs would decide otherwise for."""
+        return self != ModelObservations()

@@ -66,7 +66,7 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
         seconds=seconds,
         peak_bytes=session.estimated_bytes(schedule) if peak is None else peak,
         health=health,
-        profile=f"rev {' to '.join(map(str, session.revisions))}",
+        profile=session.told_profile(),
         notes=(*session.notes, *([overlap] if overlap else [])),
     )
 

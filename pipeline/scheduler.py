@@ -126,6 +126,13 @@ class Scheduler:
         affordable = affordable_pixels(budget.cost, budget.free_bytes, self._share(), budget.device)
         self._affordable = max(least * least, affordable)
 
+    @property
+    def bound_by_memory(self) -> bool:
+        """Whether more memory might have made another schedule."""
+        pixels = self._pictures * math.prod(round_up(side, self._info.alignment) for side in self._size)
+        side = self._max_side()
+        return self._affordable < (min(pixels, self._pictures * side * side) if side else pixels)
+
     def schedule(self, compiled: Compiled, limits: Limits) -> Schedule:
         """The cheapest schedule there is within the limits, with what is `compiled` by now."""
         plan = self._best(compiled, limits).plan

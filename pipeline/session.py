@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -11,12 +11,11 @@ from types import TracebackType
 from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
-from ..api.errors import CudaspeedError, ModelFailedError, OutOfMemoryError
+from ..api.errors import CudaspeedError, ModelFailedError, OutOfMemoryError, first_line
 from ..api.model_info import ModelInfo
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
-from ..compiling.shapes import TileShapes
 from ..memory import MemoryCost, affordable_pixels, allowed_bytes, weights_bytes, with_results, working_bytes
 from ..models.execution import ExecutionMode
 from ..models.info import model_info
@@ -99,9 +98,9 @@ class Session:
         self._later: list[Study] = []
         self._failures: list[tuple[ExecutionMode, ModelFailedError]] = []
         self._ready: Compiled = {}
-        self._noted: Collection[TileShapes] = ()
+        self._noted: list[str] = []
         self.revisions: list[int] = []
-        self.observations: ModelObservations = self._record.observations
+        self.observations = ModelObservations() if options.reproducible else self._record.observations
         self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
         self.notes: list[str] = []
 
@@ -127,10 +126,22 @@ class Session:
             left = allowed_bytes(self.context.device)
             if left is not None and weights_bytes(self._model.model) > left:
                 raise MemoryError(f"a copy of the model takes more than the {left} bytes that are allowed")
-            self.chain = FallbackChain(self._chosen(self._modes.choose(pixels, piece)), self._modes, self._steps)
+            self.chain = self._first_chain(self._chosen(self._modes.choose(pixels, piece)))
         compiled = self.chain.now.compiled
-        self._noted = (compiled.ready() if compiled else {}).keys()
-        self.revisions = [self._modes.keep_choice(self.chain.now.mode, sorted(map(str, self._noted)))]
+        self._noted = compiled.told() if compiled else []
+        self.revisions = [self._modes.keep_choice(self.chain.now.mode, self._noted)]
+
+    def _first_chain(self, mode: ExecutionMode) -> FallbackChain:
+        """From `mode`, or from one that a copy of the model can be made in."""
+        while True:
+            try:
+                return FallbackChain(mode, self._modes, self._steps)
+            except Exception as raised:  # a network may fail in any way in another layout, or with other modules
+                if isinstance(raised, CudaspeedError) or self.context.is_out_of_memory(raised):
+                    raise
+                error = ModelFailedError(f"{self.info.name} cannot be copied for {mode}: {first_line(raised)}")
+                self._failures.append((mode, error))
+                mode = self._chosen(self._modes.after_failure(mode, error))
 
     def fall_back_after(self, error: ModelFailedError) -> None:
         """Go on without the mode that failed on a picture with `error`. Raises `error` where nothing is left."""
@@ -238,6 +249,12 @@ class Session:
                 self.context.say(f"compiling for {shapes} in the background, eager meanwhile")
         return None
 
+    def told_profile(self) -> str:
+        """What was known when the run began, and what came on the way: for the report."""
+        revisions = dict.fromkeys([*self.revisions, *self.chain.revised])
+        told = f"rev {' to '.join(map(str, revisions))}"
+        return f"{told}, tiles as memory allowed" if self._scheduler and self._scheduler.bound_by_memory else told
+
     def compiling(self, used: bool) -> str:
         """Where compiling stands, in a few words; `used`: compiled code computed tiles."""
         now = self.chain.now
@@ -252,11 +269,13 @@ class Session:
         self._profile.spend(describe_environment(self.context.device)["hardware"], self._work)
         for failed, error in self._failures if well else ():
             self._modes.remember_failure(failed, error)
+        self._shared.flush_now_and_then()
         if well and not self.options.reproducible:
             model, context, shared = self._model, self.context, self._shared
             place = f"{self._profile.content} on {context.device}, in {context.cache_folder}"
-            subject = shared.learner.subject(model.model, place, lambda: StudyRunner(model, context, shared))
-            subject.offer([*self._modes.studies, *self._later, *self._throughput_studies()], self._work.work_pixels)
+            alone = context.device.type == "cpu"
+            subject = shared.learner.subject(model.model, place, lambda: StudyRunner(model, context, shared), alone)
+            subject.offer(self._studies_left(), self._work.work_pixels)
             if self.context.device.type != "cpu":  # the host's other nodes have it next
                 subject.work_off(self._studies.spent)
 
@@ -264,11 +283,18 @@ class Session:
         """Make all studies, now, for pictures of this kind."""
         self._scheduler_for(workload)
         self.info = self._with_receptive_field()
-        for study in [*self._modes.studies, *self._later, *self._throughput_studies()]:
+        for study in self._studies_left():
             self.context.say("finding out what suits the model on this machine")
             self._studies.run(study)
+            self._studies.release()
         self.context.say("")
         self._modes.studies, self._later = [], []
+
+    def _studies_left(self) -> list[Study]:
+        """What this run would have liked to know, as far as it fits the memory that this process is allowed."""
+        return [
+            study for study in (*self._modes.studies, *self._later, *self._throughput_studies()) if self._fits(study)
+        ]
 
     def _throughput_studies(self) -> list[Study]:
         """At the sizes that forwards of these runs can have, as far as what was done repays it."""
@@ -284,7 +310,8 @@ class Session:
     # --- details -----------------------------------------------------------------------------------------------------
 
     def _fits(self, study: Study) -> bool:
-        """Whether its largest forward fits what this process is allowed of main memory, where that is limited."""
+        """Whether a forward of all its pixels would fit what this process is allowed of main memory, where that is
+        limited: beyond it nothing is told, but the process ended."""
         left = allowed_bytes(self.context.device)
         cost = self.chain.now.cost.exact if left is not None else None
         return left is None or cost is None or working_bytes(cost, study.pixels, self.context.device) <= left
@@ -295,12 +322,13 @@ class Session:
         return choice.mode
 
     def _look_for_compiled(self) -> None:
-        """What is ready now; where that is other shapes than before, it is another revision of what is known."""
+        """What is ready now; where that is other than before, it is another revision of what is known."""
         compiled = self.chain.now.compiled
         self._ready = compiled.ready() if compiled else {}
-        if self._ready.keys() != self._noted:
-            self._noted = self._ready.keys()
-            self.revisions.append(self._modes.keep_choice(self.chain.now.mode, sorted(map(str, self._noted))))
+        noted = compiled.told() if compiled else []
+        if noted != self._noted:
+            self._noted = noted
+            self.revisions.append(self._modes.keep_choice(self.chain.now.mode, noted))
 
     def _new_scheduler(self, workload: Workload, limits: Limits) -> Scheduler:
         """For the step that the run stands on."""
@@ -338,6 +366,7 @@ class Session:
             return found
         self.context.say("measuring how much tiles must overlap, once for this model")
         self._studies.run(study)
+        self._studies.release()
         self.context.say("")
         known = self._profile.known
         self.revisions[-1] = known.revision

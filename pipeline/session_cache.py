@@ -22,6 +22,8 @@ from .layer_knowledge import LayerKnowledge
 from .learner import Learner
 from .observations import ModelObservations
 
+_FLUSHED_AGAIN = 10.0  # seconds
+
 Fact = TypeVar("Fact")
 
 
@@ -56,6 +58,7 @@ class SessionCache:
         self.compiles = CompileCache()
         self._profiles: dict[Path, ProfileStore] = {}
         self._layers: dict[Path, LayerKnowledge] = {}
+        self._flushed = time.monotonic()
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
@@ -83,6 +86,13 @@ class SessionCache:
         """Wait until all is found out that the work so far repays, and write down what is known."""
         self.learner.finish()
         self.flush()
+
+    def flush_now_and_then(self) -> None:
+        """`flush`, unless that was done some seconds ago: short runs are not to write every time."""
+        now = time.monotonic()
+        if now - self._flushed >= _FLUSHED_AGAIN:
+            self._flushed = now
+            self.flush()
 
     def flush(self) -> None:
         """Write down what forwards took."""

@@ -161,7 +161,7 @@ class StudyRunner:
         clock, context = self._shared.clock, self._context
         began = clock()
         try:
-            runner = self._shared.runners.find(model, ask.mode) or self._copies.get(ask.mode)
+            runner = self._copies.get(ask.mode) or self._shared.runners.find(model, ask.mode)
             if runner is None or (context.device.type == "cpu" and not _is_on_cpu(runner)):
                 runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
             if context.device.type != "cpu":  # a copy is there already

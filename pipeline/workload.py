@@ -15,6 +15,7 @@ from ..models.trial import piece_sides
 from ..tiling.pad import WrapPadding
 from .frame_io import FrameSink, FrameSource
 
+_LEAST_CONTRAST = 0.1  # standard deviation of a piece's values
 _RGB = 3  # channels
 _FLOAT = 4  # bytes
 _TO_BLEED = 6  # frames that it takes to spread a frame's colours under what is transparent
@@ -87,10 +88,11 @@ def workload_of_one(size: tuple[int, int], info: ModelInfo, context: RunContext)
 
 def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo) -> Tensor | None:
     """A piece from the middle of the first frame, as the model sees it, [1, C, h, w] float32 0..1 on the CPU; None
-    where the frame is too small for one."""
+    where the frame is too small for one, or shows too little to compare by."""
     height, width = piece_sides(info)
     top, left = (source.size[0] - height) // 2, (source.size[1] - width) // 2
     if top < 0 or left < 0:
         return None
     piece = source.frame(0)[top : top + height, left : left + width]
-    return channels.to_model(piece)[:1].float().cpu().contiguous()
+    seen = channels.to_model(piece)[:1].float().cpu().contiguous()
+    return seen if float(seen.std()) >= _LEAST_CONTRAST else None

@@ -75,7 +75,9 @@ class Profile:
         """This with `changes` of its fields, tables by their entries; of the next revision if anything is another."""
         merged = {name: {**getattr(self, name), **new} if name in _TABLES else new for name, new in changes.items()}
         new = replace(self, **merged)
-        return self if new == self else replace(new, revision=self.revision + 1)
+        # costs are no measurement: whoever asks finds the same
+        decides = replace(new, costs=self.costs) != self
+        return self if new == self else replace(new, revision=self.revision + decides)
 
     def charged(self, spent: Mapping[str, Account]) -> Profile:
         """This with what was `spent` since, by hardware."""
@@ -99,6 +101,7 @@ class ProfileStore:
         self._folder = folder
         self._known: dict[str, Profile] = {}
         self._spent: dict[str, dict[str, Account]] = {}  # by content and hardware: not on disk yet
+        self._unwritten: dict[str, list[Mapping[str, Any]]] = {}  # what could not be written: with the next change
 
     def of(self, module: nn.Module) -> ModelProfile:
         """The profile of the model with the weights that `module` has now."""
@@ -124,16 +127,23 @@ class ProfileStore:
     def _write(self, content: str, changes: Mapping[str, Any]) -> Profile:
         known = self.get(content)
         profile = known.changed(changes)
+        unwritten = [*self._unwritten.pop(content, []), changes]
         try:
             make_own_folder(self._folder)
             with locked(self._folder / "lock", _LOCK_SECONDS):
                 for left in self._folder.glob("*.new"):  # by a process that was killed: who writes has the lock
                     delete(left)
                 # another process may have found out something else meanwhile
-                profile = (self._read(content) or known).changed(changes).charged(self._spent.get(content, {}))
-                replace_whole(self._file(content), _text(profile))
+                found = self._read(content) or known
+                for change in unwritten:
+                    found = found.changed(change)
+                found = replace(found, revision=max(found.revision, profile.revision))
+                charged = found.charged(self._spent.get(content, {}))
+                replace_whole(self._file(content), _text(charged))
                 self._spent.pop(content, None)
+                profile = charged
         except OSError as error:
+            self._unwritten[content] = unwritten
             logger.debug("a model's profile is not kept: %s", error)
         self._known[content] = profile
         return profile
@@ -152,6 +162,7 @@ class ProfileStore:
         """Forget everything, on disk too."""
         self._known.clear()
         self._spent.clear()
+        self._unwritten.clear()
         delete(self._folder)
 
     def _file(self, content: str) -> Path:

@@ -8,11 +8,11 @@ import pytest
 import torch
 import zoo
 from clocks import new_sessions
+from processors import fast_at_bf16
 from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models import precision
 from cudaspeed.upscale_engine import tune, upscale
 
 IMAGE = zoo.photograph(40, 40)
@@ -29,7 +29,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 @pytest.fixture
 def bf16_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU that computes bfloat16 natively, whatever runs the tests."""
-    monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
+    fast_at_bf16(monkeypatch)
 
 
 @pytest.mark.usefixtures("plain_kernels")

@@ -226,8 +226,9 @@ def test_an_interrupt_goes_through() -> None:
 
 
 @pytest.mark.usefixtures("plain_kernels")
-def test_only_seams_ask_for_it() -> None:
-    """And only where the user does not say how much is shared."""
+def test_only_seams_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only where the user does not say how much is shared, of a model whose architecture tells nothing."""
+    monkeypatch.setattr("cudaspeed.pipeline.session.known_receptive_field", lambda model: None)
     asked = []
     for more in ({}, {"tile": 48, "overlap": 8}, {"tile": 48}):
         model, context, sessions = zoo.compact(), StandaloneContext("cpu"), new_sessions()

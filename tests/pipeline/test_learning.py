@@ -16,13 +16,14 @@ import pytest
 import torch
 import zoo
 from clocks import LYING, new_sessions, still
+from processors import fast_at_bf16
 from spandrel import ImageModelDescriptor, SizeRequirements
 from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport, UpscaleResult
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models import precision, receptive_field, trial
+from cudaspeed.models import receptive_field, trial
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.runner import ModelRunner
@@ -49,7 +50,7 @@ def half_precision_and_nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU as a device that is fast at bf16, and no table that knows the models."""
     monkeypatch.setattr(receptive_field, "_PROBES", PROBES)
     monkeypatch.setattr(trial, "_SIDE", 24)
-    monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
+    fast_at_bf16(monkeypatch)
     monkeypatch.setattr(modes, "verified", lambda model, kernels: False)
     monkeypatch.setattr(session, "known_receptive_field", lambda model: None)
 
@@ -65,10 +66,12 @@ class Meter:
         self._now = 0.0
         answer, first, made = StudyRunner._answer, StudyRunner.first, ModelRunner.__init__
 
-        def answered(runner: StudyRunner, model: ImageModelDescriptor, ask: Ask) -> Answer:
+        def answered(
+            runner: StudyRunner, model: ImageModelDescriptor, ask: Ask, give_way: Callable[[], bool]
+        ) -> Answer:
             self._of_a_study.now = True
             try:
-                return answer(runner, model, ask)
+                return answer(runner, model, ask, give_way)
             finally:
                 self._of_a_study.now = False
 
@@ -274,9 +277,9 @@ def test_automatic_precision_is_chosen_once_and_kept(first: str, meter: Meter) -
     """Also where a later picture would have said otherwise."""
 
     def coarse_where_dark(y: Tensor) -> Tensor:
-        return y + 2 - 2 if y.dtype in HALF and float(y.mean()) < 0.1 else y
+        return y + 2 - 2 if y.dtype in HALF and float(y.mean()) < 0.35 else y
 
-    pictures = {"bright": zoo.photograph(120, 120), "dark": 0.1 * zoo.photograph(120, 120)}
+    pictures = {"bright": zoo.photograph(120, 120), "dark": zoo.photograph(120, 120) ** 3}
     model, sessions = zoo.toy(2, coarse_where_dark), new_sessions()
     for _ in range(3):  # what repays the try
         run(model, sessions, precision="fp32")
@@ -403,6 +406,8 @@ def test_a_run_waits_for_one_forward_of_a_study_at_most(meter: Meter) -> None:
     began, go_on, forwards = threading.Event(), threading.Event(), []
 
     def change(y: Tensor) -> Tensor:
+        if y.is_meta:  # no forward: its memory is traced
+            return y
         studying = threading.current_thread().name == LEARNER
         forwards.append("study" if studying else "work")
         if studying:
@@ -423,7 +428,7 @@ def test_a_run_waits_for_one_forward_of_a_study_at_most(meter: Meter) -> None:
     go_on.set()
     another.join(60)
     sessions.finish_learning()
-    assert forwards == ["work"] * 3 + ["study", "work", "study"]
+    assert forwards == ["work"] * 3 + ["study", "work", "work"], "the rest of the study is on this thread"
     assert run(model, sessions).report.precision == "bf16"
 
 
@@ -485,11 +490,10 @@ def test_tune_finds_out_everything_and_the_next_run_begins_so(make: Callable[[],
     known, learned = sessions.profile(model, context).known, meter.learning
     assert known.receptive_field is not None
     assert account_on_disk(model) == Account(), "it was asked for, and is no part of the budget"
+    assert run(model, sessions, (80, 80), tile=48).report.profile == told.split("profile: ")[1]
     for kept in (sessions, SessionCache(clock=meter.clock)):
         for _ in range(2):
-            report = run(model, kept, (80, 80), tile=48).report
-            assert report.precision == "bf16"
-            assert report.profile == told.split("profile: ")[1]
+            assert run(model, kept, (80, 80), tile=48).report.precision == "bf16"
             kept.finish_learning()
     assert meter.learning == learned
 

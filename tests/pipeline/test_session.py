@@ -11,13 +11,13 @@ import torch
 import zoo
 from clocks import new_sessions
 from compilers import Compilers
+from processors import fast_at_bf16
 from torch import Tensor
 
 from cudaspeed import compile_cache
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
-from cudaspeed.models import precision
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline.scheduler import Limits
 from cudaspeed.pipeline.session import Session
@@ -30,7 +30,7 @@ from cudaspeed.upscale_engine import upscale
 @pytest.fixture(autouse=True)
 def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU as a device that is fast at bf16."""
-    monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
+    fast_at_bf16(monkeypatch)
 
 
 def upscaled(image: Tensor, model: Any, **options: Any):
@@ -127,9 +127,9 @@ def test_pictures_go_together_again_where_going_alone_did_not_help() -> None:
         batches.append(len(y))
         return y
 
-    result = upscaled(zoo.photograph(32, 32, frames=6), zoo.toy(2, change), batch_size=3)
-    assert (result.report.precision, result.report.batch) == ("fp32", 3)
-    assert max(batches) == 3
+    result = upscaled(zoo.photograph(32, 32, frames=8), zoo.toy(2, change), batch_size=4)
+    assert (result.report.precision, result.report.batch) == ("fp32", 4)
+    assert max(batches) == 4
 
 
 @pytest.mark.parametrize("free_mb", [300, 500, 700, 1000])

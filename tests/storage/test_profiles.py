@@ -187,6 +187,7 @@ def test_the_revision_tells_how_often_what_decides_has_changed(folder: Path) -> 
 
 def test_what_forwards_took_is_added_up_over_sessions_and_decides_nothing(folder: Path) -> None:
     ours, theirs = ProfileStore(folder), ProfileStore(folder)
+    assert ours.get(CONTENT) == theirs.get(CONTENT) == Profile()
     for profiles in (ours, theirs):
         profiles.spend(CONTENT, "some cpu", Account(100, 1.0, 10, 0.1))
         assert profiles.account(CONTENT, "some cpu") == Account(100, 1.0, 10, 0.1)
