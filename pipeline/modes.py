@@ -150,12 +150,14 @@ class ModeChooser:
 
     def _by_our_kernels(self, usual: ExecutionMode, until: float) -> list[ExecutionMode]:
         """Those that are built, by a time of `time.monotonic`; an interrupt ends the wait."""
-        module, folder = self._model.model, self._context.cache_folder
+        module, folder, text = self._model.model, self._context.cache_folder, ""
         while (found := by_our_kernels(module, usual, folder)) is None and time.monotonic() < until:
-            self._context.say("kernels for this machine are being built, once")
+            text = "kernels for this machine are being built, once"
+            self._context.say(text)
             self._context.raise_if_interrupted()
             time.sleep(_ASKED_AGAIN)
-        self._context.say("")
+        if text:
+            self._context.say("")
         return found or []
 
     def _fastest_first(self, ways: list[ExecutionMode]) -> list[ExecutionMode]:

@@ -14,6 +14,7 @@ import torch
 from clocks import new_sessions
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
+from processors import fast_at_bf16
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
@@ -702,7 +703,7 @@ def test_a_progress_bar_only_on_a_terminal_and_without_json(
 @pytest.mark.usefixtures("plain_kernels")
 def test_automatic_precision_keeps_what_16_bits_tell(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where half precision is fast."""
-    monkeypatch.setattr("cudaspeed.models.precision.fast_precisions", lambda device: ("bf16",))
+    fast_at_bf16(monkeypatch)
     bundled, context = loader.load_model("cudaspeed-compact-x2"), StandaloneContext("cpu")
     tune(bundled, (24, 400), UpscaleOptions(compile=False), context, new_sessions())  # as some pictures would
     used, levels = {}, {}

@@ -78,7 +78,8 @@ class Setting:
         self.ticker.tick()
 
     def run(self, width: int = 40, tile: int = 0) -> Tensor:
-        options = UpscaleOptions(precision="fp32", compile=False, tile=tile, level="memory" if tile else "balanced")
+        tiled = {"tile": tile, "overlap": 8, "level": "memory"} if tile else {}
+        options = UpscaleOptions(precision="fp32", compile=False, **tiled)
         return upscale(zoo.photograph(40, width), self.model, options, self.host, self.sessions).image
 
 
