@@ -54,6 +54,11 @@ def safer_precisions(precision: Precision, descriptor: ImageModelDescriptor, dev
     return [some for some in more if some in suit and not why_not(some, descriptor, device)]
 
 
+def precisions_between(left: Precision, now: Precision) -> tuple[Precision, ...]:
+    """`left`, and what is more precise, before `now`; none where they are one."""
+    return _STEPS[_STEPS.index(left) : _STEPS.index(now)]
+
+
 def why_not(precision: Precision, descriptor: ImageModelDescriptor, device: torch.device) -> str:
     """What is against `precision` from the beginning; "" where nothing is."""
     if precision not in supported_precisions(descriptor):

@@ -19,7 +19,7 @@ from ..models.autotune import by_our_kernels, code_behind, to_be_measured
 from ..models.autotune import study as study_of_the_fastest
 from ..models.execution import ExecutionMode
 from ..models.known_kernels import verified
-from ..models.precision import Choice, considered, safer_precisions, usual_mode, why_not
+from ..models.precision import Choice, considered, precisions_between, safer_precisions, usual_mode, why_not
 from ..models.runner import ModelRunner
 from ..models.study import Study
 from ..models.trial import probe_picture, trial
@@ -127,8 +127,9 @@ class ModeChooser:
         """Later runs do not begin with `left`, whose tiles came out faulty, but, in this process, with `now`. Returns
         the profile's revision."""
         self._shared.runners.put(self._model, now)
-        same = now.mode.precision == left.precision
-        modes = {left} if same else {left, replace(left, kernels="plain")}
+        modes = {left}
+        for precision in precisions_between(left.precision, now.mode.precision):  # what came out faulty on the way, too
+            modes |= {replace(left, precision=precision, kernels=kernels) for kernels in (left.kernels, "plain")}
         return self._profile.keep(raised={self._place(mode): "gave faulty tiles" for mode in modes}).revision
 
     # --- details -----------------------------------------------------------------------------------------------------

@@ -164,7 +164,8 @@ class Scheduler:
     ) -> TileShapes | None:
         """The tile shapes that would make the run cheapest if they were compiled; None where none would help."""
         best, now = self._best({**possible, **compiled}, limits), self._costed(schedule.plan, compiled, limits)
-        return best.shapes if best.shapes in possible and best.price < _CLEARLY * now.price else None
+        enough = _CLEARLY if compiled else 1.0  # beside what is compiled already, a little gain is none
+        return best.shapes if best.shapes in possible and best.price < enough * now.price else None
 
     def overlap_warning(self, plan: TilePlan) -> str | None:
         """Tells when tiles turned out too small for the overlap that suits the model."""

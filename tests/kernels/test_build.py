@@ -23,7 +23,7 @@ from cudaspeed.kernels import build, winograd
 from cudaspeed.kernels.build import load_library
 from cudaspeed.storage import private_copy
 from cudaspeed.storage.artifacts import ArtifactStore
-from cudaspeed.storage.fingerprint import describe_environment
+from cudaspeed.storage.fingerprint import _describe_environment
 from cudaspeed.storage.index import Entry
 from cudaspeed.upscale_engine import upscale
 
@@ -36,14 +36,14 @@ linux = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), r
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget(monkeypatch)
     yield
-    describe_environment.cache_clear()  # which compiler there is
+    _describe_environment.cache_clear()  # which compiler there is
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has loaded nothing."""
     monkeypatch.setattr(build, "_loaded", {})
     monkeypatch.setattr(build, "_unfinished", set())
-    describe_environment.cache_clear()
+    _describe_environment.cache_clear()
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def by(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built by that compiler from now on."""
     monkeypatch.setenv("CXX", str(compiler))
-    describe_environment.cache_clear()
+    _describe_environment.cache_clear()
 
 
 def only_entry(folder: Path) -> Entry:
