@@ -20,6 +20,7 @@ from ..storage.fingerprint import describe_environment
 from ..storage.layer_times import LayerTimesStore
 from ..storage.profiles import profiles_folder
 
+_CLEARLY = 0.9
 _SECONDS = 0.04  # that it takes to time a kind of layer in one way
 
 
@@ -33,11 +34,10 @@ class LayerKnowledge:
         self._store = LayerTimesStore(
             profiles_folder(cache_folder), {"hardware": around["hardware"], "torch": around["torch"], **codes}
         )
-        stored = {
-            (LayerKind(cast(LayerName, name), sizes), cast(Way, way)): seconds
-            for (name, sizes, way), seconds in self._store.get().items()  # a name that is none is never asked for
-        }
-        self._times = LayerTimes({**shipped_times().seconds, **stored})
+        times: dict[tuple[LayerKind, Way], float] = dict(shipped_times().seconds)
+        for (name, sizes, way), seconds in self._store.get().items():  # a name that is none is never asked for
+            times[LayerKind(cast(LayerName, name), sizes), cast(Way, way)] = seconds
+        self._times = LayerTimes(times)
         self._clock, self._place = clock, f"{around['hardware']}, torch {around['torch']} {codes}"
 
     def seconds(self, kinds: Mapping[LayerKind, float], mode: ExecutionMode) -> float | None:
@@ -78,8 +78,9 @@ def way_of(mode: ExecutionMode) -> Way | None:
 def by_seconds(
     modes: Sequence[ExecutionMode], knowledge: LayerKnowledge, kinds: Mapping[LayerKind, float]
 ) -> list[ExecutionMode]:
-    """The modes, fastest first; as they are where one of them is not known."""
+    """The modes, fastest first; as they are where one of them is not known. The last of them, torch's own way, is left
+    for what is clearly faster only: a sum over layers does not count what lies between them."""
     seconds = {mode: knowledge.seconds(kinds, mode) for mode in modes}
     if None in seconds.values():
         return list(modes)
-    return sorted(modes, key=lambda mode: seconds[mode] or math.inf)
+    return sorted(modes, key=lambda mode: (seconds[mode] or math.inf) * (_CLEARLY if mode == modes[-1] else 1.0))

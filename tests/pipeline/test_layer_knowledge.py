@@ -1,0 +1,49 @@
+"""The way to compute a model on a CPU is the one that its layers are fastest in, where that is clearly faster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cudaspeed.kernels.layer_times import LayerTimes
+from cudaspeed.kernels.layers import LayerKind
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.pipeline import layer_knowledge
+from cudaspeed.pipeline.layer_knowledge import LayerKnowledge, by_seconds
+
+KIND = LayerKind("conv3x3", (64, 64))
+PLAIN, OURS = ExecutionMode("fp32", False, True), ExecutionMode("fp32", False, True, "winograd")
+HALF = ExecutionMode("bf16", True, True)
+
+
+@pytest.mark.parametrize(
+    ("ours", "half", "fastest"),
+    [(0.5, 0.7, OURS), (0.7, 0.5, HALF), (0.95, 0.97, PLAIN), (1.2, 1.4, PLAIN)],
+)
+def test_what_is_clearly_faster_than_torch_is_taken(
+    ours: float, half: float, fastest: ExecutionMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {
+        (KIND, "plain channels last"): 1.0,
+        (KIND, "winograd"): ours,
+        (KIND, "bf16 channels last"): half,
+    }
+    monkeypatch.setattr(layer_knowledge, "shipped_times", lambda: LayerTimes(times))
+    knowledge = LayerKnowledge(tmp_path, lambda: 0.0)
+    assert by_seconds([HALF, OURS, PLAIN], knowledge, {KIND: 1.0})[0] == fastest
+    assert knowledge.study({KIND: 1.0}, [HALF, OURS, PLAIN]) is None
+
+
+def test_what_is_not_known_is_timed_once_and_known_to_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_knowledge, "shipped_times", LayerTimes)
+    ticks = iter(range(1, 1000))
+    knowledge = LayerKnowledge(tmp_path / "compiled", lambda: float(next(ticks)))
+    assert by_seconds([HALF, PLAIN], knowledge, {KIND: 1.0}) == [HALF, PLAIN], "as they are"
+    study = knowledge.study({KIND: 1.0}, [HALF, PLAIN])
+    assert study is not None
+    assert all(step.pixels == 0 for step in study.steps)
+    assert knowledge.study({KIND: 1.0}, [HALF, PLAIN]) is None
+    assert LayerKnowledge(tmp_path / "compiled", lambda: 0.0).seconds({KIND: 1.0}, PLAIN) is not None
