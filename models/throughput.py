@@ -25,6 +25,7 @@ _ALIKE = 0.25  # two times that are further apart say nothing: the machine was b
 _SMALLER = 0.15  # what a pixel is taken to cost more with every halving of the smallest forward that was measured
 _FALLING = 0.95
 _LEAST_POINTS = 2
+_WIDE = 1.5
 _AS_GOOD = 1.03
 
 
@@ -60,6 +61,15 @@ class Throughput:
         most = max(1, min(most, self.points[-1][0] // pixels if self.points else 1))
         costs = {count: self.relative(count * pixels) for count in (1 << k for k in range(most.bit_length()))}
         return next(count for count, cost in costs.items() if cost <= _AS_GOOD * min(costs.values()))
+
+    def held_to(self, known: Throughput) -> Throughput:
+        """These points, in shares of the cheapest, and none of them far from what is `known` of such sizes: what is
+        further off was another process's doing."""
+        held = {}
+        for pixels, _ in self.points:
+            expected = known.relative(pixels)
+            held[pixels] = min(max(self.relative(pixels), expected / _WIDE), expected * _WIDE)
+        return Throughput(tuple(sorted(held.items())))
 
     def with_points(self, seen: Mapping[int, float]) -> Throughput:
         """This with further points, or others at the same sizes."""

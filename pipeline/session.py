@@ -407,11 +407,11 @@ class Session:
         if self.options.reproducible:
             return UNKNOWN_THROUGHPUT
         measured = Throughput(tuple(self._profile.known.throughputs.get(place_of(mode, self.context.device), ())))
-        if measured.settled or self.context.device.type != "cpu":
+        if self.context.device.type != "cpu":
             return measured
         size = mode.memory_dtype.itemsize
-        find = lambda: known_throughput(self._model, size)  # noqa: E731
-        return self._record.once(("throughput", size), find)
+        known = self._record.once(("throughput", size), lambda: known_throughput(self._model, size))
+        return measured.held_to(known) if measured.settled else known
 
     def _compile_first(self, scheduler: Scheduler, compiled: CompiledForwards, limits: Limits) -> None:
         """Wait for what would make this run cheapest."""

@@ -283,3 +283,11 @@ def test_what_is_known_decides_and_the_picture_is_the_same(monkeypatch, tmp_path
     whole = run(new_sessions())
     assert whole.report.tiles == 1
     assert float((again.image[:1] - whole.image).abs().max()) <= 2 / 255
+
+
+def test_what_was_measured_beside_busy_processes_is_not_believed_beyond_reason() -> None:
+    known = Throughput(((4096, 1.0), (16384, 1.05), (65536, 1.1), (262144, 1.2)))
+    busy = Throughput(((16384, 20.5), (65536, 6.5), (262144, 3.5))).held_to(known)
+    assert [round(seconds, 2) for _, seconds in busy.points] == [1.58, 1.65, 1.0]
+    calm = Throughput(((16384, 2.0), (65536, 2.2), (262144, 2.8))).held_to(known)
+    assert [round(seconds, 2) for _, seconds in calm.points] == [1.0, 1.1, 1.4]
