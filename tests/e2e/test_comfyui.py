@@ -190,7 +190,13 @@ def test_nodes_are_offered_with_the_original_packs_widgets(server: Server) -> No
         *("upscale_model", "image", "use_autocast", "precision", "tile_size", "overlap"),
         *("enable_compile", "optimization_level"),
     ]
-    assert list(ours["input"]["optional"]) == ["batch_size", "compile_mode", "tiling_mode", "alpha_mode"]
+    assert list(ours["input"]["optional"]) == [
+        "batch_size",
+        "compile_mode",
+        "tiling_mode",
+        "alpha_mode",
+        "reproducible",
+    ]
     assert old["deprecated"]
     assert not ours.get("deprecated")
     assert MODEL in json.dumps(info["UpscaleModelLoader"]["input"])
