@@ -209,6 +209,7 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "tiles": report.tiles,
         "compiled": report.compiled,
         "compiling": report.compiling,
+        "profile": report.profile,
         "seconds": report.seconds,
         "peak_bytes": report.peak_bytes,
     }

@@ -141,6 +141,7 @@ def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
         "tiles": 1,
         "compiled": False,
         "compiling": "off",
+        "profile": "rev 1",
         "warnings": [],
     }
 
