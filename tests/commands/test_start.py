@@ -245,10 +245,15 @@ def test_who_stops_it_while_torch_is_imported_does_not_wait(
 ) -> None:
     began = cudaspeed.folder / "began"
     cudaspeed.stand_in("torch", f"open({str(began)!r}, 'w').close()\nimport time\ntime.sleep({SECONDS})\n")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cudaspeed", "upscale", "in.png", "-o", "out.png"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cudaspeed.folder, env=cudaspeed.environment,
-    )  # fmt: skip
+    # where the tests were started in the background, their children would not hear of Ctrl-C
+    heard = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cudaspeed", "upscale", "in.png", "-o", "out.png"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cudaspeed.folder, env=cudaspeed.environment,
+        )  # fmt: skip
+    finally:
+        signal.signal(number, heard)
     end = time.monotonic() + SECONDS
     while not began.exists() and time.monotonic() < end:
         time.sleep(0.01)
