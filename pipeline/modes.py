@@ -84,8 +84,8 @@ class ModeChooser:
         """Note what a run computes by: where that is not what the last one had, it is another revision of the profile.
         Returns the revision."""
         told = f"{mode}{code_behind(self._model.model, mode)}" + "".join(f", compiled for {some}" for some in compiled)
-        seen = str(self._record.observations)
-        told += f", seen {hashlib.sha256(seen.encode()).hexdigest()[:8]}" if self._record.observations.any else ""
+        seen = "" if self._options.reproducible else self._record.observations.told()
+        told += f", seen {hashlib.sha256(seen.encode()).hexdigest()[:8]}" if seen else ""
         return self._profile.keep(chosen={self._question(): told}).revision
 
     def after_failure(self, mode: ExecutionMode, error: ModelFailedError) -> Choice:

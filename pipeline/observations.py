@@ -24,7 +24,10 @@ class ModelObservations:
     defer_clamp: bool = False
     repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    @property
-    def any(self) -> bool:
-        """Whether there is anything that later runs would decide otherwise for."""
-        return self != ModelObservations()
+    def told(self) -> str:
+        """All of it in one line, the same in every process; "" where there is nothing that a run would decide otherwise
+        for."""
+        if self == ModelObservations():
+            return ""
+        unordered = (sorted(map(str, some)) for some in (self.kinds, self.alike, self.repairs.items()))
+        return f"{self.most_shift} {self.defer_clamp} {' '.join(map(str, unordered))}"
