@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -59,13 +59,11 @@ class Place(NamedTuple):
 
 def places(model: nn.Module, scale: int) -> list[Place]:
     """The modules of a model that enlarges its input by `scale`, in the order in which it keeps them."""
-    found, area = [], 1.0 / (int(getattr(model, "shuffle_factor", 1) or 1)) ** 2
-    for module in _computed(model):
-        after = min(area * _growth(module), float(scale**2))
-        found.append(Place(module, area, after))
-        area = after
-    if area >= scale**2:
-        return found
+    begin, most = 1.0 / (int(getattr(model, "shuffle_factor", 1) or 1)) ** 2, float(scale**2)
+    for regains in (False, True):
+        found = _walked(model, begin, most, regains)
+        if found[0].after >= most:
+            return found
     # enlarged by a function, of which no module tells: behind the last but some convolutions
     last = [i for i, place in enumerate(found) if isinstance(place.module, nn.Conv2d)][-_LAST_CONVOLUTIONS:]
     for i in last:
@@ -111,12 +109,23 @@ def _told_window(module: nn.Module) -> Window | None:
     return Window(math.prod(sides), int(told.get(_LARGER_WINDOW, 0)) ** 2 or math.prod(sides), heads)
 
 
-def _computed(model: nn.Module) -> Iterator[nn.Module]:
-    """All modules, but of SPAN's folded convolutions only what they are folded to."""
-    yield model
-    children = dict(model.named_children())
-    for child in [children["eval_conv"]] if "eval_conv" in children else children.values():
-        yield from _computed(child)
+def _walked(module: nn.Module, before: float, most: float, regains: bool) -> list[Place]:
+    """A module that is given `before` pixels, in front of those it consists of. `regains`: what has made fewer of them
+    makes, by a function, as many in the end as there were (the gates of ESA do)."""
+    inner: list[Place] = []
+    after = before
+    for child in _computed(module):
+        part = _walked(child, after, most, regains)
+        inner += part
+        after = part[0].after
+    after = max(after, before) if regains and inner else min(after * _growth(module), most)
+    return [Place(module, before, after), *inner]
+
+
+def _computed(module: nn.Module) -> Iterable[nn.Module]:
+    """The modules it consists of, but of SPAN's folded convolutions only what they are folded to."""
+    children = dict(module.named_children())
+    return [children["eval_conv"]] if "eval_conv" in children else children.values()
 
 
 def _growth(module: nn.Module) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.HAT import HAT
 from torch import nn
 
+from bench.photograph import EXAMPLE
+from bench.seams import random_model, read
 from cudaspeed.kernels import layer_table, window_attention, winograd
 from cudaspeed.kernels.layer_table import shipped_times
 from cudaspeed.kernels.layer_times import LayerTimes, Timing, missing, predicted, timed_as, timings
@@ -41,6 +44,29 @@ def test_levels_of_fewer_pixels_and_of_more_count_so() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), down, nn.Conv2d(8, 8, 3), up, nn.Conv2d(8, 12, 3), nn.PixelShuffle(2))
     found = layers_of(nn.Sequential(*model, nn.Conv2d(3, 3, 3)), 2)
     assert {kind.sizes: pixels for kind, pixels in found.items()} == {(3, 8): 1, (8, 8): 0.25, (8, 12): 1, (3, 3): 4}
+
+
+@pytest.mark.parametrize("name", ["OmniSR", "RCAN", "SAFMN", "SeemoRe", "SwinIR"])
+def test_convolutions_count_as_often_as_a_forward_computes_them(name: str) -> None:
+    """Also where gates look at fewer pixels and give back as many by a function (ESA, in OmniSR)."""
+    model = random_model(name, (picture := read(EXAMPLE, 128)[..., :64, :64]))
+    counted: Counter[LayerKind] = Counter()
+
+    def count(module: nn.Conv2d, _: object, output: torch.Tensor) -> None:
+        if module.kernel_size == (3, 3) and module.groups == 1 and module.stride == (1, 1):
+            counted[LayerKind("conv3x3", (module.in_channels, module.out_channels))] += output[0, 0].numel()
+
+    for module in model.model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        model(picture)
+    found = {kind: pixels for kind, pixels in layers_of(model.model, model.scale).items() if kind.name == "conv3x3"}
+    told, truth = (
+        sum(kind.multiplications * n for kind, n in kinds.items())
+        for kinds in (found, {kind: n / picture[0, 0].numel() for kind, n in counted.items()})
+    )
+    assert told == pytest.approx(truth, rel=0.15)
 
 
 def test_attention_counts_by_its_windows_where_it_has_scores() -> None:

@@ -13,6 +13,7 @@ from cudaspeed.pipeline import layer_knowledge
 from cudaspeed.pipeline.layer_knowledge import LayerKnowledge, by_seconds
 
 KIND = LayerKind("conv3x3", (64, 64))
+WINDOWS = LayerKind("attention", (64, 64, 10, 6))
 PLAIN, OURS = ExecutionMode("fp32", False, True), ExecutionMode("fp32", False, True, "winograd")
 HALF = ExecutionMode("bf16", True, True)
 
@@ -33,6 +34,18 @@ def test_what_is_clearly_faster_than_torch_is_taken(
     knowledge = LayerKnowledge(tmp_path, lambda: 0.0)
     assert by_seconds([HALF, OURS, PLAIN], knowledge, {KIND: 1.0})[0] == fastest
     assert knowledge.study({KIND: 1.0}, [HALF, OURS, PLAIN]) is None
+
+
+@pytest.mark.parametrize(("ours", "others", "fastest"), [(0.8, (), PLAIN), (0.8, (WINDOWS,), OURS), (0.7, (), OURS)])
+def test_what_lies_between_a_models_layers_is_expected_to_cost_more_by_our_kernels(
+    ours: float, others: tuple[LayerKind, ...], fastest: ExecutionMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they compute attention too, less lies between them."""
+    times = {(KIND, "plain channels last"): 1.0, (KIND, "winograd"): ours}
+    times |= {(WINDOWS, "plain"): 0.01, (WINDOWS, "attention"): 0.01}
+    monkeypatch.setattr(layer_knowledge, "shipped_times", lambda: LayerTimes(times))
+    kinds = dict.fromkeys((KIND, *others), 1.0)
+    assert by_seconds([OURS, PLAIN], LayerKnowledge(tmp_path, lambda: 0.0), kinds)[0] == fastest
 
 
 def test_what_is_not_known_is_timed_once_and_known_to_the_next_process(
