@@ -70,7 +70,8 @@ class Pipeline:
         self._workload = workload_of(source, sink, channels, monitor)
         self._progress = TileProgress(monitor)
         self._outcome = Outcome(channels.pictures_per_frame)
-        self._retry = TileRetry(session.chain, session.observations, monitor, self._progress, self._outcome.repairs)
+        repairs, alignment = self._outcome.repairs, session.info.alignment
+        self._retry = TileRetry(session.chain, session.observations, monitor, self._progress, repairs, alignment)
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0

@@ -229,6 +229,28 @@ def test_what_is_no_picture_in_fp32_is_not_computed_twice() -> None:
     assert calls.count(torch.float32) < 30
 
 
+@pytest.mark.parametrize("bias", [5.0, 0.3])
+def test_what_a_model_does_on_purpose_in_large_tiles_is_told_by_a_small_piece(bias: float) -> None:
+    """Colours beyond any picture's, or brightened ones, are so by torch's own kernels, too: nothing is computed twice
+    but a piece."""
+    model, pixels = zoo.compact(), []
+    with torch.no_grad():
+        model.model.body[-1].bias.fill_(bias)
+    model.model.register_forward_pre_hook(lambda _, args: pixels.append(args[0][0, 0].numel()))
+    result = run(zoo.photograph(300, 300), model, "fp32", tile=320)
+    assert result.report.kernels == "winograd"
+    assert pixels.count(300 * 300) == (2 if result.report.health.broken_frames else 1), "a frame is looked after anew"
+    assert sum(pixels) < (pixels.count(300 * 300) + 0.5) * 300 * 300
+
+
+def test_what_only_half_precision_does_is_found_where_it_is() -> None:
+    image = spotted((0, 260, 260), size=(300, 300))
+    wild = lambda y: torch.where((y > 0.995) & (y.dtype in HALF), 90.0, y)  # noqa: E731
+    result = run(image, zoo.toy(2, wild), tile=320)
+    assert float((result.image - enlarged(image)).abs().max()) < 0.01
+    assert [repair.fault for repair in result.report.health.repairs] == ["wild values"]
+
+
 def test_compiled_code_that_was_given_up_is_not_said_to_be_used(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     compilers, sessions = Compilers(), new_sessions()
     monkeypatch.setattr(compile_cache, "load_package", compilers.load)
