@@ -23,6 +23,7 @@ from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.study import Ask
 from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput
+from cudaspeed.pipeline import session
 from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.scheduler import Budget, Limits, Schedule, Scheduler
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -274,11 +275,13 @@ def test_what_is_known_decides_and_the_picture_is_the_same(monkeypatch, tmp_path
     points = tuple((side * side, seconds) for side, seconds in {64: 9.0, 128: 9.0, 256: 27.0}.items())
     mode = usual_mode("fp32", False, MODEL)
     sessions.profile(MODEL, context).keep(throughputs={place_of(mode, context.device): points})
+    monkeypatch.setattr(session, "known_throughput", lambda *_: Throughput(points))
     first = run(new_sessions(), frames=16)
     assert first.report.tiles > 16
     again = run(new_sessions(), frames=16)
     assert (again.report.tiles, again.report.tile) == (first.report.tiles, first.report.tile)
     assert torch.equal(again.image, first.image)
+    monkeypatch.setattr(session, "known_throughput", lambda *_: UNKNOWN_THROUGHPUT)
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "another"))
     whole = run(new_sessions())
     assert whole.report.tiles == 1
@@ -288,6 +291,7 @@ def test_what_is_known_decides_and_the_picture_is_the_same(monkeypatch, tmp_path
 def test_what_was_measured_beside_busy_processes_is_not_believed_beyond_reason() -> None:
     known = Throughput(((4096, 1.0), (16384, 1.05), (65536, 1.1), (262144, 1.2)))
     busy = Throughput(((16384, 20.5), (65536, 6.5), (262144, 3.5))).held_to(known)
-    assert [round(seconds, 2) for _, seconds in busy.points] == [1.58, 1.65, 1.0]
+    assert [round(seconds, 2) for _, seconds in busy.points] == [1.16, 1.21, 1.09]
+    assert busy.relative(4096) < 1.4 * min(busy.relative(pixels) for pixels, _ in known.points), "no tiny tiles for it"
     calm = Throughput(((16384, 2.0), (65536, 2.2), (262144, 2.8))).held_to(known)
-    assert [round(seconds, 2) for _, seconds in calm.points] == [1.0, 1.1, 1.4]
+    assert [round(seconds, 2) for _, seconds in calm.points] == [1.0, 1.1, 1.32]
