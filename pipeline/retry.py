@@ -145,10 +145,12 @@ class TileRetry:
             results = [self._compute(step, piece[None]) for step in (suspect.execution.step, self._chain.step(mode))]
         finally:
             self._context.make_resident(self._chain.now.runner, 0)
-        for result in results:
-            if result is None or self._fault_of(piece, result) != fault:
-                return None
         own, best = results
+        if own is None or best is None:
+            return None
+        faults = {self._fault_of(piece, result) for result in (own, best)}
+        if len(faults) > 1 or None in faults:
+            return None
         told = _Attempt(mode, suspect.result, suspect.stats, fault)
         return told if self._same(suspect._replace(result=own[0]), told._replace(result=best[0])) else None
 
