@@ -34,6 +34,7 @@ from .pipeline.scheduler import Limits
 from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
 from .pipeline.workload import bytes_of_frame, piece_of, workload_of_one
+from .storage.fingerprint import unchanged
 
 logger = logging.getLogger("cudaspeed")
 
@@ -61,7 +62,8 @@ def upscale(
     A run of more than a second says what it is at, and how long it will take where that is known. It may do so on
     another thread.
     """
-    with Monitor(context) as monitor:
+    check_model(model)
+    with Monitor(context) as monitor, unchanged(model.model):
         result = _upscale(image, model, options, monitor, sessions)
         monitor.summary = _summary(result.report)
     return result
@@ -71,7 +73,6 @@ def _upscale(
     image: Tensor, model: ImageModelDescriptor, options: UpscaleOptions, context: Monitor, sessions: SessionCache
 ) -> UpscaleResult:
     started = time.perf_counter()
-    check_model(model)
     noted = validate_image(image)
     session = Session(model, options, context, sessions)
     session.notes += [noted] if noted else []

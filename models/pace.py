@@ -3,16 +3,20 @@ nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from torch import nn
 
 from .execution import Backend
 
 
 @dataclass
 class Pace:
-    """`steps` that a forward tells of, by how many of its blocks are listened to; `seconds_per_pixel` of the newest
-    batch, by what ran it (input pixels)."""
+    """`blocks` that are listened to, by how many there may be; `steps` that a forward tells of, by how many these are;
+    `seconds_per_pixel` of the newest batch, by what ran it (input pixels)."""
 
+    blocks: dict[int, Sequence[nn.Module]] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     seconds_per_pixel: dict[Backend, float] = field(default_factory=dict)
 

@@ -154,8 +154,11 @@ class TileProgress:
             if seconds is not None and seconds < _SHORT:
                 return ()
             most = _FEW_BLOCKS if seconds is None and pixels < _MANY_PIXELS else _MOST_BLOCKS
-            most = most if seconds is None else min(most, int(seconds / _A_BLOCK))
-            self._heard[runner] = blocks_of(runner.module, most)
+            most = most if seconds is None else min(most, 1 << int(seconds / _A_BLOCK).bit_length() >> 1)
+            known = runner.pace.blocks
+            if most not in known:  # to look for them takes milliseconds in deep models
+                known[most] = blocks_of(runner.module, most)
+            self._heard[runner] = known[most]
             self._hooks.enter_context(listening(self._heard[runner], self._step))
         return self._heard[runner]
 

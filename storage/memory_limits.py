@@ -3,14 +3,15 @@
 
 After cgroups(7) and the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory, proc(5) for what lies in /proc/self, and
 getrlimit(2). Swap does not count. Only Linux has such files; elsewhere no limit is found. It is asked some times a run:
-where a process's groups are mounted is looked up once, and what limits nothing is not read further.
+where a process's groups are mounted is looked up once, what limits it once a second, and what is used every time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -53,6 +54,13 @@ class _Group(NamedTuple):
     stat: Path
 
 
+class _Limits(NamedTuple):
+    """What limits the process: groups, to so many bytes, and its own limits, by their names in /proc/self/status."""
+
+    groups: tuple[tuple[_Group, int], ...]
+    resources: dict[str, int]
+
+
 class _Mount(NamedTuple):
     """Where control groups are mounted, and which of them is shown there as the topmost."""
 
@@ -60,24 +68,42 @@ class _Mount(NamedTuple):
     shows: PurePosixPath
 
 
-def memory_bytes_left(root: Path = Path("/")) -> int | None:
+def memory_bytes_left(root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> int | None:
     """The bytes that this process may still take before a limit is met, 0 at least; None where nothing limits it.
 
     `root` is where /proc and the control groups are looked for. What cannot be read, or understood, limits nothing.
     """
-    left = [*_left_by_groups(root), *_left_by_resources(root)]
+    limits = _limits(root, int(clock()))
+    status = _text(root / "proc/self/status") if limits.resources else ""
+    left = [*_left_by_groups(limits), *_left_by_resources(limits, status)]
     return max(0, min(left)) if left else None
 
 
-def _left_by_groups(root: Path) -> Iterator[int]:
-    """What each of the groups leaves, in which this process is."""
-    for version, limits, used, stat in _groups(root, _text(root / "proc/self/cgroup")):
-        known = [_number(_text(path)) for path in limits]
-        told = _text(stat) if version.inherited else ""
-        known += [_counted(version.inherited, told)] if version.inherited else []
+@lru_cache(maxsize=8)
+def _limits(root: Path, second: int) -> _Limits:  # another second, another look
+    """What limits this process."""
+    told = _text(root / "proc/self/limits")
+    resources = {counted: re.search(rf"^{limit} +(\d+) ", told, re.MULTILINE) for limit, counted in _RESOURCES}
+    return _Limits(
+        tuple(_limited_groups(root)), {counted: int(most[1]) for counted, most in resources.items() if most}
+    )  # none where it is "unlimited"
+
+
+def _limited_groups(root: Path) -> Iterator[tuple[_Group, int]]:
+    """Those of this process's groups that limit it, and to how many bytes."""
+    for group in _groups(root, _text(root / "proc/self/cgroup")):
+        inherited = group.version.inherited
+        known = [_number(_text(path)) for path in group.limits]
+        known += [_counted(inherited, _text(group.stat))] if inherited else []
         limit = min((limit for limit in known if limit is not None), default=_NO_LIMIT)
         if limit < _NO_LIMIT:
-            yield limit - (_number(_text(used)) or 0) + (_counted(version.gives_way, told or _text(stat)) or 0)
+            yield group, limit
+
+
+def _left_by_groups(limits: _Limits) -> Iterator[int]:
+    """What each of the groups leaves, in which this process is."""
+    for (version, _, used, stat), limit in limits.groups:
+        yield limit - (_number(_text(used)) or 0) + (_counted(version.gives_way, _text(stat)) or 0)
 
 
 def _counted(name: str, stat: str) -> int | None:
@@ -135,15 +161,12 @@ def _mounts(version: _Version, told: str, root: Path) -> Iterator[_Mount]:
             yield _Mount(root / point.lstrip("/"), PurePosixPath(shown))
 
 
-def _left_by_resources(root: Path) -> Iterator[int]:
-    """What the process's own limits leave of what counts against them."""
-    limits = _text(root / "proc/self/limits")
-    found = {counted: re.search(rf"^{limit} +(\d+) ", limits, re.MULTILINE) for limit, counted in _RESOURCES}
-    status = _text(root / "proc/self/status") if any(found.values()) else ""
-    for counted, most in found.items():  # none where it is "unlimited"
+def _left_by_resources(limits: _Limits, status: str) -> Iterator[int]:
+    """What the process's own limits leave of what counts against them, by /proc/self/status."""
+    for counted, most in limits.resources.items():
         taken = re.search(rf"^{counted}:\s*(\d+) kB$", status, re.MULTILINE)
-        if most and taken:
-            yield int(most[1]) - 1024 * int(taken[1])
+        if taken:
+            yield most - 1024 * int(taken[1])
 
 
 def _text(path: Path) -> str:

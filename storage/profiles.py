@@ -43,7 +43,12 @@ class Account:
     learning_seconds: float = 0.0
 
     def __add__(self, other: Account) -> Account:
-        return Account(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return Account(
+            self.work_pixels + other.work_pixels,
+            self.work_seconds + other.work_seconds,
+            self.learning_pixels + other.learning_pixels,
+            self.learning_seconds + other.learning_seconds,
+        )
 
 
 @dataclass(frozen=True)

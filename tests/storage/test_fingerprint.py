@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cudaspeed.storage import fingerprint
-from cudaspeed.storage.fingerprint import content_of, versions_of
+from cudaspeed.storage.fingerprint import content_of, unchanged, versions_of
 
 
 class Model(nn.Module):
@@ -156,6 +156,17 @@ def test_looking_reads_no_weights_again(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(3):
         assert (versions_of(model), content_of(model)) == known
     assert not read
+
+
+def test_within_a_run_weights_are_taken_for_what_they_were_and_afterwards_not() -> None:
+    model, other = Model(), Model()
+    before, others = versions_of(model), versions_of(other)
+    with unchanged(model):
+        in_place(model)
+        in_place(other)
+        assert versions_of(model) == before
+        assert versions_of(other) != others
+    assert versions_of(model) != before
 
 
 def test_inference_tensors_are_read_again_for_a_later_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -47,6 +48,9 @@ def v1(most: int | None, used: int, cached: int = 0, inherited: int | None = Non
     }
 
 
+SECONDS = itertools.count(1.0)  # a clock by which nothing was asked in the same second
+
+
 def tree(root: Path, told: Mapping[str, str], **groups: Mapping[str, str]) -> Path:
     """Files of /proc/self, and of groups by their folder."""
     for name, text in told.items():
@@ -63,7 +67,7 @@ def tree(root: Path, told: Mapping[str, str], **groups: Mapping[str, str]) -> Pa
 
 def left(root: Path, cgroup: str, mountinfo: str, groups: Mapping[str, Mapping[str, str]]) -> int | None:
     """In MiB."""
-    found = memory_bytes_left(tree(root, {"cgroup": cgroup, "mountinfo": mountinfo}, **groups))
+    found = memory_bytes_left(tree(root, {"cgroup": cgroup, "mountinfo": mountinfo}, **groups), SECONDS.__next__)
     return None if found is None else found // MIB
 
 
@@ -232,7 +236,17 @@ def test_the_process_has_limits_of_its_own(tmp_path: Path, data: int | str, spac
     found = memory_bytes_left(tree(tmp_path, files))
     assert found == (None if free is None else free * MIB)
     group = {"/sys/fs/cgroup": v2(1000, 600)}
-    assert memory_bytes_left(tree(tmp_path, files, **group)) == min(400, 400 if free is None else free) * MIB
+    later = memory_bytes_left(tree(tmp_path, files, **group), clock=lambda: 1.0)  # another second than it was
+    assert later == min(400, 400 if free is None else free) * MIB
+
+
+def test_what_is_used_is_read_every_time_and_what_limits_once_a_second(tmp_path: Path) -> None:
+    group, times = "/sys/fs/cgroup", iter([7.1, 7.7, 8.3])
+    found = []
+    for limit, used in ((1000, 600), (900, 700), (900, 700)):
+        root = tree(tmp_path, {"cgroup": "0::/"}, **{group: v2(limit, used)})
+        found.append(memory_bytes_left(root, times.__next__))
+    assert found == [400 * MIB, 300 * MIB, 200 * MIB]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux heeds them")
