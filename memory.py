@@ -161,7 +161,12 @@ def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
 
 def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: torch.device) -> int:
     """The most input pixels one forward may have within `level`'s share of `free_bytes` (weights already resident)."""
-    budget = free_bytes * _SHARE_OF_FREE[level] / _OVERHEAD.get(device.type, 1.5)
+    return pixels_within(cost, free_bytes * _SHARE_OF_FREE[level], device)
+
+
+def pixels_within(cost: MemoryCost, working: float, device: torch.device) -> int:
+    """The most input pixels of a forward that takes no more than `working` bytes by `working_bytes`; 1 at least."""
+    budget = working / _OVERHEAD.get(device.type, 1.5)
     linear, square = max(cost.per_pixel, 1.0), cost.per_pixel_squared
     if square == 0.0:
         return max(1, int(budget / linear))

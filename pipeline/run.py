@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ..api.errors import ModelFailedError, first_line
 from ..images.channels import ChannelPlan
+from ..memory import working_bytes
 from ..models.execution import Executor
 from .fallback import Execution, Step
 from .frame_io import FrameSink, FrameSource
 from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
 from .monitor import Monitor
 from .outcome import Outcome
+from .pieces import in_pieces, smaller_forwards
 from .progress import Forward, TileProgress
 from .retry import SuspectTile, TileRetry
 from .scheduler import Limits, Schedule
@@ -76,6 +78,7 @@ class Pipeline:
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
         self._noted: set[str] = set()
+        self._limits = session.limits()
 
     def run(self) -> Outcome:
         """Upscale frame after frame. What goes wrong changes the schedule, the limits or the mode, and repeats only
@@ -89,14 +92,13 @@ class Pipeline:
         return self._outcome
 
     def _run(self) -> None:
-        limits = Limits()
         while self._outcome.frames_done < len(self._source):
             schedule, error = None, None
             try:
                 self._context.follow(None)
-                schedule = self._outcome.schedule = self._session.schedule(self._left(), limits)
+                schedule = self._outcome.schedule = self._session.schedule(self._left(), self._limits)
                 self._session.check_room(schedule, self._left())
-                for frame in self._stream(schedule, limits):
+                for frame in self._stream(schedule):
                     self._keep(frame)
             except Reschedule as change:
                 logger.debug("%s: tiles of %d pixels", change, schedule.plan.tile_pixels if schedule else 0)
@@ -108,42 +110,47 @@ class Pipeline:
             if error and self._outcome.frames_done < len(self._source):
                 _forget_tensors(error)
                 self._context.release_cached()
-                limits = self._after(error, schedule, limits)
+                self._limits = self._after(error, schedule)
 
     def _left(self) -> Workload:
         frames, unwritten = len(self._source) - self._outcome.frames_done, 1 - self._share_written
         return replace(self._workload, frames=frames, held_bytes=int(self._workload.held_bytes * unwritten))
 
-    def _after(self, error: Exception, schedule: Schedule | None, limits: Limits) -> Limits:
+    def _after(self, error: Exception, schedule: Schedule | None) -> Limits:
         """The limits to go on with after the model failed, or memory ran out; perhaps in another mode. Raises what it
         comes to where there is no way on."""
         if not isinstance(error, _ForwardFailedError):
-            return self._less_than(schedule, limits, error)
+            return self._less_than(schedule, error)
         if schedule and schedule.batch > 1:
             # some architectures route by the picture's content, and only one picture at a time
             self._note("one by one", f"{error}; the rest was computed one by one")
             self._batches_before = self._batches_done
-            return replace(limits, one_by_one=True)
+            return replace(self._limits, one_by_one=True)
         self._session.fall_back_after(error)
         self._outcome.compiled = False
         # one by one stays where it helped
-        return replace(limits, one_by_one=limits.one_by_one and self._batches_done > self._batches_before)
+        helped = self._limits.one_by_one and self._batches_done > self._batches_before
+        return replace(self._limits, one_by_one=helped)
 
-    def _less_than(self, schedule: Schedule | None, limits: Limits, error: Exception) -> Limits:
+    def _less_than(self, schedule: Schedule | None, error: Exception) -> Limits:
         """The limits after memory ran out. Raises `OutOfMemoryError` where less cannot be."""
         session = self._session
         if schedule is None:
             raise session.does_not_fit("the model and a tiny picture") from error
         tile = f"one tile of {schedule.tile[1]}x{schedule.tile[0]}"
-        less = limits.after_out_of_memory(schedule)
+        less = self._limits.after_out_of_memory(schedule)
         with session.room_for(tile):
             smaller = session.schedule(self._left(), less)
         if smaller.pixels >= schedule.pixels:
-            raise session.does_not_fit(tile) from error
-        text = f"memory ran out with {tile}, {schedule.batch} at a time, and the rest was computed with less"
-        self._note("memory", text)
+            raise session.does_not_fit(tile, schedule.plan.tile_pixels) from error
+        self._note_lack_of_memory(schedule.tile, schedule.batch)
+        session.remember_limit(smaller.pixels)
         session.chain.now.runner.release_graphs()
         return less
+
+    def _note_lack_of_memory(self, tile: tuple[int, int], count: int) -> None:
+        what = f"one tile of {tile[1]}x{tile[0]}, {count} at a time"
+        self._note("memory", f"memory ran out with {what}, and the rest was computed with less")
 
     def _note(self, kind: str, text: str) -> None:
         """For the report, if nothing of this `kind` is in it: the first time tells enough."""
@@ -158,13 +165,14 @@ class Pipeline:
         self._retry.confirm(frame.number)
         self._sink.finish(frame.number)
 
-    def _stream(self, schedule: Schedule, limits: Limits) -> Iterator[FinishedFrame]:
+    def _stream(self, schedule: Schedule) -> Iterator[FinishedFrame]:
         """Upscale what is left, some frames at a time through common batches, yielding each frame when it is in its
         place. Ends early where another schedule has become better for the frames to come.
 
         A device that works on its own has the next batch to compute while the host looks at one.
         """
-        session, frames = self._session, range(self._outcome.frames_done, len(self._source))
+        session, limits = self._session, self._limits
+        frames = range(self._outcome.frames_done, len(self._source))
         in_flight: deque[_Batch] = deque()
         self._finished.clear()
         self._tiles_done = frames.start * self._channels.pictures_per_frame * schedule.plan.count
@@ -173,17 +181,19 @@ class Pipeline:
         with Transfer(self._source, self._sink, session.streams) as transfer:
             try:
                 for first in frames[:: self._options.batch_size]:
-                    if first > frames.start and session.has_better_schedule(schedule, limits):
+                    if first > frames.start and (
+                        self._limits != limits or session.has_better_schedule(schedule, limits)
+                    ):
                         break
                     some = range(first, min(first + self._options.batch_size, frames.stop))
                     group = FrameGroup(some, self._setup(schedule), transfer)
-                    while jobs := group.next_jobs(session.batch(schedule, limits)):
+                    while jobs := group.next_jobs(session.batch(schedule, self._limits)):
                         self._context.raise_if_interrupted()
                         in_flight.append(self._compute(group, jobs, transfer))
                         if len(in_flight) > session.batches_ahead:
-                            yield from self._look_at(in_flight.popleft(), transfer, limits)
+                            yield from self._look_at(in_flight.popleft(), transfer)
                 while in_flight:
-                    yield from self._look_at(in_flight.popleft(), transfer, limits)
+                    yield from self._look_at(in_flight.popleft(), transfer)
             except Exception:  # whatever became of the rest, what is finished is kept; it goes on up
                 yield from self._arrived(wait=True)
                 raise
@@ -203,7 +213,7 @@ class Pipeline:
             executor = step.runner.executor(self._context.device)
         if executor.mode.backend == "compiled":
             self._context.say("")  # that it is being compiled
-        forward, results = self._run_forward(step, executor, tiles)
+        forward, results = self._as_memory_allows(step, executor, tiles)
         execution = Execution(step, executor, executor.mode)  # asked now: it tells how this was computed
         stats = measure_tiles(tiles, results)
         computed = transfer.computed()
@@ -211,7 +221,7 @@ class Pipeline:
         transfer.upload.prefetch()
         return _Batch(group, jobs, tiles, results, computed, numbers, execution, forward, began)
 
-    def _look_at(self, batch: _Batch, transfer: Transfer, limits: Limits) -> Iterator[FinishedFrame]:
+    def _look_at(self, batch: _Batch, transfer: Transfer) -> Iterator[FinishedFrame]:
         """Wait for a batch and put it into its frames; yield those that are in their places by now."""
         if self._context.device.type == "cuda":  # others do not wait, or cannot be asked
             self._progress.wait(batch.forward, batch.computed)
@@ -227,7 +237,7 @@ class Pipeline:
         schedule = batch.group.setup.schedule
         pixels_left = (self._total_tiles(schedule) - self._tiles_done) * schedule.plan.tile_pixels
         told = BatchTime(batch.execution, batch.pixels, seconds, batch.group.share_left, pixels_left)
-        change = self._session.after_batch(told, schedule, limits)
+        change = self._session.after_batch(told, schedule, self._limits)
         if change:
             try:
                 raise change
@@ -274,6 +284,57 @@ class Pipeline:
 
     def _total_tiles(self, schedule: Schedule) -> int:
         return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
+
+    def _as_memory_allows(self, step: Step, executor: Executor, tiles: Tensor) -> tuple[Forward, Tensor]:
+        """`_run_forward`; where memory does not suffice, once more when all that can be was given back, then in ever
+        smaller pieces, which later forwards keep to. What else is finished of the frames stays."""
+        pixels, limit = len(tiles) * tiles[0, 0].numel(), self._limits.max_pixels
+        if limit is None or pixels <= limit:
+            try:
+                return self._run_forward(step, executor, tiles)
+            except Exception as error:  # torch has several types for a lack of memory
+                if not self._context.is_out_of_memory(error):
+                    raise
+                limit = self._after_lack_of_memory(error, step, pixels)
+        sizes = [*smaller_forwards(len(tiles), *tiles.shape[2:], self._session.info)]
+        for most in [size for size in sizes if size <= limit] or sizes[-1:]:
+            if most < min(pixels, self._limits.max_pixels or pixels):
+                self._keep_to(most, tiles)
+            try:
+                return self._run_in_pieces(step, tiles, most)
+            except Exception as error:
+                if not self._context.is_out_of_memory(error) or most == sizes[-1]:
+                    raise
+                self._after_lack_of_memory(error, step, most)
+        raise AssertionError("the last size returns or raises")
+
+    def _after_lack_of_memory(self, error: Exception, step: Step, pixels: int) -> int:
+        """Give back what can be, and ask the host for room for a forward of so many `pixels`, which are returned."""
+        _forget_tensors(error)
+        step.runner.release_graphs()
+        self._context.release_cached()
+        device = self._context.device
+        self._context.make_resident(step.runner, working_bytes(step.cost.at_hand(device), pixels, device))
+        return pixels
+
+    def _run_in_pieces(self, step: Step, tiles: Tensor, most: int) -> tuple[Forward, Tensor]:
+        """`_run_forward` for `tiles` by eager forwards of at most `most` input pixels; the last one's `Forward`."""
+        executor, told = step.runner.executor(self._context.device), deque[Forward](maxlen=1)
+
+        def run(piece: Tensor) -> Tensor:
+            forward, results = self._run_forward(step, executor, piece)
+            told.append(forward)
+            return results
+
+        results = in_pieces(run, tiles, self._session.info, most)
+        return told.pop(), results
+
+    def _keep_to(self, pixels: int, tiles: Tensor) -> None:
+        """Later forwards have no more than so many input `pixels`: `tiles` at once did not fit."""
+        self._note_lack_of_memory((tiles.shape[2], tiles.shape[3]), len(tiles))
+        self._limits = replace(self._limits, max_pixels=pixels, frames_on_device=False)
+        self._session.remember_limit(pixels)
+        self._outcome.schedule = self._session.schedule(self._left(), self._limits)
 
     def _run_forward(self, step: Step, executor: Executor, batch: Tensor) -> tuple[Forward, Tensor]:
         """`executor(batch)`, and how that went; its own failures, and only they, become `_ForwardFailedError`: an

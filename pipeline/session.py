@@ -16,7 +16,15 @@ from ..api.model_info import ModelInfo
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
-from ..memory import MemoryCost, affordable_pixels, allowed_bytes, weights_bytes, with_results, working_bytes
+from ..memory import (
+    MemoryCost,
+    affordable_pixels,
+    allowed_bytes,
+    pixels_within,
+    weights_bytes,
+    with_results,
+    working_bytes,
+)
 from ..models.execution import ExecutionMode
 from ..models.info import model_info
 from ..models.known_fields import known_receptive_field
@@ -35,7 +43,7 @@ from .fallback import Execution, FallbackChain, Step, StepMaker
 from .modes import ModeChooser, Piece, place_of
 from .observations import ModelObservations
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
-from .session_cache import SessionCache
+from .session_cache import MemoryLimit, SessionCache
 from .streams import stream_device
 from .studies import StudyRunner
 from .workload import Workload, bytes_of_frame
@@ -46,6 +54,7 @@ _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked
 _SHARE_FOR_FRAMES = 1 / 4
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
 _LARGEST_REPRODUCIBLE = 512  # side of tiles, in pixels, where free memory is not to decide
+_MUCH_MORE = 2.0  # times what was free when memory ran out: what was found out then says nothing now
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
@@ -100,6 +109,7 @@ class Session:
         self._ready: Compiled = {}
         self._noted: list[str] = []
         self.revisions: list[int] = []
+        self._limited = False
         self.observations = ModelObservations() if options.reproducible else self._record.observations
         self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
         self.notes: list[str] = []
@@ -206,12 +216,35 @@ class Session:
         """What a forward of the schedule is taken to need on the device, weights included."""
         return self._cost.weights + working_bytes(self._cost, schedule.pixels, self.context.device)
 
-    def does_not_fit(self, what: str) -> OutOfMemoryError:
-        """The error for a device that cannot hold even `what`."""
+    def does_not_fit(self, what: str, pixels: int = 0) -> OutOfMemoryError:
+        """The error for a device that cannot hold even `what`, which takes a forward of so many input pixels."""
+        device, numbers = self.context.device, ""
+        if pixels and hasattr(self, "chain"):
+            needed = working_bytes(self.chain.now.cost.at_hand(device), pixels, device)
+            numbers = (
+                f": about {needed / 2**20:.0f} MiB are needed and {self.context.free_bytes() / 2**20:.0f} are free"
+            )
         return OutOfMemoryError(
-            f"{self.context.device} has too little memory even for {what} with {self.info.name}; free memory (unload "
-            "other models), use a smaller model, or lower the overlap if you set one"
+            f"{device} has too little memory even for {what} with {self.info.name}{numbers}; free memory (unload other "
+            "models), use a smaller model, set precision to fp16 or bf16, or lower overlap or batch_size if you set it"
         )
+
+    def limits(self) -> Limits:
+        """What an earlier run of this session found out about the device's memory, for this one."""
+        device, reproducible = self.context.device, self.options.reproducible
+        known = self._shared.memory_limits.get(str(device))
+        if known is None or reproducible or self.context.free_bytes() > _MUCH_MORE * known.free:
+            return Limits()
+        self._limited = True
+        return Limits(max_pixels=pixels_within(self.chain.now.cost.at_hand(device), known.working, device))
+
+    def remember_limit(self, pixels: int) -> None:
+        """Forwards of more input pixels than that ran out of memory; kept in bytes, since other models and precisions
+        need more or less."""
+        device = self.context.device
+        working = working_bytes(self.chain.now.cost.at_hand(device), pixels, device)
+        self._shared.memory_limits[str(device)] = MemoryLimit(working, self.context.free_bytes())
+        self._limited = True
 
     @contextmanager
     def room_for(self, what: str) -> Iterator[None]:
@@ -253,7 +286,8 @@ class Session:
         """What was known when the run began, and what came on the way: for the report."""
         revisions = dict.fromkeys([*self.revisions, *self.chain.revised])
         told = f"rev {' to '.join(map(str, revisions))}"
-        return f"{told}, tiles as memory allowed" if self._scheduler and self._scheduler.bound_by_memory else told
+        bound = self._limited or (self._scheduler and self._scheduler.bound_by_memory)
+        return f"{told}, tiles as memory allowed" if bound else told
 
     def compiling(self, used: bool) -> str:
         """Where compiling stands, in a few words; `used`: compiled code computed tiles."""

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from spandrel import ImageModelDescriptor
 from torch import nn
@@ -45,6 +45,14 @@ class ModelRecord:
         return self.facts[what]
 
 
+class MemoryLimit(NamedTuple):
+    """What a run found out the hard way about a device's memory: forwards that work on more than `working` bytes ran
+    out of it, when `free` bytes were told to be free."""
+
+    working: int
+    free: int
+
+
 class SessionCache:
     """All of it is kept by the caller's module and gone with it, but for what lies in the context's cache folder.
 
@@ -59,6 +67,8 @@ class SessionCache:
         self._profiles: dict[Path, ProfileStore] = {}
         self._layers: dict[Path, LayerKnowledge] = {}
         self._flushed = time.monotonic()
+        self.memory_limits: dict[str, MemoryLimit] = {}
+        """By device."""
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
