@@ -107,6 +107,18 @@ def forget_capture(pool: tuple[int, int]) -> None:
     torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
 
 
+def give_back_pinned() -> bool:
+    """Make torch give back the pinned memory that it keeps for later; whether it could.
+
+    `torch.cuda.empty_cache`, which is public, leaves it. Builds for other devices than CUDA's and ROCm's have no such
+    function, nor had all before it was added.
+    """
+    give_back = getattr(torch._C, "_host_emptyCache", None)
+    if give_back is not None:
+        give_back()
+    return give_back is not None
+
+
 def package_loader(path: str, device: torch.device) -> Any:
     """The loader of a package made by AOTInductor; its `run` takes and gives lists of tensors.
 

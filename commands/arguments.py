@@ -122,6 +122,12 @@ def _computing_arguments() -> _Parser:
     )
     shared.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
+    shared.add_argument(
+        "--reserve-vram",
+        type=float,
+        metavar="GB",
+        help="the device's memory that is left to other programs (default: 0.4, on Windows 0.6, or 0.7 of large cards)",
+    )
     return shared
 
 
