@@ -119,7 +119,7 @@ def _find_device(name: str) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it holds no values")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # of the last, where a kind wants a package of its own
         raise BadOptionError(
             f"device is {name!r}, which this machine does not offer ({first_line(error)}); try auto or cpu"
         ) from error

@@ -110,10 +110,12 @@ def forget_capture(pool: tuple[int, int]) -> None:
 def give_back_pinned() -> bool:
     """Make torch give back the pinned memory that it keeps for later; whether it could.
 
-    `torch.cuda.empty_cache`, which is public, leaves it. Builds for other devices than CUDA's and ROCm's have no such
-    function, nor had all before it was added.
+    `torch.cuda.empty_cache` leaves it. What is public for it came after torch 2.11 (pytorch's pull request 171270);
+    before, builds for CUDA and ROCm have another name, and others none. To be called where some was pinned: on devices
+    whose pinned memory torch does not keep it may end the process (197593).
     """
-    give_back = getattr(torch._C, "_host_emptyCache", None)
+    public = getattr(torch.accelerator, "empty_host_cache", None)
+    give_back = public or getattr(torch._C, "_host_emptyCache", None)
     if give_back is not None:
         give_back()
     return give_back is not None

@@ -46,6 +46,14 @@ class Backend:
         """Whether this machine has such a device, and torch can use it."""
         return answer(lambda: self.interface().is_available()) is True
 
+    def devices(self) -> list[torch.device]:
+        """Those of this machine; none where it is not there."""
+        if not self.is_there():
+            return []
+        if not self.own_memory:
+            return [torch.device(self.kind)]  # of which there is one
+        return [torch.device(self.kind, index) for index in range(answer(lambda: self.interface().device_count()) or 0)]
+
     def memory(self, device: torch.device) -> DeviceMemory | None:
         """What `device` has; None where nothing tells."""
         return answer(lambda: self.read_memory(self.interface(), device))
