@@ -13,10 +13,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+import zoo
+from clocks import new_sessions
 from drivers import GIB, MIB, PLACES, driver, install, metal, usual_driver
 
 from cudaspeed.api.errors import BadOptionError
+from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext, compiled_folder
+from cudaspeed.upscale_engine import upscale
 
 ACCELERATORS = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}
 
@@ -196,3 +200,23 @@ def test_a_driver_that_fails_while_memory_is_short_hides_nothing(monkeypatch: py
     context = context_on(monkeypatch, "CUDA", usual_driver(empty_cache=RuntimeError("CUDA error: launch failure")))
     context.release_cached()
     assert context.is_out_of_memory(RuntimeError("CUDA out of memory"))
+
+
+def test_a_picture_comes_out_the_same_where_the_system_does_not_tell_its_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from cudaspeed import memory
+
+    def nothing() -> None:
+        raise OSError(2, "No such file or directory", "/proc/meminfo")
+
+    image, options = zoo.photograph(40, 40), UpscaleOptions(precision="fp32", compile=False)
+    expected = upscale(image, zoo.compact(), options, StandaloneContext("cpu"), new_sessions()).image
+    monkeypatch.setattr(psutil, "virtual_memory", nothing)
+    memory._tell_assumed.cache_clear()
+    with caplog.at_level(logging.WARNING, "cudaspeed"):
+        result = upscale(image, zoo.compact(), options, StandaloneContext("cpu"), new_sessions())
+    assert torch.equal(result.image, expected)
+    assert [record.getMessage() for record in caplog.records] == [
+        "how much memory is free is not known for cpu: 1 GiB are assumed"
+    ]

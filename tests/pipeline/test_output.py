@@ -24,6 +24,7 @@ class Context:
     """Of a CUDA device, as far as results go."""
 
     device, output_device, output_dtype = torch.device("cuda"), torch.device("cpu"), torch.float32
+    switches = SimpleNamespace(pinned_memory=True)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return False
@@ -31,7 +32,7 @@ class Context:
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> PinnedMemory:
-    """A machine with 16 GiB whose driver pins memory; the test sees which by `_used`."""
+    """A machine with 16 GiB whose driver pins memory."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB, available=8 * GIB))
     pinned = PinnedMemory(lambda shape, dtype: torch.empty(tuple(shape), dtype=dtype), lambda: True)
     for module in (output, streams):
