@@ -9,6 +9,7 @@ called from a script or a test.
 
 from __future__ import annotations
 
+import gc
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ from spandrel import ImageModelDescriptor
 from .api.context import Resident, RunContext
 from .api.errors import BadOptionError, first_line
 from .api.surroundings import inside_comfyui
-from .memory import free_device_bytes, is_out_of_memory
+from .devices.backends import automatic_kind, backend_of
+from .devices.vram import vram_of
+from .memory import free_or_assumed_bytes, is_out_of_memory
 from .models.loader import bundled_folder, find_models, load_model
 from .storage.location import compiled_folder
 
@@ -48,10 +51,11 @@ def run_context(model: object) -> Iterator[RunContext]:
 class StandaloneContext:
     """A `RunContext` on one torch device; results come back to main memory as float32.
 
-    `device` is "auto" (the first CUDA, XPU or MPS device, else the CPU) or a torch device's name. `on_progress(done,
-    total)` is called after every tile batch, and during a long one with parts of tiles; `on_say(text)` in a run of more
-    than a second, with what is going on. Both may be called on another thread, one at a time. Raises `BadOptionError`
-    for a device that this machine does not have.
+    `device` is "auto" (the first CUDA, ROCm, XPU, NPU, MLU or MPS device, else the CPU) or a torch device's name.
+    `on_progress(done, total)` is called after every tile batch, and during a long one with parts of tiles;
+    `on_say(text)` in a run of more than a second, with what is going on. Both may be called on another thread, one at a
+    time. So many GB as `reserve_vram` are left of the device's memory to other programs; by itself 0.4, on Windows 0.6
+    or more. Raises `BadOptionError` for a device that this machine does not have, and for a reserve that is none.
     """
 
     output_device = torch.device("cpu")
@@ -62,12 +66,15 @@ class StandaloneContext:
         device: str = "auto",
         on_progress: Callable[[float, int], None] | None = None,
         on_say: Callable[[str], None] | None = None,
+        reserve_vram: float | None = None,
     ) -> None:
         self.device = _find_device(device)
+        self.vram = vram_of(self.device, reserve_vram)
         self.cache_folder = compiled_folder()
         self._on_progress, self._on_say = on_progress, on_say
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self._backend = backend_of(self.device)
+        if self._backend:
+            self._backend.forget_peak(self.device)
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         place = torch.empty(0, device=self.device).device  # "cuda" is the present one
@@ -77,14 +84,15 @@ class StandaloneContext:
             model.residence = place
 
     def free_bytes(self) -> int:
-        return free_device_bytes(self.device)
+        return max(0, free_or_assumed_bytes(self.device) - self.vram.reserve)
 
     def peak_bytes(self) -> int | None:
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+        return self._backend.peak_bytes(self.device) if self._backend else None
 
     def release_cached(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        gc.collect()  # what is dead, but for references among itself, may hold tensors
+        if self._backend:
+            self._backend.release_cached()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return is_out_of_memory(error)
@@ -104,15 +112,14 @@ class StandaloneContext:
 def _find_device(name: str) -> torch.device:
     """The device that `name` means. Raises `BadOptionError` for one that this machine does not have."""
     if name == "auto":
-        # one by one: torch.accelerator comes with torch 2.6 only, and names there what torch is built for, there or not
-        kinds = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
-        return torch.device(next((kind for kind, interface in kinds if interface.is_available()), "cpu"))
+        # by our own table: torch.accelerator of torch 2.6 names what torch is built for, there or not
+        return torch.device(automatic_kind())
     try:
         device = torch.device(name)
         if device.type == "meta":
             raise RuntimeError("it holds no values")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # of the last, where a kind wants a package of its own
         raise BadOptionError(
             f"device is {name!r}, which this machine does not offer ({first_line(error)}); try auto or cpu"
         ) from error

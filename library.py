@@ -21,7 +21,7 @@ def upscale(
     """Upscale `image` [B, H, W, C], floats 0..1, by `model`; the result's `image` is [B, H*scale, W*scale, C].
 
     C: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. `context` says where to compute and whom to tell of progress; None:
-    `StandaloneContext()`, the first CUDA, XPU or MPS device, else the CPU, with the result in main memory as float32.
+    `StandaloneContext()`, the first accelerator there is, else the CPU, with the result in main memory as float32.
     Raises `CudaspeedError`, whose message names the value, the limit and what to change.
     """
     return upscale_engine.upscale(image, model, options, context or StandaloneContext())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from .api.errors import first_line
 from .api.model_info import ModelInfo
 from .api.options import Level
 from .api.upstream import TorchDispatchMode, copy_module, own_tensors, tree_leaves
+from .devices.backends import BACKENDS, backend_of
 from .storage.memory_limits import memory_bytes_left
 
 logger = logging.getLogger("cudaspeed")
@@ -28,8 +29,9 @@ _PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
 # Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
 _RULE_OF_THUMB = 3 * 4 * 384
-# What the allocators of MPS, of CPUs (Linux and macOS, Windows) and of C++ say.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+# What ComfyUI takes to be free on DirectML, whose driver does not tell either (`get_free_memory`, 0.33).
+_ASSUMED_FREE = 1 << 30
+_OUT_OF_MEMORY = ("out of memory", *(word for backend in BACKENDS for word in backend.words))
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,7 @@ def pixels_within(cost: MemoryCost, working: float, device: torch.device) -> int
 
 def free_host_bytes() -> int:
     """Bytes of main memory this process can still take: what the system has, or its container and limits leave."""
-    free, left = psutil.virtual_memory().available, memory_bytes_left()
-    return free if left is None else min(free, left)
+    return free_or_assumed_bytes(torch.device("cpu"))
 
 
 def allowed_bytes(device: torch.device) -> int | None:
@@ -185,16 +186,38 @@ def allowed_bytes(device: torch.device) -> int | None:
     return memory_bytes_left() if device.type == "cpu" else None
 
 
-def free_device_bytes(device: torch.device) -> int:
-    """Bytes `device` can still give, those torch holds unused included; main memory if it has no own."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free_host_bytes()
+def free_device_bytes(device: torch.device) -> int | None:
+    """Bytes `device` can still give, those torch holds unused included; of main memory, if it has none of its own, no
+    more than the process's limits leave. None where its driver does not tell, or nothing is known of its kind."""
+    backend = backend_of(device)
+    memory = backend.memory(device) if backend else None
+    if backend is None or memory is None:
+        return None
+    left = None if backend.own_memory else memory_bytes_left()
+    return memory.available if left is None else min(memory.free, left) + memory.unused
+
+
+def free_or_assumed_bytes(device: torch.device) -> int:
+    """`free_device_bytes`; where there is no answer, 1 GiB, or what the process's limits leave of it on a CPU.
+
+    The assumption is said once. Where it is too much, memory runs out, and the tiles shrink as they do then.
+    """
+    free = free_device_bytes(device)
+    if free is not None:
+        return free
+    _tell_assumed(device.type)
+    left = allowed_bytes(device)
+    return _ASSUMED_FREE if left is None else min(_ASSUMED_FREE, left)
+
+
+@functools.cache
+def _tell_assumed(kind: str) -> None:
+    logger.warning("how much memory is free is not known for %s: %.0f GiB are assumed", kind, _ASSUMED_FREE / (1 << 30))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: torch's own type, or, on CPUs and on MPS, only its words."""
+    """Whether `error` says that memory ran out: torch's own type, or, of most backends and their libraries, only its
+    words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = str(error).lower()

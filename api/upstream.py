@@ -107,6 +107,20 @@ def forget_capture(pool: tuple[int, int]) -> None:
     torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
 
 
+def give_back_pinned() -> bool:
+    """Make torch give back the pinned memory that it keeps for later; whether it could.
+
+    `torch.cuda.empty_cache` leaves it. What is public for it came after torch 2.11 (pytorch's pull request 171270);
+    before, builds for CUDA and ROCm have another name, and others none. To be called where some was pinned: on devices
+    whose pinned memory torch does not keep it may end the process (197593).
+    """
+    public = getattr(torch.accelerator, "empty_host_cache", None)
+    give_back = public or getattr(torch._C, "_host_emptyCache", None)
+    if give_back is not None:
+        give_back()
+    return give_back is not None
+
+
 def package_loader(path: str, device: torch.device) -> Any:
     """The loader of a package made by AOTInductor; its `run` takes and gives lists of tensors.
 

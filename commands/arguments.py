@@ -69,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
     listed = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
     listed.set_defaults(run=_later("models"))
 
+    shown = commands.add_parser(
+        "devices",
+        parents=[output, _reserve_argument()],
+        help="list the devices there are, their memory and number types",
+    )
+    shown.set_defaults(run=_later("device_list"))
+
     tuned = commands.add_parser(
         "tune",
         parents=[output, _computing_arguments(), _compiling_arguments()],
@@ -112,7 +119,7 @@ def _output_arguments() -> _Parser:
 
 def _computing_arguments() -> _Parser:
     """What upscaling and compiling for it must agree on."""
-    shared = _Parser(add_help=False)
+    shared = _Parser(add_help=False, parents=[_reserve_argument()])
     shared.add_argument("--precision", choices=PRECISION_CHOICES, default="auto", help="number type (default: auto)")
     shared.add_argument(
         "--autocast",
@@ -122,6 +129,17 @@ def _computing_arguments() -> _Parser:
     )
     shared.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
     shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
+    return shared
+
+
+def _reserve_argument() -> _Parser:
+    shared = _Parser(add_help=False)
+    shared.add_argument(
+        "--reserve-vram",
+        type=float,
+        metavar="GB",
+        help="the device's memory that is left to other programs (default: 0.4, on Windows 0.6, or 0.7 of large cards)",
+    )
     return shared
 
 

@@ -50,7 +50,7 @@ def warm(arguments: argparse.Namespace, console: Console) -> int:
     """Compile ahead of time, for each size, and wait for it."""
     sizes = [parse_size(text) for text in arguments.size]
     options = options_of(UpscaleOptions, arguments)
-    check_device(arguments.device)
+    check_device(arguments.device, arguments.reserve_vram)
     check_file(arguments.model)
 
     from ..api.report import NOT_NEEDED
@@ -63,7 +63,9 @@ def warm(arguments: argparse.Namespace, console: Console) -> int:
         began = time.perf_counter()
         try:
             with console.progress(f"{width}x{height}") as bar:
-                context = StandaloneContext(arguments.device, on_say=bar.set_postfix_str)
+                context = StandaloneContext(
+                    arguments.device, on_say=bar.set_postfix_str, reserve_vram=arguments.reserve_vram
+                )
                 status = warm_up(model, (height, width), options, context)
         except (BadOptionError, BadModelError):
             raise

@@ -1,10 +1,11 @@
-"""Names of devices, as far as they can be told from mistakes without torch."""
+"""Devices as far as mistakes about them can be told without torch."""
 
 from __future__ import annotations
 
 import re
 
 from ..api.errors import BadOptionError
+from ..devices.reserve import asked_reserve
 
 # All kinds that torch has names for; which of them a machine has, only torch knows.
 _KINDS = (
@@ -14,9 +15,12 @@ _KINDS = (
 _NAME = re.compile(r"([a-z_][a-z0-9_]*)(:[0-9]{1,3})?", re.ASCII)
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, reserve_vram: float | None) -> None:
     """Raise `BadOptionError` for what cannot be a device here: no name of one, or of a kind that neither torch has nor
-    an installed package that torch loads by itself (its entry point "torch.backends")."""
+    an installed package that torch loads by itself (its entry point "torch.backends"). And for a `reserve_vram` that
+    cannot be so many GB."""
+    if reserve_vram is not None:
+        asked_reserve(reserve_vram)
     found = _NAME.fullmatch(name)
     if name == "auto" or (found and (found[1] in _KINDS or _others_are_installed())):
         return

@@ -21,7 +21,8 @@ from .options import options_of
 @dataclass(frozen=True)
 class Request:
     """What is to be upscaled, and how, as far as it can be told to make sense. `model` is a name or a path, `device` a
-    name; with `skip_existing` an output that exists counts as done."""
+    name, of whose memory `reserve_vram` GB are left to others; with `skip_existing` an output that exists counts as
+    done."""
 
     plan: Plan
     options: UpscaleOptions
@@ -29,6 +30,7 @@ class Request:
     model: str
     device: str
     skip_existing: bool
+    reserve_vram: float | None = None
 
     def is_done(self, job: Job) -> bool:
         """Whether there is nothing to do, because the output exists."""
@@ -53,8 +55,10 @@ def _checked(arguments: argparse.Namespace) -> Request:
     limits = options_of(DecodeLimits, arguments)
     plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
     check_file(arguments.model)
-    check_device(arguments.device)
-    return Request(plan, options, limits, arguments.model, arguments.device, arguments.skip_existing)
+    check_device(arguments.device, arguments.reserve_vram)
+    return Request(
+        plan, options, limits, arguments.model, arguments.device, arguments.skip_existing, arguments.reserve_vram
+    )
 
 
 def _exists(target: Path) -> bool:

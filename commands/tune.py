@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     size = parse_size(arguments.size) if arguments.size else None
     for model in arguments.models:
         check_file(model)
-    check_device(arguments.device)
+    check_device(arguments.device, arguments.reserve_vram)
 
     from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
     from ..upscale_engine import tune
@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         record: dict[str, object] = {"model": model}
         try:
             with console.progress(Path(model).name) as bar:
-                context = StandaloneContext(arguments.device, on_say=bar.set_postfix_str)
+                context = StandaloneContext(
+                    arguments.device, on_say=bar.set_postfix_str, reserve_vram=arguments.reserve_vram
+                )
                 record["found"] = told = tune(load_model(model), size, options, context)
         except BadOptionError:  # which holds for all of them
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ _LESS_MEMORY = "close other programs, upscale a smaller picture, or use a model 
 def upscale_all(request: Request, read: Read, console: Console) -> int:
     """Upscale what can be upscaled; of each picture a record or a line says what came of it."""
     model = load_model(request.model)
-    StandaloneContext(request.device)  # raises where this machine has no such device, before anything is begun
+    _context(request)  # raises where this machine has no such device, before anything is begun
     _warn_of_unwritable_cache()
     for others in request.plan.passed_over:
         _tell_passed_over(others, console)
@@ -130,11 +130,12 @@ class _Batch:
     def _upscale(self, job: Job) -> dict[str, Any]:
         with self.console.progress(job.source.name) as bar:
             options, ending = self.request.options, job.target.suffix.lower()
-            device, say = self.request.device, bar.set_postfix_str
-            with _telling(StandaloneContext(device, on_say=say), "reading"):
+            say = bar.set_postfix_str
+            with _telling(_context(self.request, on_say=say), "reading"):
                 picture = self.read(job)
             frames = len(picture) if isinstance(picture, Animation) else 1
-            context = StandaloneContext(device, Progress(bar, runs=-(-frames // options.batch_size)).show, say)
+            show = Progress(bar, runs=-(-frames // options.batch_size)).show
+            context = _context(self.request, on_progress=show, on_say=say)
             if isinstance(picture, Animation):
                 _make_folder(job.target)
                 report, lost = upscale_frames(picture, job.target, self.model, options, context)
@@ -155,6 +156,11 @@ class _Batch:
         for warning in lost:
             logger.warning("%s: %s", job.source, warning)
         return {**_record(job, self.request.model, report), "warnings": [*report.warnings, *lost]}
+
+
+def _context(request: Request, **told: Callable[..., None]) -> StandaloneContext:
+    """The device that is asked for, for one run, and who is `told` of it."""
+    return StandaloneContext(request.device, reserve_vram=request.reserve_vram, **told)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from spandrel import ImageModelDescriptor
 
 from ..api.options import Precision, PrecisionChoice
+from ..devices.backends import backend_of
 from .execution import ExecutionMode
 from .info import is_convolutional
 
@@ -23,17 +24,9 @@ class Choice:
 
 
 def fast_precisions(device: torch.device) -> tuple[Precision, ...]:
-    """The half precisions in which `device` computes natively and fast, best first."""
-    if device.type == "cuda":
-        major, _ = torch.cuda.get_device_capability(device)
-        # GTX 16xx cards have the capability of Turing, but no tensor cores, and produce NaN in fp16 convolutions.
-        crippled = "GTX 16" in torch.cuda.get_device_name(device)
-        fp16: tuple[Precision, ...] = ("fp16",) if major >= 7 and not crippled else ()
-        return (*fp16, "bf16") if major >= 8 else fp16
-    if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.11; older: not known, so no
-        return ("bf16",) if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else ()
-    return {"mps": ("fp16",), "xpu": ("bf16", "fp16")}.get(device.type, ())
+    """The half precisions in which `device` computes natively and fast, best first; none where that is not known."""
+    backend = backend_of(device)
+    return backend.fast_precisions(device) if backend else ()
 
 
 def emulated(precision: Precision, device: torch.device) -> bool:

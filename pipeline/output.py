@@ -9,19 +9,17 @@ they come in ordinary memory, by way of the download's staging buffers.
 
 from __future__ import annotations
 
-import logging
 import weakref
 
-import psutil
 import torch
 from torch import Tensor
 
 from ..api.context import RunContext
-from ..api.errors import OutOfMemoryError, first_line
+from ..api.errors import OutOfMemoryError
 from ..api.model_info import ModelInfo
+from ..devices.pinned import PINNED, block_bytes
+from ..devices.reading import main_memory
 from ..memory import free_host_bytes, is_out_of_memory
-
-logger = logging.getLogger("cudaspeed")
 
 # Two pictures of 8K in float32: one that is being made while a host's cache keeps the one before. And no more than a
 # small share of the memory.
@@ -40,7 +38,9 @@ def allocate_output(image: Tensor, info: ModelInfo, context: RunContext, beside:
     frames, height, width, channels = image.shape
     shape = (frames, height * info.scale, width * info.scale, channels)
     size = frames * shape[1] * shape[2] * channels * context.output_dtype.itemsize
-    free = free_host_bytes() if context.output_device.type == "cpu" else context.free_bytes()
+    free = _free(context)
+    if size + beside > free and PINNED.clear():
+        free = _free(context)
     work = f" and {beside / 2**30:.2f} GiB to work in," if beside else ""
     lack = OutOfMemoryError(
         f"the result, {frames} frame(s) of {shape[2]}x{shape[1]}, takes {size / 2**30:.2f} GiB of memory{work} and "
@@ -51,11 +51,8 @@ def allocate_output(image: Tensor, info: ModelInfo, context: RunContext, beside:
         raise lack
     with torch.inference_mode(False):  # an ordinary tensor, which later nodes may change in place
         if context.device.type == "cuda" and context.output_device.type == "cpu" and may_be_pinned(size, free):
-            try:
-                output = torch.empty(shape, dtype=context.output_dtype, pin_memory=True)
-            except RuntimeError as error:
-                logger.info("no pinned memory for the result: %s", first_line(error))
-            else:
+            output = PINNED.empty(shape, context.output_dtype)
+            if output is not None:
                 _pinned.add(output.untyped_storage())
                 return output
         try:
@@ -68,11 +65,12 @@ def allocate_output(image: Tensor, info: ModelInfo, context: RunContext, beside:
 
 def may_be_pinned(size: int, free: int) -> bool:
     """Whether a result of `size` bytes may lie in pinned memory, beside those that do and of `free` bytes."""
-    limit = min(_MOST_PINNED, int(_SHARE_PINNED * psutil.virtual_memory().total))
-    taken = sum(_block(storage.nbytes()) for storage in _pinned)
-    return taken + _block(size) <= limit and _block(size) <= free
+    memory = main_memory()
+    limit = min(_MOST_PINNED, int(_SHARE_PINNED * memory.total)) if memory else 0
+    taken = sum(block_bytes(storage.nbytes()) for storage in _pinned)
+    return taken + block_bytes(size) <= limit and block_bytes(size) <= free
 
 
-def _block(size: int) -> int:
-    """What torch's allocator takes for `size` bytes of pinned memory: the next power of two."""
-    return 1 << max(0, size - 1).bit_length()
+def _free(context: RunContext) -> int:
+    """Bytes that are free where the result must lie."""
+    return free_host_bytes() if context.output_device.type == "cpu" else context.free_bytes()

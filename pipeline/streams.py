@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..api.errors import first_line
+from ..devices.pinned import PINNED
 
 logger = logging.getLogger("cudaspeed")
 
@@ -115,7 +115,8 @@ class CudaStream:
 
 
 class CudaDevice:
-    """A CUDA device as a `StreamDevice`. Pinned memory is torch's, which keeps what is given back for the next run.
+    """A CUDA device as a `StreamDevice`. Pinned memory is torch's, which keeps what is given back for the next run;
+    where there is too much of it already, ordinary memory takes its place, and the host waits for the driver's copies.
 
     Its streams are two of each kind, handed out in turn: torch keeps the memory that was freed in a stream for that
     one."""
@@ -134,7 +135,8 @@ class CudaDevice:
         return next(self._streams[urgent])
 
     def pinned(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        pinned = PINNED.empty((size,), torch.uint8)
+        return torch.empty(size, dtype=torch.uint8) if pinned is None else pinned
 
     def is_pinned(self, tensor: Tensor) -> bool:
         return tensor.is_pinned()
@@ -150,10 +152,7 @@ def stream_device(device: torch.device) -> StreamDevice | None:
 @functools.cache
 def _cuda_device(index: int) -> StreamDevice | None:
     """One for all runs, which its streams merely put in order."""
-    found = CudaDevice(torch.device("cuda", index))
-    try:
-        found.pinned(1)
-    except RuntimeError as error:  # a driver or a container that allows none; copies then wait for each other
-        logger.info("no pinned memory (%s): copies do not overlap the computing", first_line(error))
+    if PINNED.empty((1,), torch.uint8) is None:  # a driver or a container that allows none
+        logger.info("copies do not overlap the computing")
         return None
-    return found
+    return CudaDevice(torch.device("cuda", index))

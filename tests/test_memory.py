@@ -216,7 +216,9 @@ def test_weights_are_already_there_and_do_not_count_as_work() -> None:
 def test_free_memory_is_what_the_machine_has_or_its_limits_leave(
     monkeypatch: pytest.MonkeyPatch, left: int | None, free: int
 ) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8000 * MIB}))
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: type("Memory", (), {"total": 9000 * MIB, "available": 8000 * MIB})
+    )
     monkeypatch.setattr(memory, "memory_bytes_left", lambda: left)
     assert free_host_bytes() == free_device_bytes(CPU) == free
 
@@ -236,6 +238,20 @@ def test_free_memory_is_what_the_machine_has_or_its_limits_leave(
             True,
         ),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("NPU out of memory. Tried to allocate 52.00 MiB (NPU 0; 60.96 GiB total capacity)"), True),
+        (RuntimeError("MLU out of memory. Tried to allocate 1.17 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`"), False),
+        (RuntimeError("level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"), True),
+        (RuntimeError("Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES)"), True),
+        (RuntimeError("level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"), False),
+        (RuntimeError("Invalid buffer size: 12.51 GiB"), True),
+        (
+            RuntimeError("Could not allocate tensor with 8 bytes. There is not enough GPU video memory available!"),
+            True,
+        ),
         (RuntimeError("expected scalar type Half but found Float"), False),
         (ValueError("out of memory"), False),
     ],
