@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,10 +18,11 @@ from torch import Tensor
 from ..api.errors import ModelFailedError, first_line
 from ..images.channels import ChannelPlan
 from ..models.execution import Executor
+from ..tiling.fit import Resampling
+from ..tiling.resample import Resampler
 from .fallback import Execution, Step
 from .frame_io import FrameSink, FrameSource
 from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
-from .monitor import Monitor
 from .outcome import Outcome
 from .progress import Forward, TileProgress
 from .retry import SuspectTile, TileRetry
@@ -59,44 +60,50 @@ class _Batch(NamedTuple):
 
 
 class Pipeline:
-    """All frames of `source` through the session's model into `sink`. The session has been started, with the `monitor`
-    as its context."""
+    """All frames of `source` through the session's model, and made another size as `resampling` says, into `sink`. The
+    session has been started, with the monitor of `progress` as its context. What comes of it is in `outcome`."""
 
     def __init__(
-        self, session: Session, channels: ChannelPlan, source: FrameSource, sink: FrameSink, monitor: Monitor
+        self,
+        session: Session,
+        channels: ChannelPlan,
+        ways: tuple[FrameSource, FrameSink],
+        resampling: Resampling | None,
+        progress: TileProgress,
     ) -> None:
-        self._session, self._context, self._options = session, monitor, session.options
-        self._channels, self._source, self._sink = channels, source, sink
-        self._workload = workload_of(source, sink, channels, monitor)
-        self._progress = TileProgress(monitor)
-        self._outcome = Outcome(channels.pictures_per_frame)
-        self._retry = TileRetry(session.chain, session.observations, monitor, self._progress, self._outcome.repairs)
+        self._session, self._context, self._options = session, progress.monitor, session.options
+        self._channels, (self._source, self._sink) = channels, ways
+        self._workload = workload_of(*ways, channels, self._context)
+        self._resampler = Resampler(resampling, self._context.device) if resampling else None
+        self._progress = progress
+        self.outcome = Outcome(channels.pictures_per_frame)
+        self._retry = TileRetry(session.chain, session.observations, self._context, progress, self.outcome.repairs)
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
         self._noted: set[str] = set()
 
-    def run(self) -> Outcome:
-        """Upscale frame after frame. What goes wrong changes the schedule, the limits or the mode, and repeats only
-        what is not finished.
+    def frames(self) -> Generator[int, None, None]:
+        """Upscale frame after frame, giving the number of each that is finished. What goes wrong changes the schedule,
+        the limits or the mode, and repeats only what is not finished.
 
         Raises `ModelFailedError` where the model fails on a picture in the safest mode, too, `OutOfMemoryError` where
         the smallest tile does not fit, and whatever the context raises for an interrupt.
         """
         with self._progress:
-            self._run()
-        return self._outcome
+            yield from self._frames()
 
-    def _run(self) -> None:
+    def _frames(self) -> Iterator[int]:
         limits = Limits()
-        while self._outcome.frames_done < len(self._source):
+        while self.outcome.frames_done < len(self._source):
             schedule, error = None, None
             try:
                 self._context.follow(None)
-                schedule = self._outcome.schedule = self._session.schedule(self._left(), limits)
+                schedule = self.outcome.schedule = self._session.schedule(self._left(), limits)
                 self._session.check_room(schedule, self._left())
                 for frame in self._stream(schedule, limits):
                     self._keep(frame)
+                    yield frame.number
             except Reschedule as change:
                 logger.debug("%s: tiles of %d pixels", change, schedule.plan.tile_pixels if schedule else 0)
             except Exception as raised:  # a lack of memory has several types; what is neither goes on up
@@ -104,13 +111,13 @@ class Pipeline:
                     raise
                 error = raised
             self._retry.discard()
-            if error and self._outcome.frames_done < len(self._source):
+            if error and self.outcome.frames_done < len(self._source):
                 _forget_tensors(error)
                 self._context.release_cached()
                 limits = self._after(error, schedule, limits)
 
     def _left(self) -> Workload:
-        frames, unwritten = len(self._source) - self._outcome.frames_done, 1 - self._share_written
+        frames, unwritten = len(self._source) - self.outcome.frames_done, 1 - self._share_written
         return replace(self._workload, frames=frames, held_bytes=int(self._workload.held_bytes * unwritten))
 
     def _after(self, error: Exception, schedule: Schedule | None, limits: Limits) -> Limits:
@@ -124,7 +131,7 @@ class Pipeline:
             self._batches_before = self._batches_done
             return replace(limits, one_by_one=True)
         self._session.fall_back_after(error)
-        self._outcome.compiled = False
+        self.outcome.compiled = False
         # one by one stays where it helped
         return replace(limits, one_by_one=limits.one_by_one and self._batches_done > self._batches_before)
 
@@ -153,9 +160,10 @@ class Pipeline:
 
     def _keep(self, frame: FinishedFrame) -> None:
         """A finished frame is never done again."""
-        self._outcome.verdicts.append(frame.verdict)
+        self.outcome.verdicts.append(frame.verdict)
         self._retry.confirm(frame.number)
         self._sink.finish(frame.number)
+        self._source.release(frame.number)
 
     def _stream(self, schedule: Schedule, limits: Limits) -> Iterator[FinishedFrame]:
         """Upscale what is left, some frames at a time through common batches, yielding each frame when it is in its
@@ -163,7 +171,7 @@ class Pipeline:
 
         A device that works on its own has the next batch to compute while the host looks at one.
         """
-        session, frames = self._session, range(self._outcome.frames_done, len(self._source))
+        session, frames = self._session, range(self.outcome.frames_done, len(self._source))
         in_flight: deque[_Batch] = deque()
         self._finished.clear()
         self._tiles_done = frames.start * self._channels.pictures_per_frame * schedule.plan.count
@@ -191,7 +199,8 @@ class Pipeline:
     def _setup(self, schedule: Schedule) -> FrameSetup:
         session = self._session
         padding, defer_clamp = session.padding(), session.observations.defer_clamp
-        return FrameSetup(schedule, session.info, self._channels, padding, self._context.device, defer_clamp)
+        device, resampler = self._context.device, self._resampler
+        return FrameSetup(schedule, session.info, self._channels, padding, device, defer_clamp, resampler)
 
     def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
         step, began = self._session.chain.now, self._session.clock()
@@ -221,7 +230,7 @@ class Pipeline:
         seconds = self._last_arrival - began
         yield from self._settle(batch, stats, transfer)
         transfer.download.throttle()
-        self._outcome.compiled |= batch.execution.mode.backend == "compiled"
+        self.outcome.compiled |= batch.execution.mode.backend == "compiled"
         self._batches_done += 1
         schedule = batch.group.setup.schedule
         pixels_left = (self._total_tiles(schedule) - self._tiles_done) * schedule.plan.tile_pixels
@@ -255,7 +264,7 @@ class Pipeline:
             )
             result, left = self._retry.settle(suspect)
             if self._retry.fall_back():
-                self._outcome.compiled = False
+                self.outcome.compiled = False
                 raise Reschedule("going on in a safer way")
             if self._session.observations.defer_clamp and not batch.group.setup.defer_clamp:
                 raise Reschedule("the model leaves faults in the picture, whole frames are looked after")
@@ -269,7 +278,7 @@ class Pipeline:
         total = self._total_tiles(batch.group.setup.schedule)
         self._share_written = max(self._share_written, self._tiles_done / total)  # what is done anew was written, too
         self._progress.stand(self._tiles_done, total, batch.group.setup.schedule.plan.tile_pixels)
-        self._context.progress(self._tiles_done, total)
+        self._progress.tell()
 
     def _total_tiles(self, schedule: Schedule) -> int:
         return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
