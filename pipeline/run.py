@@ -273,12 +273,12 @@ class Pipeline:
             finished = batch.group.add(job, result, computed, left not in (None, "drifting colours"))
             if finished is not None:
                 self._finished.append(finished)
-                yield from self._arrived()
         self._tiles_done += len(batch.jobs)
         total = self._total_tiles(batch.group.setup.schedule)
         self._share_written = max(self._share_written, self._tiles_done / total)  # what is done anew was written, too
         self._progress.stand(self._tiles_done, total, batch.group.setup.schedule.plan.tile_pixels)
         self._progress.tell()
+        yield from self._arrived()
 
     def _total_tiles(self, schedule: Schedule) -> int:
         return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
