@@ -21,6 +21,7 @@ from .api.options import (
     TILING_MODES,
     UpscaleOptions,
 )
+from .api.resize import FITS, MOST_SCALE, MOST_SIDE, RESAMPLES, Resize
 from .upscale_engine import upscale, warm_up
 
 # Widgets that are called otherwise than the option they set: by the original pack's names, or saved workflows break.
@@ -30,6 +31,14 @@ _OPTIONS = {
     "enable_compile": "compile",
     "optimization_level": "level",
 }
+# Those of the size that is wanted, and what `Resize` calls them.
+_SIZE = {
+    "scale_by": "scale_by",
+    "target_width": "width",
+    "target_height": "height",
+    "fit": "fit",
+    "resample": "resample",
+}
 _SWITCHES = {"use_autocast": "enable", "enable_compile": "enable", "reproducible": "disable"}  # as they are by default
 
 host.offer_bundled_models()
@@ -38,13 +47,14 @@ host.offer_bundled_models()
 def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
     """A node's widgets, name -> value, as options: "enable" and "disable" become booleans. What has no widget stays as
     it is by default. Raises `BadOptionError` on a value that cannot be."""
-    options = {_OPTIONS.get(name, name): value for name, value in widgets.items()}
+    options = {_OPTIONS.get(name, name): value for name, value in widgets.items() if name not in _SIZE}
+    size = {_SIZE[name]: value for name, value in widgets.items() if name in _SIZE}
     for name, usual in _SWITCHES.items():
         switch = widgets.get(name, usual)
         if switch not in ("enable", "disable"):
             raise BadOptionError(f"{name} is {switch!r}; choose enable or disable")
         options[_OPTIONS.get(name, name)] = switch == "enable"
-    return UpscaleOptions(**options)
+    return UpscaleOptions(**options, resize=Resize(**size))
 
 
 class UpscaleImageCUDAspeed:
@@ -146,11 +156,60 @@ class UpscaleImageCUDAspeed:
                         "fp32 unless asked otherwise, torch's own kernels, nothing compiled. Slower.",
                     },
                 ),
+                "scale_by": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": MOST_SCALE,
+                        "step": 0.01,
+                        "tooltip": "Size of the result, as a factor of the input's; 0: the model's. Results are made "
+                        "that size before they are stored; the model runs again where one run is not enough.",
+                    },
+                ),
+                "target_width": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": MOST_SIDE,
+                        "step": 1,
+                        "tooltip": "Width of the result in pixels, instead of scale_by; 0: by the height.",
+                    },
+                ),
+                "target_height": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": MOST_SIDE,
+                        "step": 1,
+                        "tooltip": "Height of the result in pixels, instead of scale_by; 0: by the width.",
+                    },
+                ),
+                "fit": (
+                    [*FITS],
+                    {
+                        "default": "stretch",
+                        "tooltip": "Where target_width and target_height have another aspect. stretch: give it up. "
+                        "crop: fill them, cut the rest off. pad: all of it, in black or transparent. inside: as large "
+                        "as fits.",
+                    },
+                ),
+                "resample": (
+                    [*RESAMPLES],
+                    {
+                        "default": "lanczos",
+                        "tooltip": "How the model's result is made the wanted size. lanczos: sharp. bicubic: softer. "
+                        "area: the mean of what a pixel covers.",
+                    },
+                ),
             },
         }
 
     def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> tuple[Tensor]:
-        """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), in ComfyUI's output type and device."""
+        """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted, in ComfyUI's
+        output type and device."""
         options = options_of(widgets)
         with host.run_context(upscale_model) as context:
             return (upscale(image, upscale_model, options, context).image,)

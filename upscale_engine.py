@@ -4,6 +4,9 @@
           --tile_check, retry--> the same, well --blend--> rows --download--> output [B, H*s, W*s, C]
           --postprocess, where faults are left--> the same, corrected
 
+Where another size is wanted, rows are made that size before they leave, and where that is much larger than the model's,
+all of it is done again with the result (pipeline/passes.py).
+
 Nothing of the caller's is changed: the picture is read, the model is copied (models/runner.py).
 """
 
@@ -25,16 +28,16 @@ from .api.report import UpscaleReport, UpscaleResult
 from .images.channels import plan_channels
 from .images.validate import validate_image
 from .models.loader import check_model
-from .pipeline.frame_io import TensorSink, TensorSource
+from .pipeline.frame_io import FrameSource, TensorSink, TensorSource
 from .pipeline.monitor import Monitor
-from .pipeline.outcome import make_report, report_of_none
 from .pipeline.output import allocate_output
-from .pipeline.run import Pipeline
+from .pipeline.passes import PassRunner, Prepared
 from .pipeline.scheduler import Limits
 from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
-from .pipeline.workload import bytes_of_frame, piece_of, workload_of_one
+from .pipeline.workload import workload_of_one
 from .storage.fingerprint import unchanged
+from .tiling.fit import plan_passes
 
 logger = logging.getLogger("cudaspeed")
 
@@ -53,7 +56,8 @@ def upscale(
 ) -> UpscaleResult:
     """Upscale every frame of `image` [B, H, W, C] (C: 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; float 0..1) by `model`.
 
-    The result has the same C, on the context's output device and in its output type; of no frames (B = 0) it is none,
+    The result has the same C, and the size that the options ask for, else the model's, [B, H*scale, W*scale, C]; it is
+    on the context's output device and in its output type; of no frames (B = 0) it is none,
     and no model runs. An out-of-memory error makes the tiles smaller and goes on; frames already done are kept. Raises
     `BadImageError`, `BadModelError`, `BadOptionError` (each names the value, the limit and what to change),
     `ModelFailedError` when the model fails on the picture in fp32 too, `OutOfMemoryError` when even the smallest tile
@@ -74,22 +78,20 @@ def _upscale(
 ) -> UpscaleResult:
     started = time.perf_counter()
     noted = validate_image(image)
-    session = Session(model, options, context, sessions)
-    session.notes += [noted] if noted else []
     source = TensorSource(image)
-    with session.room_for("a look at the picture's transparency"):
-        channels = plan_channels(source.channels, session.info, options.alpha_mode, image[..., -1])
-    works_in_main_memory = context.device.type == "cpu" and len(source) > 0
-    beside = sum(bytes_of_frame(source.size, channels, session.info, session.padding())) * works_in_main_memory
-    sink = TensorSink(allocate_output(image, session.info, context, beside))
-    if len(source) == 0:
-        report = report_of_none(session, source, time.perf_counter() - started)
-    else:
-        with session:  # leaving it keeps what was learned
-            session.start(math.prod(image.shape[:3]), lambda: piece_of(source, channels, session.info))
-            with torch.inference_mode():
-                outcome = Pipeline(session, channels, source, sink, context).run()
-        report = make_report(session, outcome, source, time.perf_counter() - started)
+    passes = plan_passes(source.size, model.scale, options.resize, options.tiling_mode)
+
+    def prepare(frames: FrameSource) -> Prepared:
+        session = Session(model, options, context, sessions)
+        with session.room_for("a look at the picture's transparency"):
+            return Prepared(session, plan_channels(frames.channels, session.info, options.alpha_mode, frames.alphas()))
+
+    runner = PassRunner(passes, source, prepare, context)
+    shape = (len(source), *passes[-1].result, source.channels)
+    sink = TensorSink(allocate_output(shape, context, runner.bytes_beside()))
+    report = runner.into(sink)
+    notes = (*([noted] if noted else []), *report.notes)
+    report = replace(report, seconds=time.perf_counter() - started, notes=notes)
     _log(report)
     return UpscaleResult(sink.tensor, report)
 

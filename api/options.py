@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .checks import check_choice, check_number, check_switch
 from .errors import BadOptionError
+from .resize import MODELS_SIZE, Resize
 
 Precision = Literal["fp16", "bf16", "fp32"]
 PrecisionChoice = Literal["auto", "fp16", "fp32", "bf16"]
@@ -32,8 +34,8 @@ class UpscaleOptions:
     it, "background" at once, both while eager pictures go on; "wait" before the first tile. `tiling_mode` names the
     axes along which the picture is tileable and stays so: both ("wrap"), left to right ("wrap_x"), top to bottom
     ("wrap_y"). `alpha_mode` says how alpha is enlarged; "auto": by the model where it has sharp edges. `reproducible`:
-    only choices that need no measuring, so that two machines of one kind agree. Raises `BadOptionError` on a value out
-    of range.
+    only choices that need no measuring, so that two machines of one kind agree. `resize`: the size that results are
+    wanted in. Raises `BadOptionError` on a value out of range.
     """
 
     precision: PrecisionChoice = "auto"
@@ -47,38 +49,19 @@ class UpscaleOptions:
     tiling_mode: TilingMode = "none"
     alpha_mode: AlphaMode = "auto"
     reproducible: bool = False
+    resize: Resize = MODELS_SIZE
 
     def __post_init__(self) -> None:
-        _check_choice("precision", self.precision, PRECISION_CHOICES)
-        _check_choice("optimization level", self.level, LEVELS)
-        _check_choice("compile mode", self.compile_mode, COMPILE_MODES)
-        _check_choice("tiling mode", self.tiling_mode, TILING_MODES)
-        _check_choice("alpha mode", self.alpha_mode, ALPHA_MODES)
-        _check_switch("autocast", self.autocast)
-        _check_switch("compile", self.compile)
-        _check_switch("reproducible", self.reproducible)
-        _check_number("tile size", self.tile, 0, MAX_TILE)
-        _check_number("overlap", self.overlap, 0, MAX_OVERLAP)
-        _check_number("batch size", self.batch_size, 1, MAX_BATCH)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise BadOptionError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
-
-
-def _check_switch(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise BadOptionError(f"{name} is {value!r}; choose True or False")
-
-
-def _check_number(name: str, value: object, low: int, high: int) -> None:
-    """An int, and nothing that merely converts to one: True, 256.0 and NumPy's numbers are mistakes more often."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if low <= value <= high:
-            return
-        kind = ""
-    else:
-        kind = f" ({type(value).__name__}, not int)"
-    automatic = " (0 = automatic)" if low == 0 else ""
-    raise BadOptionError(f"{name} is {value!r}{kind}; choose a whole number from {low} to {high}{automatic}")
+        check_choice("precision", self.precision, PRECISION_CHOICES)
+        check_choice("optimization level", self.level, LEVELS)
+        check_choice("compile mode", self.compile_mode, COMPILE_MODES)
+        check_choice("tiling mode", self.tiling_mode, TILING_MODES)
+        check_choice("alpha mode", self.alpha_mode, ALPHA_MODES)
+        check_switch("autocast", self.autocast)
+        check_switch("compile", self.compile)
+        check_switch("reproducible", self.reproducible)
+        if not isinstance(self.resize, Resize):
+            raise BadOptionError(f"resize is {self.resize!r}; give a Resize(scale_by=..., width=..., height=...)")
+        check_number("tile size", self.tile, 0, MAX_TILE)
+        check_number("overlap", self.overlap, 0, MAX_OVERLAP)
+        check_number("batch size", self.batch_size, 1, MAX_BATCH)

@@ -58,7 +58,9 @@ class UpscaleReport:
     began, "rev 7": runs of one revision, with the same options, give the same bits. Where compiled code got ready on
     the way, or faulty tiles made a mode be left for good, it went "rev 7 to 8"; where free memory decided how large
     tiles or batches were, "rev 7, tiles as memory allowed". `notes` are sentences on what was not done as asked, such
-    as a precision that the model does not work in."""
+    as a precision that the model does not work in. `sizes` says how the picture came to its size, "320x240, model
+    1280x960, lanczos 640x480", in so many `passes` of the model; where these are several, the plan is the last one's,
+    and all else is said of all of them."""
 
     model: str
     scale: int
@@ -78,6 +80,8 @@ class UpscaleReport:
     peak_bytes: int
     health: ImageHealth
     profile: str = "rev 0"
+    passes: int = 1
+    sizes: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -89,7 +93,8 @@ class UpscaleReport:
 
 @dataclass(frozen=True)
 class UpscaleResult:
-    """`image` is [B, H*scale, W*scale, C], 0..1, on the context's output device and in its output type."""
+    """`image` is [B, H*scale, W*scale, C], or of the size that was asked for, 0..1, on the context's output device and
+    in its output type."""
 
     image: Tensor
     report: UpscaleReport

@@ -16,6 +16,7 @@ from ..api.options import UpscaleOptions
 from ..api.report import ImageHealth, UpscaleReport
 from ..images.animation import Animation, upscale_animation
 from ..images.files import ENDINGS_OF_16_BITS, check_fits
+from ..tiling.fit import result_size
 from ..upscale_engine import upscale
 
 
@@ -37,8 +38,8 @@ def upscale_frames(
 ) -> tuple[UpscaleReport, tuple[str, ...]]:
     """Upscale `animation` into `target`, whose folder exists. Returns the report of all frames, and warnings about what
     the format cannot hold."""
-    height, width = animation.size
-    check_fits(target, width * model.scale, height * model.scale)
+    height, width = result_size(animation.size, model.scale, options.resize)
+    check_fits(target, width, height)
     options = replace(options, alpha_mode=animation.alpha_mode(options.alpha_mode, model.scale))
     if animation.bits == 16 and options.precision == "auto" and target.suffix.lower() in ENDINGS_OF_16_BITS:
         options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them

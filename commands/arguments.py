@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from ..api.errors import BadOptionError
 from ..api.options import ALPHA_MODES, COMPILE_MODES, LEVELS, PRECISION_CHOICES, TILING_MODES
+from ..api.resize import FITS, LEAST_SCALE, MOST_SCALE, RESAMPLES
 from ..images.kinds import ENDINGS
 from ..images.limits import DEFAULT_LIMITS
 from ..images.naming import FORMATS
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_file_arguments(one)
     _add_upscale_arguments(one)
+    _add_size_arguments(one)
     one.set_defaults(run=_later("request"))
 
     listed = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
@@ -221,4 +223,35 @@ def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:
         dest="reproducible",
         action="store_true",
         help="choose nothing by measuring, so that two machines of one kind give the same picture bit for bit",
+    )
+
+
+def _add_size_arguments(command: argparse.ArgumentParser) -> None:
+    """The size of what comes of a picture: those of `Resize`."""
+    command.add_argument(
+        "--resize",
+        dest="target",
+        metavar="WxH",
+        help="size of the results, 3840x2160, or one side of it, 3840x or x2160 (default: the model's scale)",
+    )
+    command.add_argument(
+        "--scale-by",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help=f"size of the results as a factor of the inputs', {LEAST_SCALE:g} to {MOST_SCALE:g}; the model runs again "
+        "where one run is not enough",
+    )
+    command.add_argument(
+        "--fit",
+        choices=FITS,
+        default="stretch",
+        help="what becomes of another aspect than --resize has: stretched; cropped; padded, with black or "
+        "transparent; as large as fits inside (default: stretch)",
+    )
+    command.add_argument(
+        "--resample",
+        choices=RESAMPLES,
+        default="lanczos",
+        help="how results are made that size, from sharp to soft: lanczos, bicubic, area (default: lanczos)",
     )

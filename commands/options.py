@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TypeVar
 
 from ..api.errors import BadOptionError
 from ..api.options import UpscaleOptions
+from ..api.resize import Resize
 from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions
 
@@ -21,6 +22,24 @@ def options_of(kind: type[Options], arguments: argparse.Namespace) -> Options:
     """The options of the same names that a command has; the others are what they are by themselves."""
     names = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in vars(arguments).items() if name in names})
+
+
+def upscale_options(arguments: argparse.Namespace) -> UpscaleOptions:
+    """Those of `cudaspeed upscale`, with the size that results are wanted in."""
+    width, height = parse_target(arguments.target) if arguments.target else (0, 0)
+    resize = Resize(arguments.scale_by, width, height, arguments.fit, arguments.resample)
+    return replace(options_of(UpscaleOptions, arguments), resize=resize)
+
+
+def parse_target(text: str) -> tuple[int, int]:
+    """ "3840x2160" -> (width, height) in pixels; "3840x" and "x2160" -> one of them, and 0. Raises `BadOptionError` for
+    anything else."""
+    found = re.fullmatch(r"([0-9]{0,9})[xX×]([0-9]{0,9})", text)
+    if not found or not any(found.groups()):
+        raise BadOptionError(
+            f"resize is {text!r}; give width and height in pixels, such as 3840x2160, or one of them: 3840x, x2160"
+        )
+    return int(found[1] or 0), int(found[2] or 0)
 
 
 def parse_size(text: str) -> tuple[int, int]:

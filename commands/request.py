@@ -15,7 +15,7 @@ from ..images.naming import FolderOptions
 from ..models.loader import check_file
 from .console import Console
 from .devices import check_device
-from .options import options_of
+from .options import options_of, upscale_options
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _checked(arguments: argparse.Namespace) -> Request:
     """Raises `BadOptionError` and `BadModelError` for what makes no sense; changes nothing on disk."""
-    options = options_of(UpscaleOptions, arguments)
+    options = upscale_options(arguments)
     limits = options_of(DecodeLimits, arguments)
     plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
     check_file(arguments.model)

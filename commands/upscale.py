@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from ..memory import free_host_bytes
 from ..models.loader import load_model
 from ..pipeline.monitor import Monitor
 from ..storage.location import compiled_folder
+from ..tiling.fit import result_size
 from ..upscale_engine import finish_learning, upscale
 from .animations import Progress, upscale_frames
 from .console import Console
@@ -39,7 +41,10 @@ logger = logging.getLogger("cudaspeed")
 _MOST_NAMES = 10  # of what is passed over
 _COPIES_TO_WRITE = 4  # of the result in the file's type: for the encoder, in it, out of it, and in the file's format
 _BYTES_A_PIXEL_TO_WRITE = {".webp": 48, ".gif": 48}  # what their encoders take was measured: 29 to 42
-_LESS_MEMORY = "close other programs, upscale a smaller picture, or use a model of a smaller scale"
+_LESS_MEMORY = (
+    "close other programs, upscale a smaller picture, ask for a smaller result (--scale-by, --resize), or use a model "
+    "of a smaller scale"
+)
 
 
 def upscale_all(request: Request, read: Read, console: Console) -> int:
@@ -140,9 +145,9 @@ class _Batch:
                 _make_folder(job.target)
                 report, lost = upscale_frames(picture, job.target, self.model, options, context)
                 return self._told(job, report, (*picture.warnings, *lost))
-            height, width = picture.pixels.shape[:2]
-            check_fits(job.target, width * self.model.scale, height * self.model.scale)
-            _check_room(picture, self.model.scale, ending)
+            height, width = result_size(picture.pixels.shape[:2], self.model.scale, options.resize)
+            check_fits(job.target, width, height)
+            _check_room(picture, (height, width), ending)
             if picture.bits >= 16 and options.precision == "auto" and ending in ENDINGS_OF_16_BITS:
                 options = replace(options, precision="fp32")  # half precision keeps 8 to 11 of them
             result = upscale(torch.from_numpy(picture.pixels)[None], self.model, options, context)
@@ -171,11 +176,11 @@ def _telling(context: RunContext, what: str) -> Iterator[None]:
         yield
 
 
-def _check_room(picture: Picture, scale: int, ending: str) -> None:
-    """Raise `OutOfMemoryError`, before any work, unless there is room for the result and for writing it."""
-    height, width, channels = picture.pixels.shape
+def _check_room(picture: Picture, size: tuple[int, int], ending: str) -> None:
+    """Raise `OutOfMemoryError`, before any work, unless there is room for the result, of `size`, and for writing it."""
+    channels = picture.pixels.shape[2]
     sample = max(_COPIES_TO_WRITE * picture.bits // 8, _BYTES_A_PIXEL_TO_WRITE.get(ending, 0) // channels)
-    needed = height * width * channels * scale**2 * (4 + sample)
+    needed = math.prod(size) * channels * (4 + sample)
     free = free_host_bytes()
     if needed > free:
         raise OutOfMemoryError(
@@ -208,6 +213,8 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "model": model,
         "architecture": report.model,
         "scale": report.scale,
+        "sizes": report.sizes,
+        "passes": report.passes,
         "precision": report.precision,
         "autocast": report.autocast,
         "tile": report.tile[::-1],

@@ -14,6 +14,7 @@ INVISIBLE = 1 / 512  # alpha below this is 0 in eight bits
 _SHARP = 2 / 3  # of the contrast around
 _FAINT = 0.1  # a contrast that is none: noise, the steps of a slow gradient in few bits
 _STEPS = 5  # together 31 pixels
+_ROUNDED = 1e-5  # less than a step in 16 bits, and more than a mean of thousands of pixels is rounded
 _LOBES = 3  # of the Lanczos kernel: it reaches that many input pixels to either side
 
 
@@ -113,6 +114,19 @@ def bleed(frame: Tensor) -> Tensor:
     sums = torch.where(sums[-1:] > 0, sums, mean)
     colour = torch.where(visible, planes[:-1], sums[:-1] / sums[-1:])
     return torch.cat([colour, planes[-1:]]).permute(1, 2, 0).to(frame.dtype)
+
+
+def premultiplied(frame: Tensor) -> Tensor:
+    """`frame` [..., C] with its colours multiplied by its alpha: what a filter may take the means of."""
+    return torch.cat([frame[..., :-1] * frame[..., -1:], frame[..., -1:]], dim=-1)
+
+
+def straight(frame: Tensor) -> Tensor:
+    """`frame` [..., C], whose colours are multiplied by its alpha, with straight ones; invisible ones fade to black.
+    What rounding has moved off opaque or clear becomes so again."""
+    alpha = frame[..., -1:]
+    alpha = torch.where((1 - alpha).abs() < _ROUNDED, 1, torch.where(alpha.abs() < _ROUNDED, 0, alpha))
+    return torch.cat([frame[..., :-1] / alpha.clamp(min=INVISIBLE), alpha], dim=-1)
 
 
 def _over_nine(planes: Tensor, step: int) -> Tensor:

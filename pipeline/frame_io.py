@@ -1,7 +1,8 @@
-"""Where frames come from and where they go. Tensors are the one kind there is; films and folders fit in here."""
+"""Where frames come from and where they go: tensors here, and in relay.py. Films and folders fit in here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -25,6 +26,13 @@ class FrameSource(Protocol):
     def frame(self, index: int) -> Tensor:
         """Frame `index` [H, W, C], a float type, 0..1."""
         ...
+
+    def alphas(self) -> Iterable[Tensor]:
+        """The alphas [H, W] of frames, of those with some: enough of them to know how all are best enlarged."""
+        ...
+
+    def release(self, index: int) -> None:
+        """Frame `index` is not read again."""
 
 
 class FrameSink(Protocol):
@@ -55,6 +63,12 @@ class TensorSource:
 
     def frame(self, index: int) -> Tensor:
         return self._image[index]
+
+    def alphas(self) -> Iterable[Tensor]:
+        return self._image[..., -1]
+
+    def release(self, index: int) -> None:
+        """It is the caller's."""
 
 
 class TensorSink:

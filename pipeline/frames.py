@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from ..images.channels import ChannelPlan
 from ..postprocess import FrameVerdict, heal
 from ..tiling.blend import TileBlender
 from ..tiling.pad import WrapPadding, cut_tile, to_canvas
+from ..tiling.resample import Resampler
+from .resizing import FrameResizer
 from .scheduler import Schedule
 from .streams import Event
 from .transfer import Transfer
@@ -44,7 +47,7 @@ class FrameSetup:
     """How frames become tiles and tiles become frames, the same for all frames of a schedule.
 
     With `defer_clamp` the rows come to their place as they are, not clamped to 0..1 on the way, and frames that have
-    faulty tiles are looked after as a whole.
+    faulty tiles are looked after as a whole. With `resampler` frames of the model's size are made that of the results.
     """
 
     schedule: Schedule
@@ -53,11 +56,17 @@ class FrameSetup:
     padding: WrapPadding
     device: torch.device
     defer_clamp: bool
+    resampler: Resampler | None = None
 
     @property
     def direct(self) -> bool:
         """The model's pictures are the frames: nothing has to be made of them."""
         return self.channels.direct and not self.padding
+
+    @property
+    def resized_by_rows(self) -> bool:
+        """Frames are made another size while their rows come: nowhere is one of the model's size."""
+        return self.resampler is not None and self.direct and not self.defer_clamp
 
     @property
     def on_device(self) -> bool:
@@ -74,10 +83,11 @@ class FrameGroup:
         self._jobs_cut = 0
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
         self._sources: dict[int, Tensor] = {}  # frame -> the frame with its padding, where it is prepared
-        self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go
+        self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go, but for
+        self._resizers: dict[int, FrameResizer] = {}  # frame -> what its rows go through
         self._faulty: set[int] = set()
-        # what whole frames are judged by is not rounded
-        widen = setup.defer_clamp or transfer.download.widens
+        # what whole frames are judged by, and what is filtered, is not rounded
+        widen = setup.defer_clamp or setup.resampler is not None or transfer.download.widens
         self._blender = TileBlender(self._plan, setup.info.scale, widen)
         self.jobs = [
             Job(picture, row, column)
@@ -135,6 +145,9 @@ class FrameGroup:
 
     def _put(self, frame: int, k: int, top: int, rows: Tensor) -> None:
         """Finished rows of a frame's `k`-th picture go to their place."""
+        if self.setup.resized_by_rows:
+            self._resize(frame, rows)
+            return
         if frame not in self._targets:
             self._targets[frame] = self._target(frame)
         target = self._targets[frame][k, top : top + len(rows)]
@@ -143,9 +156,25 @@ class FrameGroup:
         else:
             self._transfer.download.write(target, rows, clamp=not self.setup.defer_clamp)
 
+    def _resize(self, frame: int, rows: Tensor) -> None:
+        """Finished rows of a frame go to their place by way of its resizer."""
+        if frame not in self._resizers:
+            self._resizers[frame] = self._resizer()
+        self._send(frame, self._resizers[frame].add(rows))
+
+    def _resizer(self) -> FrameResizer:
+        assert self.setup.resampler is not None
+        return FrameResizer(self.setup.resampler, self._channels.has_alpha)
+
+    def _send(self, frame: int, resized: Iterable[tuple[int, Tensor]]) -> None:
+        """Rows of the sink's frame, (number of the first, rows [n, W, C]), go there from where they were computed."""
+        place = self._transfer.sink.frame(frame)
+        for first, rows in resized:
+            self._transfer.download.write(place[first : first + len(rows)], rows, clamp=False)
+
     def _target(self, frame: int) -> Tensor:
         """Where a frame's pictures go, [pictures, H*s, W*s, model's channels]: the sink's frame where that is it."""
-        if self.setup.direct:
+        if self.setup.direct and self.setup.resampler is None:
             return self._transfer.sink.frame(frame)[None]
         height, width = (axis.size * self.setup.info.scale for axis in (self._plan.rows, self._plan.columns))
         pictures, channels = self._channels.pictures_per_frame, self._channels.model_out
@@ -153,25 +182,34 @@ class FrameGroup:
         return torch.empty(pictures, height, width, channels, device=device)
 
     def _finish(self, frame: int) -> FinishedFrame:
-        download, setup = self._transfer.download, self.setup
-        output, target, source = self._transfer.sink.frame(frame), self._targets.pop(frame), self._sources.pop(frame)
-        if not setup.direct:
+        download, setup, source = self._transfer.download, self.setup, self._sources.pop(frame)
+        if setup.resized_by_rows:
+            del self._resizers[frame]
+            return FinishedFrame(frame, FrameVerdict(), download.written())
+        whole, target, verdict = self._transfer.sink.frame(frame), self._targets.pop(frame), FrameVerdict()
+        if not setup.direct or setup.resampler:
             if not setup.on_device:
                 download.written().synchronize()
-            made = setup.padding.crop(self._channels.from_model(target, source), setup.info.scale)
-            if setup.on_device:
-                download.write(output, made, clamp=False)
+            made = target[0] if setup.direct else self._channels.from_model(target, source)
+            made = setup.padding.crop(made, setup.info.scale)
+            if setup.resampler:
+                whole = made.contiguous() if setup.defer_clamp else made  # it may be looked after where it lies
+            elif setup.on_device:
+                download.write(whole, made, clamp=False)
             else:
-                output.copy_(made)
+                whole.copy_(made)
         arrived = download.written()
-        if not setup.defer_clamp:
-            return FinishedFrame(frame, FrameVerdict(), arrived)
-        arrived.synchronize()
-        return FinishedFrame(frame, self._look_after(frame, target, source), arrived)
+        if setup.defer_clamp:
+            arrived.synchronize()
+            verdict = self._look_after(frame, whole, target, source)
+        if setup.resampler:
+            self._send(frame, self._resizer().whole(whole))
+            arrived = download.written()
+        return FinishedFrame(frame, verdict, arrived)
 
-    def _look_after(self, frame: int, target: Tensor, source: Tensor) -> FrameVerdict:
-        """Bring a frame to 0..1, in its place, and mend it where tiles of it are faulty."""
-        whole = self._transfer.sink.frame(frame)
+    def _look_after(self, frame: int, whole: Tensor, target: Tensor, source: Tensor) -> FrameVerdict:
+        """Bring `whole`, a frame of the model's size, to 0..1, where it lies, and mend it where tiles of it are
+        faulty."""
         if frame not in self._faulty:
             whole.clamp_(0, 1)
             return FrameVerdict()

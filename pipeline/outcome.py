@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..api.report import NOT_NEEDED, ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
-from .frame_io import FrameSource
+from ..tiling.fit import Pass
 from .scheduler import Schedule
 from .session import Session
+
+_TIMES = {2: "twice"}
 
 
 @dataclass
@@ -40,20 +43,20 @@ class Outcome:
         )
 
 
-def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds: float) -> UpscaleReport:
-    """How `source` was upscaled in `session`, in so many seconds."""
+def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) -> UpscaleReport:
+    """How so many `frames` were upscaled in `session`, in one pass as `planned`."""
     schedule, mode, info = outcome.schedule, session.chain.now.mode, session.info
     assert schedule is not None
     health = outcome.health(session.chain.given_up)
     overlap = session.overlap_warning(schedule)
     peak = session.context.peak_bytes()
-    frames, plan = len(source), schedule.plan
+    plan = schedule.plan
     return UpscaleReport(
         model=info.name,
         scale=info.scale,
         frames=frames,
-        input_size=source.size,
-        output_size=(source.size[0] * info.scale, source.size[1] * info.scale),
+        input_size=planned.size,
+        output_size=planned.result,
         precision=mode.precision,
         autocast=mode.autocast,
         kernels=mode.kernels,
@@ -63,7 +66,7 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
         batch=schedule.batch,
         compiled=outcome.compiled,
         compiling=session.compiling(outcome.compiled),
-        seconds=seconds,
+        seconds=0.0,
         peak_bytes=session.estimated_bytes(schedule) if peak is None else peak,
         health=health,
         profile=session.told_profile(),
@@ -71,15 +74,15 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
     )
 
 
-def report_of_none(session: Session, source: FrameSource, seconds: float) -> UpscaleReport:
-    """Of a `source` without frames, for which nothing was chosen, measured or computed."""
+def report_of_none(session: Session, size: tuple[int, int], result: tuple[int, int]) -> UpscaleReport:
+    """Of no frames of `size`, for which nothing was chosen, measured or computed."""
     info = session.info
     return UpscaleReport(
         model=info.name,
         scale=info.scale,
         frames=0,
-        input_size=source.size,
-        output_size=(source.size[0] * info.scale, source.size[1] * info.scale),
+        input_size=size,
+        output_size=result,
         precision="fp32",
         autocast=False,
         kernels="plain",
@@ -89,8 +92,54 @@ def report_of_none(session: Session, source: FrameSource, seconds: float) -> Ups
         batch=0,
         compiled=False,
         compiling=f"{NOT_NEEDED}: no frames",
-        seconds=seconds,
+        seconds=0.0,
         peak_bytes=0,
         health=ImageHealth(),
         notes=tuple(session.notes),
     )
+
+
+def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> UpscaleReport:
+    """Of a run that went as `passes` were planned, by their `reports`: the last one's, but for what all have done."""
+    healths = [report.health for report in reports]
+    sizes = sizes_in_words(passes)
+    notes = dict.fromkeys(note for report in reports for note in report.notes)
+    if len(passes) > 1:
+        notes[f"the model ran {_TIMES.get(len(passes), f'{len(passes)} times')}: {sizes}"] = None
+    return replace(
+        reports[-1],
+        input_size=passes[0].size,
+        passes=len(passes),
+        sizes=sizes,
+        compiled=any(report.compiled for report in reports),
+        peak_bytes=max(report.peak_bytes for report in reports),
+        health=ImageHealth(
+            repairs=tuple(repair for health in healths for repair in health.repairs),
+            given_up=next((health.given_up for health in healths if health.given_up), None),
+            non_finite=sum(health.non_finite for health in healths),
+            wild=sum(health.wild for health in healths),
+            broken_frames=_of_all(health.broken_frames for health in healths),
+            corrected_frames=_of_all(health.corrected_frames for health in healths),
+        ),
+        profile=", ".join(dict.fromkeys(report.profile for report in reports)),
+        notes=tuple(notes),
+    )
+
+
+def sizes_in_words(passes: Sequence[Pass]) -> str:
+    """How a picture comes to its size: "320x240, model 1280x960, lanczos 640x480"."""
+    told = [_size(passes[0].size)]
+    for planned in passes:
+        resampling = planned.resampling
+        told.append(f"model {_size(planned.result if resampling is None else resampling.given)}")
+        if resampling:
+            told.append(f"{'cut' if resampling.moves_only else resampling.resample} {_size(planned.result)}")
+    return ", ".join(told)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _of_all(frames: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sorted({index for some in frames for index in some}))

@@ -9,6 +9,7 @@ they come in ordinary memory, by way of the download's staging buffers.
 
 from __future__ import annotations
 
+import math
 import weakref
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from ..api.context import RunContext
 from ..api.errors import OutOfMemoryError
-from ..api.model_info import ModelInfo
 from ..devices.pinned import PINNED, block_bytes
 from ..devices.reading import main_memory
 from ..memory import free_host_bytes, is_out_of_memory
@@ -29,23 +29,22 @@ _SHARE_PINNED = 1 / 8
 _pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
 
-def allocate_output(image: Tensor, info: ModelInfo, context: RunContext, beside: int) -> Tensor:
-    """The memory for `image` [B, H, W, C] upscaled, [B, H*s, W*s, C] of the context's output type on its output device.
+def allocate_output(shape: tuple[int, int, int, int], context: RunContext, beside: int) -> Tensor:
+    """The memory for results, `shape` = [B, H, W, C], of the context's output type on its output device.
 
     Raises `OutOfMemoryError`, before any work, when there is not enough, the bytes that the work takes `beside` it
     included: a system promises more than it has, and ends who takes it at its word.
     """
-    frames, height, width, channels = image.shape
-    shape = (frames, height * info.scale, width * info.scale, channels)
-    size = frames * shape[1] * shape[2] * channels * context.output_dtype.itemsize
+    frames, height, width, _ = shape
+    size = math.prod(shape) * context.output_dtype.itemsize
     free = _free(context)
     if size + beside > free and PINNED.clear():
         free = _free(context)
     work = f" and {beside / 2**30:.2f} GiB to work in," if beside else ""
     lack = OutOfMemoryError(
-        f"the result, {frames} frame(s) of {shape[2]}x{shape[1]}, takes {size / 2**30:.2f} GiB of memory{work} and "
-        f"{free / 2**30:.2f} GiB are free; upscale fewer frames at a time, a smaller picture, or use a model of a "
-        "smaller scale"
+        f"the result, {frames} frame(s) of {width}x{height}, takes {size / 2**30:.2f} GiB of memory{work} and "
+        f"{free / 2**30:.2f} GiB are free; upscale fewer frames at a time or a smaller picture, ask for a smaller "
+        "result (scale_by, or a target's width and height), or use a model of a smaller scale"
     )
     if size + beside > free:
         raise lack

@@ -61,12 +61,32 @@ class Forward:
         return min(_ALMOST, _ON_TIME + late if late < 0 else 1 - rest * math.exp(-late / rest))
 
 
-class TileProgress:
-    """The tiles of one run, as the `Activity` that its monitor tells of; a context, after which no forward is listened
-    to."""
+class PassShares:
+    """How far several passes of the model over the same frames are in all, which take turns. `work` is what each of
+    them has to do, in input pixels."""
 
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor, self._clock = monitor, monitor.clock
+    def __init__(self, work: Sequence[int]) -> None:
+        self._work, self._done = work, [0.0] * len(work)
+
+    def __len__(self) -> int:
+        return len(self._work)
+
+    def in_all(self, number: int, done: float, total: int) -> tuple[float, int]:
+        """What is done and what there is to do of the whole run, when pass `number` has done so much of a total. Of a
+        single pass: just that."""
+        if len(self) == 1:
+            return done, total
+        self._done[number] = done / total
+        return sum(work * share for work, share in zip(self._work, self._done, strict=True)), sum(self._work)
+
+
+class TileProgress:
+    """The tiles of one pass, `number` of a run's `shares`, as the `Activity` that its monitor tells of; a context,
+    after which no forward is listened to."""
+
+    def __init__(self, monitor: Monitor, shares: PassShares | None = None, number: int = 0) -> None:
+        self.monitor, self._clock = monitor, monitor.clock
+        self._shares, self._number = shares or PassShares((1,)), number
         self._done, self._total, self._tile_pixels = 0, 1, 1
         self._forward: Forward | None = None
         self._phase = ""
@@ -80,17 +100,21 @@ class TileProgress:
 
     def __exit__(self, *error: object) -> None:
         self._hooks.close()
-        self._monitor.follow(None)
+        self.monitor.follow(None)
 
     def stand(self, done: int, total: int, tile_pixels: int) -> None:
         """So many of the run's tiles, of `tile_pixels` input pixels, are done."""
         self._done, self._total, self._tile_pixels = done, total, tile_pixels
         self._forward, self._phase = None, ""
 
+    def tell(self) -> None:
+        """Of the tiles that are done."""
+        self.monitor.progress(*self._shares.in_all(self._number, self._done, self._total))
+
     def phase(self, text: str) -> None:
         """What goes on between two forwards, should it last."""
         self._phase = text
-        self._monitor.follow(self)
+        self.monitor.follow(self)
 
     @contextmanager
     def computing(self, runner: ModelRunner, tiles: Tensor, backend: Backend) -> Iterator[Forward]:
@@ -104,11 +128,11 @@ class TileProgress:
             forward.steps = runner.pace.steps.get(len(blocks)) or count_beats(blocks)
         self._started = began if self._started is None else self._started
         self._forward, self._phase = forward, ""
-        self._monitor.follow(self)
+        self.monitor.follow(self)
         yield forward
-        self._monitor.raise_kept()
+        self.monitor.raise_kept()
         if self._clock() >= began + _SHORT:
-            self._monitor.raise_if_interrupted()
+            self.monitor.raise_if_interrupted()
         if forward.steps:
             runner.pace.steps[len(blocks)] = forward.steps_done
 
@@ -127,16 +151,20 @@ class TileProgress:
         """How the run stands at `now`, by the monitor's clock."""
         forward = self._forward
         done = self._done + (forward.tiles * forward.fraction(now) if forward else 0)
-        if self._phase:
-            return Status(self._phase, done, self._total)
-        left = self._seconds_left(now, done)
+        text = self._phase or self._tiles_in_words(now, done)
+        if len(self._shares) > 1:
+            text = f"run {self._number + 1} of {len(self._shares)} of the model: {text}"
+        return Status(text, *self._shares.in_all(self._number, done, self._total))
+
+    # --- details -----------------------------------------------------------------------------------------------------
+
+    def _tiles_in_words(self, now: float, done: float) -> str:
+        forward, left = self._forward, self._seconds_left(now, done)
         first = min(self._done + 1, self._total)
         last = first + (forward.tiles - 1 if forward else 0)
         what = f"tile {first} of {self._total}" if first == last else f"tiles {first} to {last} of {self._total}"
         what = what if self._total > 1 else "one piece"
-        return Status(what if left is None else f"{what}, {lasting(max(1.0, left))} left", done, self._total)
-
-    # --- details -----------------------------------------------------------------------------------------------------
+        return what if left is None else f"{what}, {lasting(max(1.0, left))} left"
 
     def _seconds_left(self, now: float, done: float) -> float | None:
         """By what was done so far, and until a tile is, also by what such tiles took before; None: nobody knows."""
@@ -166,7 +194,7 @@ class TileProgress:
         forward = self._forward
         if forward:
             forward.steps_done += steps
-        self._monitor.raise_kept()  # into a model that went on
+        self.monitor.raise_kept()  # into a model that went on
         if forward and self._clock() >= forward.began + _SHORT:
             self._look()
 
@@ -174,7 +202,7 @@ class TileProgress:
         now = self._clock()
         if now >= self._next_look:
             self._next_look = now + _LOOK
-            self._monitor.raise_if_interrupted()
+            self.monitor.raise_if_interrupted()
 
 
 def wait_for(event: Event, meanwhile: Callable[[], None], sleep: Callable[[float], None] = time.sleep) -> None:

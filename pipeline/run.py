@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,10 +19,11 @@ from ..api.errors import ModelFailedError, first_line
 from ..images.channels import ChannelPlan
 from ..memory import working_bytes
 from ..models.execution import Executor
+from ..tiling.fit import Resampling
+from ..tiling.resample import Resampler
 from .fallback import Execution, Step
 from .frame_io import FrameSink, FrameSource
 from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
-from .monitor import Monitor
 from .outcome import Outcome
 from .pieces import in_pieces, smaller_forwards
 from .progress import Forward, TileProgress
@@ -61,45 +62,51 @@ class _Batch(NamedTuple):
 
 
 class Pipeline:
-    """All frames of `source` through the session's model into `sink`. The session has been started, with the `monitor`
-    as its context."""
+    """All frames of `source` through the session's model, and made another size as `resampling` says, into `sink`. The
+    session has been started, with the monitor of `progress` as its context. What comes of it is in `outcome`."""
 
     def __init__(
-        self, session: Session, channels: ChannelPlan, source: FrameSource, sink: FrameSink, monitor: Monitor
+        self,
+        session: Session,
+        channels: ChannelPlan,
+        ways: tuple[FrameSource, FrameSink],
+        resampling: Resampling | None,
+        progress: TileProgress,
     ) -> None:
-        self._session, self._context, self._options = session, monitor, session.options
-        self._channels, self._source, self._sink = channels, source, sink
-        self._workload = workload_of(source, sink, channels, monitor)
-        self._progress = TileProgress(monitor)
-        self._outcome = Outcome(channels.pictures_per_frame)
-        repairs, alignment = self._outcome.repairs, session.info.alignment
-        self._retry = TileRetry(session.chain, session.observations, monitor, self._progress, repairs, alignment)
+        self._session, self._context, self._options = session, progress.monitor, session.options
+        self._channels, (self._source, self._sink) = channels, ways
+        self._workload = workload_of(*ways, channels, self._context)
+        self._resampler = Resampler(resampling, self._context.device) if resampling else None
+        self._progress = progress
+        self.outcome = Outcome(channels.pictures_per_frame)
+        repairs, alignment = self.outcome.repairs, session.info.alignment
+        self._retry = TileRetry(session.chain, session.observations, self._context, progress, repairs, alignment)
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
         self._noted: set[str] = set()
         self._limits = session.limits()
 
-    def run(self) -> Outcome:
-        """Upscale frame after frame. What goes wrong changes the schedule, the limits or the mode, and repeats only
-        what is not finished.
+    def frames(self) -> Generator[int, None, None]:
+        """Upscale frame after frame, giving the number of each that is finished. What goes wrong changes the schedule,
+        the limits or the mode, and repeats only what is not finished.
 
         Raises `ModelFailedError` where the model fails on a picture in the safest mode, too, `OutOfMemoryError` where
         the smallest tile does not fit, and whatever the context raises for an interrupt.
         """
         with self._progress:
-            self._run()
-        return self._outcome
+            yield from self._frames()
 
-    def _run(self) -> None:
-        while self._outcome.frames_done < len(self._source):
+    def _frames(self) -> Iterator[int]:
+        while self.outcome.frames_done < len(self._source):
             schedule, error = None, None
             try:
                 self._context.follow(None)
-                schedule = self._outcome.schedule = self._session.schedule(self._left(), self._limits)
+                schedule = self.outcome.schedule = self._session.schedule(self._left(), self._limits)
                 self._session.check_room(schedule, self._left())
                 for frame in self._stream(schedule):
                     self._keep(frame)
+                    yield frame.number
             except Reschedule as change:
                 logger.debug("%s: tiles of %d pixels", change, schedule.plan.tile_pixels if schedule else 0)
             except Exception as raised:  # a lack of memory has several types; what is neither goes on up
@@ -107,13 +114,13 @@ class Pipeline:
                     raise
                 error = raised
             self._retry.discard()
-            if error and self._outcome.frames_done < len(self._source):
+            if error and self.outcome.frames_done < len(self._source):
                 _forget_tensors(error)
                 self._context.release_cached()
                 self._limits = self._after(error, schedule)
 
     def _left(self) -> Workload:
-        frames, unwritten = len(self._source) - self._outcome.frames_done, 1 - self._share_written
+        frames, unwritten = len(self._source) - self.outcome.frames_done, 1 - self._share_written
         return replace(self._workload, frames=frames, held_bytes=int(self._workload.held_bytes * unwritten))
 
     def _after(self, error: Exception, schedule: Schedule | None) -> Limits:
@@ -127,7 +134,7 @@ class Pipeline:
             self._batches_before = self._batches_done
             return replace(self._limits, one_by_one=True)
         self._session.fall_back_after(error)
-        self._outcome.compiled = False
+        self.outcome.compiled = False
         # one by one stays where it helped
         helped = self._limits.one_by_one and self._batches_done > self._batches_before
         return replace(self._limits, one_by_one=helped)
@@ -161,9 +168,10 @@ class Pipeline:
 
     def _keep(self, frame: FinishedFrame) -> None:
         """A finished frame is never done again."""
-        self._outcome.verdicts.append(frame.verdict)
+        self.outcome.verdicts.append(frame.verdict)
         self._retry.confirm(frame.number)
         self._sink.finish(frame.number)
+        self._source.release(frame.number)
 
     def _stream(self, schedule: Schedule) -> Iterator[FinishedFrame]:
         """Upscale what is left, some frames at a time through common batches, yielding each frame when it is in its
@@ -172,7 +180,7 @@ class Pipeline:
         A device that works on its own has the next batch to compute while the host looks at one.
         """
         session, limits = self._session, self._limits
-        frames = range(self._outcome.frames_done, len(self._source))
+        frames = range(self.outcome.frames_done, len(self._source))
         in_flight: deque[_Batch] = deque()
         self._finished.clear()
         self._tiles_done = frames.start * self._channels.pictures_per_frame * schedule.plan.count
@@ -202,7 +210,8 @@ class Pipeline:
     def _setup(self, schedule: Schedule) -> FrameSetup:
         session = self._session
         padding, defer_clamp = session.padding(), session.observations.defer_clamp
-        return FrameSetup(schedule, session.info, self._channels, padding, self._context.device, defer_clamp)
+        device, resampler = self._context.device, self._resampler
+        return FrameSetup(schedule, session.info, self._channels, padding, device, defer_clamp, resampler)
 
     def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
         step, began = self._session.chain.now, self._session.clock()
@@ -232,7 +241,7 @@ class Pipeline:
         seconds = self._last_arrival - began
         yield from self._settle(batch, stats, transfer)
         transfer.download.throttle()
-        self._outcome.compiled |= batch.execution.mode.backend == "compiled"
+        self.outcome.compiled |= batch.execution.mode.backend == "compiled"
         self._batches_done += 1
         schedule = batch.group.setup.schedule
         pixels_left = (self._total_tiles(schedule) - self._tiles_done) * schedule.plan.tile_pixels
@@ -266,7 +275,7 @@ class Pipeline:
             )
             result, left = self._retry.settle(suspect)
             if self._retry.fall_back():
-                self._outcome.compiled = False
+                self.outcome.compiled = False
                 raise Reschedule("going on in a safer way")
             if self._session.observations.defer_clamp and not batch.group.setup.defer_clamp:
                 raise Reschedule("the model leaves faults in the picture, whole frames are looked after")
@@ -275,12 +284,12 @@ class Pipeline:
             finished = batch.group.add(job, result, computed, left not in (None, "drifting colours"))
             if finished is not None:
                 self._finished.append(finished)
-                yield from self._arrived()
         self._tiles_done += len(batch.jobs)
         total = self._total_tiles(batch.group.setup.schedule)
         self._share_written = max(self._share_written, self._tiles_done / total)  # what is done anew was written, too
         self._progress.stand(self._tiles_done, total, batch.group.setup.schedule.plan.tile_pixels)
-        self._context.progress(self._tiles_done, total)
+        self._progress.tell()
+        yield from self._arrived()
 
     def _total_tiles(self, schedule: Schedule) -> int:
         return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
@@ -296,7 +305,8 @@ class Pipeline:
                 if not self._context.is_out_of_memory(error):
                     raise
                 limit = self._after_lack_of_memory(error, step, pixels)
-        sizes = [*smaller_forwards(len(tiles), *tiles.shape[2:], self._session.info)]
+        height, width = tiles.shape[2:]
+        sizes = [*smaller_forwards(len(tiles), height, width, self._session.info)]
         for most in [size for size in sizes if size <= limit] or sizes[-1:]:
             if most < min(pixels, self._limits.max_pixels or pixels):
                 self._keep_to(most, tiles)
@@ -334,7 +344,7 @@ class Pipeline:
         self._note_lack_of_memory((tiles.shape[2], tiles.shape[3]), len(tiles))
         self._limits = replace(self._limits, max_pixels=pixels, frames_on_device=False)
         self._session.remember_limit(pixels)
-        self._outcome.schedule = self._session.schedule(self._left(), self._limits)
+        self.outcome.schedule = self._session.schedule(self._left(), self._limits)
 
     def _run_forward(self, step: Step, executor: Executor, batch: Tensor) -> tuple[Forward, Tensor]:
         """`executor(batch)`, and how that went; its own failures, and only they, become `_ForwardFailedError`: an

@@ -16,6 +16,7 @@ from ..api.model_info import ModelInfo
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
 from ..compile_cache import CompiledForwards
+from ..images.channels import ChannelPlan
 from ..memory import (
     MemoryCost,
     affordable_pixels,
@@ -46,7 +47,7 @@ from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
 from .session_cache import MemoryLimit, SessionCache
 from .streams import stream_device
 from .studies import StudyRunner
-from .workload import Workload, bytes_of_frame
+from .workload import FrameBytes, Workload, bytes_of_frame
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
 # Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
@@ -186,7 +187,7 @@ class Session:
         left = allowed_bytes(self.context.device)
         if left is None:
             return
-        held = bytes_of_frame(workload.size, workload.channels, self.info, self.padding()).held + workload.held_bytes
+        held = self.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
         cost = self.chain.now.cost.enough_for(schedule.pixels, left - held, "speed", self.context.device)
         if working_bytes(cost, schedule.pixels, self.context.device) > left - held:
             raise MemoryError(f"a forward of {schedule.pixels} pixels does not fit the {left} bytes that are allowed")
@@ -211,6 +212,11 @@ class Session:
         """What frames are extended by where their edges fit together."""
         overlap = max(self.options.overlap, automatic_overlap(self.info))
         return wrap_padding(self.options.tiling_mode, self.info, overlap)
+
+    def bytes_of_frame(self, size: tuple[int, int], channels: ChannelPlan) -> FrameBytes:
+        """What a frame of `size` (height, width) takes where main memory is computed in."""
+        whole = bool(self.options.resize) and self.observations.defer_clamp
+        return bytes_of_frame(size, channels, self.info, self.padding(), whole)
 
     def estimated_bytes(self, schedule: Schedule) -> int:
         """What a forward of the schedule is taken to need on the device, weights included."""
@@ -412,7 +418,7 @@ class Session:
         size = padding.padded_size(workload.size)
         pictures = min(options.batch_size, workload.frames) * workload.channels.pictures_per_frame
         pixels = pictures * math.prod(size)
-        free = context.free_bytes() - bytes_of_frame(workload.size, workload.channels, self.info, padding).held
+        free = context.free_bytes() - self.bytes_of_frame(workload.size, workload.channels).held
         exact_or_bound = costs.enough_for(pixels, free - workload.held_bytes, options.level, context.device)
         # the results of batches that are computed ahead, and of those before them, which are on their way out
         self._cost = with_results(exact_or_bound, self.info, 2 * self.batches_ahead)
@@ -425,7 +431,7 @@ class Session:
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding) -> Budget:
         """What is free for forwards, beside what the run holds."""
         if self.context.device.type == "cpu" and not self.streams:
-            held = bytes_of_frame(workload.size, workload.channels, self.info, padding).held + workload.held_bytes
+            held = self.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
             return Budget(cost, max(0, self.context.free_bytes() - held), self.context.device)
         # on a device that works on its own, beside the frame in work its clamped copy, the one before it and the next
         frames = 4 if self.streams else 1

@@ -30,13 +30,15 @@ class FrameBytes(NamedTuple):
     before_and_after: int
 
 
-def bytes_of_frame(size: tuple[int, int], channels: ChannelPlan, info: ModelInfo, padding: WrapPadding) -> FrameBytes:
+def bytes_of_frame(
+    size: tuple[int, int], channels: ChannelPlan, info: ModelInfo, padding: WrapPadding, whole: bool = False
+) -> FrameBytes:
     """What a frame of `size` (height, width) takes: the pictures that its tiles are cut from and, unless the model's
-    picture is the frame, those that it is made of."""
+    picture is the frame, those that it is made of. `whole`: the model's picture is kept beside the frame."""
     plane = math.prod(padding.padded_size(size)) * _FLOAT
     enlarged, pictures = plane * info.scale**2, channels.pictures_per_frame
     if channels.direct and not padding:
-        return FrameBytes(plane * pictures * channels.model_in, plane * channels.picture)
+        return FrameBytes(plane * channels.model_in + enlarged * channels.model_out * whole, plane * channels.picture)
     held = plane * pictures * channels.model_in + enlarged * pictures * channels.model_out
     before = plane * channels.picture * (1 + _TO_BLEED * channels.has_alpha)
     return FrameBytes(held, max(before, enlarged * (channels.picture + _TO_ENLARGE_ALPHA * channels.has_alpha)))

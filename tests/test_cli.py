@@ -134,6 +134,8 @@ def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
         "output_size": [32, 24],
         "frames": 1,
         "scale": 2,
+        "sizes": "16x12, model 32x24",
+        "passes": 1,
         "precision": "fp32",
         "autocast": False,
         "tile": [16, 12],
@@ -905,3 +907,77 @@ def test_choosing_by_measuring_can_be_ruled_out(
     arguments = (picture(tmp_path / "in.png"), "-o", tmp_path / "out.png")
     assert upscale(*arguments, *(["--frozen"] if frozen else []))[0] == 0
     assert asked == [frozen]
+
+
+# the size that is wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        (["--resize", "30x20"], (30, 20)),
+        (["--resize", "48x"], (48, 32)),
+        (["--resize", "x64"], (96, 64)),
+        (["--resize", "0x16"], (24, 16)),
+        (["--resize", "0x0"], (48, 32)),
+        (["--resize", "20x20", "--fit", "inside"], (20, 13)),
+        (["--resize", "20x20", "--fit", "pad", "--resample", "area"], (20, 20)),
+        (["--scale-by", "0.5"], (12, 8)),
+        (["--scale-by", "4"], (96, 64)),
+    ],
+)
+def test_results_come_in_the_size_that_is_asked_for_under_the_same_names(
+    arguments: list[str], size: tuple[int, int], upscale: Run, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "a.png", Picture(np.random.default_rng(0).random((16, 24, 3), np.float32), 8))
+    code, out, _ = upscale(tmp_path / "a.png", "-o", f"{tmp_path / 'out'}/", "--json", *arguments)
+    assert code == 0
+    with Image.open(tmp_path / "out" / "a.png") as made:
+        assert made.size == size
+    record = json.loads(out)
+    assert record["output_size"] == [*size]
+    assert record["sizes"].endswith(f"{size[0]}x{size[1]}")
+    assert record["passes"] == (2 if size in ((96, 64),) else 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--resize", "30x20", "--scale-by", "2"], "scale_by is 2 and the target 30x20; choose one of them"),
+        (["--resize", "x"], "resize is 'x'; give width and height in pixels"),
+        (["--resize", "30"], "resize is '30'; give width and height in pixels"),
+        (["--resize", "-3x5"], "expected one argument"),
+        (["--resize=-3x5"], "resize is '-3x5'; give width and height in pixels"),
+        (["--resize", "9999999x5"], "target width is 9999999; choose a whole number from 0 to 1000000"),
+        (["--scale-by", "9"], "scale_by is 9.0; choose a number from 0.05 to 8"),
+        (["--scale-by", "nan"], "scale_by is nan; choose a number from 0.05 to 8"),
+        (["--scale-by", "twice"], "argument --scale-by: invalid float value: 'twice'"),
+        (["--fit", "best"], "argument --fit: invalid choice: 'best'"),
+    ],
+)
+def test_a_size_that_makes_no_sense_is_bad_usage(arguments: list[str], told: str, upscale: Run, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", Picture(np.zeros((8, 8, 3), np.float32), 8))
+    code, _, err = upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", *arguments)
+    assert code == 2
+    assert told in err
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_a_size_that_no_memory_holds_is_refused_before_any_work(
+    upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "a.png", Picture(np.zeros((64, 64, 3), np.float32), 8))
+    monkeypatch.setattr(command, "upscale", None)
+    code, _, err = upscale(tmp_path / "a.png", "-o", tmp_path / "b.tif", "--resize", "100000x100000")
+    assert code == 1
+    assert "the result and writing it take 223.52 GiB of memory and" in err
+    assert "ask for a smaller result (--scale-by, --resize)" in err
+
+
+def test_an_animation_comes_in_the_size_that_is_asked_for(upscale: Run, tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((16, 24, 3), level, np.uint8)) for level in (0, 120, 250)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=50, lossless=True)
+    code, _, _ = upscale(tmp_path / "a.webp", "-o", tmp_path / "b.webp", "--scale-by", "4")
+    assert code == 0
+    with Image.open(tmp_path / "b.webp") as made:
+        assert (made.size, made.n_frames) == ((96, 64), 3)

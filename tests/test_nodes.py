@@ -22,7 +22,10 @@ DEFAULTS = {
     "batch_size": 1,
 }
 # after the original pack's, so that its saved values keep their places
-OURS = {"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto", "reproducible": "disable"}
+OURS = {
+    **{"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto", "reproducible": "disable"},
+    **{"scale_by": 0.0, "target_width": 0, "target_height": 0, "fit": "stretch", "resample": "lanczos"},
+}
 
 
 def test_widgets_are_the_original_packs() -> None:
@@ -38,6 +41,8 @@ def test_widgets_are_the_original_packs() -> None:
     assert widgets["optimization_level"][0] == ["balanced", "speed", "memory"]
     assert widgets["tiling_mode"][0] == ["none", "wrap", "wrap_x", "wrap_y"]
     assert widgets["alpha_mode"][0] == ["auto", "model", "lanczos"]
+    assert widgets["fit"][0] == ["stretch", "crop", "pad", "inside"]
+    assert widgets["resample"][0] == ["area", "bicubic", "lanczos"]
     assert all("tooltip" in options for _, options in widgets.values())
     json.dumps(inputs)  # the host sends them to the browser
 
@@ -68,6 +73,29 @@ def test_a_seamless_texture_with_alpha_stays_seamless_by_its_widgets() -> None:
     assert torch.allclose(results[1], results[0].roll((32, 32), (1, 2)), atol=2 / 255)
     with pytest.raises(BadOptionError, match="tiling mode is 'both'; choose one of none, wrap, wrap_x, wrap_y"):
         node.upscale(zoo.compact(), image, **{**widgets, "tiling_mode": "both"})
+
+
+@pytest.mark.parametrize(
+    ("widgets", "size"),
+    [
+        ({"scale_by": 1.5}, (75, 90)),
+        ({"scale_by": 4}, (200, 240)),
+        ({"target_width": 30}, (25, 30)),
+        ({"target_width": 64, "target_height": 64}, (64, 64)),
+        ({"target_width": 64, "target_height": 64, "fit": "inside", "resample": "area"}, (53, 64)),
+        ({"fit": "crop", "resample": "area"}, (100, 120)),
+    ],
+)
+def test_results_come_in_the_size_of_the_widgets(widgets: dict[str, object], size: tuple[int, int]) -> None:
+    node, image = nodes.UpscaleImageCUDAspeed(), zoo.photograph(50, 60, frames=2)
+    (result,) = node.upscale(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, **OURS, **widgets})
+    assert result.shape == (2, *size, 3)
+
+
+def test_a_factor_and_a_target_are_one_clear_error() -> None:
+    widgets = {**DEFAULTS, **OURS, "scale_by": 2.0, "target_width": 64}
+    with pytest.raises(BadOptionError, match="choose one of them"):
+        nodes.UpscaleImageCUDAspeed().upscale(upscale_model=zoo.compact(), image=zoo.photograph(8, 8), **widgets)
 
 
 def test_workflows_without_the_optional_widget_run() -> None:

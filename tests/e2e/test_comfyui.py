@@ -196,6 +196,11 @@ def test_nodes_are_offered_with_the_original_packs_widgets(server: Server) -> No
         "tiling_mode",
         "alpha_mode",
         "reproducible",
+        "scale_by",
+        "target_width",
+        "target_height",
+        "fit",
+        "resample",
     ]
     assert old["deprecated"]
     assert not ours.get("deprecated")

@@ -1,0 +1,69 @@
+"""From one pass of the model into the next: frames that one has finished and the other reads, few of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..api.errors import ModelFailedError
+from ..kernels.timing import Clock
+
+
+class RelaySink:
+    """Where a pass puts its frames, [H, W, C] = `shape` each. Those in `frames` are kept for the next one."""
+
+    held_bytes = 0
+
+    def __init__(self, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> None:
+        self.shape, self.device, self._dtype = shape, device, dtype
+        self.frames: dict[int, Tensor] = {}
+
+    def frame(self, index: int) -> Tensor:
+        if index not in self.frames:
+            self.frames[index] = torch.empty(self.shape, device=self.device, dtype=self._dtype)
+        return self.frames[index]
+
+    def finish(self, index: int) -> None:
+        """It waits until it is read."""
+
+
+class RelaySource:
+    """The frames of `sink`, `count` in all. `made` is the pass that puts them there: it goes on, frame by frame, as far
+    as they are asked for.
+
+    `clock` is `of_all` without the time that this took: what the pass that reads them takes by itself.
+    """
+
+    def __init__(self, sink: RelaySink, count: int, made: Iterator[int], of_all: Clock) -> None:
+        (*size, self.channels), self.device = sink.shape, sink.device
+        self.size = size[0], size[1]
+        self._sink, self._count, self._made, self._clock = sink, count, made, of_all
+        self._there = 0  # frames that are finished
+        self._seconds = 0.0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def frame(self, index: int) -> Tensor:
+        began = self._clock()
+        try:
+            with torch.inference_mode():
+                while self._there <= index:
+                    self._there = next(self._made) + 1
+        except ModelFailedError as error:  # of the pass before: to this one no reason to compute in another way
+            raise ModelFailedError(str(error)) from error
+        finally:
+            self._seconds += self._clock() - began
+        return self._sink.frames[index]
+
+    def alphas(self) -> Iterable[Tensor]:
+        """Of the first frame: the others are not there yet."""
+        return [self.frame(0)[..., -1]]
+
+    def release(self, index: int) -> None:
+        self._sink.frames.pop(index, None)
+
+    def clock(self) -> float:
+        return self._clock() - self._seconds
