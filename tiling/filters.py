@@ -2,8 +2,7 @@
 
 A new pixel is the weighted mean of those around its centre. Its weights are the filter's values at their distances,
 stretched where pixels become fewer so that each of them counts, and divided by their sum, also at a picture's ends,
-where the filter has less to stand on. Pillow does the same, by the same filters ("Resample.c", in its own words); the
-tests hold this against it.
+where the filter has less to stand on. Pillow does the same, by the same filters; the tests hold this against it.
 """
 
 from __future__ import annotations
@@ -17,18 +16,21 @@ from torch import Tensor
 from ..api.resize import Resample
 from .fit import Sampling
 
-# New pixels whose weights are kept together as one dense block: the block is then about as long as the pixels that a
-# band stands for. Longer ones hold more zeros, and shorter ones make smaller products.
-_PIXELS_OF_A_BAND, _LEAST, _MOST = 32, 4, 64
+# Old pixels that the new ones of a band stand for, and new ones at least and at most. Longer bands hold more zeros, and
+# shorter ones overlap more.
+_PIXELS_OF_A_BAND, _LEAST, _MOST = 48, 4, 64
 _LOBES = {"bicubic": 2, "lanczos": 3}  # pixels that the filter reaches to either side
 _NOTHING = 1e-12  # what a filter's zeros are in floating point
 
 
-class Band(NamedTuple):
-    """New pixels in a row, made of the old ones `start` to `stop`: `weights` [n, stop - start] float32 times these."""
+class Bands(NamedTuple):
+    """All new pixels of an axis, `total`, by bands of n, all alike so that they are one product: number b is made of
+    the `pixels` old ones from `starts[b]` on, by `weights[b]`. `weights` are [bands, n, pixels] float32, those beyond
+    the last new pixel 0; `starts` never go back."""
 
-    start: int
-    stop: int
+    total: int
+    pixels: int
+    starts: tuple[int, ...]
     weights: Tensor
 
 
@@ -38,31 +40,25 @@ def reach(resample: Resample, ratio: float) -> int:
     return math.ceil(lobes * max(1.0, ratio) if lobes else max(1.0, (ratio + 1) / 2))
 
 
-def bands(sampling: Sampling, resample: Resample, margin: int = 0) -> tuple[Band, ...]:
-    """All new pixels of an axis, in order. Of a picture with a `margin` of pixels before and after its own."""
-    many = min(_MOST, max(_LEAST, round(_PIXELS_OF_A_BAND / sampling.ratio)))
-    return tuple(
-        _band(sampling, resample, margin, range(first, min(first + many, sampling.total)))
-        for first in range(0, sampling.total, many)
-    )
-
-
-def _band(sampling: Sampling, resample: Resample, margin: int, new: range) -> Band:
-    kept = [number - sampling.before for number in new if 0 <= number - sampling.before < sampling.length]
-    if not kept:
-        return Band(0, 0, torch.zeros(len(new), 0))
+def bands_of(sampling: Sampling, resample: Resample, margin: int = 0) -> Bands:
+    """The bands of an axis whose picture has a `margin` of further pixels before and after its own."""
     ratio, around = sampling.ratio, reach(resample, sampling.ratio)
-    ends = [margin + (sampling.start + place + 0.5) * ratio for place in (kept[0], kept[-1])]
-    start = max(0, math.floor(ends[0] - around))
-    stop = min(sampling.size + 2 * margin, math.ceil(ends[1] + around))
-    places = torch.tensor(new, dtype=torch.float64) - sampling.before
+    have, total = sampling.size + 2 * margin, sampling.total
+    many = min(_MOST, max(_LEAST, round(_PIXELS_OF_A_BAND / ratio)), total)
+    pixels = min(have, math.ceil((many - 1) * ratio) + 2 * around + 1)
+    new = torch.arange(-(-total // many) * many, dtype=torch.float64).view(-1, many)
+    places = new - sampling.before  # among those that are kept
     centres = margin + (sampling.start + places + 0.5) * ratio
-    distances = torch.arange(start, stop, dtype=torch.float64) + 0.5 - centres[:, None]
+    inside = (places >= 0) & (places < sampling.length)
+    first = margin + (sampling.start + places[:, 0].clamp(0, sampling.length - 1) + 0.5) * ratio
+    starts = (first - around).floor().clamp(0, have - pixels)
+    distances = starts[:, None, None] + torch.arange(pixels) + 0.5 - centres[..., None]
     weights = _values(resample, distances, ratio)
     weights[weights.abs() < _NOTHING] = 0  # pixels that coincide stay as they are
-    weights[(places < 0) | (places >= sampling.length)] = 0  # the empty ones
-    sums = weights.sum(dim=1, keepdim=True)
-    return Band(start, stop, (weights / torch.where(sums == 0, 1, sums)).float())
+    weights[~inside] = 0  # empty ones
+    sums = weights.sum(dim=2, keepdim=True)
+    weights = (weights / torch.where(sums == 0, 1, sums)).float()
+    return Bands(total, pixels, tuple(map(int, starts.tolist())), weights)
 
 
 def _values(resample: Resample, distances: Tensor, ratio: float) -> Tensor:
