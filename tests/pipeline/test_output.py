@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from cudaspeed.api.errors import OutOfMemoryError
-from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.devices.pinned import PinnedMemory
 from cudaspeed.pipeline import output, streams
 
 MIB, GIB = 1 << 20, 1 << 30
-INFO = ModelInfo("toy", scale=2, in_channels=3, out_channels=3)
-IMAGE = torch.zeros(1, 64, 64, 4)
-SIZE = 4 * IMAGE.nbytes  # a power of two, which torch takes a block of
+SHAPE = 1, 128, 128, 4
+SIZE = 128 * 128 * 4 * 4  # a power of two, which torch takes a block of
 
 
 class Context:
@@ -41,7 +39,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> PinnedMemory:
 
 
 def allocate() -> Tensor:
-    return output.allocate_output(IMAGE, INFO, Context(), beside=0)  # type: ignore[arg-type]
+    return output.allocate_output(SHAPE, Context(), beside=0)  # type: ignore[arg-type]
 
 
 def test_a_result_is_pinned_and_its_users(memory: PinnedMemory) -> None:
