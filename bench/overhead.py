@@ -29,6 +29,7 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline import download, frames, retry, upload
 from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline.forwards import Forwards
 from cudaspeed.pipeline.session import Session
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.tiling import blend
@@ -102,8 +103,8 @@ def parts_of(work: Callable[[], object], device: torch.device) -> dict[str, floa
         for part, places in PARTS.items():
             for owner, name in places:
                 stack.enter_context(patch.object(owner, name, watch.timed(part, getattr(owner, name))))
-        forward = run_module.Pipeline._run_forward
-        stack.enter_context(patch.object(run_module.Pipeline, "_run_forward", watch.timed(_MODEL, forward)))
+        forward = Forwards._once
+        stack.enter_context(patch.object(Forwards, "_once", watch.timed(_MODEL, forward)))
         watch.timed(_REST, work)()
     return {part: watch.seconds[part] for part in (_MODEL, *PARTS, _REST)}
 

@@ -18,7 +18,7 @@ import torch
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
-from cudaspeed.pipeline.run import Pipeline
+from cudaspeed.pipeline.forwards import Forwards
 from cudaspeed.pipeline.session_cache import SessionCache
 
 from .harness import Column, Record, Results, Table, command_line, parse_size
@@ -39,17 +39,17 @@ _TABLE = Table(
 )
 
 
-class _Forwards:
+class _Stopwatch:
     """Adds up the processor seconds of forwards."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._forward = Pipeline._run_forward
+        self._forward = Forwards._once
 
-    def timed(self, pipeline: Pipeline, *given: Any) -> torch.Tensor:
+    def timed(self, forwards: Forwards, *given: Any) -> torch.Tensor:
         began = time.thread_time()
         try:
-            return self._forward(pipeline, *given)
+            return self._forward(forwards, *given)
         finally:
             self.seconds += time.thread_time() - began
 
@@ -60,13 +60,13 @@ def measure(name: str, size: tuple[int, int], calls: int) -> Record:
     model = build_fitted(name, image.permute(0, 3, 1, 2))
     for _ in range(_WARM_UP):
         report = upscale_engine.upscale(image, model, UpscaleOptions(), context, kept).report
-    forwards, beyond, within = _Forwards(), [], []
-    with patch.object(Pipeline, "_run_forward", lambda pipeline, *given: forwards.timed(pipeline, *given)):
+    watch, beyond, within = _Stopwatch(), [], []
+    with patch.object(Forwards, "_once", lambda one, *given: watch.timed(one, *given)):
         for _ in range(calls):
-            forwards.seconds, began = 0.0, time.thread_time()
+            watch.seconds, began = 0.0, time.thread_time()
             report = upscale_engine.upscale(image, model, UpscaleOptions(), context, kept).report
-            beyond.append(time.thread_time() - began - forwards.seconds)
-            within.append(forwards.seconds)
+            beyond.append(time.thread_time() - began - watch.seconds)
+            within.append(watch.seconds)
     return {
         "size": list(size),
         "how": f"{report.precision} {report.kernels}",

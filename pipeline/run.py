@@ -7,7 +7,6 @@ before is looked at and put into its frames, and finished frames leave; also fro
 from __future__ import annotations
 
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -15,17 +14,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..api.errors import ModelFailedError, first_line
 from ..images.channels import ChannelPlan
-from ..memory import working_bytes
 from ..models.execution import Executor
 from ..tiling.fit import Resampling
 from ..tiling.resample import Resampler
-from .fallback import Execution, Step
+from .fallback import Execution
+from .forwards import ForwardFailedError, Forwards, forget_tensors
 from .frame_io import FrameSink, FrameSource
 from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
 from .outcome import Outcome
-from .pieces import in_pieces, smaller_forwards
 from .progress import Forward, TileProgress
 from .retry import SuspectTile, TileRetry
 from .scheduler import Limits, Schedule
@@ -36,10 +33,6 @@ from .transfer import Transfer
 from .workload import Workload, workload_of
 
 logger = logging.getLogger("cudaspeed")
-
-
-class _ForwardFailedError(ModelFailedError):
-    """The model raised something on a tile batch, or gave something else than tiles; the cause says what."""
 
 
 class _Batch(NamedTuple):
@@ -84,8 +77,7 @@ class Pipeline:
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
-        self._noted: set[str] = set()
-        self._limits = session.limits()
+        self._forwards = Forwards(session, progress)
 
     def frames(self) -> Generator[int, None, None]:
         """Upscale frame after frame, giving the number of each that is finished. What goes wrong changes the schedule,
@@ -102,7 +94,7 @@ class Pipeline:
             schedule, error = None, None
             try:
                 self._context.follow(None)
-                schedule = self.outcome.schedule = self._session.schedule(self._left(), self._limits)
+                schedule = self.outcome.schedule = self._session.schedule(self._left(), self._forwards.limits)
                 self._session.check_room(schedule, self._left())
                 for frame in self._stream(schedule):
                     self._keep(frame)
@@ -110,14 +102,14 @@ class Pipeline:
             except Reschedule as change:
                 logger.debug("%s: tiles of %d pixels", change, schedule.plan.tile_pixels if schedule else 0)
             except Exception as raised:  # a lack of memory has several types; what is neither goes on up
-                if not isinstance(raised, _ForwardFailedError) and not self._context.is_out_of_memory(raised):
+                if not isinstance(raised, ForwardFailedError) and not self._context.is_out_of_memory(raised):
                     raise
                 error = raised
             self._retry.discard()
             if error and self.outcome.frames_done < len(self._source):
-                _forget_tensors(error)
+                forget_tensors(error)
                 self._context.release_cached()
-                self._limits = self._after(error, schedule)
+                self._forwards.limits = self._after(error, schedule)
 
     def _left(self) -> Workload:
         frames, unwritten = len(self._source) - self.outcome.frames_done, 1 - self._share_written
@@ -126,18 +118,18 @@ class Pipeline:
     def _after(self, error: Exception, schedule: Schedule | None) -> Limits:
         """The limits to go on with after the model failed, or memory ran out; perhaps in another mode. Raises what it
         comes to where there is no way on."""
-        if not isinstance(error, _ForwardFailedError):
+        if not isinstance(error, ForwardFailedError):
             return self._less_than(schedule, error)
         if schedule and schedule.batch > 1:
             # some architectures route by the picture's content, and only one picture at a time
-            self._note("one by one", f"{error}; the rest was computed one by one")
+            self._forwards.note("one by one", f"{error}; the rest was computed one by one")
             self._batches_before = self._batches_done
-            return replace(self._limits, one_by_one=True)
+            return replace(self._forwards.limits, one_by_one=True)
         self._session.fall_back_after(error)
         self.outcome.compiled = False
         # one by one stays where it helped
-        helped = self._limits.one_by_one and self._batches_done > self._batches_before
-        return replace(self._limits, one_by_one=helped)
+        helped = self._forwards.limits.one_by_one and self._batches_done > self._batches_before
+        return replace(self._forwards.limits, one_by_one=helped)
 
     def _less_than(self, schedule: Schedule | None, error: Exception) -> Limits:
         """The limits after memory ran out. Raises `OutOfMemoryError` where less cannot be."""
@@ -145,26 +137,15 @@ class Pipeline:
         if schedule is None:
             raise session.does_not_fit("the model and a tiny picture") from error
         tile = f"one tile of {schedule.tile[1]}x{schedule.tile[0]}"
-        less = self._limits.after_out_of_memory(schedule)
+        less = self._forwards.limits.after_out_of_memory(schedule)
         with session.room_for(tile):
             smaller = session.schedule(self._left(), less)
         if smaller.pixels >= schedule.pixels:
             raise session.does_not_fit(tile, schedule.plan.tile_pixels) from error
-        self._note_lack_of_memory(schedule.tile, schedule.batch)
+        self._forwards.note_lack_of_memory(schedule.tile, schedule.batch)
         session.remember_limit(smaller.pixels)
         session.chain.now.runner.release_graphs()
         return less
-
-    def _note_lack_of_memory(self, tile: tuple[int, int], count: int) -> None:
-        what = f"one tile of {tile[1]}x{tile[0]}, {count} at a time"
-        self._note("memory", f"memory ran out with {what}, and the rest was computed with less")
-
-    def _note(self, kind: str, text: str) -> None:
-        """For the report, if nothing of this `kind` is in it: the first time tells enough."""
-        logger.info("%s", text)
-        if kind not in self._noted:
-            self._noted.add(kind)
-            self._session.notes.append(text)
 
     def _keep(self, frame: FinishedFrame) -> None:
         """A finished frame is never done again."""
@@ -179,7 +160,7 @@ class Pipeline:
 
         A device that works on its own has the next batch to compute while the host looks at one.
         """
-        session, limits = self._session, self._limits
+        session, limits = self._session, self._forwards.limits
         frames = range(self.outcome.frames_done, len(self._source))
         in_flight: deque[_Batch] = deque()
         self._finished.clear()
@@ -190,12 +171,12 @@ class Pipeline:
             try:
                 for first in frames[:: self._options.batch_size]:
                     if first > frames.start and (
-                        self._limits != limits or session.has_better_schedule(schedule, limits)
+                        self._forwards.limits != limits or session.has_better_schedule(schedule, limits)
                     ):
                         break
                     some = range(first, min(first + self._options.batch_size, frames.stop))
                     group = FrameGroup(some, self._setup(schedule), transfer)
-                    while jobs := group.next_jobs(session.batch(schedule, self._limits)):
+                    while jobs := group.next_jobs(session.batch(schedule, self._forwards.limits)):
                         self._context.raise_if_interrupted()
                         in_flight.append(self._compute(group, jobs, transfer))
                         if len(in_flight) > session.batches_ahead:
@@ -222,7 +203,10 @@ class Pipeline:
             executor = step.runner.executor(self._context.device)
         if executor.mode.backend == "compiled":
             self._context.say("")  # that it is being compiled
-        forward, results = self._as_memory_allows(step, executor, tiles)
+        limits = self._forwards.limits
+        forward, results = self._forwards.run(step, executor, tiles)
+        if self._forwards.limits != limits:
+            self.outcome.schedule = self._session.schedule(self._left(), self._forwards.limits)
         execution = Execution(step, executor, executor.mode)  # asked now: it tells how this was computed
         stats = measure_tiles(tiles, results)
         computed = transfer.computed()
@@ -246,7 +230,7 @@ class Pipeline:
         schedule = batch.group.setup.schedule
         pixels_left = (self._total_tiles(schedule) - self._tiles_done) * schedule.plan.tile_pixels
         told = BatchTime(batch.execution, batch.pixels, seconds, batch.group.share_left, pixels_left)
-        change = self._session.after_batch(told, schedule, self._limits)
+        change = self._session.after_batch(told, schedule, self._forwards.limits)
         if change:
             try:
                 raise change
@@ -293,81 +277,3 @@ class Pipeline:
 
     def _total_tiles(self, schedule: Schedule) -> int:
         return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
-
-    def _as_memory_allows(self, step: Step, executor: Executor, tiles: Tensor) -> tuple[Forward, Tensor]:
-        """`_run_forward`; where memory does not suffice, once more when all that can be was given back, then in ever
-        smaller pieces, which later forwards keep to. What else is finished of the frames stays."""
-        pixels, limit = len(tiles) * tiles[0, 0].numel(), self._limits.max_pixels
-        if limit is None or pixels <= limit:
-            try:
-                return self._run_forward(step, executor, tiles)
-            except Exception as error:  # torch has several types for a lack of memory
-                if not self._context.is_out_of_memory(error):
-                    raise
-                limit = self._after_lack_of_memory(error, step, pixels)
-        height, width = tiles.shape[2:]
-        sizes = [*smaller_forwards(len(tiles), height, width, self._session.info)]
-        for most in [size for size in sizes if size <= limit] or sizes[-1:]:
-            if most < min(pixels, self._limits.max_pixels or pixels):
-                self._keep_to(most, tiles)
-            try:
-                return self._run_in_pieces(step, tiles, most)
-            except Exception as error:
-                if not self._context.is_out_of_memory(error) or most == sizes[-1]:
-                    raise
-                self._after_lack_of_memory(error, step, most)
-        raise AssertionError("the last size returns or raises")
-
-    def _after_lack_of_memory(self, error: Exception, step: Step, pixels: int) -> int:
-        """Give back what can be, and ask the host for room for a forward of so many `pixels`, which are returned."""
-        _forget_tensors(error)
-        step.runner.release_graphs()
-        self._context.release_cached()
-        device = self._context.device
-        self._context.make_resident(step.runner, working_bytes(step.cost.at_hand(device), pixels, device))
-        return pixels
-
-    def _run_in_pieces(self, step: Step, tiles: Tensor, most: int) -> tuple[Forward, Tensor]:
-        """`_run_forward` for `tiles` by eager forwards of at most `most` input pixels; the last one's `Forward`."""
-        executor, told = step.runner.executor(self._context.device), deque[Forward](maxlen=1)
-
-        def run(piece: Tensor) -> Tensor:
-            forward, results = self._run_forward(step, executor, piece)
-            told.append(forward)
-            return results
-
-        results = in_pieces(run, tiles, self._session.info, most)
-        return told.pop(), results
-
-    def _keep_to(self, pixels: int, tiles: Tensor) -> None:
-        """Later forwards have no more than so many input `pixels`: `tiles` at once did not fit."""
-        self._note_lack_of_memory((tiles.shape[2], tiles.shape[3]), len(tiles))
-        self._limits = replace(self._limits, max_pixels=pixels, frames_on_device=False)
-        self._session.remember_limit(pixels)
-        self.outcome.schedule = self._session.schedule(self._left(), self._limits)
-
-    def _run_forward(self, step: Step, executor: Executor, batch: Tensor) -> tuple[Forward, Tensor]:
-        """`executor(batch)`, and how that went; its own failures, and only they, become `_ForwardFailedError`: an
-        interrupt is none, whatever the model made of it."""
-        try:
-            with self._progress.computing(step.runner, batch, executor.mode.backend) as forward:
-                results = executor(batch)
-            return forward, results
-        except ModelFailedError as error:  # its result was not what it should be
-            self._context.raise_kept()
-            raise _ForwardFailedError(str(error)) from error
-        except Exception as error:  # architectures fail in all sorts of ways
-            self._context.raise_kept()
-            if self._context.is_out_of_memory(error):
-                raise
-            raise _ForwardFailedError(
-                f"{self._session.info.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} "
-                f"({first_line(error)}); choose another tile size, or another model"
-            ) from error
-
-
-def _forget_tensors(error: BaseException) -> None:
-    """Let go of what the functions that `error` went through were working on; where they stood stays known."""
-    for told in (error, error.__cause__, error.__context__):
-        if told is not None:
-            traceback.clear_frames(told.__traceback__)
