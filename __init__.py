@@ -15,6 +15,7 @@ from .api import surroundings
 # isort: split
 from .api.errors import CudaspeedError
 from .api.options import UpscaleOptions
+from .api.resize import Resize
 
 if TYPE_CHECKING:
     from .host import StandaloneContext
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .models.loader import load_model
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
-__all__ = ["CudaspeedError", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
+__all__ = ["CudaspeedError", "Resize", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
 
 _LATER = {"StandaloneContext": ".host", "load_model": ".models.loader", "upscale": ".library"}
 

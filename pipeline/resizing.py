@@ -10,7 +10,7 @@ from torch import Tensor
 from ..images.alpha import premultiplied, straight
 from ..tiling.resample import Resampler
 
-_BYTES = 8 << 20  # of rows that are worked on at once
+_BYTES = 4 << 20  # of rows that are worked on at once: several times as much is taken on the way
 
 
 class FrameResizer:
