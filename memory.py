@@ -24,6 +24,7 @@ logger = logging.getLogger("cudaspeed")
 # 1.5 was measured for convolutional models on a CPU; 1.25 on CUDA is a margin and waits for its measurement.
 _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
+_SHARE_FOR_COPIES = 1 / 4  # of a device's memory: our copies of models, from one run to the next
 _PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
 # Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
@@ -186,6 +187,17 @@ def free_device_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free_host_bytes()
+
+
+def bytes_for_copies(device: torch.device) -> int:
+    """Bytes that our copies of models may take on `device` together while no run has need of them: a share of what it
+    has, or of what this process is allowed."""
+    if device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+    else:
+        total, left = psutil.virtual_memory().total, memory_bytes_left()
+        total = total if left is None else min(total, left)
+    return int(_SHARE_FOR_COPIES * total)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -34,6 +34,7 @@ from .pipeline.scheduler import Limits
 from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
 from .pipeline.workload import bytes_of_frame, piece_of, workload_of_one
+from .storage.heap import TRIMMER
 
 logger = logging.getLogger("cudaspeed")
 
@@ -61,9 +62,13 @@ def upscale(
     A run of more than a second says what it is at, and how long it will take where that is known. It may do so on
     another thread.
     """
-    with Monitor(context) as monitor:
-        result = _upscale(image, model, options, monitor, sessions)
-        monitor.summary = _summary(result.report)
+    try:
+        with Monitor(context) as monitor:
+            result = _upscale(image, model, options, monitor, sessions)
+            monitor.summary = _summary(result.report)
+    except BaseException:  # an interrupt, of whatever kind the host's is
+        TRIMMER.soon()  # what was in work is let go of
+        raise
     return result
 
 

@@ -50,7 +50,8 @@ def allocate_output(image: Tensor, info: ModelInfo, context: RunContext, beside:
     if size + beside > free:
         raise lack
     with torch.inference_mode(False):  # an ordinary tensor, which later nodes may change in place
-        if context.device.type == "cuda" and context.output_device.type == "cpu" and may_be_pinned(size, free):
+        across = context.device.type == "cuda" and context.output_device.type == "cpu"
+        if across and context.switches.pinned_memory and may_be_pinned(size, free):
             try:
                 output = torch.empty(shape, dtype=context.output_dtype, pin_memory=True)
             except RuntimeError as error:

@@ -1,0 +1,79 @@
+"""Memory that was let go of goes back to the system, some moments later."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+import torch
+from children import run_limited
+
+from cudaspeed.storage import heap
+from cudaspeed.storage.heap import HeapTrimmer, trim_heap
+
+MEGABYTE = 1 << 20
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    give_up = time.monotonic() + seconds
+    while not true() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return true()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or heap._malloc_trim() is None, reason="another C library")
+def test_what_lies_between_other_things_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return psutil.Process().memory_info().rss
+
+    kept = []
+    for _ in range(256):  # each between two that stay, and too small to be mapped by itself
+        gone = torch.ones(MEGABYTE // 16)
+        kept.append((torch.ones(64), gone))
+    held = resident()
+    kept = [(small, None) for small, _ in kept]
+    del gone
+    trim_heap()
+    assert held - resident() > 32 * MEGABYTE
+
+
+def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_malloc_trim", lambda: None)
+    trim_heap()
+
+
+class Thing:
+    """Something that goes."""
+
+
+def test_it_is_done_once_for_all_that_go_together_and_again_later() -> None:
+    done: list[float] = []
+    trimmer = HeapTrimmer(lambda: done.append(time.monotonic()), delay=0.3)
+    things = [Thing() for _ in range(5)]
+    for thing in things:
+        trimmer.watch(thing)
+    del thing
+    while things:
+        gone = time.monotonic()
+        things.pop()
+        time.sleep(0.02)
+    assert within(10, lambda: bool(done))
+    assert done[0] - gone >= 0.3, "after the last of them"
+    time.sleep(0.5)
+    assert len(done) == 1
+    trimmer.soon()
+    assert within(10, lambda: len(done) == 2)
+
+
+def test_a_process_that_ends_does_not_wait_for_it() -> None:
+    code = (
+        "import weakref; from cudaspeed.storage.heap import HeapTrimmer\n"
+        "class Thing: pass\n"
+        "thing, trimmer = Thing(), HeapTrimmer(lambda: print('trimmed'), delay=60.0)\n"
+        "trimmer.watch(thing); other = Thing(); trimmer.watch(other); del other"
+    )
+    ended = run_limited(["-c", code], seconds=50)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
