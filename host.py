@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +202,23 @@ def _release(model: Resident) -> Callable[..., None]:
     def release(patcher: Any, unloaded: bool = True) -> None:
         alive = known()
         if alive is not None and unloaded:  # the host also detaches what it is about to load again
-            # from a card its weights went to main memory, whence they come back; from there, nowhere
-            alive.release(weights=patcher.load_device == patcher.offload_device)
-            TRIMMER.soon()
+            alive.release()
+            # From a card its weights went to main memory, whence they come back. Else they go, but not now: the host is
+            # in the midst of its list of models, and both the patcher and the model must live on until it is done.
+            nowhere = patcher.load_device == patcher.offload_device
+            TRIMMER.soon(partial(_let_go, known) if nowhere else None)
 
     return release
+
+
+def _let_go(known: weakref.ref[Resident]) -> None:
+    """Let go of a model's weights, unless the host has loaded it again."""
+    from comfy import model_management
+
+    model = known()
+    loaded = [entry.model for entry in [*model_management.current_loaded_models]]
+    if model is not None and model.residence not in loaded:
+        model.release(weights=True)
 
 
 def _switches(device: torch.device) -> Switches:

@@ -73,9 +73,9 @@ def considered(
     automatic: tuple[Precision, ...] | None = None,
 ) -> list[Precision]:
     """The precisions to run in, best first: what was `asked` for and all that is more precise, or, by itself, what is
-    `automatic` (None: what is fast here); fp32 last."""
-    fast = tuple(some for some in (fast_precisions(device) if automatic is None else automatic) if some != "fp32")
-    steps = (*fast, "fp32") if asked == "auto" else _STEPS[_STEPS.index(asked) :]
+    `automatic` (None: what is fast here, fp32 last)."""
+    fast = (*fast_precisions(device), "fp32") if automatic is None else automatic
+    steps = fast if asked == "auto" else _STEPS[_STEPS.index(asked) :]
     return [precision for precision in steps if not why_not(precision, descriptor, device)]
 
 

@@ -79,8 +79,8 @@ class ModelRunner:
         """
         if device not in self._executors:
             if device.type == "cuda" and self._convolutional and graphs:
-                graphs = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
-                self._executors[device] = graphs
+                recorded = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
+                self._executors[device] = recorded
             else:
                 self._executors[device] = EagerExecutor(self.forward, self.mode)
         return self._executors[device]

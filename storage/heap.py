@@ -19,13 +19,17 @@ from contextlib import suppress
 _SOON = 1.0  # seconds: who lets go of one thing lets go of others with it, a host of its results among them
 
 
+LetGo = Callable[[], None]
+"""Lets go of something, and raises nothing."""
+
+
 class HeapTrimmer:
     """Calls `trim` when nothing was let go of for `delay` seconds, on a thread of its own, which begins with the first
     that is watched, and sleeps while nothing goes."""
 
     def __init__(self, trim: Callable[[], None], delay: float = _SOON) -> None:
         self._trim, self._delay = trim, delay
-        self._gone: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[LetGo | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def watch(self, thing: object) -> None:
@@ -37,16 +41,22 @@ class HeapTrimmer:
                 thread.start()
                 self._thread = thread
 
-    def soon(self) -> None:
-        """Something was let go of. Waits for nobody: it is called by what goes, which may be at any moment."""
-        self._gone.put(None)
+    def soon(self, let_go: LetGo | None = None) -> None:
+        """Something was let go of, or is when the time has come, by `let_go`. Waits for nobody: it is called by what
+        goes, which may be at any moment."""
+        self._asked.put(let_go)
 
     def _work(self) -> None:
         while True:
-            self._gone.get()
+            asked = [self._asked.get()]
             with suppress(queue.Empty):
                 while True:
-                    self._gone.get(timeout=self._delay)
+                    asked.append(self._asked.get(timeout=self._delay))
+            while asked:
+                let_go = asked.pop()
+                if let_go is not None:
+                    let_go()
+                let_go = None  # nor does this thread keep what it knows
             self._trim()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from comfyui import GIGABYTE, ComfyUI, InterruptProcessingError, ModelPatcher
 from lagging import LaggingDevice
 from processors import fast_at_bf16
 from spandrel import ImageModelDescriptor
-from torch import nn
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import TRIMMER, ComfyContext, StandaloneContext
@@ -44,12 +44,27 @@ def started(monkeypatch: pytest.MonkeyPatch):
     return lambda **switches: ComfyUI(**switches).enter(monkeypatch)
 
 
+class Later:
+    """The moment, a second later, when memory is given back to the system; `asked` tells for what."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None] | None] = []
+
+    def soon(self, let_go: Callable[[], None] | None = None) -> None:
+        self.asked.append(let_go)
+
+    def comes(self) -> None:
+        while self.asked:
+            let_go = self.asked.pop()
+            if let_go:
+                let_go()
+
+
 @pytest.fixture
-def trims(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """How often memory was to be given back to the system."""
-    asked: list[str] = []
-    monkeypatch.setattr(TRIMMER, "soon", lambda: asked.append("soon"))
-    return asked
+def later(monkeypatch: pytest.MonkeyPatch) -> Later:
+    later = Later()
+    monkeypatch.setattr(TRIMMER, "soon", later.soon)
+    return later
 
 
 def run(model: ImageModelDescriptor, sessions: SessionCache, **options: Any):
@@ -58,7 +73,7 @@ def run(model: ImageModelDescriptor, sessions: SessionCache, **options: Any):
 
 def tensors_of(sessions: SessionCache, model: ImageModelDescriptor) -> list[weakref.ref[torch.Tensor]]:
     """The tensors of our copy."""
-    (runner,) = [kept for kept in sessions.runners._by_module.values() if kept.versions]
+    runner = sessions.runners._by_module[model.model]
     return [weakref.ref(tensor) for tensor in (*runner.module.parameters(), *runner.module.buffers())]
 
 
@@ -66,44 +81,68 @@ def tensors_of(sessions: SessionCache, model: ImageModelDescriptor) -> list[weak
 
 
 def test_a_model_stays_for_the_next_prompt_and_nothing_of_ours_is_alive_after_it_was_unloaded(
-    started, trims: list[str]
+    started, later: Later
 ) -> None:
     comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
     first = run(model, sessions)
     ours = tensors_of(sessions, model)
     run(model, sessions)
     comfyui.prompt_ends()
+    later.comes()
     assert ours
     assert all(tensor() is not None for tensor in ours), "the next prompt begins with it"
-    trims.clear()
     gc.disable()  # it has not to wait for it
     try:
         comfyui.unload_all_models()
+        assert later.asked, "what the C library keeps of it goes, too"
+        later.comes()
         assert not any(tensor() is not None for tensor in ours), "although the caller's model is still there"
     finally:
         gc.enable()
-    assert trims, "what the C library keeps of it goes, too"
     assert torch.equal(run(model, sessions).image, first.image)
 
 
-def test_memory_goes_back_when_a_model_goes_that_was_unloaded_before(started, trims: list[str]) -> None:
+def test_several_models_are_unloaded_in_one_go(started, later: Later) -> None:
+    comfyui, sessions, models = started(cpu=True), new_sessions(), [zoo.compact(), zoo.esrgan(), zoo.span()]
+    ours = []
+    for model in models:
+        run(model, sessions)
+        ours += tensors_of(sessions, model)
+    assert len(comfyui.loaded) == 3
+    comfyui.unload_all_models()
+    later.comes()
+    assert not comfyui.loaded
+    assert not any(tensor() is not None for tensor in ours)
+
+
+def test_a_model_that_was_loaded_again_meanwhile_stays(started, later: Later) -> None:
+    comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
+    run(model, sessions)
+    ours = tensors_of(sessions, model)
+    comfyui.unload_all_models()
+    run(model, sessions)
+    later.comes()
+    assert all(tensor() is not None for tensor in ours)
+
+
+def test_memory_goes_back_when_a_model_goes_that_was_unloaded_before(started, later: Later) -> None:
     comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
     run(model, sessions)
     comfyui.unload_all_models()
-    trims.clear()
+    later.comes()
     del model
     gc.collect()
-    assert trims
+    assert later.asked
 
 
-def test_memory_goes_back_after_an_interrupt(started, trims: list[str]) -> None:
+def test_memory_goes_back_after_an_interrupt(started, later: Later) -> None:
     comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
     run(model, sessions)
+    assert not later.asked
     comfyui.interrupted = True
-    trims.clear()
     with pytest.raises(InterruptProcessingError):
         run(model, sessions)
-    assert trims
+    assert later.asked
 
 
 def test_a_copy_that_leaves_a_card_comes_back_from_main_memory(started) -> None:
@@ -111,30 +150,17 @@ def test_a_copy_that_leaves_a_card_comes_back_from_main_memory(started) -> None:
     cache = RunnerCache()
     runner = cache.get(model, FP32)
     ComfyContext(model).make_resident(runner, GIGABYTE)
-    (patcher,) = comfyui.models
+    patcher = comfyui.loaded[0].model
     assert comfyui.requests == [GIGABYTE], "what the forward takes is what the host makes room for"
     assert patcher.offload_device == CPU
     assert patcher.loaded
     comfyui.unload_all_models()
     assert cache.find(model, FP32) is runner
     ComfyContext(model).make_resident(runner, 0)
-    assert comfyui.models == [patcher]
+    assert [entry.model for entry in comfyui.loaded] == [patcher]
 
 
 # --- switches --------------------------------------------------------------------------------------------------------
-
-
-def loaded_on(comfyui: ComfyUI) -> tuple[ModelPatcher, nn.Module]:
-    """A model's copy brought to where ComfyUI computes."""
-    model = zoo.compact()
-    runner = ModelRunner(model, FP32)
-    ComfyContext(model).make_resident(runner, 0)
-    (patcher,) = comfyui.models
-    return patcher, runner.module
-
-
-def layers(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_modules()}
 
 
 def test_cpu(started) -> None:
@@ -146,18 +172,22 @@ def test_cpu(started) -> None:
 
 @pytest.mark.parametrize("switch", ["lowvram", "novram", "highvram", "gpu_only"])
 def test_the_whole_model_is_on_the_card_whatever_its_memory_is_called(started, switch: str) -> None:
-    comfyui = started(**{switch: True})
-    patcher, module = loaded_on(comfyui)
-    assert patcher.loaded == layers(module)
-    assert ComfyContext(zoo.compact()).device == CARD
+    started(**{switch: True})
+    model = zoo.compact()
+    runner, context = ModelRunner(model, FP32), ComfyContext(model)
+    context.make_resident(runner, 0)
+    assert context.device == CARD
+    assert isinstance(runner.residence, ModelPatcher)
+    assert runner.residence.loaded == {name for name, _ in runner.module.named_modules()}
 
 
 @pytest.mark.parametrize("switch", ["highvram", "gpu_only"])
-def test_a_model_that_stays_on_the_card_is_let_go_of_when_it_is_unloaded(started, switch: str) -> None:
+def test_a_model_that_stays_on_the_card_is_let_go_of_when_it_is_unloaded(started, later: Later, switch: str) -> None:
     comfyui, model, cache = started(**{switch: True}), zoo.compact(), RunnerCache()
     ComfyContext(model).make_resident(cache.get(model, FP32), 0)
-    assert comfyui.models[0].offload_device == CARD
+    assert comfyui.loaded[0].model.offload_device == CARD
     comfyui.unload_all_models()
+    later.comes()
     assert cache.find(model, FP32) is None
 
 
@@ -177,12 +207,13 @@ def test_reserve_vram(started, switches: dict[str, int], reserved: int) -> None:
     assert context.free_bytes() == 0
 
 
-def test_disable_smart_memory(started) -> None:
+def test_disable_smart_memory(started, later: Later) -> None:
     comfyui, sessions, model = started(cpu=True, disable_smart_memory=True), new_sessions(), zoo.compact()
     run(model, sessions)
     ours = tensors_of(sessions, model)
     comfyui.prompt_ends()
-    assert not comfyui.models
+    later.comes()
+    assert not comfyui.loaded
     assert not any(tensor() is not None for tensor in ours)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import sys
+import weakref
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -49,16 +50,32 @@ class ModelPatcher:
             callback(self, unpatch_all)
 
 
+class LoadedModel:
+    """A place in the host's list of loaded models, which keeps none of them alive."""
+
+    def __init__(self, patcher: ModelPatcher, cleanup: Callable[[], None]) -> None:
+        self._patcher, self.real_model = weakref.ref(patcher), weakref.ref(patcher.model)
+        self._finalizer = weakref.finalize(patcher.model, cleanup)
+
+    @property
+    def model(self) -> ModelPatcher:
+        return self._patcher()  # type: ignore[return-value]  # as the host has it
+
+    def model_unload(self) -> None:
+        self.model.detach()
+        self._finalizer.detach()
+
+
 class ComfyUI:
     """ComfyUI started with some switches, by their names in Python, on a machine with a card or (`--cpu`) without.
 
-    `models` are loaded, the newest first; `requests` the bytes that were asked for beside them; `free` what the card
+    `loaded` models, the newest first; `requests` the bytes that were asked for beside them; `free` what the card
     has left.
     """
 
     def __init__(self, card: str = "cuda:0", **switches: Any) -> None:
         self.args, self.card = SimpleNamespace(**switches), torch.device(card)
-        self.models: list[ModelPatcher] = []
+        self.loaded: list[LoadedModel] = []
         self.requests: list[int] = []
         self.free = 8 * GIGABYTE
         self.interrupted = False
@@ -86,10 +103,16 @@ class ComfyUI:
             self.unload_all_models()
 
     def unload_all_models(self) -> None:
-        """As `POST /free` has it done."""
-        for patcher in self.models:
-            patcher.detach()
-        self.models.clear()
+        """As `POST /free` has it done: by places in the list."""
+        places = range(len(self.loaded))
+        for place in reversed(places):
+            self.loaded[place].model_unload()
+            assert isinstance(self.loaded[place].model.model, nn.Module), "it is told of"
+        for place in reversed(places):
+            self.loaded.pop(place)
+
+    def _clean_up(self) -> None:
+        self.loaded[:] = [entry for entry in self.loaded if entry.real_model() is not None]
 
     def _given(self, *names: str) -> bool:
         return any(getattr(self.args, name, False) for name in names)
@@ -100,8 +123,8 @@ class ComfyUI:
     def _load(self, models: list[ModelPatcher], memory_required: int = 0, force_full_load: bool = False) -> None:
         self.requests.append(int(memory_required))
         for patcher in models:
-            if patcher not in self.models:
-                self.models.insert(0, patcher)
+            if patcher not in [entry.model for entry in self.loaded]:
+                self.loaded.insert(0, LoadedModel(patcher, self._clean_up))
             patcher.load(patcher.load_device, full_load=force_full_load and not self._given("novram"))
 
     def _vram_state(self) -> VRAMState:
@@ -120,6 +143,7 @@ class ComfyUI:
 
         return {
             "VRAMState": VRAMState,
+            "current_loaded_models": self.loaded,
             "vram_state": state,
             "get_torch_device": lambda: device,
             "unet_offload_device": lambda: device if state is VRAMState.HIGH_VRAM else cpu,
