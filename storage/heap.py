@@ -1,8 +1,11 @@
 """Memory that was let go of, back to the system: the C library keeps it otherwise, for what comes next.
 
-GNU's gives back by itself what lies at the end of its heap, and tensors that it mapped one by one, of up to 32 MiB
-each of which it learns to keep (mallopt(3), M_MMAP_THRESHOLD). What lies between, in the heaps of all threads, is free
-and still counts as this process's. malloc_trim(3) gives it back. Other libraries have no such call, and are left alone.
+GNU's gives back by itself what it mapped for one tensor, up to 32 MiB of which it learns to keep (mallopt(3),
+M_MMAP_THRESHOLD). All others lie in heaps, the main thread's and one of each other thread that asks for memory: what is
+free there still counts as this process's. malloc_trim(3) gives back what lies between other things, in all heaps, but
+the free end, the top, of the main one only: that of another's stays until it is twice as large as the largest tensor
+that is kept. ComfyUI runs its nodes in such a thread. So that thread makes its top something between. Other libraries
+have no such call, and are left alone.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _SOON = 1.0  # seconds: who lets go of one thing lets go of others with it, a host of its results among them
+_BLOCK, _BLOCKS = 1 << 20, 64  # bytes, count: a thread's heap is 64 MiB at most
 
 
 LetGo = Callable[[], None]
@@ -34,7 +38,7 @@ class HeapTrimmer:
 
     def watch(self, thing: object) -> None:
         """Trim when `thing` has gone, and whenever `soon` says so."""
-        weakref.finalize(thing, self.soon).atexit = False
+        weakref.finalize(thing, self.now_and_soon).atexit = False
         if self._thread is None or not self._thread.is_alive():  # in a process that was forked it is not
             thread = threading.Thread(target=self._work, name="memory of cudaspeed", daemon=True)
             with suppress(RuntimeError):  # there can be no more threads: then nothing is trimmed
@@ -45,6 +49,11 @@ class HeapTrimmer:
         """Something was let go of, or is when the time has come, by `let_go`. Waits for nobody: it is called by what
         goes, which may be at any moment."""
         self._asked.put(let_go)
+
+    def now_and_soon(self, let_go: LetGo | None = None) -> None:
+        """`soon`, on the thread that computed, of whose heap no other can give back the top, which is done now."""
+        trim_top()
+        self.soon(let_go)
 
     def _work(self) -> None:
         while True:
@@ -61,23 +70,44 @@ class HeapTrimmer:
 
 
 def trim_heap() -> None:
-    """Give back what the C library holds free, in all its heaps, now. Takes some milliseconds for a gigabyte."""
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
+    """Give back what lies free between other things, in all heaps, and the main one's top. Takes some milliseconds."""
+    library = _gnu()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def trim_top() -> None:
+    """Give back what lies free in this thread's heap, its top included. Takes some milliseconds.
+
+    All of the top is asked for, untouched but for the head of each block, and freed but for its end: then it lies
+    between other things.
+    """
+    library = _gnu()
+    if library is None or threading.current_thread() is threading.main_thread():
+        return
+    blocks: list[int] = []
+    while len(blocks) < _BLOCKS and (block := library.malloc(_BLOCK)):
+        blocks.append(block)
+    for block in blocks[:-1]:
+        library.free(block)
+    library.malloc_trim(0)
+    for block in blocks[-1:]:
+        library.free(block)
 
 
 @functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    """The C library's, which lets other Python threads run meanwhile; None where it has none."""
+def _gnu() -> ctypes.CDLL | None:
+    """GNU's C library, whose functions let other Python threads run meanwhile; None where it is another."""
     if sys.platform != "linux":
         return None
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        library = ctypes.CDLL(None)
+        library.malloc_trim.argtypes, library.malloc_trim.restype = (ctypes.c_size_t,), ctypes.c_int
+        library.malloc.argtypes, library.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
+        library.free.argtypes, library.free.restype = (ctypes.c_void_p,), None
     except (OSError, AttributeError):  # musl's
         return None
-    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
-    return trim
+    return library
 
 
 TRIMMER = HeapTrimmer(trim_heap)

@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("comfyui")
     with start_comfyui(folder, {"census.py": CENSUS}) as running:
         torch.manual_seed(0)
-        network = ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=4, scale=4)
+        network = ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=1, scale=4)
         save_file(network.state_dict(), folder / "models" / "upscale_models" / LARGE)
         yield running
 
@@ -59,7 +59,7 @@ class Prompts:
     def __init__(self, server: Server) -> None:
         self.server, self._count = server, 0
 
-    def prompt(self, model: str, upscale: str = "UpscaleImageCUDAspeed", size: int = 160, frames: int = 1) -> Any:
+    def prompt(self, model: str, upscale: str = "UpscaleImageCUDAspeed", size: int = 96, frames: int = 1) -> Any:
         self._count += 1
         widgets = {"use_autocast": "enable", "precision": "auto", "tile_size": 0, "overlap": 0}
         widgets |= {"enable_compile": "enable", "optimization_level": "balanced"}
@@ -81,7 +81,7 @@ class Prompts:
         assert entry["status"]["status_str"] == "success", self.server.log()
 
     def interrupt(self, model: str, after: float) -> None:
-        number = self.server.queue(self.prompt(model, size=400, frames=10))
+        number = self.server.queue(self.prompt(model, size=200, frames=20))
         while not self.server.get("/queue")["queue_running"] and not self.server.get(f"/history/{number}"):
             time.sleep(0.05)
         time.sleep(after)

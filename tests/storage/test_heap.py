@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ import torch
 from children import run_limited
 
 from cudaspeed.storage import heap
-from cudaspeed.storage.heap import HeapTrimmer, trim_heap
+from cudaspeed.storage.heap import HeapTrimmer, trim_heap, trim_top
 
 MEGABYTE = 1 << 20
 
@@ -24,7 +25,16 @@ def within(seconds: float, true: Callable[[], bool]) -> bool:
     return true()
 
 
-@pytest.mark.skipif(sys.platform != "linux" or heap._malloc_trim() is None, reason="another C library")
+def in_a_thread(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+GNU = pytest.mark.skipif(sys.platform != "linux" or heap._gnu() is None, reason="another C library")
+
+
+@GNU
 def test_what_lies_between_other_things_goes_back_to_the_system() -> None:
     def resident() -> int:
         return psutil.Process().memory_info().rss
@@ -40,9 +50,47 @@ def test_what_lies_between_other_things_goes_back_to_the_system() -> None:
     assert held - resident() > 32 * MEGABYTE
 
 
-def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap, "_malloc_trim", lambda: None)
+@GNU
+def test_a_threads_memory_goes_back_to_the_system_that_no_other_could_give_back() -> None:
+    """In a process of its own: what the C library has learned to keep depends on what was before."""
+    ended = run_limited(["-c", TOP])
+    before, kept, after = map(int, ended.out.split())
+    assert kept - before > 24 * MEGABYTE, "else this shows nothing"
+    assert after - before < 4 * MEGABYTE, ended.err
+
+
+TOP = """
+import ctypes, threading
+import psutil
+from cudaspeed.storage.heap import trim_heap, trim_top, _gnu
+
+def held(library, sizes):
+    blocks = [library.malloc(size) for size in sizes]
+    for block, size in zip(blocks, sizes):
+        ctypes.memset(block, 1, size)
+    for block in blocks:
+        library.free(block)
+
+def work():
+    resident, library = psutil.Process().memory_info, _gnu()
+    held(library, [31 << 20])  # mapped, after which so much is kept
+    before = resident().rss
+    held(library, [4 << 20] * 8)
     trim_heap()
+    kept = resident().rss
+    trim_top()
+    print(before, kept, resident().rss)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_gnu", lambda: None)
+    trim_heap()
+    in_a_thread(trim_top)
 
 
 class Thing:
