@@ -206,7 +206,7 @@ def _release(model: Resident) -> Callable[..., None]:
             # From a card its weights went to main memory, whence they come back. Else they go, but not now: the host is
             # in the midst of its list of models, and both the patcher and the model must live on until it is done.
             nowhere = patcher.load_device == patcher.offload_device
-            TRIMMER.now_and_soon(partial(_let_go, known) if nowhere else None)
+            TRIMMER.soon(partial(_let_go, known) if nowhere else None)
 
     return release
 

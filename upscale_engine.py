@@ -67,7 +67,7 @@ def upscale(
             result = _upscale(image, model, options, monitor, sessions)
             monitor.summary = _summary(result.report)
     except BaseException:  # an interrupt, of whatever kind the host's is
-        TRIMMER.now_and_soon()  # what was in work is let go of
+        TRIMMER.soon()  # what was in work is let go of
         raise
     return result
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import queue
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 _SOON = 1.0  # seconds: who lets go of one thing lets go of others with it, a host of its results among them
+_ALL = 2  # the generation of a collection that looks at everything
 _BLOCK, _BLOCKS = 1 << 20, 64  # bytes, count: a thread's heap is 64 MiB at most
 
 
@@ -29,16 +31,19 @@ LetGo = Callable[[], None]
 
 class HeapTrimmer:
     """Calls `trim` when nothing was let go of for `delay` seconds, on a thread of its own, which begins with the first
-    that is watched, and sleeps while nothing goes."""
+    that is watched, and sleeps while nothing goes. `trim_here` is for the heap of the thread that calls it."""
 
-    def __init__(self, trim: Callable[[], None], delay: float = _SOON) -> None:
-        self._trim, self._delay = trim, delay
+    def __init__(
+        self, trim: Callable[[], None], trim_here: Callable[[], None] = lambda: None, delay: float = _SOON
+    ) -> None:
+        self._trim, self._trim_here, self._delay = trim, trim_here, delay
         self._asked: queue.SimpleQueue[LetGo | None] = queue.SimpleQueue()
+        self._threads: set[int] = set()  # on which something went lately
         self._thread: threading.Thread | None = None
 
     def watch(self, thing: object) -> None:
         """Trim when `thing` has gone, and whenever `soon` says so."""
-        weakref.finalize(thing, self.now_and_soon).atexit = False
+        weakref.finalize(thing, self.soon).atexit = False
         if self._thread is None or not self._thread.is_alive():  # in a process that was forked it is not
             thread = threading.Thread(target=self._work, name="memory of cudaspeed", daemon=True)
             with suppress(RuntimeError):  # there can be no more threads: then nothing is trimmed
@@ -46,14 +51,21 @@ class HeapTrimmer:
                 self._thread = thread
 
     def soon(self, let_go: LetGo | None = None) -> None:
-        """Something was let go of, or is when the time has come, by `let_go`. Waits for nobody: it is called by what
-        goes, which may be at any moment."""
+        """Something was let go of on this thread, or is when the time has come, by `let_go`. Waits for nobody: it is
+        called by what goes, which may be at any moment.
+
+        What only this thread can give back goes now, and again if Python collects its garbage here meanwhile: so ends
+        what ComfyUI does to let go of all.
+        """
+        self._trim_here()
+        self._threads.add(threading.get_ident())
+        if self._collected not in gc.callbacks:
+            gc.callbacks.append(self._collected)
         self._asked.put(let_go)
 
-    def now_and_soon(self, let_go: LetGo | None = None) -> None:
-        """`soon`, on the thread that computed, of whose heap no other can give back the top, which is done now."""
-        trim_top()
-        self.soon(let_go)
+    def _collected(self, phase: str, told: Mapping[str, int]) -> None:
+        if phase == "stop" and told["generation"] == _ALL and threading.get_ident() in self._threads:
+            self._trim_here()
 
     def _work(self) -> None:
         while True:
@@ -66,6 +78,9 @@ class HeapTrimmer:
                 if let_go is not None:
                     let_go()
                 let_go = None  # nor does this thread keep what it knows
+            self._threads.clear()
+            with suppress(ValueError):
+                gc.callbacks.remove(self._collected)
             self._trim()
 
 
@@ -110,5 +125,5 @@ def _gnu() -> ctypes.CDLL | None:
     return library
 
 
-TRIMMER = HeapTrimmer(trim_heap)
+TRIMMER = HeapTrimmer(trim_heap, trim_top)
 """The process's."""

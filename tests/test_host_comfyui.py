@@ -50,7 +50,7 @@ class Later:
     def __init__(self) -> None:
         self.asked: list[Callable[[], None] | None] = []
 
-    def now_and_soon(self, let_go: Callable[[], None] | None = None) -> None:
+    def soon(self, let_go: Callable[[], None] | None = None) -> None:
         self.asked.append(let_go)
 
     def comes(self) -> None:
@@ -63,7 +63,7 @@ class Later:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     later = Later()
-    monkeypatch.setattr(TRIMMER, "now_and_soon", later.now_and_soon)
+    monkeypatch.setattr(TRIMMER, "soon", later.soon)
     return later
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ def within(seconds: float, true: Callable[[], bool]) -> bool:
     return true()
 
 
-def in_a_thread(work: Callable[[], None]) -> None:
+def in_a_thread(work: Callable[[], object]) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -114,6 +115,24 @@ def test_it_is_done_once_for_all_that_go_together_and_again_later() -> None:
     assert len(done) == 1
     trimmer.soon()
     assert within(10, lambda: len(done) == 2)
+
+
+def test_where_something_went_it_is_done_at_once_and_again_after_a_collection_of_garbage_there() -> None:
+    here: list[int] = []
+    trimmer, me = (
+        HeapTrimmer(lambda: None, lambda: here.append(threading.get_ident()), delay=0.0),
+        threading.get_ident(),
+    )
+    trimmer.soon()
+    assert here == [me]
+    gc.collect(0)
+    in_a_thread(gc.collect)
+    assert here == [me]
+    gc.collect()
+    assert here == [me, me]
+    thing = Thing()
+    trimmer.watch(thing)  # whose thread sees to all that was asked for
+    assert within(10, lambda: trimmer._collected not in gc.callbacks), "nothing is left behind"
 
 
 def test_a_process_that_ends_does_not_wait_for_it() -> None:
