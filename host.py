@@ -14,19 +14,23 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from spandrel import ImageModelDescriptor
 
-from .api.context import Resident, RunContext
+from .api.context import Resident, RunContext, Switches
 from .api.errors import BadOptionError, first_line
+from .api.options import Precision
 from .api.surroundings import inside_comfyui
 from .devices.backends import automatic_kind, backend_of
+from .devices.pinned import PINNED
 from .devices.vram import vram_of
 from .memory import free_or_assumed_bytes, is_out_of_memory
 from .models.loader import bundled_folder, find_models, load_model
+from .storage.heap import TRIMMER
 from .storage.location import compiled_folder
 
 _FOLDER = "upscale_models"
@@ -60,6 +64,7 @@ class StandaloneContext:
 
     output_device = torch.device("cpu")
     output_dtype = torch.float32
+    switches = Switches()
 
     def __init__(
         self,
@@ -140,6 +145,7 @@ class ComfyContext:
         old = not hasattr(model_management, "intermediate_dtype")
         self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
         self.cache_folder = _comfyui_compiled_folder()
+        self.switches = _switches(self.device)
         self._bar: Any = None
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
@@ -153,15 +159,19 @@ class ComfyContext:
             if "device" in notes:  # the patcher's, or the architecture's own
                 notes["device"] = torch.device("cpu")
             # A plain ModelPatcher, not the host's dynamic one, which swaps parameters under compiled code.
-            patcher = ModelPatcher(model.module, load_device=self.device, offload_device=torch.device("cpu"))
+            offload_device = self._management.unet_offload_device()
+            patcher = ModelPatcher(model.module, load_device=self.device, offload_device=offload_device)
             if hasattr(patcher, "add_callback"):  # since December 2024
                 patcher.add_callback(_ON_DETACH, _release(model))
             model.residence = patcher
         total = self._management.get_total_memory(self.device)
         self._management.load_models_gpu([patcher], memory_required=min(bytes_wanted, total), force_full_load=True)
+        if self._management.vram_state is self._management.VRAMState.NO_VRAM:  # which loads layers of its own only
+            patcher.load(self.device, full_load=True)
 
     def free_bytes(self) -> int:
-        return int(self._management.get_free_memory(self.device))
+        reserved = 0 if self.device.type == "cpu" else self._management.extra_reserved_memory()
+        return max(0, int(self._management.get_free_memory(self.device) - reserved))
 
     def peak_bytes(self) -> int | None:
         return None  # the process-wide statistics belong to everyone in it
@@ -197,12 +207,47 @@ def _release(model: Resident) -> Callable[..., None]:
     """What to call when the host unloads `model`, which it must not keep alive."""
     known = weakref.ref(model)
 
-    def release(_: object, unloaded: bool = True) -> None:
+    def release(patcher: Any, unloaded: bool = True) -> None:
         alive = known()
         if alive is not None and unloaded:  # the host also detaches what it is about to load again
             alive.release()
+            PINNED.clear()
+            # From a card its weights went to main memory, whence they come back. Else they go, but not now: the host is
+            # in the midst of its list of models, and both the patcher and the model must live on until it is done.
+            nowhere = patcher.load_device == patcher.offload_device
+            TRIMMER.soon(partial(_let_go, known) if nowhere else None)
 
     return release
+
+
+def _let_go(known: weakref.ref[Resident]) -> None:
+    """Let go of a model's weights, unless the host has loaded it again."""
+    from comfy import model_management
+
+    model = known()
+    loaded = [entry.model for entry in [*model_management.current_loaded_models]]
+    if model is not None and model.residence not in loaded:
+        model.release(weights=True)
+
+
+def _switches(device: torch.device) -> Switches:
+    """What ComfyUI was started with, as far as it means us. An older one lacks some of its switches."""
+    from comfy.cli_args import args
+
+    def given(name: str) -> bool:
+        return bool(getattr(args, name, False))
+
+    precisions: tuple[Precision, ...] | None = None
+    if given("force_fp32"):
+        precisions = ("fp32",)
+    elif given("force_fp16") and device.type != "cpu":  # where ComfyUI itself does not do it
+        precisions = ("fp16", "fp32")
+    return Switches(
+        precisions=precisions,
+        torch_attention=not (given("use_split_cross_attention") or given("use_quad_cross_attention")),
+        cuda_graphs=not given("disable_cuda_graphs"),
+        pinned_memory=not given("disable_pinned_memory"),
+    )
 
 
 def _comfyui_compiled_folder() -> Path:

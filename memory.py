@@ -25,6 +25,7 @@ logger = logging.getLogger("cudaspeed")
 # 1.5 was measured for convolutional models on a CPU; 1.25 on CUDA is a margin and waits for its measurement.
 _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
+_SHARE_FOR_COPIES = 1 / 4  # of a device's memory: our copies of models, from one run to the next
 _PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
 # Where a model cannot be traced: ComfyUI core's own rule of thumb, bytes per input pixel and unit of scale (fp32).
@@ -213,6 +214,15 @@ def free_or_assumed_bytes(device: torch.device) -> int:
 @functools.cache
 def _tell_assumed(kind: str) -> None:
     logger.warning("how much memory is free is not known for %s: %.0f GiB are assumed", kind, _ASSUMED_FREE / (1 << 30))
+
+
+def bytes_for_copies(device: torch.device) -> int:
+    """Bytes that our copies of models may take on `device` together while no run has need of them: a share of what it
+    has, or of what this process is allowed."""
+    backend = backend_of(device)
+    memory = backend.memory(device) if backend else None
+    total, left = memory.total if memory else _ASSUMED_FREE, allowed_bytes(device)
+    return int(_SHARE_FOR_COPIES * (total if left is None else min(total, left)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

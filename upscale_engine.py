@@ -37,6 +37,7 @@ from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
 from .pipeline.workload import workload_of_one
 from .storage.fingerprint import unchanged
+from .storage.heap import TRIMMER
 from .tiling.fit import plan_passes
 
 logger = logging.getLogger("cudaspeed")
@@ -67,9 +68,13 @@ def upscale(
     another thread.
     """
     check_model(model)
-    with Monitor(context) as monitor, unchanged(model.model):
-        result = _upscale(image, model, options, monitor, sessions)
-        monitor.summary = _summary(result.report)
+    try:
+        with Monitor(context) as monitor, unchanged(model.model):
+            result = _upscale(image, model, options, monitor, sessions)
+            monitor.summary = _summary(result.report)
+    except BaseException:  # an interrupt, of whatever kind the host's is
+        TRIMMER.soon()  # what was in work is let go of
+        raise
     return result
 
 

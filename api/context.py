@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import nn
+
+from .options import Precision
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What the host's own switches ask of every run in it.
+
+    `precisions`: what "auto" may choose, best first; None: what is fast on the device. `torch_attention`, `cuda_graphs`
+    and `pinned_memory`: whether these may be used on devices that have them.
+    """
+
+    precisions: tuple[Precision, ...] | None = None
+    torch_attention: bool = True
+    cuda_graphs: bool = True
+    pinned_memory: bool = True
 
 
 class Resident(Protocol):
@@ -15,8 +32,9 @@ class Resident(Protocol):
     module: nn.Module
     residence: object
 
-    def release(self) -> None:
-        """Give back the memory of what was made beside the weights; called when the host unloads the model."""
+    def release(self, weights: bool = False) -> None:
+        """Give back the memory of what was made beside the weights, with `weights` theirs, too; called when the host
+        unloads the model."""
         ...
 
 
@@ -35,6 +53,8 @@ class RunContext(Protocol):
     """The result's type."""
     cache_folder: Path
     """Where compiled models are kept; perhaps not there yet."""
+    switches: Switches
+    """What the host's own switches ask for."""
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         """Bring `model` to `device`, making room for `bytes_wanted` beside it if the host can."""

@@ -59,10 +59,16 @@ def why_not(precision: Precision, descriptor: ImageModelDescriptor, device: torc
     return f"{device.type.upper()}s emulate it, slowly" if emulated(precision, device) else ""
 
 
-def considered(asked: PrecisionChoice, descriptor: ImageModelDescriptor, device: torch.device) -> list[Precision]:
-    """The precisions to run in, best first: what was `asked` for and all that is more precise, or, automatically, what
-    is fast here; fp32 last."""
-    steps = (*fast_precisions(device), "fp32") if asked == "auto" else _STEPS[_STEPS.index(asked) :]
+def considered(
+    asked: PrecisionChoice,
+    descriptor: ImageModelDescriptor,
+    device: torch.device,
+    automatic: tuple[Precision, ...] | None = None,
+) -> list[Precision]:
+    """The precisions to run in, best first: what was `asked` for and all that is more precise, or, by itself, what is
+    `automatic` (None: what is fast here, fp32 last)."""
+    fast = (*fast_precisions(device), "fp32") if automatic is None else automatic
+    steps = fast if asked == "auto" else _STEPS[_STEPS.index(asked) :]
     return [precision for precision in steps if not why_not(precision, descriptor, device)]
 
 

@@ -7,9 +7,14 @@ only ever read. The copy lives as long as the caller's module does, and no longe
 from __future__ import annotations
 
 import json
+import logging
+import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,6 +26,7 @@ from ..api.upstream import architecture_call, copy_module
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
+from ..memory import bytes_for_copies, weights_bytes
 from ..storage.fingerprint import versions_of
 from .cuda_graphs import CudaGraphExecutor, CudaRecorder
 from .execution import DTYPES, EagerExecutor, ExecutionMode, Executor
@@ -28,6 +34,8 @@ from .info import is_convolutional, model_info
 from .meshgrid import ExplicitMeshgrid
 from .pace import Pace
 from .result_check import check_result
+
+logger = logging.getLogger("cudaspeed")
 
 # spandrel's ids of architectures that call it in forwards, not in their constructors alone.
 _MESHGRID_IN_FORWARDS = ("FDAT",)
@@ -38,7 +46,8 @@ class ModelRunner:
 
     `forward` raises `ModelFailedError` where the model gives something else than it should; `traceable` is the same for
     tracers, without that look at the result. `compiled` is where the compile cache keeps what goes with this copy,
-    `pace` tells how its forwards went.
+    `pace` tells how its forwards went; `bytes` are those of its weights. `when_taken` is called when a host takes these
+    away.
     """
 
     def __init__(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> None:
@@ -52,18 +61,26 @@ class ModelRunner:
         self.forward = _checked(self.traceable, info)
         self.compiled: dict[str, Any] = {}
         self.pace = Pace()
+        self.bytes = weights_bytes(self.module)
+        self.when_taken: Callable[[], object] = lambda: None
         self._executors: dict[torch.device, Executor] = {}
 
-    def executor(self, device: torch.device) -> Executor:
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie, or the first of them."""
+        first = next(chain(self.module.parameters(), self.module.buffers()), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def executor(self, device: torch.device, graphs: bool = True) -> Executor:
         """What runs `forward` on `device`, where the module lies, while nothing is compiled of it.
 
-        On CUDA the kernels of convolutional models are launched as one where that is clearly faster; others may look at
-        what they computed, which cannot be recorded.
+        On CUDA the kernels of convolutional models are launched as one where that is clearly faster, if there may be
+        CUDA `graphs`; others may look at what they computed, which cannot be recorded.
         """
         if device not in self._executors:
-            if device.type == "cuda" and self._convolutional:
-                graphs = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
-                self._executors[device] = graphs
+            if device.type == "cuda" and self._convolutional and graphs:
+                recorded = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
+                self._executors[device] = recorded
             else:
                 self._executors[device] = EagerExecutor(self.forward, self.mode)
         return self._executors[device]
@@ -73,12 +90,15 @@ class ModelRunner:
         for executor in self._executors.values():
             executor.release()
 
-    def release(self) -> None:
-        """Give back what was made beside the weights, and is made or loaded anew when it is wanted."""
+    def release(self, weights: bool = False) -> None:
+        """Give back what was made beside the weights, and is made or loaded anew when it is wanted; with `weights`, all
+        of the copy, once the runs that have it are over."""
         for compiled in self.compiled.values():
             compiled.release()
         self.compiled.clear()
         self.release_graphs()
+        if weights:
+            self.when_taken()
 
 
 def architecture_of(descriptor: ImageModelDescriptor) -> str:
@@ -162,23 +182,38 @@ def _checked(forward: Forward, info: ModelInfo) -> Forward:
 
 
 class RunnerCache:
-    """The copies of models that runs begin with.
+    """The copies of models that runs begin with, in as much memory as `limit` gives for a device.
 
-    One per caller's module, replaced when another mode is asked for, gone when the module is.
+    One per caller's module, replaced when another mode is asked for, gone when the module is, and when its host takes
+    away the weights. Where copies on one device take more than the limit, those go that were used the longest ago, but
+    not the newest.
     """
 
-    def __init__(self) -> None:
-        self._by_module: weakref.WeakKeyDictionary[nn.Module, ModelRunner] = weakref.WeakKeyDictionary()
+    def __init__(self, limit: Callable[[torch.device], int] = bytes_for_copies) -> None:
+        self._limit, self._lock = limit, threading.RLock()
+        self._by_module: weakref.WeakKeyDictionary[nn.Module, ModelRunner] = weakref.WeakKeyDictionary()  # newest last
 
     def put(self, descriptor: ImageModelDescriptor, runner: ModelRunner) -> None:
         """Make `runner` the copy of `descriptor`'s module."""
-        self._by_module[descriptor.model] = runner
+        model = weakref.ref(descriptor.model)
+        runner.when_taken = partial(self._forget, model)
+        self._use(descriptor.model, runner)
+        with self._lock:
+            taken: Counter[torch.device] = Counter()
+            for module, kept in reversed([*self._by_module.items()]):
+                taken[kept.device] += kept.bytes
+                if kept is not runner and taken[kept.device] > self._limit(kept.device):
+                    logger.debug("a copy of %d bytes goes: others were used since", kept.bytes)
+                    taken[kept.device] -= kept.bytes
+                    del self._by_module[module]
 
     def find(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner | None:
         """The copy of `descriptor`'s module in `mode`, if there is one of its weights as they are."""
         runner = self._by_module.get(descriptor.model)
-        current = runner and runner.mode == mode and runner.versions == versions_of(descriptor.model)
-        return runner if current else None
+        if runner is None or runner.mode != mode or runner.versions != versions_of(descriptor.model):
+            return None
+        self._use(descriptor.model, runner)
+        return runner
 
     def get(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner:
         """The copy of `descriptor`'s module in `mode`, made now if it is not there."""
@@ -187,3 +222,14 @@ class RunnerCache:
             runner = ModelRunner(descriptor, mode)
             self.put(descriptor, runner)
         return runner
+
+    def _use(self, module: nn.Module, runner: ModelRunner) -> None:
+        with self._lock:
+            self._by_module.pop(module, None)
+            self._by_module[module] = runner
+
+    def _forget(self, model: weakref.ref[nn.Module]) -> None:
+        module = model()
+        if module is not None:
+            with self._lock:
+                self._by_module.pop(module, None)

@@ -59,7 +59,7 @@ class ModeChooser:
         """The mode to begin a run of so many `pixels` with: the fastest of those that suit the device and the model, as
         far as that is known, unless it failed on pictures before."""
         asked, device = self._options.precision, self._context.device
-        precisions = considered(asked, self._model, device)
+        precisions = considered(asked, self._model, device, self._context.switches.precisions)
         until = time.monotonic() + self._patience(pixels)
         ways = [way for precision in precisions for way in self._ways(precision, until)]
         if asked == "auto" and device.type == "cpu" and not self._options.reproducible:
@@ -143,6 +143,8 @@ class ModeChooser:
             yield from self._by_our_kernels(usual, until)
         else:
             others = to_be_measured(module, usual, device)
+            if not self._context.switches.torch_attention:
+                others = [other for other in others if other.kernels != "attention"]
             known = self._profile.known.fastest.get(self._place(usual))
             if known is None and others:
                 self.studies.append(study_of_the_fastest(self._model, usual, others, self._place(usual)))

@@ -49,7 +49,8 @@ def allocate_output(shape: tuple[int, int, int, int], context: RunContext, besid
     if size + beside > free:
         raise lack
     with torch.inference_mode(False):  # an ordinary tensor, which later nodes may change in place
-        if context.device.type == "cuda" and context.output_device.type == "cpu" and may_be_pinned(size, free):
+        across = context.device.type == "cuda" and context.output_device.type == "cpu"
+        if across and context.switches.pinned_memory and may_be_pinned(size, free):
             output = PINNED.empty(shape, context.output_dtype)
             if output is not None:
                 _pinned.add(output.untyped_storage())

@@ -200,7 +200,7 @@ class Pipeline:
         tiles = group.cut(jobs)
         executor: Executor | None = step.compiled.take(tiles) if step.compiled else None
         if executor is None or not executor.accepts(tiles.shape):
-            executor = step.runner.executor(self._context.device)
+            executor = step.runner.executor(self._context.device, self._context.switches.cuda_graphs)
         if executor.mode.backend == "compiled":
             self._context.say("")  # that it is being compiled
         limits = self._forwards.limits

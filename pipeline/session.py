@@ -112,7 +112,8 @@ class Session:
         self.revisions: list[int] = []
         self._limited = False
         self.observations = ModelObservations() if options.reproducible else self._record.observations
-        self.streams, self.batches_ahead = stream_device(context.device), _AHEAD.get(context.device.type, 0)
+        self.streams = stream_device(context.device) if context.switches.pinned_memory else None
+        self.batches_ahead = _AHEAD.get(context.device.type, 0)
         self.notes: list[str] = []
 
     def __enter__(self) -> Session:

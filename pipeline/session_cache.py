@@ -17,6 +17,7 @@ from ..compile_cache import CompileCache
 from ..kernels.timing import Clock
 from ..models.runner import RunnerCache
 from ..storage.fingerprint import versions_of
+from ..storage.heap import TRIMMER
 from ..storage.profiles import ModelProfile, ProfileStore, profiles_folder
 from .layer_knowledge import LayerKnowledge
 from .learner import Learner
@@ -74,7 +75,10 @@ class SessionCache:
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
         """What this process has seen of the model; what it observed of other weights in the same module is
         forgotten."""
-        record = self._records.setdefault(model.model, ModelRecord())
+        record = self._records.get(model.model)
+        if record is None:
+            record = self._records[model.model] = ModelRecord()
+            TRIMMER.watch(model.model)
         versions = versions_of(model.model)
         if record.versions != versions:
             record.observations, record.versions, record.facts = ModelObservations(), versions, {}

@@ -8,30 +8,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from comfyui_server import COMFYUI, Server, node, start_comfyui
 from page_socket import WebSocket
-from PIL import Image
 from safetensors.torch import save_file
 from spandrel.architectures.SwinIR import SwinIR
 
-COMFYUI = os.environ.get("COMFYUI_DIR")
-PACK = Path(__file__).absolute().parent.parent.parent
-EXAMPLE = PACK / "examples" / "chelsea.png"
 MODEL = "cudaspeed-compact-x2.safetensors"
 FP32 = {
     "use_autocast": "disable",
@@ -70,94 +61,11 @@ NODE_CLASS_MAPPINGS = {"WithoutKernels": WithoutKernels}
 pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_DIR is not set: no ComfyUI to run in")
 
 
-class Server:
-    """A running ComfyUI."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port = folder, port
-        self._url = f"http://127.0.0.1:{port}"
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self._url + path, timeout=10) as answer:
-            return json.load(answer)
-
-    def log(self) -> str:
-        """What it said last."""
-        return (self.folder / "log.txt").read_text()[-4000:]
-
-    def post(self, path: str, content: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            self._url + path, json.dumps(content).encode(), {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            pytest.fail(error.read().decode())
-        return json.loads(text) if text else None
-
-    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
-        """The history entry of a prompt that has ended."""
-        number = self.post("/prompt", {"prompt": prompt})["prompt_id"]
-        for _ in range(6000):
-            history = self.get(f"/history/{number}")
-            if history:
-                return history[number]
-            time.sleep(0.1)
-        return pytest.fail("the prompt did not end in ten minutes")
-
-    def pictures(self, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
-        """SaveImage node -> the picture it wrote, [H, W, C] uint8."""
-        entry = self.run(prompt)
-        assert entry["status"]["status_str"] == "success", self.log()
-        return {
-            node: np.asarray(Image.open(self.folder / "output" / output["images"][0]["filename"]))
-            for node, output in entry["outputs"].items()
-        }
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("comfyui")
-    for name in ("custom_nodes", "input", "output", "temp", "user", "models/upscale_models"):
-        (folder / name).mkdir(parents=True)
-    (folder / "custom_nodes" / "upscale-cudaspeed").symlink_to(PACK)
-    (folder / "custom_nodes" / "without_kernels.py").write_text(WITHOUT_KERNELS)
-    # larger than one of core's tiles of 512
-    Image.open(EXAMPLE).convert("RGB").resize((700, 530), Image.Resampling.BICUBIC).save(folder / "input" / "large.png")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (folder / "log.txt").open("w")
-    process = subprocess.Popen(
-        [
-            *(os.environ.get("COMFYUI_PYTHON", sys.executable), "main.py", "--cpu", "--disable-auto-launch"),
-            *("--base-directory", str(folder), "--port", str(port)),
-        ],
-        cwd=COMFYUI,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    running = Server(folder, port)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, running.log()
-            try:
-                running.get("/system_stats")
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail("ComfyUI did not answer in five minutes: " + running.log())
+    with start_comfyui(folder, {"without_kernels.py": WITHOUT_KERNELS}) as running:
         yield running
-    finally:
-        process.terminate()
-        process.wait(20)
-        log.close()
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def loaded(**more: Any) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
+
+import psutil
 import pytest
 import torch
 import zoo
+from spandrel import ImageModelDescriptor
 from torch import nn
 
+from cudaspeed.memory import bytes_for_copies
 from cudaspeed.models.cuda_graphs import CudaGraphExecutor
 from cudaspeed.models.execution import EagerExecutor, ExecutionMode
-from cudaspeed.models.runner import ModelRunner, _copy
+from cudaspeed.models.runner import ModelRunner, RunnerCache, _copy
 
 MODE = ExecutionMode("fp32", autocast=False, channels_last=True)
 
@@ -81,3 +86,58 @@ def test_a_copy_has_hooks_and_empty_containers_of_its_own() -> None:
     module.second(torch.rand(1, 8, 4, 4))
     assert seen == [1]
     assert "more" not in dict(module.named_buffers())
+
+
+def copies(count: int, limit: int) -> tuple[RunnerCache, list[ImageModelDescriptor], list[weakref.ref[nn.Module]]]:
+    """A cache within `limit` copies of one size, so many models, and our copies of them, made in turn."""
+    models = [zoo.compact() for _ in range(count)]
+    size = ModelRunner(models[0], MODE).bytes
+    cache = RunnerCache(lambda device: limit * size)
+    return cache, models, [weakref.ref(cache.get(model, MODE).module) for model in models]
+
+
+def alive(copies: list[weakref.ref[nn.Module]]) -> list[int]:
+    return [k for k, copy in enumerate(copies) if copy() is not None]
+
+
+def test_the_copies_that_were_used_the_longest_ago_go_where_all_take_too_much() -> None:
+    cache, models, ours = copies(4, limit=3)
+    assert alive(ours) == [1, 2, 3]
+    assert cache.find(models[1], MODE) is not None  # used again
+    new = weakref.ref(cache.get(models[0], MODE).module)
+    assert alive(ours) == [1, 3], "not the one that was used last"
+    assert new() is not None
+
+
+def test_the_newest_copy_stays_however_large_it_is() -> None:
+    cache, models, ours = copies(3, limit=0)
+    assert alive(ours) == [2]
+    assert cache.find(models[2], MODE) is not None
+
+
+def test_where_a_large_copy_goes_an_older_small_one_may_stay() -> None:
+    small, large, _ = models = [zoo.compact(features=width) for width in (8, 64, 32)]
+    limit = sum(ModelRunner(model, MODE).bytes for model in (small, large))
+    cache = RunnerCache(lambda device: limit)
+    for model in models:
+        cache.get(model, MODE)
+    assert [cache.find(model, MODE) is not None for model in models] == [True, False, True]
+
+
+def test_what_a_host_takes_away_is_no_longer_kept_and_is_made_anew() -> None:
+    cache, models, ours = copies(2, limit=9)
+    runner = cache.get(models[0], MODE)
+    runner.release()
+    assert cache.find(models[0], MODE) is runner, "only what was beside the weights"
+    runner.release(weights=True)
+    assert alive(ours) == [0, 1], "a run that has it goes on"
+    del runner
+    assert alive(ours) == [1]
+    assert cache.get(models[0], MODE).versions
+
+
+def test_a_quarter_of_the_memory_is_for_copies_and_less_where_less_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cudaspeed.memory.memory_bytes_left", lambda: None)
+    assert bytes_for_copies(torch.device("cpu")) == psutil.virtual_memory().total // 4
+    monkeypatch.setattr("cudaspeed.memory.memory_bytes_left", lambda: 4 << 20)
+    assert bytes_for_copies(torch.device("cpu")) == 1 << 20

@@ -1,0 +1,129 @@
+"""Memory that was let go of, back to the system: the C library keeps it otherwise, for what comes next.
+
+GNU's gives back by itself what it mapped for one tensor, up to 32 MiB of which it learns to keep (mallopt(3),
+M_MMAP_THRESHOLD). All others lie in heaps, the main thread's and one of each other thread that asks for memory: what is
+free there still counts as this process's. malloc_trim(3) gives back what lies between other things, in all heaps, but
+the free end, the top, of the main one only: that of another's stays until it is twice as large as the largest tensor
+that is kept. ComfyUI runs its nodes in such a thread. So that thread makes its top something between. Other libraries
+have no such call, and are left alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+_SOON = 1.0  # seconds: who lets go of one thing lets go of others with it, a host of its results among them
+_ALL = 2  # the generation of a collection that looks at everything
+_BLOCK, _BLOCKS = 1 << 20, 64  # bytes, count: a thread's heap is 64 MiB at most
+
+
+LetGo = Callable[[], None]
+"""Lets go of something, and raises nothing."""
+
+
+class HeapTrimmer:
+    """Calls `trim` when nothing was let go of for `delay` seconds, on a thread of its own, which begins with the first
+    that is watched, and sleeps while nothing goes. `trim_here` is for the heap of the thread that calls it."""
+
+    def __init__(
+        self, trim: Callable[[], None], trim_here: Callable[[], None] = lambda: None, delay: float = _SOON
+    ) -> None:
+        self._trim, self._trim_here, self._delay = trim, trim_here, delay
+        self._asked: queue.SimpleQueue[LetGo | None] = queue.SimpleQueue()
+        self._threads: set[int] = set()  # on which something went lately
+        self._thread: threading.Thread | None = None
+
+    def watch(self, thing: object) -> None:
+        """Trim when `thing` has gone, and whenever `soon` says so."""
+        weakref.finalize(thing, self.soon).atexit = False
+        if self._thread is None or not self._thread.is_alive():  # in a process that was forked it is not
+            thread = threading.Thread(target=self._work, name="memory of cudaspeed", daemon=True)
+            with suppress(RuntimeError):  # there can be no more threads: then nothing is trimmed
+                thread.start()
+                self._thread = thread
+
+    def soon(self, let_go: LetGo | None = None) -> None:
+        """Something was let go of on this thread, or is when the time has come, by `let_go`. Waits for nobody: it is
+        called by what goes, which may be at any moment.
+
+        What only this thread can give back goes now, and again if Python collects its garbage here meanwhile: so ends
+        what ComfyUI does to let go of all.
+        """
+        self._trim_here()
+        self._threads.add(threading.get_ident())
+        if self._collected not in gc.callbacks:
+            gc.callbacks.append(self._collected)
+        self._asked.put(let_go)
+
+    def _collected(self, phase: str, told: Mapping[str, int]) -> None:
+        if phase == "stop" and told["generation"] == _ALL and threading.get_ident() in self._threads:
+            self._trim_here()
+
+    def _work(self) -> None:
+        while True:
+            asked = [self._asked.get()]
+            with suppress(queue.Empty):
+                while True:
+                    asked.append(self._asked.get(timeout=self._delay))
+            while asked:
+                let_go = asked.pop()
+                if let_go is not None:
+                    let_go()
+                let_go = None  # nor does this thread keep what it knows
+            self._threads.clear()
+            with suppress(ValueError):
+                gc.callbacks.remove(self._collected)
+            self._trim()
+
+
+def trim_heap() -> None:
+    """Give back what lies free between other things, in all heaps, and the main one's top. Takes some milliseconds."""
+    library = _gnu()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def trim_top() -> None:
+    """Give back what lies free in this thread's heap, its top included. Takes some milliseconds.
+
+    All of the top is asked for, untouched but for the head of each block, and freed but for its end: then it lies
+    between other things.
+    """
+    library = _gnu()
+    if library is None or threading.current_thread() is threading.main_thread():
+        return
+    blocks: list[int] = []
+    while len(blocks) < _BLOCKS and (block := library.malloc(_BLOCK)):
+        blocks.append(block)
+    for block in blocks[:-1]:
+        library.free(block)
+    library.malloc_trim(0)
+    for block in blocks[-1:]:
+        library.free(block)
+
+
+@functools.cache
+def _gnu() -> ctypes.CDLL | None:
+    """GNU's C library, whose functions let other Python threads run meanwhile; None where it is another."""
+    if sys.platform != "linux":
+        return None
+    try:
+        library = ctypes.CDLL(None)
+        library.malloc_trim.argtypes, library.malloc_trim.restype = (ctypes.c_size_t,), ctypes.c_int
+        library.malloc.argtypes, library.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
+        library.free.argtypes, library.free.restype = (ctypes.c_void_p,), None
+    except (OSError, AttributeError):  # musl's
+        return None
+    return library
+
+
+TRIMMER = HeapTrimmer(trim_heap, trim_top)
+"""The process's."""

@@ -1,0 +1,135 @@
+"""Memory comes back in a real ComfyUI: after `POST /free`, while models alternate, and after interrupts.
+
+Skipped without COMFYUI_DIR (see comfyui_server.py). What ComfyUI itself keeps of its first prompt is no part of it: one
+without our node comes first.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from comfyui_server import COMFYUI, Server, node, start_comfyui
+from safetensors.torch import save_file
+from spandrel.architectures.ESRGAN import ESRGAN
+
+MEGABYTE = 1 << 20
+COMPACT = "cudaspeed-compact-x2.safetensors"
+LARGE = "large.safetensors"
+
+# Tells what tensors there are in the process that Python knows of, in bytes.
+CENSUS = """
+import gc
+
+import torch
+from aiohttp import web
+from server import PromptServer
+
+
+@PromptServer.instance.routes.get("/census")
+async def census(request):
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return web.json_response({"bytes": sum(storages.values())})
+
+
+NODE_CLASS_MAPPINGS = {}
+"""
+
+pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_DIR is not set: no ComfyUI to run in")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("comfyui")
+    with start_comfyui(folder, {"census.py": CENSUS}) as running:
+        torch.manual_seed(0)
+        network = ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=1, scale=4)
+        save_file(network.state_dict(), folder / "models" / "upscale_models" / LARGE)
+        yield running
+
+
+class Prompts:
+    """Prompts that are all different, or ComfyUI would take the last one's result."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self._count = server, 0
+
+    def prompt(self, model: str, upscale: str = "UpscaleImageCUDAspeed", size: int = 96, frames: int = 1) -> Any:
+        self._count += 1
+        widgets = {"use_autocast": "enable", "precision": "auto", "tile_size": 0, "overlap": 0}
+        widgets |= {"enable_compile": "enable", "optimization_level": "balanced"}
+        width = size - self._count % 5
+        return {
+            "large": node("LoadImage", image="large.png"),
+            "model": node("UpscaleModelLoader", model_name=model),
+            "picture": node("ImageScale", image=["large", 0], upscale_method="bilinear", width=width, height=size,
+                            crop="disabled"),
+            "many": node("RepeatImageBatch", image=["picture", 0], amount=frames),
+            "mine": node(upscale, upscale_model=["model", 0], image=["many", 0],
+                         **(widgets if upscale == "UpscaleImageCUDAspeed" else {})),
+            "first": node("ImageFromBatch", image=["mine", 0], batch_index=0, length=1),
+            "save": node("SaveImage", images=["first", 0], filename_prefix=f"picture{self._count}"),
+        }  # fmt: skip
+
+    def run(self, model: str, **more: Any) -> None:
+        entry = self.server.run(self.prompt(model, **more))
+        assert entry["status"]["status_str"] == "success", self.server.log()
+
+    def interrupt(self, model: str, after: float) -> None:
+        number = self.server.queue(self.prompt(model, size=200, frames=20))
+        while not self.server.get("/queue")["queue_running"] and not self.server.get(f"/history/{number}"):
+            time.sleep(0.05)
+        time.sleep(after)
+        self.server.post("/interrupt", {})
+        self.server.wait(number)
+
+    def free(self) -> None:
+        for _ in range(2):  # who is asked just after a prompt may not hear it, and run the next prompt first
+            self.server.post("/free", {"unload_models": True, "free_memory": True})
+            time.sleep(3)
+
+
+@pytest.fixture(scope="module")
+def prompts(server: Server) -> Prompts:
+    """Of a server that has run core's node, and given back what that took."""
+    prompts = Prompts(server)
+    prompts.run(COMPACT, upscale="ImageUpscaleWithModel")
+    prompts.free()
+    return prompts
+
+
+def test_free_gives_all_of_it_back(server: Server, prompts: Prompts) -> None:
+    before, tensors = server.resident_bytes(), server.get("/census")["bytes"]
+    for turn in range(12):
+        prompts.run((COMPACT, LARGE)[turn % 2], frames=1 + turn % 3)
+    assert server.get("/census")["bytes"] > tensors + MEGABYTE, "results and models stay for the next prompt"
+    prompts.free()
+    assert server.get("/census")["bytes"] <= tensors + MEGABYTE
+    assert server.resident_bytes() <= before + 30 * MEGABYTE
+
+
+def test_models_that_alternate_take_no_more_after_the_second_round(server: Server, prompts: Prompts) -> None:
+    taken = []
+    for _ in range(10):
+        prompts.run(COMPACT)
+        prompts.run(LARGE)
+        taken.append(server.resident_bytes())
+    assert max(taken[2:]) <= taken[1] + 10 * MEGABYTE, [size // MEGABYTE for size in taken]
+
+
+def test_interrupts_take_nothing(server: Server, prompts: Prompts) -> None:
+    """What the last one left may still be on its way when it is looked at; growth would be in all of them."""
+    moment = random.Random(0)
+    taken = []
+    for turn in range(20):
+        prompts.interrupt((COMPACT, LARGE)[turn % 2], after=moment.uniform(0.1, 3.0))
+        time.sleep(2)  # the memory goes back a second later
+        taken.append(server.resident_bytes() // MEGABYTE)
+    assert statistics.median(taken[-10:]) <= max(taken[:4]) + 10, str(taken)
+    prompts.run(COMPACT)

@@ -1,0 +1,146 @@
+"""Memory that was let go of goes back to the system, some moments later."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+import torch
+from children import run_limited
+
+from cudaspeed.storage import heap
+from cudaspeed.storage.heap import HeapTrimmer, trim_heap, trim_top
+
+MEGABYTE = 1 << 20
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    give_up = time.monotonic() + seconds
+    while not true() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return true()
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+GNU = pytest.mark.skipif(sys.platform != "linux" or heap._gnu() is None, reason="another C library")
+
+
+@GNU
+def test_what_lies_between_other_things_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return psutil.Process().memory_info().rss
+
+    kept = []
+    for _ in range(256):  # each between two that stay, and too small to be mapped by itself
+        gone = torch.ones(MEGABYTE // 16)
+        kept.append((torch.ones(64), gone))
+    held = resident()
+    kept = [(small, None) for small, _ in kept]
+    del gone
+    trim_heap()
+    assert held - resident() > 32 * MEGABYTE
+
+
+@GNU
+def test_a_threads_memory_goes_back_to_the_system_that_no_other_could_give_back() -> None:
+    """In a process of its own: what the C library has learned to keep depends on what was before."""
+    ended = run_limited(["-c", TOP])
+    before, kept, after = map(int, ended.out.split())
+    assert kept - before > 24 * MEGABYTE, "else this shows nothing"
+    assert after - before < 4 * MEGABYTE, ended.err
+
+
+TOP = """
+import ctypes, threading
+import psutil
+from cudaspeed.storage.heap import trim_heap, trim_top, _gnu
+
+def held(library, sizes):
+    blocks = [library.malloc(size) for size in sizes]
+    for block, size in zip(blocks, sizes):
+        ctypes.memset(block, 1, size)
+    for block in blocks:
+        library.free(block)
+
+def work():
+    resident, library = psutil.Process().memory_info, _gnu()
+    held(library, [31 << 20])  # mapped, after which so much is kept
+    before = resident().rss
+    held(library, [4 << 20] * 8)
+    trim_heap()
+    kept = resident().rss
+    trim_top()
+    print(before, kept, resident().rss)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_gnu", lambda: None)
+    trim_heap()
+    in_a_thread(trim_top)
+
+
+class Thing:
+    """Something that goes."""
+
+
+def test_it_is_done_once_for_all_that_go_together_and_again_later() -> None:
+    done: list[float] = []
+    trimmer = HeapTrimmer(lambda: done.append(time.monotonic()), delay=0.3)
+    things = [Thing() for _ in range(5)]
+    for thing in things:
+        trimmer.watch(thing)
+    del thing
+    while things:
+        gone = time.monotonic()
+        things.pop()
+        time.sleep(0.02)
+    assert within(10, lambda: bool(done))
+    assert done[0] - gone >= 0.3, "after the last of them"
+    time.sleep(0.5)
+    assert len(done) == 1
+    trimmer.soon()
+    assert within(10, lambda: len(done) == 2)
+
+
+def test_where_something_went_it_is_done_at_once_and_again_after_a_collection_of_garbage_there() -> None:
+    here: list[int] = []
+    trimmer, me = (
+        HeapTrimmer(lambda: None, lambda: here.append(threading.get_ident()), delay=0.0),
+        threading.get_ident(),
+    )
+    trimmer.soon()
+    assert here == [me]
+    gc.collect(0)
+    in_a_thread(gc.collect)
+    assert here == [me]
+    gc.collect()
+    assert here == [me, me]
+    thing = Thing()
+    trimmer.watch(thing)  # whose thread sees to all that was asked for
+    assert within(10, lambda: trimmer._collected not in gc.callbacks), "nothing is left behind"
+
+
+def test_a_process_that_ends_does_not_wait_for_it() -> None:
+    code = (
+        "import weakref; from cudaspeed.storage.heap import HeapTrimmer\n"
+        "class Thing: pass\n"
+        "thing, trimmer = Thing(), HeapTrimmer(lambda: print('trimmed'), delay=60.0)\n"
+        "trimmer.watch(thing); other = Thing(); trimmer.watch(other); del other"
+    )
+    ended = run_limited(["-c", code], seconds=50)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")

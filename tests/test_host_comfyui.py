@@ -1,0 +1,316 @@
+"""Our host file inside ComfyUI: what a run loads, what goes when it is unloaded, and the switches that mean us.
+
+docs/memory.md has the switches in a table, a row each of which there is a test here.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from clocks import new_sessions
+from comfyui import GIGABYTE, ComfyUI, InterruptProcessingError, ModelPatcher
+from lagging import LaggingDevice
+from processors import fast_at_bf16
+from spandrel import ImageModelDescriptor
+
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import TRIMMER, ComfyContext, StandaloneContext
+from cudaspeed.models.cuda_graphs import CudaGraphExecutor
+from cudaspeed.models.execution import EagerExecutor, ExecutionMode
+from cudaspeed.models.info import model_info
+from cudaspeed.models.precision import considered
+from cudaspeed.models.runner import ModelRunner, RunnerCache
+from cudaspeed.models.study import Answer
+from cudaspeed.pipeline import output, session
+from cudaspeed.pipeline.modes import ModeChooser
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.pipeline.studies import StudyRunner
+from cudaspeed.upscale_engine import upscale
+
+FP32 = ExecutionMode("fp32", autocast=False, channels_last=True)
+NO_ANSWER = Answer(torch.zeros(1, 3, 8, 8), 1.0)
+CARD, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch):
+    """`started(cpu=True)`: ComfyUI with this switch."""
+    return lambda **switches: ComfyUI(**switches).enter(monkeypatch)
+
+
+class Later:
+    """The moment, a second later, when memory is given back to the system; `asked` tells for what."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None] | None] = []
+
+    def soon(self, let_go: Callable[[], None] | None = None) -> None:
+        self.asked.append(let_go)
+
+    def comes(self) -> None:
+        while self.asked:
+            let_go = self.asked.pop()
+            if let_go:
+                let_go()
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Later:
+    later = Later()
+    monkeypatch.setattr(TRIMMER, "soon", later.soon)
+    return later
+
+
+def run(model: ImageModelDescriptor, sessions: SessionCache, **options: Any):
+    return upscale(zoo.photograph(24, 24), model, UpscaleOptions(**options), ComfyContext(model), sessions)
+
+
+def tensors_of(sessions: SessionCache, model: ImageModelDescriptor) -> list[weakref.ref[torch.Tensor]]:
+    """The tensors of our copy."""
+    runner = sessions.runners._by_module[model.model]
+    return [weakref.ref(tensor) for tensor in (*runner.module.parameters(), *runner.module.buffers())]
+
+
+# --- what stays, and when it leaves ----------------------------------------------------------------------------------
+
+
+def test_a_model_stays_for_the_next_prompt_and_nothing_of_ours_is_alive_after_it_was_unloaded(
+    started, later: Later
+) -> None:
+    comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
+    first = run(model, sessions)
+    ours = tensors_of(sessions, model)
+    run(model, sessions)
+    comfyui.prompt_ends()
+    later.comes()
+    assert ours
+    assert all(tensor() is not None for tensor in ours), "the next prompt begins with it"
+    gc.disable()  # it has not to wait for it
+    try:
+        comfyui.unload_all_models()
+        assert later.asked, "what the C library keeps of it goes, too"
+        later.comes()
+        assert not any(tensor() is not None for tensor in ours), "although the caller's model is still there"
+    finally:
+        gc.enable()
+    assert torch.equal(run(model, sessions).image, first.image)
+
+
+def test_several_models_are_unloaded_in_one_go(started, later: Later) -> None:
+    comfyui, sessions, models = started(cpu=True), new_sessions(), [zoo.compact(), zoo.esrgan(), zoo.span()]
+    ours = []
+    for model in models:
+        run(model, sessions)
+        ours += tensors_of(sessions, model)
+    assert len(comfyui.loaded) == 3
+    comfyui.unload_all_models()
+    later.comes()
+    assert not comfyui.loaded
+    assert not any(tensor() is not None for tensor in ours)
+
+
+def test_a_model_that_was_loaded_again_meanwhile_stays(started, later: Later) -> None:
+    comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
+    run(model, sessions)
+    ours = tensors_of(sessions, model)
+    comfyui.unload_all_models()
+    run(model, sessions)
+    later.comes()
+    assert all(tensor() is not None for tensor in ours)
+
+
+def test_memory_goes_back_when_a_model_goes_that_was_unloaded_before(started, later: Later) -> None:
+    comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
+    run(model, sessions)
+    comfyui.unload_all_models()
+    later.comes()
+    del model
+    gc.collect()
+    assert later.asked
+
+
+def test_memory_goes_back_after_an_interrupt(started, later: Later) -> None:
+    comfyui, sessions, model = started(cpu=True), new_sessions(), zoo.compact()
+    run(model, sessions)
+    assert not later.asked
+    comfyui.interrupted = True
+    with pytest.raises(InterruptProcessingError):
+        run(model, sessions)
+    assert later.asked
+
+
+def test_a_copy_that_leaves_a_card_comes_back_from_main_memory(started) -> None:
+    comfyui, model = started(), zoo.compact()
+    cache = RunnerCache()
+    runner = cache.get(model, FP32)
+    ComfyContext(model).make_resident(runner, GIGABYTE)
+    patcher = comfyui.loaded[0].model
+    assert comfyui.requests == [GIGABYTE], "what the forward takes is what the host makes room for"
+    assert patcher.offload_device == CPU
+    assert patcher.loaded
+    comfyui.unload_all_models()
+    assert cache.find(model, FP32) is runner
+    ComfyContext(model).make_resident(runner, 0)
+    assert [entry.model for entry in comfyui.loaded] == [patcher]
+
+
+# --- switches --------------------------------------------------------------------------------------------------------
+
+
+def test_cpu(started) -> None:
+    started(cpu=True)
+    context = ComfyContext(zoo.compact())
+    assert context.device == context.output_device == CPU
+    assert context.free_bytes() == 8 * GIGABYTE, "nothing is reserved for a desktop in main memory"
+
+
+@pytest.mark.parametrize("switch", ["lowvram", "novram", "highvram", "gpu_only"])
+def test_the_whole_model_is_on_the_card_whatever_its_memory_is_called(started, switch: str) -> None:
+    started(**{switch: True})
+    model = zoo.compact()
+    runner, context = ModelRunner(model, FP32), ComfyContext(model)
+    context.make_resident(runner, 0)
+    assert context.device == CARD
+    assert isinstance(runner.residence, ModelPatcher)
+    assert runner.residence.loaded == {name for name, _ in runner.module.named_modules()}
+
+
+@pytest.mark.parametrize("switch", ["highvram", "gpu_only"])
+def test_a_model_that_stays_on_the_card_is_let_go_of_when_it_is_unloaded(started, later: Later, switch: str) -> None:
+    comfyui, model, cache = started(**{switch: True}), zoo.compact(), RunnerCache()
+    ComfyContext(model).make_resident(cache.get(model, FP32), 0)
+    assert comfyui.loaded[0].model.offload_device == CARD
+    comfyui.unload_all_models()
+    later.comes()
+    assert cache.find(model, FP32) is None
+
+
+def test_gpu_only(started) -> None:
+    started(gpu_only=True)
+    assert ComfyContext(zoo.compact()).output_device == CARD
+    started()
+    assert ComfyContext(zoo.compact()).output_device == CPU
+
+
+@pytest.mark.parametrize(("switches", "reserved"), [({}, 400 << 20), ({"reserve_vram": 2}, 2 * GIGABYTE)])
+def test_reserve_vram(started, switches: dict[str, int], reserved: int) -> None:
+    comfyui = started(**switches)
+    context = ComfyContext(zoo.compact())
+    assert context.free_bytes() == 8 * GIGABYTE - reserved
+    comfyui.free = reserved // 2
+    assert context.free_bytes() == 0
+
+
+def test_disable_smart_memory(started, later: Later) -> None:
+    comfyui, sessions, model = started(cpu=True, disable_smart_memory=True), new_sessions(), zoo.compact()
+    run(model, sessions)
+    ours = tensors_of(sessions, model)
+    comfyui.prompt_ends()
+    later.comes()
+    assert not comfyui.loaded
+    assert not any(tensor() is not None for tensor in ours)
+
+
+def test_force_fp32(started, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast_at_bf16(monkeypatch)
+    model = zoo.compact()
+    started(cpu=True, force_fp32=True)
+    assert run(model, new_sessions()).report.precision.startswith("fp32")
+    assert considered("auto", model, CPU, ComfyContext(model).switches.precisions) == ["fp32"]
+    started(cpu=True)
+    assert considered("auto", model, CPU, ComfyContext(model).switches.precisions) == ["bf16", "fp32"]
+
+
+def test_a_precision_that_is_asked_for_in_the_node_is_used_all_the_same(started) -> None:
+    model = zoo.compact()
+    started(cpu=True, force_fp32=True)
+    assert run(model, new_sessions(), precision="bf16").report.precision.startswith("bf16")
+
+
+def test_force_fp16(started) -> None:
+    model = zoo.compact()
+    started(force_fp16=True)
+    assert considered("auto", model, CARD, ComfyContext(model).switches.precisions) == ["fp16", "fp32"]
+    started(cpu=True, force_fp16=True)
+    assert ComfyContext(model).switches.precisions is None, "a CPU emulates it; ComfyUI does not use it there either"
+
+
+@pytest.mark.parametrize(
+    ("switches", "dtype"),
+    [
+        ({}, torch.float32),
+        ({"fp16_intermediates": True}, torch.float16),
+        ({"bf16_intermediates": True}, torch.bfloat16),
+    ],
+)
+def test_intermediates(started, switches: dict[str, bool], dtype: torch.dtype) -> None:
+    sessions, model = new_sessions(), zoo.compact()
+    started(cpu=True, **switches)
+    image = run(model, sessions, precision="fp32").image
+    assert image.dtype == dtype
+    started(cpu=True)
+    assert torch.equal(image, run(model, sessions, precision="fp32").image.to(dtype))
+
+
+def ways_on_a_card(model: ImageModelDescriptor) -> list[str]:
+    """The kernels of those ways to compute that a run there would like to compare."""
+    sessions, context = new_sessions(), ComfyContext(model)
+    chooser = ModeChooser(
+        model, UpscaleOptions(precision="fp32"), context, sessions, StudyRunner(model, context, sessions)
+    )
+    chooser.choose(1 << 16, lambda: None)
+    return [ask.mode.kernels for study in chooser.studies for ask in [next(study.steps), study.steps.send(NO_ANSWER)]]
+
+
+@pytest.mark.parametrize("switch", ["use_split_cross_attention", "use_quad_cross_attention"])
+def test_attention_that_is_not_torchs(started, switch: str) -> None:
+    model = zoo.swinir()
+    for usual in ("use_pytorch_cross_attention", "use_sage_attention", "use_flash_attention"):
+        started(card="mps", **{usual: True})
+        assert ways_on_a_card(model) == ["plain", "attention"]
+    started(card="mps", **{switch: True})
+    assert ways_on_a_card(model) == []
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_disable_cuda_graphs(started, monkeypatch: pytest.MonkeyPatch, off: bool) -> None:
+    asked: list[bool] = []
+    executor = ModelRunner.executor
+
+    def noting(runner: ModelRunner, device: torch.device, graphs: bool = True):
+        asked.append(graphs)
+        return executor(runner, device, graphs)
+
+    monkeypatch.setattr(ModelRunner, "executor", noting)
+    started(cpu=True, disable_cuda_graphs=off)
+    run(zoo.compact(), new_sessions())
+    assert {*asked} == {not off}
+    kind = CudaGraphExecutor if not off else EagerExecutor
+    assert type(executor(ModelRunner(zoo.compact(), FP32), CARD, not off)) is kind
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_disable_pinned_memory(started, monkeypatch: pytest.MonkeyPatch, off: bool) -> None:
+    model, asked = zoo.compact(), list[int]()
+    monkeypatch.setattr(output, "may_be_pinned", lambda size, free: bool(asked.append(size)))
+    monkeypatch.setattr(session, "stream_device", LaggingDevice)
+    started(disable_pinned_memory=off)
+    output.allocate_output(zoo.photograph(8, 8), model_info(model), ComfyContext(model), beside=0)
+    assert bool(asked) is not off
+    started(cpu=True, disable_pinned_memory=off)
+    streams = session.Session(model, UpscaleOptions(), ComfyContext(model), new_sessions()).streams
+    assert (streams is None) is off
+
+
+def test_nothing_is_asked_for_outside() -> None:
+    switches = StandaloneContext("cpu").switches
+    assert switches.precisions is None
+    assert switches.torch_attention
+    assert switches.cuda_graphs
+    assert switches.pinned_memory
