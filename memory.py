@@ -20,8 +20,9 @@ from .storage.memory_limits import memory_bytes_left
 
 logger = logging.getLogger("cudaspeed")
 
-# What a forward really takes, over the tensors it makes: convolution workspaces, layout changes, fragmentation.
-# 1.5 was measured for convolutional models on a CPU; 1.25 on CUDA is a margin and waits for its measurement.
+# What a forward really takes, over the tensors it makes: convolution workspaces, layout changes, fragmentation. That is
+# while nothing was measured of the model where it computes (pipeline/feedback.py): 1.5 was measured for convolutional
+# models on a CPU; 1.25 on CUDA is a margin.
 _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
 _PROBE_SIDE = 64
@@ -36,12 +37,14 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 class MemoryCost:
     """Bytes one forward of n input pixels needs: `weights` + `per_pixel` * n + `per_pixel_squared` * n^2.
 
-    The square term is zero for all but globally attending models.
+    The square term is zero for all but globally attending models. `overhead`: by what a forward was seen to take more
+    or less than that, weights aside; None: it was not seen yet, and the device's constant stands for it.
     """
 
     weights: int
     per_pixel: float
     per_pixel_squared: float = 0.0
+    overhead: float | None = None
 
     def at(self, pixels: int) -> int:
         """Bytes for one tile of `pixels` input pixels, weights included."""
@@ -156,12 +159,16 @@ _POINTWISE = {"add", "sub", "mul", "div", "leaky_relu", "relu", "gelu", "silu", 
 
 def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
     """Bytes that a forward over `pixels` input pixels takes on `device`, overhead included, weights not."""
-    return int((cost.at(pixels) - cost.weights) * _OVERHEAD.get(device.type, 1.5))
+    return int((cost.at(pixels) - cost.weights) * _overhead(cost, device))
+
+
+def _overhead(cost: MemoryCost, device: torch.device) -> float:
+    return _OVERHEAD.get(device.type, 1.5) if cost.overhead is None else cost.overhead
 
 
 def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: torch.device) -> int:
     """The most input pixels one forward may have within `level`'s share of `free_bytes` (weights already resident)."""
-    budget = free_bytes * _SHARE_OF_FREE[level] / _OVERHEAD.get(device.type, 1.5)
+    budget = free_bytes * _SHARE_OF_FREE[level] / _overhead(cost, device)
     linear, square = max(cost.per_pixel, 1.0), cost.per_pixel_squared
     if square == 0.0:
         return max(1, int(budget / linear))

@@ -46,7 +46,7 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
     assert schedule is not None
     health = outcome.health(session.chain.given_up)
     overlap = session.overlap_warning(schedule)
-    peak = session.context.peak_bytes()
+    peak, memory = session.context.peak_bytes(), session.memory_use(schedule)
     frames, plan = len(source), schedule.plan
     return UpscaleReport(
         model=info.name,
@@ -64,8 +64,9 @@ def make_report(session: Session, outcome: Outcome, source: FrameSource, seconds
         compiled=outcome.compiled,
         compiling=session.compiling(outcome.compiled),
         seconds=seconds,
-        peak_bytes=session.estimated_bytes(schedule) if peak is None else peak,
+        peak_bytes=memory.on_device if peak is None else peak,
         health=health,
+        memory=memory,
         profile=session.told_profile(),
         notes=(*session.notes, *([overlap] if overlap else [])),
     )
