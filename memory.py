@@ -24,6 +24,9 @@ logger = logging.getLogger("cudaspeed")
 # while nothing was measured of the model where it computes (pipeline/feedback.py): 1.5 was measured for convolutional
 # models on a CPU; 1.25 on CUDA is a margin.
 _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
+# The same over a bound by the widths of layers, which is mostly more than these tensors: measured for the architectures
+# of bench/model_zoo.py, of which real peaks were 0.7 to 1.25 times the bound.
+_OVERHEAD_OF_BOUNDS = 1.15
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
 _PROBE_SIDE = 64
 _SQUARE_GROWTH = 1.25
@@ -38,13 +41,15 @@ class MemoryCost:
     """Bytes one forward of n input pixels needs: `weights` + `per_pixel` * n + `per_pixel_squared` * n^2.
 
     The square term is zero for all but globally attending models. `overhead`: by what a forward was seen to take more
-    or less than that, weights aside; None: it was not seen yet, and the device's constant stands for it.
+    or less than that, weights aside; None: it was not seen yet, and a constant stands for it. `bound`: it is not what
+    was traced, but no less than that.
     """
 
     weights: int
     per_pixel: float
     per_pixel_squared: float = 0.0
     overhead: float | None = None
+    bound: bool = False
 
     def at(self, pixels: int) -> int:
         """Bytes for one tile of `pixels` input pixels, weights included."""
@@ -163,7 +168,9 @@ def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
 
 
 def _overhead(cost: MemoryCost, device: torch.device) -> float:
-    return _OVERHEAD.get(device.type, 1.5) if cost.overhead is None else cost.overhead
+    if cost.overhead is not None:
+        return cost.overhead
+    return _OVERHEAD_OF_BOUNDS if cost.bound else _OVERHEAD.get(device.type, 1.5)
 
 
 def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: torch.device) -> int:

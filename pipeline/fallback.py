@@ -122,7 +122,8 @@ class StepMaker:
             weights, linear, square = known
             return MemoryCost(int(weights), linear, square, self._overhead(mode, rough=False))
 
-        bound = self._record.once(place, lambda: rough_cost(self._model, mode.kernels, dtype))
+        rough = "rough cost", dtype, mode.kernels
+        bound = self._record.once(rough, lambda: rough_cost(self._model, mode.kernels, dtype))
         return ForwardCost(bound and replace(bound, overhead=self._overhead(mode, rough=True)), measure)
 
     def _overhead(self, mode: ExecutionMode, rough: bool) -> float | None:

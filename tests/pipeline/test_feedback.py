@@ -30,7 +30,7 @@ CPU, MB = torch.device("cpu"), 1 << 20
 FP32 = Estimated(ExecutionMode("fp32", autocast=False, channels_last=False), rough=False)
 FP16 = Estimated(ExecutionMode("fp16", autocast=False, channels_last=False), rough=False)
 EXPECTED = 100 * MB
-CONSTANT = 1.5  # on a CPU, while nothing was seen
+CONSTANT, CONSTANT_OF_BOUNDS = 1.5, 1.15  # on a CPU, while nothing was seen
 
 
 class Machine:
@@ -338,7 +338,7 @@ def test_a_bound_by_widths_is_compared_with_itself_and_nothing_is_traced(
     def forward_bytes() -> int:
         return upscale(zoo.photograph(40, 40), model, asked, context, sessions).report.memory.forward
 
-    bound = forward_bytes() / CONSTANT
+    bound = forward_bytes() / CONSTANT_OF_BOUNDS
     takes = round(0.4 * bound)
     monkeypatch.setattr(
         "cudaspeed.models.execution.EagerExecutor.__call__",
