@@ -10,7 +10,9 @@ import functools
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import torch
@@ -89,7 +91,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 @functools.cache
-def _mallinfo2() -> ctypes._NamedFuncPointer | None:
+def _mallinfo2() -> Callable[[], Any] | None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library, or one before 2.33
             function = ctypes.CDLL(None).mallinfo2
