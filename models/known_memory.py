@@ -38,7 +38,7 @@ _LIVE = {
     "PLKSR": 2.6,
     "RCAN": 2.6,
     "RealCUGAN": 3.4,
-    "SAFMN": 3.1,
+    "SAFMN": 3.8,
     "SAFMNBCIE": 2.2,
     "SPAN": 6.0,
     "SwiftSRGAN": 1.7,
