@@ -42,7 +42,7 @@ from .seams import random_model, read
 
 _WARM = 64  # side, pixels
 _FRAMES = (8, 64)
-_FRAME_SIDE = 64
+_FRAME_SIDE = 160
 _PATIENCE = 300.0  # seconds for kernels that are built, once
 _TABLE = Table(
     "model",
@@ -75,6 +75,7 @@ def run_once(model: str, side: int, frames: int, device: str, precision: str) ->
     options = UpscaleOptions(precision=precision, compile=False)  # type: ignore[arg-type]  # checked there
     image = torch.rand(frames, side, side, 3, generator=torch.Generator().manual_seed(0))
     upscale(image[:1, :_WARM, :_WARM], descriptor, options, StandaloneContext(device), sessions)
+    sessions.learner.stop()  # whose forwards take memory, too, in between
     upscale_engine.allocate_output = _touched
     context, results = StandaloneContext(device), []
     grown = peak_growth(lambda: results.append(upscale(image, descriptor, options, context, sessions)), context.device)
@@ -135,7 +136,10 @@ def many_frames(models: list[str], device: str, precision: str, results: Results
         few, many = (in_process(name, _FRAME_SIDE, frames, device, precision) for frames in _FRAMES)
         ratio = many["peak_bytes"] / few["peak_bytes"]
         results.keep({"model": name, "frames": _FRAMES, "few": few, "many": many, "ratio": ratio})
-        print(f"{name}: {_FRAMES[1]} frames : {_FRAMES[0]} frames, {ratio:.3f} of the memory beside the result")
+        print(
+            f"{name}: {_FRAMES[1]} frames : {_FRAMES[0]} frames, {ratio:.3f} of the memory beside the result "
+            f"({megabytes(many['peak_bytes'])} : {megabytes(few['peak_bytes'])} MB)"
+        )
 
 
 def sampling(model: str, side: int, rounds: int, device: str, results: Results) -> None:
