@@ -18,7 +18,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -69,6 +71,13 @@ def _touched(*arguments: object) -> Tensor:
     return allocate_output(*arguments).zero_()  # type: ignore[arg-type]
 
 
+def _forget_the_peak() -> None:
+    """Let this process's greatest resident set be the present one (proc(5), clear_refs): what it rises to after that is
+    the peak, which samples may miss on a busy machine."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def run_once(model: str, side: int, frames: int, device: str, precision: str) -> Record:
     """In this process: what upscaling `frames` of `side` x `side` takes beside model and result, and the estimate."""
     descriptor, sessions = model_named(model), SessionCache()
@@ -78,6 +87,7 @@ def run_once(model: str, side: int, frames: int, device: str, precision: str) ->
     sessions.learner.stop()  # whose forwards take memory, too, in between
     upscale_engine.allocate_output = _touched
     context, results = StandaloneContext(device), []
+    _forget_the_peak()
     grown = peak_growth(lambda: results.append(upscale(image, descriptor, options, context, sessions)), context.device)
     sessions.flush()
     report, use = results[0].report, results[0].report.memory

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from ..models.execution import ExecutionMode
-from .memory_counters import AllocatorPeak, give_back_freed, kept_bytes, resident_bytes
+from .memory_counters import AllocatorPeak, give_back_freed, kept_bytes, most_resident_bytes, resident_bytes
 from .ticker import Ticker
 
 _PERIOD = 0.02  # seconds between two samples
@@ -73,6 +73,7 @@ class _Watch:
         if first:
             give_back_freed()
         self.samples, self.alone, self.kept = 0, _RUNNING.alone_since(), 0 if first else kept_bytes()
+        self._ever = most_resident_bytes()
         self._before = self._most = resident_bytes()
 
     def sample(self) -> None:
@@ -86,7 +87,8 @@ class _Watch:
         """The most bytes that the process held over what it held before; None where that cannot be trusted."""
         if self._before is None or self._most is None or self.samples < _LEAST_SAMPLES:
             return None
-        grown = self._most - self._before
+        ever = most_resident_bytes()  # where that rose, it tells what samples on a busy machine came too late for
+        grown = (max(self._most, ever) if ever > self._ever else self._most) - self._before
         alone = self.alone is not None and self.alone == _RUNNING.alone_since()
         return grown if alone and self.kept <= _MOST_KEPT * grown else None
 

@@ -31,6 +31,15 @@ def resident_bytes() -> int | None:
         return None
 
 
+def most_resident_bytes() -> int:
+    """The most that the resident set ever was (getrusage(2)); 0 where that is not told."""
+    try:
+        import resource  # which Windows has not
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @functools.lru_cache(maxsize=1)
 def _process(number: int) -> psutil.Process:
     return psutil.Process(number)  # which looks up when it began: once, not every 20 ms

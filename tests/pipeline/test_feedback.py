@@ -39,6 +39,8 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held, self.kept, self.sampler = 1000 * MB, 0, NoTicker()
         self.asked = self.trimmed = 0
+        self.ever = 3000 * MB
+        monkeypatch.setattr(feedback, "most_resident_bytes", lambda: self.ever)
         monkeypatch.setattr(feedback, "resident_bytes", self._told)
         monkeypatch.setattr(feedback, "kept_bytes", lambda: self.kept)
         monkeypatch.setattr(feedback, "give_back_freed", lambda: setattr(self, "trimmed", self.trimmed + 1))
@@ -124,6 +126,12 @@ def test_another_run_beside_it_at_any_moment_is_no_answer(machine: Machine) -> N
 
     assert of_a_run(machine, 130 * MB, meanwhile=come_and_go) is None
     assert of_a_run(machine, 130 * MB) == pytest.approx(1.3), "they are gone"
+
+
+def test_a_peak_that_no_sample_met_counts_where_the_process_never_held_as_much(machine: Machine) -> None:
+    machine.held = 2990 * MB
+    assert of_a_run(machine, 0, meanwhile=lambda: setattr(machine, "ever", 3120 * MB)) == pytest.approx(1.3)
+    assert of_a_run(machine, 110 * MB) == pytest.approx(1.1), "that was before"
 
 
 def test_only_the_first_forwards_are_watched(machine: Machine) -> None:
