@@ -139,7 +139,8 @@ class StepMaker:
 def place_of_peaks(mode: ExecutionMode, rough: bool, device: torch.device) -> str:
     """Where in a profile it stands what forwards in `mode` take over what was estimated: by a bound (`rough`), or by
     the exact cost."""
-    return f"{place_of(mode, device)}{', by the widths of its layers' * rough}"
+    told = ", channels last" * mode.channels_last + ", by the widths of its layers" * rough
+    return place_of(mode, device) + told
 
 
 class FallbackChain:
