@@ -1,4 +1,4 @@
-"""The command line: `cudaspeed upscale`, `cudaspeed models` and `cudaspeed cache`."""
+"""The command line: `cudaspeed upscale`, `models`, `info`, `tune` and `cache`."""
 
 from __future__ import annotations
 

@@ -21,9 +21,13 @@ from .storage.memory_limits import memory_bytes_left
 
 logger = logging.getLogger("cudaspeed")
 
-# What a forward really takes, over the tensors it makes: convolution workspaces, layout changes, fragmentation.
-# 1.5 was measured for convolutional models on a CPU; 1.25 on CUDA is a margin and waits for its measurement.
+# What a forward really takes, over the tensors it makes: convolution workspaces, layout changes, fragmentation. That is
+# while nothing was measured of the model where it computes (pipeline/feedback.py): 1.5 was measured for convolutional
+# models on a CPU; 1.25 on CUDA is a margin.
 _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
+# The same over a bound by the widths of layers, which is mostly more than these tensors: measured for the architectures
+# of bench/model_zoo.py, of which real peaks were 0.7 to 1.25 times the bound.
+_OVERHEAD_OF_BOUNDS = 1.15
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
 _SHARE_FOR_COPIES = 1 / 4  # of a device's memory: our copies of models, from one run to the next
 _PROBE_SIDE = 64
@@ -39,12 +43,16 @@ _OUT_OF_MEMORY = ("out of memory", *(word for backend in BACKENDS for word in ba
 class MemoryCost:
     """Bytes one forward of n input pixels needs: `weights` + `per_pixel` * n + `per_pixel_squared` * n^2.
 
-    The square term is zero for all but globally attending models.
+    The square term is zero for all but globally attending models. `overhead`: by what a forward was seen to take more
+    or less than that, weights aside; None: it was not seen yet, and a constant stands for it. `bound`: it is not what
+    was traced, but no less than that.
     """
 
     weights: int
     per_pixel: float
     per_pixel_squared: float = 0.0
+    overhead: float | None = None
+    bound: bool = False
 
     def at(self, pixels: int) -> int:
         """Bytes for one tile of `pixels` input pixels, weights included."""
@@ -159,7 +167,13 @@ _POINTWISE = {"add", "sub", "mul", "div", "leaky_relu", "relu", "gelu", "silu", 
 
 def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
     """Bytes that a forward over `pixels` input pixels takes on `device`, overhead included, weights not."""
-    return int((cost.at(pixels) - cost.weights) * _OVERHEAD.get(device.type, 1.5))
+    return int((cost.at(pixels) - cost.weights) * _overhead(cost, device))
+
+
+def _overhead(cost: MemoryCost, device: torch.device) -> float:
+    if cost.overhead is not None:
+        return cost.overhead
+    return _OVERHEAD_OF_BOUNDS if cost.bound else _OVERHEAD.get(device.type, 1.5)
 
 
 def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: torch.device) -> int:
@@ -169,7 +183,7 @@ def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: t
 
 def pixels_within(cost: MemoryCost, working: float, device: torch.device) -> int:
     """The most input pixels of a forward that takes no more than `working` bytes by `working_bytes`; 1 at least."""
-    budget = working / _OVERHEAD.get(device.type, 1.5)
+    budget = working / _overhead(cost, device)
     linear, square = max(cost.per_pixel, 1.0), cost.per_pixel_squared
     if square == 0.0:
         return max(1, int(budget / linear))

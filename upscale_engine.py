@@ -23,6 +23,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from .api.context import RunContext
+from .api.memory_use import MemoryUse
 from .api.options import UpscaleOptions
 from .api.report import UpscaleReport, UpscaleResult
 from .images.channels import plan_channels
@@ -105,7 +106,8 @@ def _summary(report: UpscaleReport) -> str:
     """What remains to be read where a run has said something."""
     (height, width), (rows, columns), tiles = report.input_size, report.output_size, report.tiles
     pieces = f"{tiles} tiles" if tiles > 1 else "one piece"
-    return f"{width}x{height} -> {columns}x{rows}, {report.precision}, {pieces}, {report.seconds:.1f} s"
+    sizes = f"{width}x{height} -> {columns}x{rows}"
+    return f"{sizes}, {report.precision}, {pieces}, {report.seconds:.1f} s, {report.memory}"
 
 
 def _log(report: UpscaleReport) -> None:
@@ -193,6 +195,28 @@ def _tune(
         session.start(math.prod(size), lambda: None)
     sessions.flush()
     return f"{session.chain.now.mode.name}, profile: rev {session.revisions[-1]}"
+
+
+def memory_of(
+    model: ImageModelDescriptor,
+    size: tuple[int, int],
+    options: UpscaleOptions,
+    context: RunContext,
+    sessions: SessionCache = _SESSIONS,
+) -> tuple[MemoryUse, str]:
+    """What upscaling an RGB picture of `size` (height, width) would take of memory, and how it would be
+    computed, in a few words: "fp32 winograd, 4 tiles of 512x512". Computes no picture, and leaves nothing that later
+    runs decide by. Raises what `upscale` raises for the model and the options.
+    """
+    check_model(model)
+    with Monitor(context) as monitor:
+        session = Session(model, options, monitor, sessions)
+        session.choose(0, lambda: None)
+        workload = workload_of_one(size, session.info, monitor)
+        schedule = session.schedule(workload, Limits())
+        (height, width), tiles = schedule.tile, schedule.plan.count
+        pieces = f"{tiles} tiles of {width}x{height}" if tiles > 1 else "one piece"
+        return session.memory_use(schedule), f"{session.chain.now.mode.name}, {pieces}"
 
 
 def finish_learning(sessions: SessionCache = _SESSIONS) -> None:

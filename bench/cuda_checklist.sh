@@ -46,7 +46,7 @@ bench() {  # name, most seconds, module, arguments
 # shellcheck disable=SC2086  # the lists are several words, or none
 {
   step tests 75 "$PYTHON" -m pytest -q $(grep -rl --include='test_*.py' 'reason="no CUDA device"' tests)
-  bench memory 25 memory --side $side
+  bench memory 90 memory --models compact esrgan-short --sides $side --precision auto
   bench peers 90 peers $scope --models $models --sizes $size --rounds $rounds
   bench overhead 35 overhead --models $models --sizes $size --rounds $rounds
   bench streams 30 streams --models $models --size $size

@@ -27,6 +27,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from cudaspeed.pipeline.memory_counters import most_resident_bytes
 from cudaspeed.storage.fingerprint import describe_environment
 
 Record = dict[str, Any]
@@ -82,8 +83,10 @@ def give_back() -> None:
 
 
 def resident_growth(work: Work) -> int:
-    """The most that the process' resident memory grew over its start while `work` ran, sampled every 2 ms, bytes."""
+    """The most that the process' resident memory grew over its start while `work` ran, bytes: sampled every 2 ms; where
+    it never was as much before, as the system tells it."""
     process, done = psutil.Process(), threading.Event()
+    ever = most_resident_bytes()
     start = most = process.memory_info().rss
 
     def watch() -> None:
@@ -99,7 +102,8 @@ def resident_growth(work: Work) -> int:
     finally:
         done.set()
         watcher.join()
-    return most - start
+    now = most_resident_bytes()
+    return (max(most, now) if now > ever else most) - start
 
 
 def peak_growth(work: Work, device: torch.device) -> int | None:

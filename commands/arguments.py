@@ -87,6 +87,16 @@ def parser() -> argparse.ArgumentParser:
     tuned.add_argument("--size", metavar="WxH", help="of the pictures to come (default: those that are usual)")
     tuned.set_defaults(run=_later("tune"))
 
+    told = commands.add_parser(
+        "info",
+        parents=[output, _computing_arguments()],
+        help="what a model takes of memory, item by item, for a picture of a size",
+    )
+    told.add_argument("model", metavar="MODEL", help=_A_MODEL)
+    told.add_argument("--size", metavar="WxH", help="of the picture (default: 1024x1024)")
+    told.add_argument("--level", choices=LEVELS, default="balanced", help="what to optimise for (default: balanced)")
+    told.set_defaults(run=_later("info"))
+
     of_cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
     actions = of_cache.add_subparsers(required=True, metavar="ACTION")
     listed = actions.add_parser("list", parents=[output], help="what is compiled, what failed and why")

@@ -17,6 +17,8 @@ from .numerics import Limits, compare
 from .operands import check_operand
 
 _LANES = 8  # columns come in multiples of it
+_RUN = 12  # rows of scores that a thread makes at a time
+_LINE = 16  # floats
 _MOST_BIASES = 2
 _MOST_COLUMNS = 2048  # beyond, a thread's keys, values and scores leave its cache
 # Multiplications that threads are worth; as for convolutions: all threads or one.
@@ -34,6 +36,14 @@ def prepare(folder: Path, patience: float = 0.0) -> bool:
     global _library
     _library = load_library("attention", folder, _flaw, patience)
     return _library is not None
+
+
+def page_bytes(keys: int, channels: int, threads: int) -> int:
+    """What the kernels' threads hold beside queries, keys, values and results: a head's keys and values packed, a few
+    rows of scores and of sums; at most, where registers are 16 floats wide (`room` in csrc/attention.cpp)."""
+    wide = -(-channels // _LINE) * _LINE
+    floats = keys * (channels + wide) + _RUN * (keys + wide)
+    return -(-floats // _LINE) * _LINE * 4 * threads
 
 
 def ready() -> bool:

@@ -263,6 +263,12 @@ class WinogradDenseBlock(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
+def transformed_bytes(module: nn.Module) -> int:
+    """Bytes of the weights in `module` that are kept as the kernels take them: four times those of the convolutions,
+    36 numbers for 9 (and channels in multiples of 8)."""
+    return sum(part.weights.nbytes for part in module.modules() if isinstance(part, WinogradConvolution))
+
+
 def _packed(steps: nn.ModuleList) -> list[Packed]:
     """What the kernels take of each of these `WinogradConvolution`s."""
     return [step.packed for step in cast("Iterable[WinogradConvolution]", steps)]

@@ -37,6 +37,13 @@ _MOST_SHAPES = 4  # kept; one more lies beside them while it is tried
 _BRIEFLY = partial(seconds_on_cuda, rounds=2, runs=3)
 
 
+def pool_bytes(forward_bytes: int, pixels: int, forwards: int) -> int:
+    """What recordings hold beside eager forwards, of a shape of so many `pixels` that comes in so many `forwards`, each
+    of which takes `forward_bytes`, its ends included: as much once more, whose pool all shapes share. 0 where none is
+    recorded."""
+    return forward_bytes if pixels <= _MOST_PIXELS and forwards >= _SEEN else 0
+
+
 class Recording(Protocol):
     """A recorded forward: `launch` computes `output` [N, C', sh, sw] from `input` [N, C, h, w] float32."""
 

@@ -38,13 +38,15 @@ _LIVE = {
     "PLKSR": 2.6,
     "RCAN": 2.6,
     "RealCUGAN": 3.4,
-    "SAFMN": 3.1,
+    "SAFMN": 3.8,
     "SAFMNBCIE": 2.2,
     "SPAN": 6.0,
     "SwiftSRGAN": 1.7,
     "Swin2SR": 4.0,
     "SwinIR": 4.0,
 }
+# In rows of our convolutions, which write to and fro between two buffers beside what the first was given.
+_LIVE_IN_ROWS = {"ESRGAN": 2.0}
 _SCORES = 2.3  # of a window, for every head: themselves, what is added to them, their softmax
 _MASKS = 3.0  # of shifted windows, as large as the scores of one head, while they are made
 _FLOAT32 = 4
@@ -60,10 +62,11 @@ def rough_cost(descriptor: ImageModelDescriptor, kernels: Kernels, dtype: torch.
     windows = [(window, place.before) for place in found if (window := window_of(place.module))]
     masks = max((window.keys * before for window, before in windows), default=0.0)
     scores = max((window.keys * window.heads * before for window, before in windows), default=0.0)
+    live = _LIVE_IN_ROWS.get(descriptor.architecture.id, live) if kernels == "winograd" else live
     values = live * _widest(found) + (_SCORES * scores if kernels == "plain" else 0.0)
     result = 2 * descriptor.output_channels * descriptor.scale**2  # the forward's own, and the strip it goes into
     per_pixel = values * dtype.itemsize + (_MASKS * masks + result) * _FLOAT32
-    return MemoryCost(weights_bytes(descriptor.model), per_pixel)
+    return MemoryCost(weights_bytes(descriptor.model), per_pixel, bound=True)
 
 
 def _widest(found: Sequence[Place]) -> float:

@@ -54,7 +54,7 @@ class ModelRunner:
         self.mode = mode
         self.versions = versions_of(descriptor.model)
         info = model_info(descriptor)
-        self._convolutional = info.convolutional
+        self.convolutional = info.convolutional
         self.module: nn.Module = _copy(descriptor.model, mode)
         self.residence: object = None
         self.traceable = _forward(self.module, call_of(descriptor, mode), mode)
@@ -78,7 +78,7 @@ class ModelRunner:
         CUDA `graphs`; others may look at what they computed, which cannot be recorded.
         """
         if device not in self._executors:
-            if device.type == "cuda" and self._convolutional and graphs:
+            if device.type == "cuda" and self.convolutional and graphs:
                 recorded = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
                 self._executors[device] = recorded
             else:

@@ -30,6 +30,11 @@ _BUFFER_BYTES = 16 << 20
 _BATCHES_LEAVING = 2
 
 
+def staging_bytes(row: int) -> int:
+    """Pinned memory for results with rows of so many bytes in float32."""
+    return _BUFFERS * max(_BUFFER_BYTES, row)
+
+
 class Download:
     """Rows are in their place at once: on a CPU, and where the output lies on the device."""
 
@@ -122,7 +127,7 @@ class StreamDownload:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="cudaspeed-download")
             for _ in range(_BUFFERS):
                 # rows of a run are alike but for their type, which is float32 at most
-                self._free.put(self._device.pinned(max(_BUFFER_BYTES, 4 * piece[0].numel())))
+                self._free.put(self._device.pinned(staging_bytes(4 * piece[0].numel()) // _BUFFERS))
         buffer = self._free.get()
         staged = buffer[: piece.nbytes].view(piece.dtype).view(piece.shape)
         self._stream.copy(staged, piece)

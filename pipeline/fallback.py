@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from ..models.known_memory import rough_cost
 from ..models.precision import fast_precisions
 from ..models.result_check import checked
 from ..models.runner import ModelRunner, call_of
-from .modes import ModeChooser
+from .modes import ModeChooser, place_of
 from .session_cache import SessionCache
 
 
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
 class ForwardCost:
     """What a forward takes in memory: at most `bound`, which is at hand, if one is known; how much exactly takes a
-    while to find out, once."""
+    while to find out, once. A bound with an overhead that was seen is as good as that."""
 
     def __init__(self, bound: MemoryCost | None, measure: Callable[[], MemoryCost]) -> None:
         self._bound, self._measure = bound, measure
@@ -49,16 +49,21 @@ class ForwardCost:
         return self._measure()
 
     def enough_for(self, pixels: int, free_bytes: int, level: Level, device: torch.device) -> MemoryCost:
-        """What is at hand, where a forward of so many pixels fits `level`'s share of what is free by that, else the
-        exact cost."""
+        """What is at hand, where a forward of so many pixels fits `level`'s share of what is free by that, or where it
+        is as good as the exact cost; else that."""
         cost = self.at_hand(device)
-        return cost if affordable_pixels(cost, free_bytes, level, device) >= pixels else self.exact
+        enough = cost.overhead is not None or affordable_pixels(cost, free_bytes, level, device) >= pixels
+        return cost if enough else self.exact
 
     def at_hand(self, device: torch.device) -> MemoryCost:
         """The bound on a CPU, while nothing better is known; the exact cost on other devices, where other models give
         way for what it says."""
-        bound = self._bound if device.type == "cpu" and "exact" not in vars(self) else None
-        return bound or self.exact
+        bound = self.bound(device)
+        return bound if bound and (bound.overhead is not None or "exact" not in vars(self)) else self.exact
+
+    def bound(self, device: torch.device) -> MemoryCost | None:
+        """By what the forwards there are measured, if there is such a bound; else by the exact cost."""
+        return self._bound if device.type == "cpu" else None
 
 
 class Execution(NamedTuple):
@@ -112,13 +117,30 @@ class StepMaker:
                 call = checked(call_of(self._model, mode), self._info)
                 cost = measure_cost(self._model.model, call, self._info, dtype)
                 self._context.say("")
-                profile.keep(costs={place: astuple(cost)})
-                return cost
+                profile.keep(costs={place: (cost.weights, cost.per_pixel, cost.per_pixel_squared)})
+                return replace(cost, overhead=self._overhead(mode, rough=False))
             weights, linear, square = known
-            return MemoryCost(int(weights), linear, square)
+            return MemoryCost(int(weights), linear, square, self._overhead(mode, rough=False))
 
-        bound = self._record.once(place, lambda: rough_cost(self._model, mode.kernels, dtype))
-        return ForwardCost(bound, measure)
+        rough = "rough cost", dtype, mode.kernels
+        bound = self._record.once(rough, lambda: rough_cost(self._model, mode.kernels, dtype))
+        return ForwardCost(bound and replace(bound, overhead=self._overhead(mode, rough=True)), measure)
+
+    def _overhead(self, mode: ExecutionMode, rough: bool) -> float | None:
+        """What was seen of that in earlier runs: eager, or of the two that there may be the larger."""
+        if self._options.reproducible:
+            return None
+        factors = self._shared.profile(self._model, self._context).known.factors
+        backends = (mode.backend, "compiled") if self._options.compile else (mode.backend,)
+        places = (place_of_peaks(replace(mode, backend=some), rough, self._context.device) for some in backends)
+        return max((factor for place in places if (factor := factors.get(place)) is not None), default=None)
+
+
+def place_of_peaks(mode: ExecutionMode, rough: bool, device: torch.device) -> str:
+    """Where in a profile it stands what forwards in `mode` take over what was estimated: by a bound (`rough`), or by
+    the exact cost."""
+    told = ", channels last" * mode.channels_last + ", by the widths of its layers" * rough
+    return place_of(mode, device) + told
 
 
 class FallbackChain:

@@ -106,7 +106,8 @@ class Forwards:
         """The model's own failures, and only they, become `ForwardFailedError`: an interrupt is none, whatever the
         model made of it."""
         try:
-            with self._progress.computing(step.runner, batch, executor.mode.backend) as forward:
+            watching = self._session.watching(step, executor.mode, len(batch) * batch[0, 0].numel())
+            with self._progress.computing(step.runner, batch, executor.mode.backend) as forward, watching:
                 results = executor(batch)
             return forward, results
         except ModelFailedError as error:  # its result was not what it should be

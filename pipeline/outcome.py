@@ -49,7 +49,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
     assert schedule is not None
     health = outcome.health(session.chain.given_up)
     overlap = session.overlap_warning(schedule)
-    peak = session.context.peak_bytes()
+    peak, memory = session.context.peak_bytes(), session.memory_use(schedule)
     plan = schedule.plan
     return UpscaleReport(
         model=info.name,
@@ -67,8 +67,9 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         compiled=outcome.compiled,
         compiling=session.compiling(outcome.compiled),
         seconds=0.0,
-        peak_bytes=session.estimated_bytes(schedule) if peak is None else peak,
+        peak_bytes=memory.on_device if peak is None else peak,
         health=health,
+        memory=memory,
         profile=session.told_profile(),
         notes=(*session.notes, *([overlap] if overlap else [])),
     )

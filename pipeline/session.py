@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -12,6 +12,7 @@ from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
 from ..api.errors import CudaspeedError, ModelFailedError, OutOfMemoryError, first_line
+from ..api.memory_use import MemoryUse
 from ..api.model_info import ModelInfo
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
@@ -37,10 +38,13 @@ from ..models.study import Study
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..models.throughput import study as study_of_the_throughput
 from ..storage.fingerprint import describe_environment
+from ..storage.peaks import with_ratio
 from ..storage.profiles import Account
 from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
-from .fallback import Execution, FallbackChain, Step, StepMaker
+from .fallback import Execution, FallbackChain, Step, StepMaker, place_of_peaks
+from .feedback import Estimated, Feedback
+from .memory_use import Setting, held_by_model, memory_use
 from .modes import ModeChooser, Piece, place_of
 from .observations import ModelObservations
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
@@ -102,9 +106,11 @@ class Session:
         self._modes = ModeChooser(model, options, context, shared, self._studies)
         self.info, self.clock = model_info(model), shared.clock
         self._steps = StepMaker(model, self.info, options, context, shared)
+        self._feedback = Feedback(context.device)
         self._scheduler: Scheduler | None = None
         self._scheduled: Step | None = None
         self._pixels, self._most_pixels, self._work = 0, 0, Account()
+        self._workload: Workload | None = None
         self._later: list[Study] = []
         self._failures: list[tuple[ExecutionMode, ModelFailedError]] = []
         self._ready: Compiled = {}
@@ -119,6 +125,7 @@ class Session:
     def __enter__(self) -> Session:
         self._standing_back = self._shared.learner.standing_back(self.context.raise_if_interrupted)
         self._standing_back.__enter__()
+        self._feedback.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -126,6 +133,7 @@ class Session:
             if hasattr(self, "chain"):
                 self._keep_what_was_learned(well=kind is None)
         finally:
+            self._feedback.__exit__()
             self._standing_back.__exit__(None, None, None)
         if kind is None and self.context.device.type == "cpu":
             self._shared.learner.wake()
@@ -133,6 +141,15 @@ class Session:
     def start(self, pixels: int, piece: Piece) -> None:
         """Choose the mode for a run of so many `pixels`, of whose first picture there is a `piece`. Raises what the
         model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
+        self.choose(pixels, piece)
+        self.revisions = [self._modes.keep_choice(self.chain.now.mode, self._noted)]
+        if not self.options.reproducible:
+            account = self._profile.account(describe_environment(self.context.device)["hardware"])
+            pace = account.work_seconds / account.work_pixels if account.work_pixels else None
+            self._feedback.start(None if pace is None else pace * pixels)
+
+    def choose(self, pixels: int, piece: Piece) -> None:
+        """As `start`, of which nothing is noted."""
         self._pixels = pixels
         with self.room_for("the model and a tiny picture"):
             left = allowed_bytes(self.context.device)
@@ -141,7 +158,6 @@ class Session:
             self.chain = self._first_chain(self._chosen(self._modes.choose(pixels, piece)))
         compiled = self.chain.now.compiled
         self._noted = compiled.told() if compiled else []
-        self.revisions = [self._modes.keep_choice(self.chain.now.mode, self._noted)]
 
     def _first_chain(self, mode: ExecutionMode) -> FallbackChain:
         """From `mode`, or from one that a copy of the model can be made in."""
@@ -172,6 +188,7 @@ class Session:
         compiling is waited for, if that is asked for. Raises `BadOptionError` for a tile or overlap that cannot be.
         """
         scheduler = self._scheduler
+        self._workload = self._workload or workload
         if scheduler is None or self._scheduled is not self.chain.now:
             first = self._scheduled is None
             scheduler = self._new_scheduler(workload, limits)
@@ -219,9 +236,16 @@ class Session:
         whole = bool(self.options.resize) and self.observations.defer_clamp
         return bytes_of_frame(size, channels, self.info, self.padding(), whole)
 
-    def estimated_bytes(self, schedule: Schedule) -> int:
-        """What a forward of the schedule is taken to need on the device, weights included."""
-        return self._cost.weights + working_bytes(self._cost, schedule.pixels, self.context.device)
+    def memory_use(self, schedule: Schedule) -> MemoryUse:
+        """What all of the run's first workload takes by a schedule."""
+        context, workload, runner = self.context, self._workload, self.chain.now.runner
+        assert workload is not None
+        held = self._record.once(("held", runner.mode), lambda: held_by_model(self._model, runner, context.device))
+        forward, frames = working_bytes(self._cost, schedule.pixels, context.device), self._bytes_of_frames(workload)
+        if schedule.frames_on_device:
+            frames += workload.bytes_to_make_frames(self.info, self.padding())
+        setting = Setting(context.device, self.streams is not None, forward, frames)
+        return memory_use(held, runner, self.info, schedule, workload, setting)
 
     def does_not_fit(self, what: str, pixels: int = 0) -> OutOfMemoryError:
         """The error for a device that cannot hold even `what`, which takes a forward of so many input pixels."""
@@ -289,6 +313,16 @@ class Session:
                 self.context.say(f"compiling for {shapes} in the background, eager meanwhile")
         return None
 
+    def watching(self, step: Step, mode: ExecutionMode, pixels: int) -> AbstractContextManager[object]:
+        """Within it a forward of `step` computes so many pixels, in `mode`: what it takes of memory is seen, where that
+        is still to be learned."""
+        bound = step.cost.bound(self.context.device)
+        kind = Estimated(mode, rough=bound is not None)
+        if not self._feedback.wants(kind):
+            return nullcontext()
+        cost = bound or with_results(step.cost.exact, self.info, 2 * self.batches_ahead)
+        return self._feedback.watching(kind, cost.at(pixels) - cost.weights, first=cost.overhead is None)
+
     def told_profile(self) -> str:
         """What was known when the run began, and what came on the way: for the report."""
         revisions = dict.fromkeys([*self.revisions, *self.chain.revised])
@@ -310,6 +344,8 @@ class Session:
         self._profile.spend(describe_environment(self.context.device)["hardware"], self._work)
         for failed, error in self._failures if well else ():
             self._modes.remember_failure(failed, error)
+        if well:
+            self._keep_peaks()
         self._shared.flush_now_and_then()
         if well and not self.options.reproducible:
             model, context, shared = self._model, self.context, self._shared
@@ -319,6 +355,13 @@ class Session:
             subject.offer(self._studies_left(), self._work.work_pixels)
             if self.context.device.type != "cpu":  # the host's other nodes have it next
                 subject.work_off(self._studies.spent)
+
+    def _keep_peaks(self) -> None:
+        """What forwards took of memory over what was estimated: later runs reckon with it."""
+        device, known = self.context.device, self._profile.known.peaks
+        for kind, ratio in self._feedback.ratios(self._work.work_seconds).items():
+            place = place_of_peaks(kind.mode, kind.rough, device)
+            self._profile.note(peaks={place: with_ratio(known.get(place, ()), ratio)})
 
     def find_out_all(self, workload: Workload) -> None:
         """Make all studies, now, for pictures of this kind."""
@@ -431,17 +474,22 @@ class Session:
 
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding) -> Budget:
         """What is free for forwards, beside what the run holds."""
+        free = self.context.free_bytes() - self._bytes_of_frames(workload) - workload.held_bytes
         if self.context.device.type == "cpu" and not self.streams:
-            held = self.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
-            return Budget(cost, max(0, self.context.free_bytes() - held), self.context.device)
+            return Budget(cost, max(0, free), self.context.device)
+        made = workload.bytes_to_make_frames(self.info, padding) if self.streams else 0
+        on_device = 0 < made <= _SHARE_FOR_FRAMES * free
+        return Budget(cost, max(0, free - made * on_device), self.context.device, on_device)
+
+    def _bytes_of_frames(self, workload: Workload) -> int:
+        """What the frames in work take where the model computes, unless they are made there."""
+        if self.context.device.type == "cpu" and not self.streams:
+            return self.bytes_of_frame(workload.size, workload.channels).held
         # on a device that works on its own, beside the frame in work its clamped copy, the one before it and the next
         frames = 4 if self.streams else 1
         if self.streams and workload.channels.has_alpha:
             frames += _TO_BLEED
-        free = self.context.free_bytes() - frames * workload.frame_bytes - workload.held_bytes
-        made = workload.bytes_to_make_frames(self.info, padding) if self.streams else 0
-        on_device = 0 < made <= _SHARE_FOR_FRAMES * free
-        return Budget(cost, max(0, free - made * on_device), self.context.device, on_device)
+        return frames * workload.frame_bytes
 
     def _throughput(self, mode: ExecutionMode) -> Throughput:
         """What is known of the throughput in `mode`."""

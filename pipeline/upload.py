@@ -16,6 +16,11 @@ _BUFFERS = 4
 _BUFFER_BYTES = 8 << 20
 
 
+def staging_bytes(row: int) -> int:
+    """Pinned memory for frames with rows of so many bytes."""
+    return _BUFFERS * max(_BUFFER_BYTES, row)
+
+
 class Upload:
     """A source's frames, where they lie."""
 
@@ -93,7 +98,7 @@ class StreamUpload:
     def _stage(self, target: Tensor, rows: Tensor) -> None:
         """Fill the buffer that was filled the longest ago, and send it."""
         if not self._staging:
-            size = max(_BUFFER_BYTES, target[0].nbytes)
+            size = staging_bytes(target[0].nbytes) // _BUFFERS
             self._staging = [self._device.pinned(size) for _ in range(_BUFFERS)]
         k, self._filled = self._filled % _BUFFERS, self._filled + 1
         self._emptied[k].synchronize()

@@ -46,14 +46,15 @@ def bytes_of_frame(
 
 @dataclass(frozen=True)
 class Workload:
-    """`frames` of `size` (height, width) through a model as `channels` say. `held_bytes` of memory on the device that
-    computes are promised to results; `results_on_host`: they lie in main memory."""
+    """`frames` of `size` (height, width) through a model as `channels` say. The results take `result_bytes`, of which
+    `held_bytes` on the device that computes are promised to them; `results_on_host`: they lie in main memory."""
 
     frames: int
     size: tuple[int, int]
     channels: ChannelPlan
     held_bytes: int
     results_on_host: bool
+    result_bytes: int
 
     @property
     def pixels(self) -> int:
@@ -77,15 +78,15 @@ class Workload:
 def workload_of(source: FrameSource, sink: FrameSink, channels: ChannelPlan, context: RunContext) -> Workload:
     """All frames of `source`, into `sink`."""
     held = sink.held_bytes if sink.device.type == context.device.type else 0
-    return Workload(len(source), source.size, channels, held, sink.device.type == "cpu")
+    return Workload(len(source), source.size, channels, held, sink.device.type == "cpu", sink.held_bytes)
 
 
 def workload_of_one(size: tuple[int, int], info: ModelInfo, context: RunContext) -> Workload:
     """One RGB picture of `size` (height, width), and its result where the context wants it."""
-    held = math.prod(size) * info.scale**2 * _RGB * context.output_dtype.itemsize
-    held *= context.output_device.type == context.device.type
+    result = math.prod(size) * info.scale**2 * _RGB * context.output_dtype.itemsize
+    held = result * (context.output_device.type == context.device.type)
     channels = plan_channels(_RGB, info)
-    return Workload(1, size, channels, held, context.output_device.type == "cpu")
+    return Workload(1, size, channels, held, context.output_device.type == "cpu", result)
 
 
 def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo) -> Tensor | None:

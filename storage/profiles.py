@@ -22,10 +22,11 @@ from torch import nn
 from .files import delete, locked, replace_whole
 from .fingerprint import content_of
 from .ownership import NotOwnError, check_way, make_own_folder, read_own, status_if_own
+from .peaks import KEPT, factor_of
 
 logger = logging.getLogger("cudaspeed")
 
-_SCHEMA = 5  # also of how the values are measured: another number, and they are measured anew
+_SCHEMA = 6  # also of how the values are measured: another number, and they are measured anew
 _LOCK_SECONDS = 1.0
 _MOST_BYTES = 1 << 16
 _MOST_PIXELS = 4096
@@ -59,7 +60,8 @@ class Profile:
     picture in a mode ("": it is as good as in fp32; else why it is not used); `raised`, why a mode that was used was
     left for a safer one; `fastest`, the mode in which it was computed fastest (`str` of an `ExecutionMode`);
     `throughputs`, what a pixel cost in forwards of different sizes (`Throughput.points`); `costs`, the memory that a
-    forward takes (`MemoryCost`'s values); `chosen`, by what was asked for, the mode that the last run began with.
+    forward takes (`MemoryCost`'s values); `peaks`, what forwards were seen to take over that, the last ratios
+    (peaks.py); `chosen`, by what was asked for, the mode that the last run began with.
 
     `revision` counts how often any of these changed: runs of one revision decide the same. `accounts`, by hardware,
     decide nothing that they compute.
@@ -73,6 +75,7 @@ class Profile:
     fastest: Mapping[str, str] = field(default_factory=dict)
     throughputs: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     costs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    peaks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     chosen: Mapping[str, str] = field(default_factory=dict)
     accounts: Mapping[str, Account] = field(default_factory=dict)
 
@@ -80,9 +83,14 @@ class Profile:
         """This with `changes` of its fields, tables by their entries; of the next revision if anything is another."""
         merged = {name: {**getattr(self, name), **new} if name in _TABLES else new for name, new in changes.items()}
         new = replace(self, **merged)
-        # costs are no measurement: whoever asks finds the same
-        decides = replace(new, costs=self.costs) != self
+        # costs are no measurement: whoever asks finds the same; and of peaks only what is made of them decides
+        decides = replace(new, costs=self.costs, peaks=self.peaks) != self or new.factors != self.factors
         return self if new == self else replace(new, revision=self.revision + decides)
+
+    @property
+    def factors(self) -> Mapping[str, float | None]:
+        """By place, what an estimate of memory is multiplied by."""
+        return {place: factor_of(ratios) for place, ratios in self.peaks.items()}
 
     def charged(self, spent: Mapping[str, Account]) -> Profile:
         """This with what was `spent` since, by hardware."""
@@ -91,7 +99,7 @@ class Profile:
 
 
 _TEXTS = ("trials", "raised", "fastest", "chosen")
-_TABLES = (*_TEXTS, "throughputs", "costs")
+_TABLES = (*_TEXTS, "throughputs", "costs", "peaks")
 
 
 def profiles_folder(cache_folder: Path) -> Path:
@@ -124,9 +132,21 @@ class ProfileStore:
         known = self.get(content)
         return known if known.changed(changes) is known else self._write(content, changes)
 
+    def note(self, content: str, **changes: Any) -> Profile:
+        """As `update`, for what comes with every run: where it decides nothing, it is written with the next change, or
+        by `flush`."""
+        known = self.get(content)
+        new = known.changed(changes)
+        if new.revision != known.revision:
+            return self.update(content, **changes)
+        if new is not known:
+            self._known[content] = new
+            self._unwritten.setdefault(content, []).append(changes)
+        return new
+
     def flush(self) -> None:
-        """Write down what was spent."""
-        for content in list(self._spent):
+        """Write down what was spent, and noted."""
+        for content in {**self._spent, **self._unwritten}:
             self._write(content, {})
 
     def _write(self, content: str, changes: Mapping[str, Any]) -> Profile:
@@ -213,6 +233,10 @@ class ModelProfile:
         known then."""
         return self._store.update(self.content, **changes)
 
+    def note(self, **changes: Any) -> Profile:
+        """As `keep`, for what comes with every run and mostly decides nothing; that is written later."""
+        return self._store.note(self.content, **changes)
+
     def spend(self, hardware: str, spent: Account) -> None:
         """Note what forwards took on `hardware`."""
         self._store.spend(self.content, hardware, spent)
@@ -255,6 +279,7 @@ def _parse(told: Any) -> Profile:
         profile,
         throughputs={place: _parse_points(points) for place, points in profile.throughputs.items()},
         costs={place: _parse_cost(cost) for place, cost in profile.costs.items()},
+        peaks={place: _parse_ratios(ratios) for place, ratios in profile.peaks.items()},
         accounts={hardware: _parse_account(account) for hardware, account in told["accounts"].items()},
     )
 
@@ -274,6 +299,12 @@ def _parse_cost(told: Any) -> tuple[int, float, float]:
     if not (_is_count(weights) and _is_amount(linear) and _is_amount(square)):
         raise ValueError(f"a cost is {told!r}")
     return weights, linear, square
+
+
+def _parse_ratios(told: Any) -> tuple[float, ...]:
+    if type(told) is not list or not 0 < len(told) <= KEPT or not all(_is_amount(ratio) and ratio for ratio in told):
+        raise ValueError(f"peaks are {told!r}")
+    return tuple(told)
 
 
 def _parse_account(told: Any) -> Account:

@@ -893,6 +893,28 @@ def test_tuning_tells_for_each_model_what_was_found(run: Run, model: Path, monke
     assert "tiny.safetensors: fp32 winograd, 2.1 times plain (" in out
 
 
+def test_what_a_model_takes_is_listed_for_a_size_a_device_and_a_precision(run: Run, model: Path) -> None:
+    code, out, err = run("info", model, "--size", "100x60", "--device", "cpu", "--precision", "fp32", "--json")
+    (record,) = map(json.loads, out.splitlines())
+    assert (code, err) == (0, "")
+    assert (record["size"], record["device"], record["model"]) == ([100, 60], "cpu", str(model))
+    items, scale = record["bytes"], loader.load_model(model).scale
+    assert record["total"] == sum(items.values())
+    assert items["result"] == 100 * 60 * scale**2 * 3 * 4
+    assert {*record["in_main_memory"]} == {*items}
+    assert items["forward"] > 0 < items["weights"]
+
+    code, out, _ = run("info", model, "--size", "100x60", "--device", "cpu", "--precision", "fp32")
+    first, *rest = out.splitlines()
+    assert code == 0
+    assert first.startswith(f"{model}, 100x60, cpu, fp32")
+    assert any(line.endswith("the result") for line in rest)
+    assert all("B  " in line for line in rest)
+
+    code, out, _ = run("info", model, "--device", "cpu", "--json")
+    assert (code, json.loads(out)["size"]) == (0, [1024, 1024])
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_choosing_by_measuring_can_be_ruled_out(
     upscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool

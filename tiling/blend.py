@@ -25,6 +25,16 @@ def _span(axis: Axis, index: int, scale: int) -> tuple[int, int]:
     return min(start, axis.size) * scale, min(stop, axis.size) * scale
 
 
+def strip_bytes(plan: TilePlan, scale: int, pixel_bytes: int) -> int:
+    """What `TileBlender` holds at most beside the tiles of a `plan`, for pixels of the result of so many bytes: a strip
+    as wide as the picture, and the rows of the seam below it. 0 where a tile is the whole picture."""
+    if plan.count == 1:
+        return 0
+    seams = max((stop - start for start, stop in plan.rows.seams), default=0)
+    height = min(plan.rows.tile, plan.rows.size) + seams
+    return height * plan.columns.size * scale**2 * pixel_bytes
+
+
 class TileBlender:
     """Assembles one frame after the other from tiles in reading order.
 

@@ -125,6 +125,11 @@ BAD_USAGE = {
     "3000": ["tune", "cudaspeed-compact-x2", "--tile", "3000"],
     "nothing": ["tune", "cudaspeed-compact-x2", "nothing"],
     "tpu": ["tune", "cudaspeed-compact-x2", "--device", "tpu"],
+    "the following arguments": ["info"],
+    "is '7'": ["info", "cudaspeed-compact-x2", "--size", "7"],
+    "vax": ["info", "cudaspeed-compact-x2", "--device", "vax"],
+    "int8": ["info", "cudaspeed-compact-x2", "--precision", "int8"],
+    "elsewhere": ["info", "elsewhere"],
 }
 
 

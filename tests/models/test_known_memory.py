@@ -14,14 +14,13 @@ from bench.photograph import EXAMPLE
 from bench.seams import random_model, read
 from cudaspeed.api.model_info import Kernels
 from cudaspeed.kernels import window_attention
-from cudaspeed.memory import measure_cost, working_bytes
+from cudaspeed.memory import measure_cost
 from cudaspeed.models import known_memory
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info
 from cudaspeed.models.known_memory import rough_cost
 from cudaspeed.models.runner import call_of
 
-CPU = torch.device("cpu")
 OFTEN = 8  # times the traced cost
 SIZES = (
     "bundled",
@@ -50,7 +49,7 @@ def assert_rough(model: ImageModelDescriptor, kernels: Kernels, dtype: torch.dty
     assert rough is not None
     assert rough.weights == exact.weights
     for side in (64, 128):  # what is traced; what grows with the square between them is not there beyond
-        least, most = (working_bytes(cost, side * side, CPU) for cost in (exact, rough))
+        least, most = (cost.at(side * side) - cost.weights for cost in (exact, rough))
         assert least <= most <= OFTEN * least, (side, kernels, most / least)
 
 
@@ -75,3 +74,9 @@ def test_it_bounds_it_for_narrow_models_too(build, dtype: torch.dtype) -> None:
 def test_nothing_is_said_of_toys_and_of_what_has_levels() -> None:
     assert rough_cost(zoo.toy(), "plain", torch.float32) is None
     assert rough_cost(zoo.toy_attention(), "plain", torch.float32) is None
+
+
+def test_rows_of_our_convolutions_take_more_than_torch_s_operations() -> None:
+    costs = [rough_cost(zoo.esrgan(), kernels, torch.float32) for kernels in ("plain", "winograd")]
+    plain, in_rows = (cost.per_pixel for cost in costs if cost)
+    assert in_rows > 1.3 * plain

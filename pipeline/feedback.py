@@ -1,0 +1,157 @@
+"""What forwards take of memory at most, seen while they compute, so that the estimates of later runs are right.
+
+On a CPU the resident set is sampled while a forward computes: within it nothing is written to the result, and whatever
+is held besides was there before it. On other devices torch's allocator tells, of the whole run.
+
+What cannot be trusted is no answer: a forward that is over within some samples, or so small that other things count as
+much; one in front of which the C library held freed memory, in which a part of it may have come to lie unseen (before
+the first of its kind that is ever seen, that is given back); one beside another run; a growth that no forward has. Then
+estimates stay what they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from ..models.execution import ExecutionMode
+from .memory_counters import AllocatorPeak, give_back_freed, kept_bytes, most_resident_bytes, resident_bytes
+from .ticker import Ticker
+
+_PERIOD = 0.02  # seconds between two samples
+_LEAST_SAMPLES = 3  # within a forward
+_LEAST_SECONDS = 0.5  # of a run's forwards
+_LEAST_BYTES = 32 << 20  # expected of a forward: what libraries load and threads take at its side is a few
+_MOST_KEPT = 0.1  # of what a forward was seen to take: what may have been hidden from sight
+_PLAUSIBLE = (0.05, 4.0)  # what a forward can take over its estimate: bounds by widths are up to eight times too high
+_MOST_TRIED = 4  # forwards of a kind that are watched in vain
+
+SAMPLER = Ticker(_PERIOD)
+"""The process's."""
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A kind of forwards: in a `mode`, whose memory was estimated by the widths of its layers (`rough`), or traced."""
+
+    mode: ExecutionMode
+    rough: bool
+
+
+class _Running:
+    """The runs of this process, in whatever session."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = self._begun = 0
+
+    def begin(self) -> None:
+        with self._lock:
+            self._now, self._begun = self._now + 1, self._begun + 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._now -= 1
+
+    def alone_since(self) -> int | None:
+        """A number that stays the same until another run begins; None where there is another one now."""
+        with self._lock:
+            return self._begun if self._now == 1 else None
+
+
+_RUNNING = _Running()
+
+
+class _Watch:
+    """One forward, from now on."""
+
+    def __init__(self, first: bool) -> None:
+        if first:
+            give_back_freed()
+        self.samples, self.alone, self.kept = 0, _RUNNING.alone_since(), 0 if first else kept_bytes()
+        self._ever = most_resident_bytes()
+        self._before = self._most = resident_bytes()
+
+    def sample(self) -> None:
+        """On the sampler's thread."""
+        now = resident_bytes()
+        if now is not None and self._most is not None:
+            self._most = max(self._most, now)
+        self.samples += 1
+
+    def grown(self) -> int | None:
+        """The most bytes that the process held over what it held before; None where that cannot be trusted."""
+        if self._before is None or self._most is None or self.samples < _LEAST_SAMPLES:
+            return None
+        ever = most_resident_bytes()  # where that rose, it tells what samples on a busy machine came too late for
+        grown = (max(self._most, ever) if ever > self._ever else self._most) - self._before
+        alone = self.alone is not None and self.alone == _RUNNING.alone_since()
+        return grown if alone and self.kept <= _MOST_KEPT * grown else None
+
+
+class Feedback:
+    """Of one run on `device`, from `begin` to `end`; a context. Watches nothing before `start`, of a run that is
+    expected to last."""
+
+    def __init__(self, device: torch.device, sampler: Ticker = SAMPLER) -> None:
+        self._device, self._sampler, self._started = device, sampler, False
+        self._tried: dict[Estimated, int] = {}
+        self._ratios: dict[Estimated, float] = {}
+        self._allocator: AllocatorPeak | None = None
+        self._expected: dict[Estimated, int] = {}
+
+    def __enter__(self) -> Feedback:
+        _RUNNING.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _RUNNING.end()
+
+    def start(self, expected_seconds: float | None) -> None:
+        """A run begins whose forwards will take so many seconds; None: nobody knows."""
+        self._started = expected_seconds is None or expected_seconds >= _LEAST_SECONDS
+
+    def wants(self, kind: Estimated) -> bool:
+        """Whether a forward of this kind would be watched."""
+        if self._device.type != "cpu":
+            return self._started
+        return self._started and kind not in self._ratios and self._tried.get(kind, 0) < _MOST_TRIED
+
+    @contextmanager
+    def watching(self, kind: Estimated, expected: int, first: bool) -> Iterator[None]:
+        """Within it a forward of this `kind` computes, of which so many bytes are `expected`, by the bare estimate;
+        `first`: of its kind nothing was seen yet, in no run."""
+        if self._device.type != "cpu":
+            self._allocator = self._allocator or AllocatorPeak(self._device)
+            self._expected[kind] = max(expected, self._expected.get(kind, 0))
+            yield
+            return
+        self._tried[kind] = _MOST_TRIED if expected < _LEAST_BYTES else self._tried.get(kind, 0) + 1
+        if expected < _LEAST_BYTES:
+            yield
+            return
+        watch = _Watch(first)
+        self._sampler.add(watch.sample)
+        try:
+            yield
+        finally:
+            self._sampler.remove(watch.sample)
+        self._note(kind, watch.grown(), expected)
+
+    def ratios(self, seconds: float) -> dict[Estimated, float]:
+        """What was seen to be taken over what was expected, by kinds, in a run whose forwards took so many seconds."""
+        if seconds < _LEAST_SECONDS:
+            return {}
+        if self._allocator is not None and len(self._expected) == 1:  # of several nobody knows whose peak it was
+            ((kind, expected),) = self._expected.items()
+            self._note(kind, self._allocator.grown(), expected)
+        return dict(self._ratios)
+
+    def _note(self, kind: Estimated, grown: int | None, expected: int) -> None:
+        least, most = _PLAUSIBLE
+        if grown is not None and least * expected <= grown <= most * expected:
+            self._ratios[kind] = grown / expected

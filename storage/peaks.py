@@ -1,0 +1,23 @@
+"""What forwards were seen to take of memory, over what was estimated: the last ratios, and what is made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+KEPT = 20
+"""Ratios that are kept of a place: the largest of them rises at once, and falls when it is no longer among them."""
+
+_STEP = 1.1  # measuring is not exact: runs that differ by less than this are to be of one revision, mostly
+
+
+def with_ratio(ratios: Sequence[float], ratio: float) -> tuple[float, ...]:
+    """The last ratios, `ratio` included, the latest last."""
+    return (*ratios, round(ratio, 4))[-KEPT:]
+
+
+def factor_of(ratios: Sequence[float]) -> float | None:
+    """By what an estimate is multiplied: the largest of these ratios, rounded up to a power of 1.1; None: of none."""
+    if not ratios:
+        return None
+    return round(_STEP ** math.ceil(math.log(max(ratios), _STEP) - 1e-9), 4)

@@ -1,0 +1,370 @@
+"""What forwards were seen to take decides what later runs reckon with, and nothing that cannot be trusted does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import zoo
+from clocks import Ticking
+from hearing import NoTicker
+from torch import Tensor
+
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.report import UpscaleReport
+from cudaspeed.host import StandaloneContext
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.pipeline import feedback, memory_counters
+from cudaspeed.pipeline.feedback import Estimated, Feedback
+from cudaspeed.pipeline.memory_counters import AllocatorPeak, resident_bytes
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.storage.profiles import profiles_folder
+from cudaspeed.upscale_engine import upscale
+
+CPU, MB = torch.device("cpu"), 1 << 20
+FP32 = Estimated(ExecutionMode("fp32", autocast=False, channels_last=False), rough=False)
+FP16 = Estimated(ExecutionMode("fp16", autocast=False, channels_last=False), rough=False)
+EXPECTED = 100 * MB
+CONSTANT, CONSTANT_OF_BOUNDS = 1.5, 1.15  # on a CPU, while nothing was seen
+
+
+class Machine:
+    """A process that holds `held` bytes and whose C library keeps `kept`, and a sampler that only tests let tick."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held, self.kept, self.sampler = 1000 * MB, 0, NoTicker()
+        self.asked = self.trimmed = 0
+        self.ever = 3000 * MB
+        monkeypatch.setattr(feedback, "most_resident_bytes", lambda: self.ever)
+        monkeypatch.setattr(feedback, "resident_bytes", self._told)
+        monkeypatch.setattr(feedback, "kept_bytes", lambda: self.kept)
+        monkeypatch.setattr(feedback, "give_back_freed", lambda: setattr(self, "trimmed", self.trimmed + 1))
+        monkeypatch.setattr("cudaspeed.pipeline.session.Feedback", partial(Feedback, sampler=self.sampler))
+
+    def forward(self, takes: int, samples: int = 5) -> None:
+        """A forward that takes so much in its middle."""
+        for k in range(samples):
+            self.held += takes * (k == samples // 2)
+            self.sampler.tick()
+            self.held -= takes * (k == samples // 2)
+
+    def _told(self) -> int:
+        self.asked += 1
+        return self.held
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def of_a_run(machine: Machine, *takes: int, samples: int = 5, seconds: float = 2.0, **more: Any) -> float | None:
+    """What a run learns of forwards that take so much."""
+    with Feedback(CPU, machine.sampler) as run:
+        run.start(more.get("foreseen"))
+        for taken in takes:
+            if run.wants(FP32):
+                with run.watching(FP32, more.get("expected", EXPECTED), more.get("first", False)):
+                    more.get("meanwhile", lambda: None)()
+                    machine.forward(taken, samples)
+        return run.ratios(seconds).get(FP32)
+
+
+def test_the_peak_within_a_forward_counts_over_what_was_held_before(machine: Machine) -> None:
+    assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
+    machine.held += 500 * MB
+    assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
+    assert not machine.sampler.ticks
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        {"samples": 2},
+        {"seconds": 0.4},
+        {"foreseen": 0.3},
+        {"expected": 20 * MB},
+        {"expected": 10_000 * MB},
+        {"expected": 30 * MB, "takes": 900 * MB},
+    ],
+    ids=["few samples", "short", "foreseen to be short", "little", "hardly grown", "grown as no forward does"],
+)
+def test_what_cannot_be_trusted_is_no_answer(machine: Machine, doubt: dict[str, Any]) -> None:
+    assert of_a_run(machine, doubt.pop("takes", 130 * MB), **doubt) is None
+
+
+def test_a_run_that_is_foreseen_to_be_short_is_not_sampled(machine: Machine) -> None:
+    of_a_run(machine, 130 * MB, foreseen=0.3)
+    assert machine.asked == 0
+
+
+@pytest.mark.parametrize(("kept", "seen"), [(12 * MB, True), (50 * MB, False)])
+def test_freed_memory_that_may_hide_a_part_is_no_answer(machine: Machine, kept: int, seen: bool) -> None:
+    machine.kept = kept
+    assert (of_a_run(machine, 130 * MB) is not None) is seen
+    assert machine.trimmed == 0
+
+
+def test_before_the_first_of_a_kind_what_was_freed_is_given_back(machine: Machine) -> None:
+    machine.kept = 50 * MB
+    assert of_a_run(machine, 130 * MB, first=True) == pytest.approx(1.3)
+    assert machine.trimmed == 1
+
+
+def test_another_run_beside_it_at_any_moment_is_no_answer(machine: Machine) -> None:
+    with Feedback(CPU, machine.sampler):
+        assert of_a_run(machine, 130 * MB) is None
+
+    def come_and_go() -> None:
+        with Feedback(CPU, machine.sampler):
+            pass
+
+    assert of_a_run(machine, 130 * MB, meanwhile=come_and_go) is None
+    assert of_a_run(machine, 130 * MB) == pytest.approx(1.3), "they are gone"
+
+
+def test_a_peak_that_no_sample_met_counts_where_the_process_never_held_as_much(machine: Machine) -> None:
+    machine.held = 2990 * MB
+    assert of_a_run(machine, 0, meanwhile=lambda: setattr(machine, "ever", 3120 * MB)) == pytest.approx(1.3)
+    assert of_a_run(machine, 110 * MB) == pytest.approx(1.1), "that was before"
+
+
+def test_only_the_first_forwards_are_watched(machine: Machine) -> None:
+    assert of_a_run(machine, 130 * MB, 90 * MB) == pytest.approx(1.3)
+    asked = machine.asked
+    assert of_a_run(machine, 130 * MB, *[90 * MB] * 100) == pytest.approx(1.3)
+    assert machine.asked == 2 * asked
+    assert of_a_run(machine, *[130 * MB] * 100, samples=1) is None
+    assert machine.asked < 4 * asked, "those that are over too quickly are given up soon"
+
+
+def test_an_error_in_a_forward_is_no_answer_and_ends_the_sampling(machine: Machine) -> None:
+    def fails() -> None:
+        machine.forward(130 * MB)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        of_a_run(machine, 0, meanwhile=fails)
+    assert not machine.sampler.ticks
+
+
+def test_modes_are_told_apart(machine: Machine) -> None:
+    with Feedback(CPU, machine.sampler) as run:
+        run.start(None)
+        for kind, takes in ((FP32, 130 * MB), (FP16, 60 * MB)):
+            with run.watching(kind, EXPECTED, first=True):
+                machine.forward(takes)
+        assert run.ratios(1.0) == {FP32: pytest.approx(1.3), FP16: pytest.approx(0.6)}
+
+
+# on devices with an allocator of torch's
+
+
+class Allocator:
+    """As `torch.cuda`, whose counters it has."""
+
+    def __init__(self) -> None:
+        self.now, self.most = 300 * MB, 500 * MB
+
+    def memory_allocated(self, device: torch.device) -> int:
+        return self.now
+
+    def max_memory_allocated(self, device: torch.device) -> int:
+        return self.most
+
+
+@pytest.mark.parametrize(("most", "ratio"), [(520 * MB, 2.2), (500 * MB, None)], ids=["a new peak", "none"])
+def test_an_allocator_tells_what_became_more_and_nothing_is_reset(
+    monkeypatch: pytest.MonkeyPatch, most: int, ratio: float | None
+) -> None:
+    allocator = Allocator()
+    monkeypatch.setattr(torch, "cuda", allocator)
+    with Feedback(torch.device("cuda")) as run:
+        run.start(None)
+        for _ in range(3):
+            assert run.wants(FP16)
+            with run.watching(FP16, EXPECTED, first=True):
+                allocator.most = most
+        assert run.ratios(1.0).get(FP16) == (None if ratio is None else pytest.approx(ratio))
+
+
+def test_a_peak_of_several_modes_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = Allocator()
+    monkeypatch.setattr(torch, "xpu", allocator, raising=False)
+    with Feedback(torch.device("xpu")) as run:
+        run.start(None)
+        for kind in (FP16, FP32):
+            with run.watching(kind, EXPECTED, first=True):
+                allocator.most += 10 * MB
+        assert run.ratios(1.0) == {}
+
+
+def test_a_device_without_counters_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    memory_counters._say_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="cudaspeed"):
+        assert [AllocatorPeak(torch.device("mps")).grown() for _ in range(3)] == [None] * 3
+    assert len(caplog.records) == 2, "one for each counter that it lacks"
+    assert all("mps" in record.getMessage() and "estimated" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("error", [psutil.AccessDenied(1), OSError("no /proc"), NotImplementedError()])
+def test_a_system_that_does_not_tell_is_said_once(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: psutil.Process) -> None:
+        raise error
+
+    memory_counters._say_once.cache_clear()
+    monkeypatch.setattr(psutil.Process, "memory_info", refuse)
+    with caplog.at_level(logging.INFO, logger="cudaspeed"):
+        assert [resident_bytes() for _ in range(3)] == [None] * 3
+    (record,) = caplog.records
+    assert "estimated, not measured" in record.getMessage()
+
+
+def test_the_system_tells_what_this_process_holds() -> None:
+    before = resident_bytes()
+    block = torch.ones(16 * MB)
+    after = resident_bytes()
+    assert before is not None
+    assert after is not None
+    assert 0.8 * block.nbytes < after - before < 1.5 * block.nbytes
+
+
+# in runs
+
+
+class Runs:
+    """Runs of a toy whose forwards make the process grow by `takes` bytes, each of which lasts long."""
+
+    def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(feedback, "_LEAST_BYTES", 0)
+        self._machine, self.takes = machine, 0
+        self.model = zoo.toy(change=lambda x: self._change(x))  # a function, which is not copied
+        self.sessions = self.new_sessions()
+        self.expected = round(self().memory.forward / CONSTANT)
+
+    def new_sessions(self) -> SessionCache:
+        return SessionCache(clock=Ticking(lambda: 1000.0))
+
+    def __call__(self, **options: Any) -> UpscaleReport:
+        asked = UpscaleOptions(**{"compile": False, "precision": "fp32", **options})
+        return upscale(zoo.photograph(40, 40), self.model, asked, StandaloneContext("cpu"), self.sessions).report
+
+    def _change(self, x: Tensor) -> Tensor:
+        if not x.is_meta:
+            self._machine.forward(self.takes)
+        return x
+
+
+@pytest.fixture
+def runs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(machine, monkeypatch)
+
+
+def test_the_next_run_reckons_with_what_was_seen_and_so_does_the_next_process(runs: Runs) -> None:
+    runs.takes = round(2 * runs.expected)
+    seen = runs()
+    assert seen.memory.forward == pytest.approx(CONSTANT * runs.expected, rel=0.01), "not before"
+    told = runs()
+    assert 2 * runs.expected <= told.memory.forward <= 2.25 * runs.expected
+    assert told.profile != seen.profile
+    assert runs().profile == told.profile
+    runs.sessions = runs.new_sessions()
+    again = runs()
+    assert (again.memory.forward, again.profile) == (told.memory.forward, told.profile)
+
+
+def test_it_rises_at_once_and_falls_slowly(runs: Runs) -> None:
+    runs.takes = runs.expected
+    runs()
+    low = runs().memory.forward
+    runs.takes = 2 * runs.expected
+    runs()
+    runs.takes = runs.expected
+    high = [runs().memory.forward for _ in range(20)]
+    assert min(high) == max(high) > 1.8 * low
+    assert runs().memory.forward == low
+
+
+def test_how_many_pixels_a_forward_may_have_follows(runs: Runs) -> None:
+    context, picture = StandaloneContext("cpu"), zoo.photograph(400, 400)
+    # beside the frame and its result twice what 200x200 pixels are expected to take: half of it is for forwards
+    context.free_bytes = lambda: 5 * picture.nbytes + 2 * 25 * runs.expected
+
+    def tiles() -> int:
+        asked = UpscaleOptions(compile=False, precision="fp32", overlap=8)
+        return upscale(picture, runs.model, asked, context, runs.sessions).report.tiles
+
+    runs.takes = round(0.5 * runs.expected)
+    runs()
+    few = tiles()
+    runs.takes = round(3.5 * runs.expected)
+    runs()
+    assert tiles() > few
+
+
+@pytest.mark.parametrize("how", ["reproducible", "damaged", "of another schema", "of another machine"])
+def test_without_a_profile_of_this_machine_the_constants_stand(runs: Runs, how: str) -> None:
+    runs.takes = 3 * runs.expected
+    runs()
+    folder = profiles_folder(StandaloneContext("cpu").cache_folder)
+    (file,) = folder.glob("*.json")
+    text = file.read_text("utf-8")
+    if how == "damaged":
+        file.write_text(text[: len(text) // 2], "utf-8")
+    elif how == "of another schema":
+        file.write_text(text.replace('"schema": 6', '"schema": 5'), "utf-8")
+    elif how == "of another machine":
+        told = json.loads(text)
+        told["peaks"] = {place.replace("torch", "torch 0.1, not"): some for place, some in told["peaks"].items()}
+        file.write_text(json.dumps(told), "utf-8")
+    runs.sessions = runs.new_sessions()
+    report = runs(reproducible=how == "reproducible")
+    assert report.memory.forward == pytest.approx(CONSTANT * runs.expected, rel=0.01)
+
+
+def test_what_a_reproducible_run_takes_is_not_kept(runs: Runs) -> None:
+    runs.takes = 3 * runs.expected
+    runs(reproducible=True)
+    assert runs().memory.forward == pytest.approx(CONSTANT * runs.expected, rel=0.01)
+
+
+def test_a_bound_by_widths_is_compared_with_itself_and_nothing_is_traced(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedback, "_LEAST_BYTES", 0)
+    monkeypatch.setattr("cudaspeed.pipeline.fallback.measure_cost", None)  # whoever traces, fails
+    model, sessions = zoo.compact(), SessionCache(clock=Ticking(lambda: 1000.0))
+    context, asked = StandaloneContext("cpu"), UpscaleOptions(compile=False, precision="fp32")
+
+    def forward_bytes() -> int:
+        return upscale(zoo.photograph(40, 40), model, asked, context, sessions).report.memory.forward
+
+    bound = forward_bytes() / CONSTANT_OF_BOUNDS
+    takes = round(0.4 * bound)
+    monkeypatch.setattr(
+        "cudaspeed.models.execution.EagerExecutor.__call__",
+        lambda executor, tiles: machine.forward(takes) or executor._forward(tiles),
+    )
+    forward_bytes()
+    assert 0.4 * bound <= forward_bytes() <= 0.45 * bound
+
+
+def test_runs_of_one_revision_have_the_same_bits_whatever_was_seen(runs: Runs) -> None:
+    by_revision: dict[str, list[Tensor]] = {}
+    context = StandaloneContext("cpu")
+    for k in range(12):
+        runs.takes = round((1 + 0.37 * (k % 5)) * runs.expected)
+        context.free_bytes = lambda: 8 * runs.expected
+        asked = UpscaleOptions(compile=False, precision="fp32")
+        result = upscale(zoo.photograph(96, 80), runs.model, asked, context, runs.sessions)
+        by_revision.setdefault(result.report.profile, []).append(result.image)
+    assert len(by_revision) > 1
+    for images in by_revision.values():
+        assert all(torch.equal(images[0], image) for image in images)
