@@ -41,10 +41,11 @@ def allocate_output(shape: tuple[int, int, int, int], context: RunContext, besid
     if size + beside > free and PINNED.clear():
         free = _free(context)
     work = f" and {beside / 2**30:.2f} GiB to work in," if beside else ""
+    several, smaller = _what_fits(shape, size, free - beside)
     lack = OutOfMemoryError(
         f"the result, {frames} frame(s) of {width}x{height}, takes {size / 2**30:.2f} GiB of memory{work} and "
-        f"{free / 2**30:.2f} GiB are free; upscale fewer frames at a time or a smaller picture, ask for a smaller "
-        "result (scale_by, or a target's width and height), or use a model of a smaller scale"
+        f"{free / 2**30:.2f} GiB are free; upscale fewer frames at a time{several} or a smaller picture, ask for a "
+        f"smaller result{smaller} (scale_by, or a target's width and height), or use a model of a smaller scale"
     )
     if size + beside > free:
         raise lack
@@ -61,6 +62,15 @@ def allocate_output(shape: tuple[int, int, int, int], context: RunContext, besid
             if not context.is_out_of_memory(error) and not is_out_of_memory(error):
                 raise
             raise lack from error
+
+
+def _what_fits(shape: tuple[int, int, int, int], size: int, room: int) -> tuple[str, str]:
+    """How many of the frames would fit into `room` bytes, and which size of all of them; nothing where none would."""
+    frames, height, width, _ = shape
+    several, share = frames * room // size if size else 0, math.sqrt(max(0, room) / size) if size else 0.0
+    columns, rows = int(share * width), int(share * height)
+    frames_told = f" ({several} would fit)" if 0 < several < frames else ""
+    return frames_told, f" of at most {columns}x{rows}" if min(columns, rows) > 0 and share < 1 else ""
 
 
 def may_be_pinned(size: int, free: int) -> bool:

@@ -86,3 +86,16 @@ def test_staging_buffers_come_in_ordinary_memory_where_too_much_is_pinned(
     buffers = [device.pinned(MIB) for _ in range(6)]
     assert all(buffer.shape == (MIB,) and buffer.dtype == torch.uint8 for buffer in buffers)
     assert memory.held_bytes() == 4 * MIB
+
+
+def test_a_result_that_does_not_fit_is_told_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "free_host_bytes", lambda: 10 * SIZE + 5)
+    with pytest.raises(OutOfMemoryError) as told:
+        output.allocate_output((40, 128, 128, 4), Context(), beside=2 * SIZE)  # type: ignore[arg-type]
+    assert "(8 would fit)" in str(told.value)
+    assert "of at most 57x57" in str(told.value), "40 of them take what 8 of 128x128 do"
+    monkeypatch.setattr(output, "free_host_bytes", lambda: 0)
+    with pytest.raises(OutOfMemoryError) as told:
+        output.allocate_output(SHAPE, Context(), beside=2 * SIZE)  # type: ignore[arg-type]
+    assert "would fit" not in str(told.value)
+    assert "at most" not in str(told.value)
