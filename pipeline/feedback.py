@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from ..models.execution import ExecutionMode
+from ..storage.memory_limits import has_own_limits
 from .memory_counters import AllocatorPeak, give_back_freed, kept_bytes, most_resident_bytes, resident_bytes
 from .ticker import Ticker
 
@@ -113,7 +114,8 @@ class Feedback:
 
     def start(self, expected_seconds: float | None) -> None:
         """A run begins whose forwards will take so many seconds; None: nobody knows."""
-        self._started = expected_seconds is None or expected_seconds >= _LEAST_SECONDS
+        lasts = expected_seconds is None or expected_seconds >= _LEAST_SECONDS
+        self._started = lasts and not has_own_limits()  # the sampler's thread counts against them
 
     def wants(self, kind: Estimated) -> bool:
         """Whether a forward of this kind would be watched."""

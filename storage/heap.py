@@ -20,6 +20,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from .memory_limits import has_own_limits
+
 _SOON = 1.0  # seconds: who lets go of one thing lets go of others with it, a host of its results among them
 _ALL = 2  # the generation of a collection that looks at everything
 _BLOCK, _BLOCKS = 1 << 20, 64  # bytes, count: a thread's heap is 64 MiB at most
@@ -44,7 +46,7 @@ class HeapTrimmer:
     def watch(self, thing: object) -> None:
         """Trim when `thing` has gone, and whenever `soon` says so."""
         weakref.finalize(thing, self.soon).atexit = False
-        if self._thread is None or not self._thread.is_alive():  # in a process that was forked it is not
+        if (self._thread is None or not self._thread.is_alive()) and not has_own_limits():  # a fork has no threads
             thread = threading.Thread(target=self._work, name="memory of cudaspeed", daemon=True)
             with suppress(RuntimeError):  # there can be no more threads: then nothing is trimmed
                 thread.start()

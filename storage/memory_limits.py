@@ -79,6 +79,12 @@ def memory_bytes_left(root: Path = Path("/"), clock: Callable[[], float] = time.
     return max(0, min(left)) if left else None
 
 
+def has_own_limits(root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> bool:
+    """Whether the process has a limit of its own, of its address space or its data, against which every further thread
+    counts with its stack and its heap, 70 MiB and more, used or not."""
+    return bool(_limits(root, int(clock())).resources)
+
+
 @lru_cache(maxsize=8)
 def _limits(root: Path, second: int) -> _Limits:  # another second, another look
     """What limits this process."""

@@ -23,7 +23,6 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import TRIMMER, ComfyContext, StandaloneContext
 from cudaspeed.models.cuda_graphs import CudaGraphExecutor
 from cudaspeed.models.execution import EagerExecutor, ExecutionMode
-from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import considered
 from cudaspeed.models.runner import ModelRunner, RunnerCache
 from cudaspeed.models.study import Answer
@@ -301,7 +300,7 @@ def test_disable_pinned_memory(started, monkeypatch: pytest.MonkeyPatch, off: bo
     monkeypatch.setattr(output, "may_be_pinned", lambda size, free: bool(asked.append(size)))
     monkeypatch.setattr(session, "stream_device", LaggingDevice)
     started(disable_pinned_memory=off)
-    output.allocate_output(zoo.photograph(8, 8), model_info(model), ComfyContext(model), beside=0)
+    output.allocate_output((1, 16, 16, 3), ComfyContext(model), beside=0)
     assert bool(asked) is not off
     started(cpu=True, disable_pinned_memory=off)
     streams = session.Session(model, UpscaleOptions(), ComfyContext(model), new_sessions()).streams
