@@ -3,7 +3,7 @@
 
 After cgroups(7) and the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory, proc(5) for what lies in /proc/self, and
 getrlimit(2). Swap does not count. Only Linux has such files; elsewhere no limit is found. It is asked some times a run:
-where a process's groups are mounted is looked up once, what limits it once a second, and what is used every time.
+where a process's groups are mounted is looked up once, what limits them once a second, and all else every time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -54,13 +54,6 @@ class _Group(NamedTuple):
     stat: Path
 
 
-class _Limits(NamedTuple):
-    """What limits the process: groups, to so many bytes, and its own limits, by their names in /proc/self/status."""
-
-    groups: tuple[tuple[_Group, int], ...]
-    resources: dict[str, int]
-
-
 class _Mount(NamedTuple):
     """Where control groups are mounted, and which of them is shown there as the topmost."""
 
@@ -73,29 +66,32 @@ def memory_bytes_left(root: Path = Path("/"), clock: Callable[[], float] = time.
 
     `root` is where /proc and the control groups are looked for. What cannot be read, or understood, limits nothing.
     """
-    limits = _limits(root, int(clock()))
-    status = _text(root / "proc/self/status") if limits.resources else ""
-    left = [*_left_by_groups(limits), *_left_by_resources(limits, status)]
+    resources = _resources(root)
+    status = _text(root / "proc/self/status") if resources else ""
+    left = [*_left_by_groups(_limited_groups(root, int(clock()))), *_left_by_resources(resources, status)]
     return max(0, min(left)) if left else None
 
 
-def has_own_limits(root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> bool:
+def has_own_limits(root: Path = Path("/")) -> bool:
     """Whether the process has a limit of its own, of its address space or its data, against which every further thread
     counts with its stack and its heap, 70 MiB and more, used or not."""
-    return bool(_limits(root, int(clock())).resources)
+    return bool(_resources(root))
+
+
+def _resources(root: Path) -> dict[str, int]:
+    """The process's own limits, by the names of what counts against them in /proc/self/status."""
+    told = _text(root / "proc/self/limits")
+    found = {counted: re.search(rf"^{limit} +(\d+) ", told, re.MULTILINE) for limit, counted in _RESOURCES}
+    return {counted: int(most[1]) for counted, most in found.items() if most}  # none where it is "unlimited"
 
 
 @lru_cache(maxsize=8)
-def _limits(root: Path, second: int) -> _Limits:  # another second, another look
-    """What limits this process."""
-    told = _text(root / "proc/self/limits")
-    resources = {counted: re.search(rf"^{limit} +(\d+) ", told, re.MULTILINE) for limit, counted in _RESOURCES}
-    return _Limits(
-        tuple(_limited_groups(root)), {counted: int(most[1]) for counted, most in resources.items() if most}
-    )  # none where it is "unlimited"
+def _limited_groups(root: Path, second: int) -> tuple[tuple[_Group, int], ...]:  # another second, another look
+    """Those of this process's groups that limit it, and to how many bytes."""
+    return tuple(_find_limited_groups(root))
 
 
-def _limited_groups(root: Path) -> Iterator[tuple[_Group, int]]:
+def _find_limited_groups(root: Path) -> Iterator[tuple[_Group, int]]:
     """Those of this process's groups that limit it, and to how many bytes."""
     for group in _groups(root, _text(root / "proc/self/cgroup")):
         inherited = group.version.inherited
@@ -106,9 +102,9 @@ def _limited_groups(root: Path) -> Iterator[tuple[_Group, int]]:
             yield group, limit
 
 
-def _left_by_groups(limits: _Limits) -> Iterator[int]:
+def _left_by_groups(groups: Iterable[tuple[_Group, int]]) -> Iterator[int]:
     """What each of the groups leaves, in which this process is."""
-    for (version, _, used, stat), limit in limits.groups:
+    for (version, _, used, stat), limit in groups:
         yield limit - (_number(_text(used)) or 0) + (_counted(version.gives_way, _text(stat)) or 0)
 
 
@@ -167,9 +163,9 @@ def _mounts(version: _Version, told: str, root: Path) -> Iterator[_Mount]:
             yield _Mount(root / point.lstrip("/"), PurePosixPath(shown))
 
 
-def _left_by_resources(limits: _Limits, status: str) -> Iterator[int]:
+def _left_by_resources(resources: dict[str, int], status: str) -> Iterator[int]:
     """What the process's own limits leave of what counts against them, by /proc/self/status."""
-    for counted, most in limits.resources.items():
+    for counted, most in resources.items():
         taken = re.search(rf"^{counted}:\s*(\d+) kB$", status, re.MULTILINE)
         if taken:
             yield most - 1024 * int(taken[1])
