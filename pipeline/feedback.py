@@ -20,6 +20,7 @@ import torch
 
 from ..models.execution import ExecutionMode
 from ..storage.memory_limits import has_own_limits
+from ..storage.peaks import PLAUSIBLE
 from .memory_counters import AllocatorPeak, give_back_freed, kept_bytes, most_resident_bytes, resident_bytes
 from .ticker import Ticker
 
@@ -28,7 +29,6 @@ _LEAST_SAMPLES = 3  # within a forward
 _LEAST_SECONDS = 0.5  # of a run's forwards
 _LEAST_BYTES = 32 << 20  # expected of a forward: what libraries load and threads take at its side is a few
 _MOST_KEPT = 0.1  # of what a forward was seen to take: what may have been hidden from sight
-_PLAUSIBLE = (0.05, 4.0)  # what a forward can take over its estimate: bounds by widths are up to eight times too high
 _MOST_TRIED = 4  # forwards of a kind that are watched in vain
 
 SAMPLER = Ticker(_PERIOD)
@@ -154,6 +154,6 @@ class Feedback:
         return dict(self._ratios)
 
     def _note(self, kind: Estimated, grown: int | None, expected: int) -> None:
-        least, most = _PLAUSIBLE
+        least, most = PLAUSIBLE
         if grown is not None and least * expected <= grown <= most * expected:
             self._ratios[kind] = grown / expected

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 KEPT = 20
 """Ratios that are kept of a place: the largest of them rises at once, and falls when it is no longer among them."""
 
+PLAUSIBLE = (0.05, 4.0)
+"""What a forward can take over its estimate, at least and at most: bounds by widths are up to eight times too high."""
+
 _STEP = 1.1  # measuring is not exact: runs that differ by less than this are to be of one revision, mostly
 
 
