@@ -4,9 +4,8 @@ On a CPU the resident set is sampled while a forward computes: within it nothing
 is held besides was there before it. On other devices torch's allocator tells, of the whole run.
 
 What cannot be trusted is no answer: a forward that is over within some samples, or so small that other things count as
-much; one in front of which the C library held freed memory, in which a part of it may have come to lie unseen (before
-the first of its kind that is ever seen, that is given back); one beside another run; a growth that no forward has. Then
-estimates stay what they are.
+much; one beside another run; a growth that no forward has. Then estimates stay what they are. What the C library holds
+of freed memory, in which a part of a forward may come to lie unseen, is given back before each that is watched.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from dataclasses import dataclass
 import torch
 
 from ..models.execution import ExecutionMode
+from ..storage.heap import trim_heap, trim_top
 from ..storage.memory_limits import has_own_limits
 from ..storage.peaks import PLAUSIBLE
-from .memory_counters import AllocatorPeak, give_back_freed, kept_bytes, most_resident_bytes, resident_bytes
+from .memory_counters import AllocatorPeak, most_resident_bytes, resident_bytes
 from .ticker import Ticker
 
 _PERIOD = 0.02  # seconds between two samples
 _LEAST_SAMPLES = 3  # within a forward
 _LEAST_SECONDS = 0.5  # of a run's forwards
 _LEAST_BYTES = 32 << 20  # expected of a forward: what libraries load and threads take at its side is a few
-_MOST_KEPT = 0.1  # of what a forward was seen to take: what may have been hidden from sight
 _MOST_TRIED = 4  # forwards of a kind that are watched in vain
 
 SAMPLER = Ticker(_PERIOD)
@@ -70,10 +69,10 @@ _RUNNING = _Running()
 class _Watch:
     """One forward, from now on."""
 
-    def __init__(self, first: bool) -> None:
-        if first:
-            give_back_freed()
-        self.samples, self.alone, self.kept = 0, _RUNNING.alone_since(), 0 if first else kept_bytes()
+    def __init__(self) -> None:
+        trim_top()
+        trim_heap()
+        self.samples, self.alone = 0, _RUNNING.alone_since()
         self._ever = most_resident_bytes()
         self._before = self._most = resident_bytes()
 
@@ -91,7 +90,7 @@ class _Watch:
         ever = most_resident_bytes()  # where that rose, it tells what samples on a busy machine came too late for
         grown = (max(self._most, ever) if ever > self._ever else self._most) - self._before
         alone = self.alone is not None and self.alone == _RUNNING.alone_since()
-        return grown if alone and self.kept <= _MOST_KEPT * grown else None
+        return grown if alone else None
 
 
 class Feedback:
@@ -124,9 +123,8 @@ class Feedback:
         return self._started and kind not in self._ratios and self._tried.get(kind, 0) < _MOST_TRIED
 
     @contextmanager
-    def watching(self, kind: Estimated, expected: int, first: bool) -> Iterator[None]:
-        """Within it a forward of this `kind` computes, of which so many bytes are `expected`, by the bare estimate;
-        `first`: of its kind nothing was seen yet, in no run."""
+    def watching(self, kind: Estimated, expected: int) -> Iterator[None]:
+        """Within it a forward of this `kind` computes, of which so many bytes are `expected`, by the bare estimate."""
         if self._device.type != "cpu":
             self._allocator = self._allocator or AllocatorPeak(self._device)
             self._expected[kind] = max(expected, self._expected.get(kind, 0))
@@ -136,7 +134,7 @@ class Feedback:
         if expected < _LEAST_BYTES:
             yield
             return
-        watch = _Watch(first)
+        watch = _Watch()
         self._sampler.add(watch.sample)
         try:
             yield

@@ -5,14 +5,10 @@ Nobody's counters are reset: inside a host they belong to everyone in the proces
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
 import psutil
 import torch
@@ -72,41 +68,6 @@ class AllocatorPeak:
         except Exception as error:  # backends outside of torch answer, or not, in their own ways
             _say_once(f"what {self._device.type} holds at most is not told ({first_line(error)})")
             return None
-
-
-def kept_bytes() -> int:
-    """Bytes that were freed and not given back to the system, at most, by GNU's allocator (mallinfo2(3)): new tensors
-    may come to lie there, and are not seen in the resident set. 0 where there is no such allocator."""
-    told = _mallinfo2()
-    return told().fordblks if told else 0
-
-
-def give_back_freed() -> None:
-    """Let GNU's allocator give the system what was freed (malloc_trim(3)), as far as whole pages of it are. Takes a
-    millisecond, and the time in which new tensors get other pages."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-class _Mallinfo2(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-@functools.cache
-def _mallinfo2() -> Callable[[], Any] | None:
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library, or one before 2.33
-            function = ctypes.CDLL(None).mallinfo2
-            function.restype = _Mallinfo2
-            return function
-    return None
 
 
 @functools.lru_cache(maxsize=16)

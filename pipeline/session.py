@@ -321,7 +321,7 @@ class Session:
         if not self._feedback.wants(kind):
             return nullcontext()
         cost = bound or with_results(step.cost.exact, self.info, 2 * self.batches_ahead)
-        return self._feedback.watching(kind, cost.at(pixels) - cost.weights, first=cost.overhead is None)
+        return self._feedback.watching(kind, cost.at(pixels) - cost.weights)
 
     def told_profile(self) -> str:
         """What was known when the run began, and what came on the way: for the report."""

@@ -34,24 +34,29 @@ CONSTANT, CONSTANT_OF_BOUNDS = 1.5, 1.15  # on a CPU, while nothing was seen
 
 
 class Machine:
-    """A process that holds `held` bytes and whose C library keeps `kept`, and a sampler that only tests let tick."""
+    """A process that holds `held` bytes, of which its C library keeps `kept` for who asks next, and a sampler that only
+    tests let tick."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held, self.kept, self.sampler = 1000 * MB, 0, NoTicker()
-        self.asked = self.trimmed = 0
+        self.asked = 0
         self.ever = 3000 * MB
         monkeypatch.setattr(feedback, "most_resident_bytes", lambda: self.ever)
         monkeypatch.setattr(feedback, "resident_bytes", self._told)
-        monkeypatch.setattr(feedback, "kept_bytes", lambda: self.kept)
-        monkeypatch.setattr(feedback, "give_back_freed", lambda: setattr(self, "trimmed", self.trimmed + 1))
+        monkeypatch.setattr(feedback, "trim_top", lambda: None)
+        monkeypatch.setattr(feedback, "trim_heap", self._trim)
         monkeypatch.setattr("cudaspeed.pipeline.session.Feedback", partial(Feedback, sampler=self.sampler))
 
     def forward(self, takes: int, samples: int = 5) -> None:
         """A forward that takes so much in its middle."""
+        grows = max(0, takes - self.kept)
         for k in range(samples):
-            self.held += takes * (k == samples // 2)
+            self.held += grows * (k == samples // 2)
             self.sampler.tick()
-            self.held -= takes * (k == samples // 2)
+            self.held -= grows * (k == samples // 2)
+
+    def _trim(self) -> None:
+        self.held, self.kept = self.held - self.kept, 0
 
     def _told(self) -> int:
         self.asked += 1
@@ -69,7 +74,7 @@ def of_a_run(machine: Machine, *takes: int, samples: int = 5, seconds: float = 2
         run.start(more.get("foreseen"))
         for taken in takes:
             if run.wants(FP32):
-                with run.watching(FP32, more.get("expected", EXPECTED), more.get("first", False)):
+                with run.watching(FP32, more.get("expected", EXPECTED)):
                     more.get("meanwhile", lambda: None)()
                     machine.forward(taken, samples)
         return run.ratios(seconds).get(FP32)
@@ -103,17 +108,10 @@ def test_a_run_that_is_foreseen_to_be_short_is_not_sampled(machine: Machine) -> 
     assert machine.asked == 0
 
 
-@pytest.mark.parametrize(("kept", "seen"), [(12 * MB, True), (50 * MB, False)])
-def test_freed_memory_that_may_hide_a_part_is_no_answer(machine: Machine, kept: int, seen: bool) -> None:
-    machine.kept = kept
-    assert (of_a_run(machine, 130 * MB) is not None) is seen
-    assert machine.trimmed == 0
-
-
-def test_before_the_first_of_a_kind_what_was_freed_is_given_back(machine: Machine) -> None:
-    machine.kept = 50 * MB
-    assert of_a_run(machine, 130 * MB, first=True) == pytest.approx(1.3)
-    assert machine.trimmed == 1
+def test_freed_memory_hides_no_part_of_a_forward_in_any_run(machine: Machine) -> None:
+    for _ in range(3):
+        machine.held, machine.kept = 1000 * MB, 50 * MB
+        assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
 
 
 def test_another_run_beside_it_at_any_moment_is_no_answer(machine: Machine) -> None:
@@ -157,7 +155,7 @@ def test_modes_are_told_apart(machine: Machine) -> None:
     with Feedback(CPU, machine.sampler) as run:
         run.start(None)
         for kind, takes in ((FP32, 130 * MB), (FP16, 60 * MB)):
-            with run.watching(kind, EXPECTED, first=True):
+            with run.watching(kind, EXPECTED):
                 machine.forward(takes)
         assert run.ratios(1.0) == {FP32: pytest.approx(1.3), FP16: pytest.approx(0.6)}
 
@@ -188,7 +186,7 @@ def test_an_allocator_tells_what_became_more_and_nothing_is_reset(
         run.start(None)
         for _ in range(3):
             assert run.wants(FP16)
-            with run.watching(FP16, EXPECTED, first=True):
+            with run.watching(FP16, EXPECTED):
                 allocator.most = most
         assert run.ratios(1.0).get(FP16) == (None if ratio is None else pytest.approx(ratio))
 
@@ -199,7 +197,7 @@ def test_a_peak_of_several_modes_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> 
     with Feedback(torch.device("xpu")) as run:
         run.start(None)
         for kind in (FP16, FP32):
-            with run.watching(kind, EXPECTED, first=True):
+            with run.watching(kind, EXPECTED):
                 allocator.most += 10 * MB
         assert run.ratios(1.0) == {}
 
