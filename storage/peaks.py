@@ -19,6 +19,12 @@ def with_ratio(ratios: Sequence[float], ratio: float) -> tuple[float, ...]:
     return (*ratios, round(ratio, 4))[-KEPT:]
 
 
+def aged(ratios: Sequence[float], usual: float) -> tuple[float, ...]:
+    """The last ratios after a run whose forwards were made small for their sake, so that none could be compared: of
+    those over what is `usual`, which may have been something else's memory, the oldest goes in time. Others stay."""
+    return with_ratio(ratios, usual) if ratios and max(ratios) > usual else tuple(ratios)
+
+
 def factor_of(ratios: Sequence[float]) -> float | None:
     """By what an estimate is multiplied: the largest of these ratios, rounded up to a power of 1.1; None: of none."""
     if not ratios:

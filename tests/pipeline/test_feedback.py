@@ -307,6 +307,30 @@ def test_how_many_pixels_a_forward_may_have_follows(runs: Runs) -> None:
     assert tiles() > few
 
 
+def test_one_wrong_peak_does_not_keep_tiles_small_for_ever(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.takes = round(3.5 * runs.expected)
+    runs()
+    monkeypatch.setattr(feedback, "_LEAST_BYTES", 1 << 40)  # from now on no forward is large enough to be seen
+    context, picture = StandaloneContext("cpu"), zoo.photograph(200, 200)
+    asked = UpscaleOptions(compile=False, precision="fp32", overlap=8)
+
+    def report(free: int) -> UpscaleReport:
+        context.free_bytes = lambda: free
+        return upscale(picture, runs.model, asked, context, runs.sessions).report
+
+    enough, little = 1 << 40, 5 * picture.nbytes + 25 * runs.expected
+    many = report(little).tiles
+    for _ in range(20):
+        plenty = report(enough)
+    assert plenty.memory.forward > 3 * 25 * runs.expected, "where it makes no difference it stays"
+    by_revision: dict[str, set[int]] = {}
+    for _ in range(22):
+        told = report(little)
+        by_revision.setdefault(told.profile, set()).add(told.tiles)
+    assert told.tiles < many
+    assert all(len(tiles) == 1 for tiles in by_revision.values()), "and what decides is told"
+
+
 @pytest.mark.parametrize("how", ["reproducible", "damaged", "of another schema", "of another machine"])
 def test_without_a_profile_of_this_machine_the_constants_stand(runs: Runs, how: str) -> None:
     runs.takes = 3 * runs.expected
