@@ -11,6 +11,7 @@ of freed memory, in which a part of a forward may come to lie unseen, is given b
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,24 +44,30 @@ class Estimated:
 
 
 class _Running:
-    """The runs of this process, in whatever session."""
+    """The runs of this process, in whatever session. Those of one thread are passes of one run: they take turns."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._now = self._begun = 0
+        self._sessions: Counter[int] = Counter()  # by thread
+        self._begun = 0
 
-    def begin(self) -> None:
+    def begin(self) -> int:
+        """A session of this thread's run begins; for `end`, which may come on another thread."""
+        thread = threading.get_ident()
         with self._lock:
-            self._now, self._begun = self._now + 1, self._begun + 1
+            self._begun += thread not in self._sessions
+            self._sessions[thread] += 1
+        return thread
 
-    def end(self) -> None:
+    def end(self, thread: int) -> None:
         with self._lock:
-            self._now -= 1
+            self._sessions[thread] -= 1
+            self._sessions = +self._sessions
 
     def alone_since(self) -> int | None:
         """A number that stays the same until another run begins; None where there is another one now."""
         with self._lock:
-            return self._begun if self._now == 1 else None
+            return self._begun if len(self._sessions) == 1 else None
 
 
 _RUNNING = _Running()
@@ -105,11 +112,11 @@ class Feedback:
         self._expected: dict[Estimated, int] = {}
 
     def __enter__(self) -> Feedback:
-        _RUNNING.begin()
+        self._thread = _RUNNING.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        _RUNNING.end()
+        _RUNNING.end(self._thread)
 
     def start(self, expected_seconds: float | None) -> None:
         """A run begins whose forwards will take so many seconds; None: nobody knows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -115,15 +116,24 @@ def test_freed_memory_hides_no_part_of_a_forward_in_any_run(machine: Machine) ->
 
 
 def test_another_run_beside_it_at_any_moment_is_no_answer(machine: Machine) -> None:
-    with Feedback(CPU, machine.sampler):
+    with ThreadPoolExecutor(1) as elsewhere:
+        other = Feedback(CPU, machine.sampler)
+        elsewhere.submit(other.__enter__).result()
         assert of_a_run(machine, 130 * MB) is None
+        elsewhere.submit(other.__exit__).result()
 
-    def come_and_go() -> None:
-        with Feedback(CPU, machine.sampler):
-            pass
+        def come_and_go() -> None:
+            with Feedback(CPU, machine.sampler):
+                pass
 
-    assert of_a_run(machine, 130 * MB, meanwhile=come_and_go) is None
+        assert of_a_run(machine, 130 * MB, meanwhile=lambda: elsewhere.submit(come_and_go).result()) is None
     assert of_a_run(machine, 130 * MB) == pytest.approx(1.3), "they are gone"
+
+
+def test_a_pass_of_the_same_run_is_no_other_one(machine: Machine) -> None:
+    with Feedback(CPU, machine.sampler):
+        assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
+        assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
 
 
 def test_a_peak_that_no_sample_met_counts_where_the_process_never_held_as_much(machine: Machine) -> None:
