@@ -1,7 +1,8 @@
 """What forwards take of memory at most, seen while they compute, so that the estimates of later runs are right.
 
 On a CPU the resident set is sampled while a forward computes: within it nothing is written to the result, and whatever
-is held besides was there before it. On other devices torch's allocator tells, of the whole run.
+is held besides was there before it. On other devices torch's allocator tells, which counts at once what a forward asks
+for, though the device computes it later.
 
 What cannot be trusted is no answer: a forward that is over within some samples, or so small that other things count as
 much; one beside another run; a growth that no forward has. Then estimates stay what they are. What the C library holds
@@ -14,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,6 +42,12 @@ class Estimated:
 
     mode: ExecutionMode
     rough: bool
+
+    @classmethod
+    def of(cls, mode: ExecutionMode, rough: bool) -> Estimated:
+        """Of forwards that are computed in `mode` now: what is recorded of eager ones is one kind with them, since
+        estimates begin with these."""
+        return cls(mode if mode.backend == "compiled" else replace(mode, backend="eager"), rough)
 
 
 class _Running:
@@ -108,8 +115,6 @@ class Feedback:
         self._device, self._sampler, self._started = device, sampler, False
         self._tried: dict[Estimated, int] = {}
         self._ratios: dict[Estimated, float] = {}
-        self._allocator: AllocatorPeak | None = None
-        self._expected: dict[Estimated, int] = {}
 
     def __enter__(self) -> Feedback:
         self._thread = _RUNNING.begin()
@@ -125,21 +130,19 @@ class Feedback:
 
     def wants(self, kind: Estimated) -> bool:
         """Whether a forward of this kind would be watched."""
-        if self._device.type != "cpu":
-            return self._started
         return self._started and kind not in self._ratios and self._tried.get(kind, 0) < _MOST_TRIED
 
     @contextmanager
     def watching(self, kind: Estimated, expected: int) -> Iterator[None]:
         """Within it a forward of this `kind` computes, of which so many bytes are `expected`, by the bare estimate."""
-        if self._device.type != "cpu":
-            self._allocator = self._allocator or AllocatorPeak(self._device)
-            self._expected[kind] = max(expected, self._expected.get(kind, 0))
-            yield
-            return
         self._tried[kind] = _MOST_TRIED if expected < _LEAST_BYTES else self._tried.get(kind, 0) + 1
         if expected < _LEAST_BYTES:
             yield
+            return
+        if self._device.type != "cpu":
+            peak = AllocatorPeak(self._device)
+            yield
+            self._note(kind, peak.grown(), expected)
             return
         watch = _Watch()
         self._sampler.add(watch.sample)
@@ -151,12 +154,7 @@ class Feedback:
 
     def ratios(self, seconds: float) -> dict[Estimated, float]:
         """What was seen to be taken over what was expected, by kinds, in a run whose forwards took so many seconds."""
-        if seconds < _LEAST_SECONDS:
-            return {}
-        if self._allocator is not None and len(self._expected) == 1:  # of several nobody knows whose peak it was
-            ((kind, expected),) = self._expected.items()
-            self._note(kind, self._allocator.grown(), expected)
-        return dict(self._ratios)
+        return dict(self._ratios) if seconds >= _LEAST_SECONDS else {}
 
     def _note(self, kind: Estimated, grown: int | None, expected: int) -> None:
         least, most = PLAUSIBLE

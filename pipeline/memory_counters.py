@@ -42,7 +42,8 @@ def _process(number: int) -> psutil.Process:
 
 
 class AllocatorPeak:
-    """The most that torch's allocator of a device gives out at once, over what it has given out when this is made.
+    """The most that torch's allocator of a device gives out at once, over what it has given out when this is made: what
+    lies there besides, frames and results, does not count.
 
     None of its statistics is reset, so that it is told only where the most ever became more meanwhile.
     """

@@ -318,10 +318,10 @@ class Session:
         """Within it a forward of `step` computes so many pixels, in `mode`: what it takes of memory is seen, where that
         is still to be learned."""
         bound = step.cost.bound(self.context.device)
-        kind = Estimated(mode, rough=bound is not None)
+        kind = Estimated.of(mode, rough=bound is not None)
         if not self._feedback.wants(kind):
             return nullcontext()
-        cost = bound or with_results(step.cost.exact, self.info, 2 * self.batches_ahead)
+        cost = bound or step.cost.exact
         return self._feedback.watching(kind, cost.at(pixels) - cost.weights)
 
     def told_profile(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -170,6 +171,12 @@ def test_modes_are_told_apart(machine: Machine) -> None:
         assert run.ratios(1.0) == {FP32: pytest.approx(1.3), FP16: pytest.approx(0.6)}
 
 
+def test_what_is_recorded_as_a_cuda_graph_is_one_kind_with_the_eager_forwards_before_it() -> None:
+    recorded, compiled = (replace(FP16.mode, backend=backend) for backend in ("CUDA graph", "compiled"))
+    assert Estimated.of(recorded, rough=False) == Estimated.of(FP16.mode, rough=False) == FP16
+    assert Estimated.of(compiled, rough=False) != FP16
+
+
 # on devices with an allocator of torch's
 
 
@@ -186,30 +193,41 @@ class Allocator:
         return self.most
 
 
-@pytest.mark.parametrize(("most", "ratio"), [(520 * MB, 2.2), (500 * MB, None)], ids=["a new peak", "none"])
-def test_an_allocator_tells_what_became_more_and_nothing_is_reset(
-    monkeypatch: pytest.MonkeyPatch, most: int, ratio: float | None
-) -> None:
+    def forward(self, takes: int) -> None:
+        self.most = max(self.most, self.now + takes)
+
+
+@pytest.fixture
+def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
     allocator = Allocator()
     monkeypatch.setattr(torch, "cuda", allocator)
+    return allocator
+
+
+def of_a_card(allocator: Allocator, takes: int, frames: int = 0, kinds: tuple[Estimated, ...] = (FP16,)) -> list[float]:
+    """What a run learns of some forwards of each kind that take so much beside `frames` that come to lie there."""
     with Feedback(torch.device("cuda")) as run:
         run.start(None)
-        for _ in range(3):
-            assert run.wants(FP16)
-            with run.watching(FP16, EXPECTED):
-                allocator.most = most
-        assert run.ratios(1.0).get(FP16) == (None if ratio is None else pytest.approx(ratio))
+        for kind in kinds:
+            for _ in range(3):
+                if run.wants(kind):
+                    with run.watching(kind, EXPECTED):
+                        allocator.forward(takes)
+                allocator.now += frames
+        return [run.ratios(1.0)[kind] for kind in kinds if kind in run.ratios(1.0)]
 
 
-def test_a_peak_of_several_modes_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    allocator = Allocator()
-    monkeypatch.setattr(torch, "xpu", allocator, raising=False)
-    with Feedback(torch.device("xpu")) as run:
-        run.start(None)
-        for kind in (FP16, FP32):
-            with run.watching(kind, EXPECTED):
-                allocator.most += 10 * MB
-        assert run.ratios(1.0) == {}
+def test_an_allocator_tells_what_became_more_and_nothing_is_reset(allocator: Allocator) -> None:
+    assert of_a_card(allocator, 200 * MB) == [], "there was as much before"
+    assert of_a_card(allocator, 220 * MB) == [pytest.approx(2.2)]
+
+
+def test_frames_beside_the_forwards_on_a_card_are_not_taken_for_a_part_of_them(allocator: Allocator) -> None:
+    assert of_a_card(allocator, 150 * MB, frames=400 * MB) == [pytest.approx(1.5)]
+
+
+def test_of_several_modes_on_a_card_each_has_its_own(allocator: Allocator) -> None:
+    assert of_a_card(allocator, 150 * MB, 400 * MB, (FP16, FP32)) == [pytest.approx(1.5)] * 2
 
 
 def test_a_device_without_counters_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
