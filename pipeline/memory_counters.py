@@ -13,18 +13,17 @@ import sys
 import psutil
 import torch
 
-from ..api.errors import first_line
+from ..devices.reading import bytes_told
 
 logger = logging.getLogger("cudaspeed")
 
 
 def resident_bytes() -> int | None:
     """The process's resident set; None where the system does not tell, which is said once."""
-    try:
-        return _process(os.getpid()).memory_info().rss
-    except (psutil.Error, OSError, ValueError, NotImplementedError) as error:
-        _say_once(f"the system does not tell what memory this process holds ({first_line(error)})")
-        return None
+    told = bytes_told(lambda: _process(os.getpid()).memory_info().rss)
+    if told is None:
+        _tell_unmeasured("the system does not tell what memory this process holds")
+    return told
 
 
 def most_resident_bytes() -> int:
@@ -61,16 +60,12 @@ class AllocatorPeak:
         return most - self._before
 
     def _ask(self, counter: str) -> int | None:
-        ask = getattr(self._interface, counter, None)
-        try:
-            if ask is None:
-                raise NotImplementedError(f"torch has no {counter} of it")
-            return int(ask(self._device))
-        except Exception as error:  # backends outside of torch answer, or not, in their own ways
-            _say_once(f"what {self._device.type} holds at most is not told ({first_line(error)})")
-            return None
+        told = bytes_told(lambda: getattr(self._interface, counter)(self._device))
+        if told is None:
+            _tell_unmeasured(f"torch does not tell what {self._device.type} holds at most")
+        return told
 
 
-@functools.lru_cache(maxsize=16)
-def _say_once(text: str) -> None:
-    logger.info("%s: what runs take is estimated, not measured", text)
+@functools.cache
+def _tell_unmeasured(text: str) -> None:
+    logger.warning("%s: what runs take is estimated, not measured", text)
