@@ -196,7 +196,7 @@ class RunnerCache:
     def put(self, descriptor: ImageModelDescriptor, runner: ModelRunner) -> None:
         """Make `runner` the copy of `descriptor`'s module."""
         model = weakref.ref(descriptor.model)
-        runner.when_taken = partial(self._forget, model)
+        runner.when_taken = partial(self._forget, model, weakref.ref(runner))
         self._use(descriptor.model, runner)
         with self._lock:
             taken: Counter[torch.device] = Counter()
@@ -228,8 +228,9 @@ class RunnerCache:
             self._by_module.pop(module, None)
             self._by_module[module] = runner
 
-    def _forget(self, model: weakref.ref[nn.Module]) -> None:
+    def _forget(self, model: weakref.ref[nn.Module], runner: weakref.ref[ModelRunner]) -> None:
         module = model()
         if module is not None:
             with self._lock:
-                self._by_module.pop(module, None)
+                if self._by_module.get(module) is runner():  # and not another that took its place
+                    self._by_module.pop(module, None)

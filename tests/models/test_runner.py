@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -134,6 +135,14 @@ def test_what_a_host_takes_away_is_no_longer_kept_and_is_made_anew() -> None:
     del runner
     assert alive(ours) == [1]
     assert cache.get(models[0], MODE).versions
+
+
+def test_a_copy_that_is_taken_away_after_another_took_its_place_takes_that_one_not_along() -> None:
+    cache, model = RunnerCache(), zoo.compact()
+    old = cache.get(model, MODE)
+    new = cache.get(model, replace(MODE, precision="bf16"))
+    old.release(weights=True)
+    assert cache.find(model, new.mode) is new
 
 
 def test_a_quarter_of_the_memory_is_for_copies_and_less_where_less_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
