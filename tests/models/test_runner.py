@@ -116,6 +116,14 @@ def test_the_newest_copy_stays_however_large_it_is() -> None:
     assert cache.find(models[2], MODE) is not None
 
 
+def test_the_newest_copy_counts_where_it_will_compute() -> None:
+    card, models = torch.device("meta"), [zoo.compact() for _ in range(3)]
+    cache = RunnerCache(lambda device: ModelRunner(models[0], MODE).bytes)
+    for model in models:
+        cache.get(model, MODE, card).module.to(card)  # made in main memory, and brought there
+    assert [cache.find(model, MODE) is not None for model in models] == [False, False, True]
+
+
 def test_where_a_large_copy_goes_an_older_small_one_may_stay() -> None:
     small, large, _ = models = [zoo.compact(features=width) for width in (8, 64, 32)]
     limit = sum(ModelRunner(model, MODE).bytes for model in (small, large))

@@ -192,7 +192,6 @@ class Allocator:
     def max_memory_allocated(self, device: torch.device) -> int:
         return self.most
 
-
     def forward(self, takes: int) -> None:
         self.most = max(self.most, self.now + takes)
 
@@ -240,7 +239,8 @@ def test_a_device_without_counters_is_said_once(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(
-    "error", [psutil.AccessDenied(1), OSError("no /proc"), RuntimeError("no btime in /proc/stat"), KeyError("rss"), None]
+    "error",
+    [psutil.AccessDenied(1), OSError("no /proc"), RuntimeError("no btime in /proc/stat"), KeyError("rss"), None],
 )
 def test_a_system_that_does_not_tell_is_said_once(
     error: Exception | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
