@@ -199,11 +199,12 @@ class RunnerCache:
         runner.when_taken = partial(self._forget, model, weakref.ref(runner))
         self._use(descriptor.model, runner)
         with self._lock:
-            taken: Counter[torch.device] = Counter()
+            taken: Counter[tuple[str, int]] = Counter()
             for module, kept in reversed([*self._by_module.items()]):
-                place = device if kept is runner and device else kept.device
+                where = device if kept is runner and device else kept.device
+                place = where.type, where.index or 0  # "cuda" is mostly the first
                 taken[place] += kept.bytes
-                if kept is not runner and taken[place] > self._limit(place):
+                if kept is not runner and taken[place] > self._limit(where):
                     logger.debug("a copy of %d bytes goes: others were used since", kept.bytes)
                     taken[place] -= kept.bytes
                     del self._by_module[module]

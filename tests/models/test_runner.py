@@ -117,10 +117,10 @@ def test_the_newest_copy_stays_however_large_it_is() -> None:
 
 
 def test_the_newest_copy_counts_where_it_will_compute() -> None:
-    card, models = torch.device("meta"), [zoo.compact() for _ in range(3)]
+    card, models = torch.device("meta", 0), [zoo.compact() for _ in range(3)]
     cache = RunnerCache(lambda device: ModelRunner(models[0], MODE).bytes)
     for model in models:
-        cache.get(model, MODE, card).module.to(card)  # made in main memory, and brought there
+        cache.get(model, MODE, torch.device("meta")).module.to(card)  # made in main memory, and brought there
     assert [cache.find(model, MODE) is not None for model in models] == [False, False, True]
 
 
