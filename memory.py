@@ -171,9 +171,13 @@ def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
 
 
 def _overhead(cost: MemoryCost, device: torch.device) -> float:
-    if cost.overhead is not None:
-        return cost.overhead
-    return _OVERHEAD_OF_BOUNDS if cost.bound else _OVERHEAD.get(device.type, 1.5)
+    return usual_overhead(cost.bound, device) if cost.overhead is None else cost.overhead
+
+
+def usual_overhead(bound: bool, device: torch.device) -> float:
+    """What stands for the overhead of forwards on `device` while none was seen there, of a `bound` or of what was
+    traced."""
+    return _OVERHEAD_OF_BOUNDS if bound else _OVERHEAD.get(device.type, 1.5)
 
 
 def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: torch.device) -> int:

@@ -26,8 +26,7 @@ class Backend:
     `kind` is what torch calls it ("cuda"); CUDA and ROCm share theirs, and torch is built for one of them. `interface`
     finds the module that torch has for it (`torch.cuda`), None where it has none. `read_memory` and `read_precisions`
     ask that module about a device. `words` are what errors that tell of a lack of memory contain, in small letters,
-    where they do not say "out of memory". `least_share_of_weights` is how much of what is free ComfyUI gives to weights
-    at least (`MIN_WEIGHT_MEMORY_RATIO`, 0.33).
+    where they do not say "out of memory".
     """
 
     name: str
@@ -40,7 +39,6 @@ class Backend:
     """Whether "auto" takes it where it is there."""
     own_memory: bool = True
     """Whether it has memory beside the machine's main memory."""
-    least_share_of_weights: float = 0.4
 
     def is_there(self) -> bool:
         """Whether this machine has such a device, and torch can use it."""
@@ -85,7 +83,6 @@ BACKENDS = (
         reading.by_allocator,
         precisions.of_nvidia,
         words=("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
-        least_share_of_weights=0.0,
     ),
     Backend(
         "ROCm",

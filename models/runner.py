@@ -193,18 +193,20 @@ class RunnerCache:
         self._limit, self._lock = limit, threading.RLock()
         self._by_module: weakref.WeakKeyDictionary[nn.Module, ModelRunner] = weakref.WeakKeyDictionary()  # newest last
 
-    def put(self, descriptor: ImageModelDescriptor, runner: ModelRunner) -> None:
-        """Make `runner` the copy of `descriptor`'s module."""
+    def put(self, descriptor: ImageModelDescriptor, runner: ModelRunner, device: torch.device | None = None) -> None:
+        """Make `runner` the copy of `descriptor`'s module, which comes to lie on `device`; None: where it lies now."""
         model = weakref.ref(descriptor.model)
-        runner.when_taken = partial(self._forget, model)
+        runner.when_taken = partial(self._forget, model, weakref.ref(runner))
         self._use(descriptor.model, runner)
         with self._lock:
-            taken: Counter[torch.device] = Counter()
+            taken: Counter[tuple[str, int]] = Counter()
             for module, kept in reversed([*self._by_module.items()]):
-                taken[kept.device] += kept.bytes
-                if kept is not runner and taken[kept.device] > self._limit(kept.device):
+                where = device if kept is runner and device else kept.device
+                place = where.type, where.index or 0  # "cuda" is mostly the first
+                taken[place] += kept.bytes
+                if kept is not runner and taken[place] > self._limit(where):
                     logger.debug("a copy of %d bytes goes: others were used since", kept.bytes)
-                    taken[kept.device] -= kept.bytes
+                    taken[place] -= kept.bytes
                     del self._by_module[module]
 
     def find(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner | None:
@@ -215,12 +217,14 @@ class RunnerCache:
         self._use(descriptor.model, runner)
         return runner
 
-    def get(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> ModelRunner:
-        """The copy of `descriptor`'s module in `mode`, made now if it is not there."""
+    def get(
+        self, descriptor: ImageModelDescriptor, mode: ExecutionMode, device: torch.device | None = None
+    ) -> ModelRunner:
+        """The copy of `descriptor`'s module in `mode`, made now if it is not there, for `device`, as in `put`."""
         runner = self.find(descriptor, mode)
         if runner is None:
             runner = ModelRunner(descriptor, mode)
-            self.put(descriptor, runner)
+            self.put(descriptor, runner, device)
         return runner
 
     def _use(self, module: nn.Module, runner: ModelRunner) -> None:
@@ -228,8 +232,9 @@ class RunnerCache:
             self._by_module.pop(module, None)
             self._by_module[module] = runner
 
-    def _forget(self, model: weakref.ref[nn.Module]) -> None:
+    def _forget(self, model: weakref.ref[nn.Module], runner: weakref.ref[ModelRunner]) -> None:
         module = model()
         if module is not None:
             with self._lock:
-                self._by_module.pop(module, None)
+                if self._by_module.get(module) is runner():  # and not another that took its place
+                    self._by_module.pop(module, None)

@@ -91,7 +91,8 @@ class StepMaker:
     def make(self, mode: ExecutionMode, shared: bool) -> Step:
         """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
         runs."""
-        runner = self._shared.runners.get(self._model, mode) if shared else ModelRunner(self._model, mode)
+        device, runners = self._context.device, self._shared.runners
+        runner = runners.get(self._model, mode, device) if shared else ModelRunner(self._model, mode)
         # what a compiler makes of convolutions for a CPU is slower than our kernels
         compiles = self._options.compile and not (mode.kernels == "winograd" and self._info.convolutional)
         return Step(runner, self._cost(mode), self._compiled(runner) if compiles else None)

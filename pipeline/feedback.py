@@ -1,34 +1,35 @@
 """What forwards take of memory at most, seen while they compute, so that the estimates of later runs are right.
 
 On a CPU the resident set is sampled while a forward computes: within it nothing is written to the result, and whatever
-is held besides was there before it. On other devices torch's allocator tells, of the whole run.
+is held besides was there before it. On other devices torch's allocator tells, which counts at once what a forward asks
+for, though the device computes it later.
 
 What cannot be trusted is no answer: a forward that is over within some samples, or so small that other things count as
-much; one in front of which the C library held freed memory, in which a part of it may have come to lie unseen (before
-the first of its kind that is ever seen, that is given back); one beside another run; a growth that no forward has. Then
-estimates stay what they are.
+much; one beside another run; a growth that no forward has. Then estimates stay what they are. What the C library holds
+of freed memory, in which a part of a forward may come to lie unseen, is given back before each that is watched.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..models.execution import ExecutionMode
+from ..storage.heap import trim_heap, trim_top
 from ..storage.memory_limits import has_own_limits
-from .memory_counters import AllocatorPeak, give_back_freed, kept_bytes, most_resident_bytes, resident_bytes
+from ..storage.peaks import PLAUSIBLE
+from .memory_counters import AllocatorPeak, most_resident_bytes, resident_bytes
 from .ticker import Ticker
 
 _PERIOD = 0.02  # seconds between two samples
 _LEAST_SAMPLES = 3  # within a forward
 _LEAST_SECONDS = 0.5  # of a run's forwards
 _LEAST_BYTES = 32 << 20  # expected of a forward: what libraries load and threads take at its side is a few
-_MOST_KEPT = 0.1  # of what a forward was seen to take: what may have been hidden from sight
-_PLAUSIBLE = (0.05, 4.0)  # what a forward can take over its estimate: bounds by widths are up to eight times too high
 _MOST_TRIED = 4  # forwards of a kind that are watched in vain
 
 SAMPLER = Ticker(_PERIOD)
@@ -42,26 +43,38 @@ class Estimated:
     mode: ExecutionMode
     rough: bool
 
+    @classmethod
+    def of(cls, mode: ExecutionMode, rough: bool) -> Estimated:
+        """Of forwards that are computed in `mode` now: what is recorded of eager ones is one kind with them, since
+        estimates begin with these."""
+        return cls(mode if mode.backend == "compiled" else replace(mode, backend="eager"), rough)
+
 
 class _Running:
-    """The runs of this process, in whatever session."""
+    """The runs of this process, in whatever session. Those of one thread are passes of one run: they take turns."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._now = self._begun = 0
+        self._sessions: Counter[int] = Counter()  # by thread
+        self._begun = 0
 
-    def begin(self) -> None:
+    def begin(self) -> int:
+        """A session of this thread's run begins; for `end`, which may come on another thread."""
+        thread = threading.get_ident()
         with self._lock:
-            self._now, self._begun = self._now + 1, self._begun + 1
+            self._begun += thread not in self._sessions
+            self._sessions[thread] += 1
+        return thread
 
-    def end(self) -> None:
+    def end(self, thread: int) -> None:
         with self._lock:
-            self._now -= 1
+            self._sessions[thread] -= 1
+            self._sessions = +self._sessions
 
     def alone_since(self) -> int | None:
         """A number that stays the same until another run begins; None where there is another one now."""
         with self._lock:
-            return self._begun if self._now == 1 else None
+            return self._begun if len(self._sessions) == 1 else None
 
 
 _RUNNING = _Running()
@@ -70,10 +83,10 @@ _RUNNING = _Running()
 class _Watch:
     """One forward, from now on."""
 
-    def __init__(self, first: bool) -> None:
-        if first:
-            give_back_freed()
-        self.samples, self.alone, self.kept = 0, _RUNNING.alone_since(), 0 if first else kept_bytes()
+    def __init__(self) -> None:
+        trim_top()
+        trim_heap()
+        self.samples, self.alone = 0, _RUNNING.alone_since()
         self._ever = most_resident_bytes()
         self._before = self._most = resident_bytes()
 
@@ -91,7 +104,7 @@ class _Watch:
         ever = most_resident_bytes()  # where that rose, it tells what samples on a busy machine came too late for
         grown = (max(self._most, ever) if ever > self._ever else self._most) - self._before
         alone = self.alone is not None and self.alone == _RUNNING.alone_since()
-        return grown if alone and self.kept <= _MOST_KEPT * grown else None
+        return grown if alone else None
 
 
 class Feedback:
@@ -102,15 +115,13 @@ class Feedback:
         self._device, self._sampler, self._started = device, sampler, False
         self._tried: dict[Estimated, int] = {}
         self._ratios: dict[Estimated, float] = {}
-        self._allocator: AllocatorPeak | None = None
-        self._expected: dict[Estimated, int] = {}
 
     def __enter__(self) -> Feedback:
-        _RUNNING.begin()
+        self._thread = _RUNNING.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        _RUNNING.end()
+        _RUNNING.end(self._thread)
 
     def start(self, expected_seconds: float | None) -> None:
         """A run begins whose forwards will take so many seconds; None: nobody knows."""
@@ -119,24 +130,21 @@ class Feedback:
 
     def wants(self, kind: Estimated) -> bool:
         """Whether a forward of this kind would be watched."""
-        if self._device.type != "cpu":
-            return self._started
         return self._started and kind not in self._ratios and self._tried.get(kind, 0) < _MOST_TRIED
 
     @contextmanager
-    def watching(self, kind: Estimated, expected: int, first: bool) -> Iterator[None]:
-        """Within it a forward of this `kind` computes, of which so many bytes are `expected`, by the bare estimate;
-        `first`: of its kind nothing was seen yet, in no run."""
-        if self._device.type != "cpu":
-            self._allocator = self._allocator or AllocatorPeak(self._device)
-            self._expected[kind] = max(expected, self._expected.get(kind, 0))
-            yield
-            return
+    def watching(self, kind: Estimated, expected: int) -> Iterator[None]:
+        """Within it a forward of this `kind` computes, of which so many bytes are `expected`, by the bare estimate."""
         self._tried[kind] = _MOST_TRIED if expected < _LEAST_BYTES else self._tried.get(kind, 0) + 1
         if expected < _LEAST_BYTES:
             yield
             return
-        watch = _Watch(first)
+        if self._device.type != "cpu":
+            peak = AllocatorPeak(self._device)
+            yield
+            self._note(kind, peak.grown(), expected)
+            return
+        watch = _Watch()
         self._sampler.add(watch.sample)
         try:
             yield
@@ -146,14 +154,9 @@ class Feedback:
 
     def ratios(self, seconds: float) -> dict[Estimated, float]:
         """What was seen to be taken over what was expected, by kinds, in a run whose forwards took so many seconds."""
-        if seconds < _LEAST_SECONDS:
-            return {}
-        if self._allocator is not None and len(self._expected) == 1:  # of several nobody knows whose peak it was
-            ((kind, expected),) = self._expected.items()
-            self._note(kind, self._allocator.grown(), expected)
-        return dict(self._ratios)
+        return dict(self._ratios) if seconds >= _LEAST_SECONDS else {}
 
     def _note(self, kind: Estimated, grown: int | None, expected: int) -> None:
-        least, most = _PLAUSIBLE
+        least, most = PLAUSIBLE
         if grown is not None and least * expected <= grown <= most * expected:
             self._ratios[kind] = grown / expected

@@ -5,30 +5,25 @@ Nobody's counters are reset: inside a host they belong to everyone in the proces
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
 import psutil
 import torch
 
-from ..api.errors import first_line
+from ..devices.reading import bytes_told
 
 logger = logging.getLogger("cudaspeed")
 
 
 def resident_bytes() -> int | None:
     """The process's resident set; None where the system does not tell, which is said once."""
-    try:
-        return _process(os.getpid()).memory_info().rss
-    except (psutil.Error, OSError, ValueError, NotImplementedError) as error:
-        _say_once(f"the system does not tell what memory this process holds ({first_line(error)})")
-        return None
+    told = bytes_told(lambda: _process(os.getpid()).memory_info().rss)
+    if told is None:
+        _tell_unmeasured("the system does not tell what memory this process holds")
+    return told
 
 
 def most_resident_bytes() -> int:
@@ -46,7 +41,8 @@ def _process(number: int) -> psutil.Process:
 
 
 class AllocatorPeak:
-    """The most that torch's allocator of a device gives out at once, over what it has given out when this is made.
+    """The most that torch's allocator of a device gives out at once, over what it has given out when this is made: what
+    lies there besides, frames and results, does not count.
 
     None of its statistics is reset, so that it is told only where the most ever became more meanwhile.
     """
@@ -64,51 +60,12 @@ class AllocatorPeak:
         return most - self._before
 
     def _ask(self, counter: str) -> int | None:
-        ask = getattr(self._interface, counter, None)
-        try:
-            if ask is None:
-                raise NotImplementedError(f"torch has no {counter} of it")
-            return int(ask(self._device))
-        except Exception as error:  # backends outside of torch answer, or not, in their own ways
-            _say_once(f"what {self._device.type} holds at most is not told ({first_line(error)})")
-            return None
-
-
-def kept_bytes() -> int:
-    """Bytes that were freed and not given back to the system, at most, by GNU's allocator (mallinfo2(3)): new tensors
-    may come to lie there, and are not seen in the resident set. 0 where there is no such allocator."""
-    told = _mallinfo2()
-    return told().fordblks if told else 0
-
-
-def give_back_freed() -> None:
-    """Let GNU's allocator give the system what was freed (malloc_trim(3)), as far as whole pages of it are. Takes a
-    millisecond, and the time in which new tensors get other pages."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-class _Mallinfo2(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
+        told = bytes_told(lambda: getattr(self._interface, counter)(self._device))
+        if told is None:
+            _tell_unmeasured(f"torch does not tell what {self._device.type} holds at most")
+        return told
 
 
 @functools.cache
-def _mallinfo2() -> Callable[[], Any] | None:
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library, or one before 2.33
-            function = ctypes.CDLL(None).mallinfo2
-            function.restype = _Mallinfo2
-            return function
-    return None
-
-
-@functools.lru_cache(maxsize=16)
-def _say_once(text: str) -> None:
-    logger.info("%s: what runs take is estimated, not measured", text)
+def _tell_unmeasured(text: str) -> None:
+    logger.warning("%s: what runs take is estimated, not measured", text)

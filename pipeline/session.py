@@ -23,6 +23,7 @@ from ..memory import (
     affordable_pixels,
     allowed_bytes,
     pixels_within,
+    usual_overhead,
     weights_bytes,
     with_results,
     working_bytes,
@@ -38,7 +39,7 @@ from ..models.study import Study
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..models.throughput import study as study_of_the_throughput
 from ..storage.fingerprint import describe_environment
-from ..storage.peaks import with_ratio
+from ..storage.peaks import aged, with_ratio
 from ..storage.profiles import Account
 from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
@@ -317,11 +318,11 @@ class Session:
         """Within it a forward of `step` computes so many pixels, in `mode`: what it takes of memory is seen, where that
         is still to be learned."""
         bound = step.cost.bound(self.context.device)
-        kind = Estimated(mode, rough=bound is not None)
+        kind = Estimated.of(mode, rough=bound is not None)
         if not self._feedback.wants(kind):
             return nullcontext()
-        cost = bound or with_results(step.cost.exact, self.info, 2 * self.batches_ahead)
-        return self._feedback.watching(kind, cost.at(pixels) - cost.weights, first=cost.overhead is None)
+        cost = bound or step.cost.exact
+        return self._feedback.watching(kind, cost.at(pixels) - cost.weights)
 
     def told_profile(self) -> str:
         """What was known when the run began, and what came on the way: for the report."""
@@ -359,9 +360,23 @@ class Session:
     def _keep_peaks(self) -> None:
         """What forwards took of memory over what was estimated: later runs reckon with it."""
         device, known = self.context.device, self._profile.known.peaks
-        for kind, ratio in self._feedback.ratios(self._work.work_seconds).items():
+        seen = self._feedback.ratios(self._work.work_seconds)
+        for kind, ratio in seen.items():
             place = place_of_peaks(kind.mode, kind.rough, device)
             self._profile.note(peaks={place: with_ratio(known.get(place, ()), ratio)})
+        by_memory = self._scheduler is not None and self._scheduler.bound_by_memory and not self._limited
+        if not seen and by_memory and not self.options.reproducible:
+            self._age_peaks()
+
+    def _age_peaks(self) -> None:
+        """Of forwards that memory kept so small that nothing was seen of them: one wrong peak is not to decide for
+        ever."""
+        device, (runner, cost, _) = self.context.device, self.chain.now
+        rough, known = cost.bound(device) is not None, self._profile.known.peaks
+        for backend in dict.fromkeys((runner.mode.backend, "compiled")):
+            place = place_of_peaks(replace(runner.mode, backend=backend), rough, device)
+            if place in known:
+                self._profile.note(peaks={place: aged(known[place], usual_overhead(rough, device))})
 
     def find_out_all(self, workload: Workload) -> None:
         """Make all studies, now, for pictures of this kind."""

@@ -46,8 +46,9 @@ class HeapTrimmer:
     def watch(self, thing: object) -> None:
         """Trim when `thing` has gone, and whenever `soon` says so."""
         weakref.finalize(thing, self.soon).atexit = False
-        if (self._thread is None or not self._thread.is_alive()) and not has_own_limits():  # a fork has no threads
-            thread = threading.Thread(target=self._work, name="memory of cudaspeed", daemon=True)
+        if not self._works() and not has_own_limits():
+            self._asked = queue.SimpleQueue()  # after a fork the thread that is not here still waits for the old one
+            thread = threading.Thread(target=self._work, args=(self._asked,), name="memory of cudaspeed", daemon=True)
             with suppress(RuntimeError):  # there can be no more threads: then nothing is trimmed
                 thread.start()
                 self._thread = thread
@@ -57,32 +58,42 @@ class HeapTrimmer:
         called by what goes, which may be at any moment.
 
         What only this thread can give back goes now, and again if Python collects its garbage here meanwhile: so ends
-        what ComfyUI does to let go of all.
+        what ComfyUI does to let go of all. Where the other thread was not begun, or is not in this process, which was
+        forked, that is all; none begins here, since this may be the midst of anything.
         """
         self._trim_here()
+        if not self._works():
+            self._collect_no_more()
+            return
         self._threads.add(threading.get_ident())
         if self._collected not in gc.callbacks:
             gc.callbacks.append(self._collected)
         self._asked.put(let_go)
 
+    def _works(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _collect_no_more(self) -> None:
+        self._threads.clear()
+        with suppress(ValueError):
+            gc.callbacks.remove(self._collected)
+
     def _collected(self, phase: str, told: Mapping[str, int]) -> None:
         if phase == "stop" and told["generation"] == _ALL and threading.get_ident() in self._threads:
             self._trim_here()
 
-    def _work(self) -> None:
+    def _work(self, asked_of: queue.SimpleQueue[LetGo | None]) -> None:
         while True:
-            asked = [self._asked.get()]
+            asked = [asked_of.get()]
             with suppress(queue.Empty):
                 while True:
-                    asked.append(self._asked.get(timeout=self._delay))
+                    asked.append(asked_of.get(timeout=self._delay))
             while asked:
                 let_go = asked.pop()
                 if let_go is not None:
                     let_go()
                 let_go = None  # nor does this thread keep what it knows
-            self._threads.clear()
-            with suppress(ValueError):
-                gc.callbacks.remove(self._collected)
+            self._collect_no_more()
             self._trim()
 
 

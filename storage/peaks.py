@@ -8,12 +8,21 @@ from collections.abc import Sequence
 KEPT = 20
 """Ratios that are kept of a place: the largest of them rises at once, and falls when it is no longer among them."""
 
+PLAUSIBLE = (0.05, 4.0)
+"""What a forward can take over its estimate, at least and at most: bounds by widths are up to eight times too high."""
+
 _STEP = 1.1  # measuring is not exact: runs that differ by less than this are to be of one revision, mostly
 
 
 def with_ratio(ratios: Sequence[float], ratio: float) -> tuple[float, ...]:
     """The last ratios, `ratio` included, the latest last."""
     return (*ratios, round(ratio, 4))[-KEPT:]
+
+
+def aged(ratios: Sequence[float], usual: float) -> tuple[float, ...]:
+    """The last ratios after a run whose forwards were made small for their sake, so that none could be compared: of
+    those over what is `usual`, which may have been something else's memory, the oldest goes in time. Others stay."""
+    return with_ratio(ratios, usual) if ratios and max(ratios) > usual else tuple(ratios)
 
 
 def factor_of(ratios: Sequence[float]) -> float | None:

@@ -22,7 +22,7 @@ from torch import nn
 from .files import delete, locked, replace_whole
 from .fingerprint import content_of
 from .ownership import NotOwnError, check_way, make_own_folder, read_own, status_if_own
-from .peaks import KEPT, factor_of
+from .peaks import KEPT, PLAUSIBLE, factor_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -302,7 +302,10 @@ def _parse_cost(told: Any) -> tuple[int, float, float]:
 
 
 def _parse_ratios(told: Any) -> tuple[float, ...]:
-    if type(told) is not list or not 0 < len(told) <= KEPT or not all(_is_amount(ratio) and ratio for ratio in told):
+    least, most = PLAUSIBLE
+    if type(told) is not list or not 0 < len(told) <= KEPT:
+        raise ValueError(f"peaks are {told!r}")
+    if not all(_is_amount(ratio) and least <= ratio <= most for ratio in told):
         raise ValueError(f"peaks are {told!r}")
     return tuple(told)
 

@@ -1,10 +1,9 @@
-"""What is left to others, and how much room weights have: ComfyUI's numbers, by stand-ins of devices."""
+"""What is left to others: ComfyUI's numbers, by stand-ins of devices."""
 
 from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +12,7 @@ from drivers import GIB, MIB, device, driver, install, metal, usual_driver
 
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.devices.reserve import asked_reserve
-from cudaspeed.devices.vram import Vram, VramState, vram_of
-
-LEAST_WORK = int(0.8 * GIB)
+from cudaspeed.devices.vram import Vram, vram_of
 
 
 @pytest.mark.parametrize(
@@ -77,39 +74,3 @@ def test_the_state_is_told_by_where_the_memory_is(
 ) -> None:
     assert vram_of(install(monkeypatch, name, module)).state == state
     assert vram_of(torch.device("cpu")).state == "disabled"
-
-
-STATES: tuple[VramState, ...] = ("disabled", "no", "low", "normal", "high", "shared")
-
-
-@pytest.mark.parametrize("state", STATES)
-def test_weights_wait_in_main_memory_unless_all_of_them_stay(state: VramState) -> None:
-    where = device("cuda")
-    assert Vram(where, state, 0).offload_device == (where if state == "high" else torch.device("cpu"))
-
-
-@pytest.mark.parametrize(("state", "room"), [("disabled", None), ("high", None), ("shared", None), ("no", 0)])
-def test_all_weights_stay_or_none(state: VramState, room: int | None) -> None:
-    assert Vram(device("cuda"), state, 400 * MIB, 0.4).room_for_weights(4 * GIB, GIB) == room
-
-
-@pytest.mark.parametrize("state", ["low", "normal"])
-def test_weights_have_what_work_and_reserve_leave(state: VramState) -> None:
-    vram = Vram(device("cuda"), state, 400 * MIB)
-    assert vram.room_for_weights(8 * GIB, 2 * GIB) == 6 * GIB - 400 * MIB
-    assert vram.room_for_weights(8 * GIB, 0) == 8 * GIB - LEAST_WORK - 400 * MIB, "work takes something"
-    assert vram.room_for_weights(2 * GIB, 2 * GIB) == 0
-    assert vram.room_for_weights(0, 0) == 0
-
-
-def test_other_makers_weights_have_a_share_as_long_as_the_least_work_fits() -> None:
-    vram = Vram(device("xpu"), "normal", 400 * MIB, 0.4)
-    assert vram.room_for_weights(8 * GIB, 8 * GIB) == int(8 * GIB * 0.4)
-    assert vram.room_for_weights(GIB, GIB) == 0
-    assert replace(vram, least_share_of_weights=0.0).room_for_weights(8 * GIB, 8 * GIB) == 0
-    assert vram.room_for_weights(1500 * MIB, GIB) == 1500 * MIB - LEAST_WORK - 400 * MIB
-
-
-def test_the_share_is_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vram_of(install(monkeypatch, "CUDA", usual_driver())).least_share_of_weights == 0
-    assert vram_of(install(monkeypatch, "ROCm", usual_driver())).least_share_of_weights == 0.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -115,6 +116,14 @@ def test_the_newest_copy_stays_however_large_it_is() -> None:
     assert cache.find(models[2], MODE) is not None
 
 
+def test_the_newest_copy_counts_where_it_will_compute() -> None:
+    card, models = torch.device("meta", 0), [zoo.compact() for _ in range(3)]
+    cache = RunnerCache(lambda device: ModelRunner(models[0], MODE).bytes)
+    for model in models:
+        cache.get(model, MODE, torch.device("meta")).module.to(card)  # made in main memory, and brought there
+    assert [cache.find(model, MODE) is not None for model in models] == [False, False, True]
+
+
 def test_where_a_large_copy_goes_an_older_small_one_may_stay() -> None:
     small, large, _ = models = [zoo.compact(features=width) for width in (8, 64, 32)]
     limit = sum(ModelRunner(model, MODE).bytes for model in (small, large))
@@ -134,6 +143,14 @@ def test_what_a_host_takes_away_is_no_longer_kept_and_is_made_anew() -> None:
     del runner
     assert alive(ours) == [1]
     assert cache.get(models[0], MODE).versions
+
+
+def test_a_copy_that_is_taken_away_after_another_took_its_place_takes_that_one_not_along() -> None:
+    cache, model = RunnerCache(), zoo.compact()
+    old = cache.get(model, MODE)
+    new = cache.get(model, replace(MODE, precision="bf16"))
+    old.release(weights=True)
+    assert cache.find(model, new.mode) is new
 
 
 def test_a_quarter_of_the_memory_is_for_copies_and_less_where_less_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,24 +36,29 @@ CONSTANT, CONSTANT_OF_BOUNDS = 1.5, 1.15  # on a CPU, while nothing was seen
 
 
 class Machine:
-    """A process that holds `held` bytes and whose C library keeps `kept`, and a sampler that only tests let tick."""
+    """A process that holds `held` bytes, of which its C library keeps `kept` for who asks next, and a sampler that only
+    tests let tick."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held, self.kept, self.sampler = 1000 * MB, 0, NoTicker()
-        self.asked = self.trimmed = 0
+        self.asked = 0
         self.ever = 3000 * MB
         monkeypatch.setattr(feedback, "most_resident_bytes", lambda: self.ever)
         monkeypatch.setattr(feedback, "resident_bytes", self._told)
-        monkeypatch.setattr(feedback, "kept_bytes", lambda: self.kept)
-        monkeypatch.setattr(feedback, "give_back_freed", lambda: setattr(self, "trimmed", self.trimmed + 1))
+        monkeypatch.setattr(feedback, "trim_top", lambda: None)
+        monkeypatch.setattr(feedback, "trim_heap", self._trim)
         monkeypatch.setattr("cudaspeed.pipeline.session.Feedback", partial(Feedback, sampler=self.sampler))
 
     def forward(self, takes: int, samples: int = 5) -> None:
         """A forward that takes so much in its middle."""
+        grows = max(0, takes - self.kept)
         for k in range(samples):
-            self.held += takes * (k == samples // 2)
+            self.held += grows * (k == samples // 2)
             self.sampler.tick()
-            self.held -= takes * (k == samples // 2)
+            self.held -= grows * (k == samples // 2)
+
+    def _trim(self) -> None:
+        self.held, self.kept = self.held - self.kept, 0
 
     def _told(self) -> int:
         self.asked += 1
@@ -69,7 +76,7 @@ def of_a_run(machine: Machine, *takes: int, samples: int = 5, seconds: float = 2
         run.start(more.get("foreseen"))
         for taken in takes:
             if run.wants(FP32):
-                with run.watching(FP32, more.get("expected", EXPECTED), more.get("first", False)):
+                with run.watching(FP32, more.get("expected", EXPECTED)):
                     more.get("meanwhile", lambda: None)()
                     machine.forward(taken, samples)
         return run.ratios(seconds).get(FP32)
@@ -103,29 +110,31 @@ def test_a_run_that_is_foreseen_to_be_short_is_not_sampled(machine: Machine) -> 
     assert machine.asked == 0
 
 
-@pytest.mark.parametrize(("kept", "seen"), [(12 * MB, True), (50 * MB, False)])
-def test_freed_memory_that_may_hide_a_part_is_no_answer(machine: Machine, kept: int, seen: bool) -> None:
-    machine.kept = kept
-    assert (of_a_run(machine, 130 * MB) is not None) is seen
-    assert machine.trimmed == 0
-
-
-def test_before_the_first_of_a_kind_what_was_freed_is_given_back(machine: Machine) -> None:
-    machine.kept = 50 * MB
-    assert of_a_run(machine, 130 * MB, first=True) == pytest.approx(1.3)
-    assert machine.trimmed == 1
+def test_freed_memory_hides_no_part_of_a_forward_in_any_run(machine: Machine) -> None:
+    for _ in range(3):
+        machine.held, machine.kept = 1000 * MB, 50 * MB
+        assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
 
 
 def test_another_run_beside_it_at_any_moment_is_no_answer(machine: Machine) -> None:
-    with Feedback(CPU, machine.sampler):
+    with ThreadPoolExecutor(1) as elsewhere:
+        other = Feedback(CPU, machine.sampler)
+        elsewhere.submit(other.__enter__).result()
         assert of_a_run(machine, 130 * MB) is None
+        elsewhere.submit(other.__exit__).result()
 
-    def come_and_go() -> None:
-        with Feedback(CPU, machine.sampler):
-            pass
+        def come_and_go() -> None:
+            with Feedback(CPU, machine.sampler):
+                pass
 
-    assert of_a_run(machine, 130 * MB, meanwhile=come_and_go) is None
+        assert of_a_run(machine, 130 * MB, meanwhile=lambda: elsewhere.submit(come_and_go).result()) is None
     assert of_a_run(machine, 130 * MB) == pytest.approx(1.3), "they are gone"
+
+
+def test_a_pass_of_the_same_run_is_no_other_one(machine: Machine) -> None:
+    with Feedback(CPU, machine.sampler):
+        assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
+        assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
 
 
 def test_a_peak_that_no_sample_met_counts_where_the_process_never_held_as_much(machine: Machine) -> None:
@@ -157,9 +166,15 @@ def test_modes_are_told_apart(machine: Machine) -> None:
     with Feedback(CPU, machine.sampler) as run:
         run.start(None)
         for kind, takes in ((FP32, 130 * MB), (FP16, 60 * MB)):
-            with run.watching(kind, EXPECTED, first=True):
+            with run.watching(kind, EXPECTED):
                 machine.forward(takes)
         assert run.ratios(1.0) == {FP32: pytest.approx(1.3), FP16: pytest.approx(0.6)}
+
+
+def test_what_is_recorded_as_a_cuda_graph_is_one_kind_with_the_eager_forwards_before_it() -> None:
+    recorded, compiled = (replace(FP16.mode, backend=backend) for backend in ("CUDA graph", "compiled"))
+    assert Estimated.of(recorded, rough=False) == Estimated.of(FP16.mode, rough=False) == FP16
+    assert Estimated.of(compiled, rough=False) != FP16
 
 
 # on devices with an allocator of torch's
@@ -177,51 +192,66 @@ class Allocator:
     def max_memory_allocated(self, device: torch.device) -> int:
         return self.most
 
+    def forward(self, takes: int) -> None:
+        self.most = max(self.most, self.now + takes)
 
-@pytest.mark.parametrize(("most", "ratio"), [(520 * MB, 2.2), (500 * MB, None)], ids=["a new peak", "none"])
-def test_an_allocator_tells_what_became_more_and_nothing_is_reset(
-    monkeypatch: pytest.MonkeyPatch, most: int, ratio: float | None
-) -> None:
+
+@pytest.fixture
+def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
     allocator = Allocator()
     monkeypatch.setattr(torch, "cuda", allocator)
+    return allocator
+
+
+def of_a_card(allocator: Allocator, takes: int, frames: int = 0, kinds: tuple[Estimated, ...] = (FP16,)) -> list[float]:
+    """What a run learns of some forwards of each kind that take so much beside `frames` that come to lie there."""
     with Feedback(torch.device("cuda")) as run:
         run.start(None)
-        for _ in range(3):
-            assert run.wants(FP16)
-            with run.watching(FP16, EXPECTED, first=True):
-                allocator.most = most
-        assert run.ratios(1.0).get(FP16) == (None if ratio is None else pytest.approx(ratio))
+        for kind in kinds:
+            for _ in range(3):
+                if run.wants(kind):
+                    with run.watching(kind, EXPECTED):
+                        allocator.forward(takes)
+                allocator.now += frames
+        return [run.ratios(1.0)[kind] for kind in kinds if kind in run.ratios(1.0)]
 
 
-def test_a_peak_of_several_modes_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    allocator = Allocator()
-    monkeypatch.setattr(torch, "xpu", allocator, raising=False)
-    with Feedback(torch.device("xpu")) as run:
-        run.start(None)
-        for kind in (FP16, FP32):
-            with run.watching(kind, EXPECTED, first=True):
-                allocator.most += 10 * MB
-        assert run.ratios(1.0) == {}
+def test_an_allocator_tells_what_became_more_and_nothing_is_reset(allocator: Allocator) -> None:
+    assert of_a_card(allocator, 200 * MB) == [], "there was as much before"
+    assert of_a_card(allocator, 220 * MB) == [pytest.approx(2.2)]
+
+
+def test_frames_beside_the_forwards_on_a_card_are_not_taken_for_a_part_of_them(allocator: Allocator) -> None:
+    assert of_a_card(allocator, 150 * MB, frames=400 * MB) == [pytest.approx(1.5)]
+
+
+def test_of_several_modes_on_a_card_each_has_its_own(allocator: Allocator) -> None:
+    assert of_a_card(allocator, 150 * MB, 400 * MB, (FP16, FP32)) == [pytest.approx(1.5)] * 2
 
 
 def test_a_device_without_counters_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    memory_counters._say_once.cache_clear()
-    with caplog.at_level(logging.INFO, logger="cudaspeed"):
+    memory_counters._tell_unmeasured.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="cudaspeed"):
         assert [AllocatorPeak(torch.device("mps")).grown() for _ in range(3)] == [None] * 3
-    assert len(caplog.records) == 2, "one for each counter that it lacks"
-    assert all("mps" in record.getMessage() and "estimated" in record.getMessage() for record in caplog.records)
+    (record,) = caplog.records
+    assert "mps" in record.getMessage()
+    assert "estimated, not measured" in record.getMessage()
 
 
-@pytest.mark.parametrize("error", [psutil.AccessDenied(1), OSError("no /proc"), NotImplementedError()])
+@pytest.mark.parametrize(
+    "error",
+    [psutil.AccessDenied(1), OSError("no /proc"), RuntimeError("no btime in /proc/stat"), KeyError("rss"), None],
+)
 def test_a_system_that_does_not_tell_is_said_once(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_: psutil.Process) -> None:
-        raise error
+        if error is not None:
+            raise error
 
-    memory_counters._say_once.cache_clear()
+    memory_counters._tell_unmeasured.cache_clear()
     monkeypatch.setattr(psutil.Process, "memory_info", refuse)
-    with caplog.at_level(logging.INFO, logger="cudaspeed"):
+    with caplog.at_level(logging.WARNING, logger="cudaspeed"):
         assert [resident_bytes() for _ in range(3)] == [None] * 3
     (record,) = caplog.records
     assert "estimated, not measured" in record.getMessage()
@@ -307,6 +337,30 @@ def test_how_many_pixels_a_forward_may_have_follows(runs: Runs) -> None:
     runs.takes = round(3.5 * runs.expected)
     runs()
     assert tiles() > few
+
+
+def test_one_wrong_peak_does_not_keep_tiles_small_for_ever(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.takes = round(3.5 * runs.expected)
+    runs()
+    monkeypatch.setattr(feedback, "_LEAST_BYTES", 1 << 40)  # from now on no forward is large enough to be seen
+    context, picture = StandaloneContext("cpu"), zoo.photograph(200, 200)
+    asked = UpscaleOptions(compile=False, precision="fp32", overlap=8)
+
+    def report(free: int) -> UpscaleReport:
+        context.free_bytes = lambda: free
+        return upscale(picture, runs.model, asked, context, runs.sessions).report
+
+    enough, little = 1 << 40, 5 * picture.nbytes + 25 * runs.expected
+    many = report(little).tiles
+    for _ in range(20):
+        plenty = report(enough)
+    assert plenty.memory.forward > 3 * 25 * runs.expected, "where it makes no difference it stays"
+    by_revision: dict[str, set[int]] = {}
+    for _ in range(22):
+        told = report(little)
+        by_revision.setdefault(told.profile, set()).add(told.tiles)
+    assert told.tiles < many
+    assert all(len(tiles) == 1 for tiles in by_revision.values()), "and what decides is told"
 
 
 @pytest.mark.parametrize("how", ["reproducible", "damaged", "of another schema", "of another machine"])

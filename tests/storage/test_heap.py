@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import time
@@ -119,20 +120,60 @@ def test_it_is_done_once_for_all_that_go_together_and_again_later() -> None:
 
 def test_where_something_went_it_is_done_at_once_and_again_after_a_collection_of_garbage_there() -> None:
     here: list[int] = []
-    trimmer, me = (
-        HeapTrimmer(lambda: None, lambda: here.append(threading.get_ident()), delay=0.0),
-        threading.get_ident(),
-    )
-    trimmer.soon()
+    me, thing, may_go_on = threading.get_ident(), Thing(), threading.Event()
+    trimmer = HeapTrimmer(lambda: None, lambda: here.append(threading.get_ident()), delay=0.0)
+    trimmer.watch(thing)
+    trimmer.soon(lambda: None if may_go_on.wait(10) else None)
     assert here == [me]
     gc.collect(0)
     in_a_thread(gc.collect)
     assert here == [me]
     gc.collect()
     assert here == [me, me]
-    thing = Thing()
-    trimmer.watch(thing)  # whose thread sees to all that was asked for
+    may_go_on.set()
     assert within(10, lambda: trimmer._collected not in gc.callbacks), "nothing is left behind"
+
+
+@pytest.mark.parametrize("how", ["nothing was watched", "limits of its own"])
+def test_where_no_thread_was_begun_nothing_is_left_behind(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here: list[int] = []
+    trimmer, thing = HeapTrimmer(lambda: None, lambda: here.append(1), delay=0.0), Thing()
+    monkeypatch.setattr(heap, "has_own_limits", lambda: True)
+    if how == "limits of its own":
+        trimmer.watch(thing)
+    before = [*gc.callbacks]
+    for _ in range(3):
+        trimmer.soon(lambda: None)
+    assert here == [1] * 3, "what this thread can do is done"
+    assert gc.callbacks == before
+    assert trimmer._asked.empty()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="it has none")
+def test_a_forked_child_leaves_nothing_behind_and_begins_anew_with_what_it_watches() -> None:
+    ended = run_limited(["-c", FORK], seconds=50)
+    assert (ended.code, ended.out) == (0, "0 True\n"), ended.err
+
+
+FORK = """
+import gc, os, threading
+from cudaspeed.storage import heap
+from cudaspeed.storage.heap import HeapTrimmer
+heap.has_own_limits = lambda: False  # but those of this test
+class Thing: pass
+trimmed = threading.Event()
+thing, trimmer = Thing(), HeapTrimmer(trimmed.set, delay=0.0)
+trimmer.watch(thing)
+child = os.fork()
+if child == 0:
+    trimmer.soon(lambda: None)
+    callbacks = len(gc.callbacks)
+    trimmer.watch(trimmer)
+    trimmer.soon()
+    print(callbacks, trimmed.wait(20), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
 
 
 def test_a_process_that_ends_does_not_wait_for_it() -> None:
