@@ -14,7 +14,7 @@ from clocks import new_sessions
 from lagging import LaggingDevice
 from torch import Tensor
 
-from cudaspeed.api.errors import ModelFailedError, OutOfMemoryError
+from cudaspeed.api.errors import BrokenOutputError, ModelFailedError, OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.resize import MODELS_SIZE, Resample, Resize
@@ -249,6 +249,16 @@ def test_twice_the_model_is_upscaling_twice_bit_for_bit(options: dict[str, Any],
     assert "the model ran twice: 52x40, model 104x80, model 208x160" in report.notes
 
 
+@pytest.mark.parametrize("alpha_mode", ["model", "auto"])
+def test_alpha_is_treated_alike_in_every_run_whatever_the_first_frame_is(alpha_mode: str) -> None:
+    video = zoo.photograph(32, 32, 4, frames=2)
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    video[0, ..., 3], video[1, ..., 3] = 1, ((y - 16) ** 2 + (x - 16) ** 2 < 60).float()
+    asked, model = Resize(scale_by=4), zoo.toy(2)
+    result = run(video, model, asked, alpha_mode=alpha_mode).image
+    assert torch.equal(result[1:], run(video[1:], model, asked, alpha_mode=alpha_mode).image)
+
+
 def test_the_last_run_gives_what_is_wanted() -> None:
     """x3 of an x2 model: the picture in between is 1.5 times as large, and what comes of it is not touched."""
     image, model = zoo.photograph(40, 52), zoo.compact(2)
@@ -329,6 +339,13 @@ def test_a_model_that_fails_in_either_run_says_so_and_is_tried_no_more_often_tha
             run(zoo.photograph(40, 40), zoo.toy(2, picky(side, calls)), Resize(scale_by=factor))
         counts.append(len(calls))
     assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_what_is_no_picture_is_told_as_that_in_either_run(factor: int, channels: int) -> None:
+    with pytest.raises(BrokenOutputError, match="are NaN or infinite, in fp32 too"):
+        run(zoo.photograph(40, 48, channels), zoo.toy(2, lambda x: x * torch.nan), Resize(scale_by=factor))
 
 
 def test_no_frames_stay_none_in_the_size_that_is_wanted() -> None:
