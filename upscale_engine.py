@@ -113,6 +113,8 @@ def _summary(report: UpscaleReport) -> str:
 def _log(report: UpscaleReport) -> None:
     for warning in report.warnings:
         logger.warning(warning)
+    if report.passes > 1:
+        logger.info("the model ran %d times: %s", report.passes, report.sizes)
     (height, width), (rows, columns), tile = report.input_size, report.output_size, report.tile
     logger.info(
         "%dx%d -> %dx%d, %d frame(s), %s, %s, %d tile(s) of %dx%d, %.2f s",

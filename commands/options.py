@@ -26,7 +26,7 @@ def options_of(kind: type[Options], arguments: argparse.Namespace) -> Options:
 
 def upscale_options(arguments: argparse.Namespace) -> UpscaleOptions:
     """Those of `cudaspeed upscale`, with the size that results are wanted in."""
-    width, height = parse_target(arguments.target) if arguments.target else (0, 0)
+    width, height = parse_target(arguments.target) if arguments.target is not None else (0, 0)
     resize = Resize(arguments.scale_by, width, height, arguments.fit, arguments.resample)
     return replace(options_of(UpscaleOptions, arguments), resize=resize)
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from ..api.report import NOT_NEEDED, ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
-from ..tiling.fit import Pass
+from ..tiling.fit import Pass, Resampling
 from .scheduler import Schedule
 from .session import Session
-
-_TIMES = {2: "twice"}
 
 
 @dataclass
@@ -103,15 +101,12 @@ def report_of_none(session: Session, size: tuple[int, int], result: tuple[int, i
 def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> UpscaleReport:
     """Of a run that went as `passes` were planned, by their `reports`: the last one's, but for what all have done."""
     healths = [report.health for report in reports]
-    sizes = sizes_in_words(passes)
     notes = dict.fromkeys(note for report in reports for note in report.notes)
-    if len(passes) > 1:
-        notes[f"the model ran {_TIMES.get(len(passes), f'{len(passes)} times')}: {sizes}"] = None
     return replace(
         reports[-1],
         input_size=passes[0].size,
         passes=len(passes),
-        sizes=sizes,
+        sizes=sizes_in_words(passes),
         compiled=any(report.compiled for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
         health=ImageHealth(
@@ -134,8 +129,16 @@ def sizes_in_words(passes: Sequence[Pass]) -> str:
         resampling = planned.resampling
         told.append(f"model {_size(planned.result if resampling is None else resampling.given)}")
         if resampling:
-            told.append(f"{'cut' if resampling.moves_only else resampling.resample} {_size(planned.result)}")
+            told.append(f"{_way(resampling)} {_size(planned.result)}")
     return ", ".join(told)
+
+
+def _way(resampling: Resampling) -> str:
+    """By what a picture becomes another size: by a filter, or by pixels that go or come."""
+    if not resampling.moves_only:
+        return resampling.resample
+    ways = [word for word, it in (("cut", resampling.cuts), ("padded", resampling.pads)) if it]
+    return " and ".join(ways)
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -36,8 +36,8 @@ class Prepared(NamedTuple):
 
 
 class PassRunner:
-    """All frames of `source` through `passes`. `prepare` is asked for each of them, when its first frame is there; for
-    the first at once."""
+    """All frames of `source` through `passes`. `prepare` is asked for each of them, before it begins; for the first at
+    once."""
 
     def __init__(
         self, passes: Sequence[Pass], source: FrameSource, prepare: Callable[[FrameSource], Prepared], monitor: Monitor
@@ -69,7 +69,7 @@ class PassRunner:
                 begun.append((prepared.session, pipeline, planned))
                 if relay:
                     made = running.enter_context(closing(pipeline.frames()))
-                    source = RelaySource(relay, len(source), made, self._first.session.clock)
+                    source = RelaySource(relay, self._source, made, self._first.session.clock)
                     prepared = self._prepare(source)
                     prepared.session.clock = source.clock
             with torch.inference_mode():

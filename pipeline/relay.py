@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..api.errors import ModelFailedError
 from ..kernels.timing import Clock
+from .forwards import ForwardFailedError
+from .frame_io import FrameSource
 
 
 class RelaySink:
@@ -30,21 +32,21 @@ class RelaySink:
 
 
 class RelaySource:
-    """The frames of `sink`, `count` in all. `made` is the pass that puts them there: it goes on, frame by frame, as far
-    as they are asked for.
+    """The frames of `sink`, as many as were `given` to the first pass. `made` is the pass that puts them there: it goes
+    on, frame by frame, as far as they are asked for.
 
     `clock` is `of_all` without the time that this took: what the pass that reads them takes by itself.
     """
 
-    def __init__(self, sink: RelaySink, count: int, made: Iterator[int], of_all: Clock) -> None:
+    def __init__(self, sink: RelaySink, given: FrameSource, made: Iterator[int], of_all: Clock) -> None:
         (*size, self.channels), self.device = sink.shape, sink.device
         self.size = size[0], size[1]
-        self._sink, self._count, self._made, self._clock = sink, count, made, of_all
+        self._sink, self._given, self._made, self._clock = sink, given, made, of_all
         self._there = 0  # frames that are finished
         self._seconds = 0.0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._given)
 
     def frame(self, index: int) -> Tensor:
         began = self._clock()
@@ -52,15 +54,15 @@ class RelaySource:
             with torch.inference_mode():
                 while self._there <= index:
                     self._there = next(self._made) + 1
-        except ModelFailedError as error:  # of the pass before: to this one no reason to compute in another way
+        except ForwardFailedError as error:  # of the pass before: to this one no reason to compute in another way
             raise ModelFailedError(str(error)) from error
         finally:
             self._seconds += self._clock() - began
         return self._sink.frames[index]
 
     def alphas(self) -> Iterable[Tensor]:
-        """Of the first frame: the others are not there yet."""
-        return [self.frame(0)[..., -1]]
+        """Those of the input: every pass treats alpha alike, and for all frames, of which none is there yet."""
+        return self._given.alphas()
 
     def release(self, index: int) -> None:
         self._sink.frames.pop(index, None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..images.alpha import premultiplied, straight
 from ..tiling.resample import Resampler
 
-_BYTES = 4 << 20  # of rows that are worked on at once: several times as much is taken on the way
+_BYTES = 2 << 20  # of rows that are worked on at once: several times as much is taken on the way
 
 
 class FrameResizer:
@@ -26,7 +26,9 @@ class FrameResizer:
 
     def add(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Take the next rows [h, W, C]; give (number of the first new row, new rows [n, width, C] float32) in order."""
-        for some in rows.split(max(1, _BYTES // (4 * rows[0].numel()))):
+        _, width, channels = rows.shape
+        widest = max(width, self._resampler.resampling.columns.total)
+        for some in rows.split(max(1, _BYTES // (4 * channels * widest))):
             inside = some.to(self._resampler.device, torch.float32).clamp(0, 1)
             for first, new in self._frame.add(premultiplied(inside) if self._weighted else inside):
                 yield first, (straight(new) if self._weighted else new).clamp(0, 1)

@@ -952,7 +952,7 @@ def test_results_come_in_the_size_that_is_asked_for_under_the_same_names(
     arguments: list[str], size: tuple[int, int], upscale: Run, tmp_path: Path
 ) -> None:
     write_image(tmp_path / "a.png", Picture(np.random.default_rng(0).random((16, 24, 3), np.float32), 8))
-    code, out, _ = upscale(tmp_path / "a.png", "-o", f"{tmp_path / 'out'}/", "--json", *arguments)
+    code, out, err = upscale(tmp_path / "a.png", "-o", f"{tmp_path / 'out'}/", "--json", *arguments)
     assert code == 0
     with Image.open(tmp_path / "out" / "a.png") as made:
         assert made.size == size
@@ -960,6 +960,8 @@ def test_results_come_in_the_size_that_is_asked_for_under_the_same_names(
     assert record["output_size"] == [*size]
     assert record["sizes"].endswith(f"{size[0]}x{size[1]}")
     assert record["passes"] == (2 if size in ((96, 64),) else 1)
+    assert not record["warnings"]
+    assert not err
 
 
 @pytest.mark.parametrize(
@@ -967,6 +969,7 @@ def test_results_come_in_the_size_that_is_asked_for_under_the_same_names(
     [
         (["--resize", "30x20", "--scale-by", "2"], "scale_by is 2 and the target 30x20; choose one of them"),
         (["--resize", "x"], "resize is 'x'; give width and height in pixels"),
+        (["--resize="], "resize is ''; give width and height in pixels"),
         (["--resize", "30"], "resize is '30'; give width and height in pixels"),
         (["--resize", "-3x5"], "expected one argument"),
         (["--resize=-3x5"], "resize is '-3x5'; give width and height in pixels"),

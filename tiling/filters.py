@@ -18,7 +18,7 @@ from .fit import Sampling
 
 # Old pixels that the new ones of a band stand for, and new ones at least and at most. Longer bands hold more zeros, and
 # shorter ones overlap more.
-_PIXELS_OF_A_BAND, _LEAST, _MOST = 48, 4, 64
+_PIXELS_OF_A_BAND, _LEAST, LONGEST_BAND = 48, 4, 64
 _LOBES = {"bicubic": 2, "lanczos": 3}  # pixels that the filter reaches to either side
 _NOTHING = 1e-12  # what a filter's zeros are in floating point
 
@@ -40,22 +40,20 @@ def reach(resample: Resample, ratio: float) -> int:
     return math.ceil(lobes * max(1.0, ratio) if lobes else max(1.0, (ratio + 1) / 2))
 
 
-def bands_of(sampling: Sampling, resample: Resample, margin: int = 0) -> Bands:
-    """The bands of an axis whose picture has a `margin` of further pixels before and after its own."""
+def bands_of(sampling: Sampling, resample: Resample, margin: int = 0, most: int = LONGEST_BAND) -> Bands:
+    """The bands of what is kept of an axis, of at most so many new pixels each. The picture has a `margin` of further
+    pixels before and after its own."""
     ratio, around = sampling.ratio, reach(resample, sampling.ratio)
-    have, total = sampling.size + 2 * margin, sampling.total
-    many = min(_MOST, max(_LEAST, round(_PIXELS_OF_A_BAND / ratio)), total)
+    have, total = sampling.size + 2 * margin, sampling.length
+    many = min(most, max(_LEAST, round(_PIXELS_OF_A_BAND / ratio)), total)
     pixels = min(have, math.ceil((many - 1) * ratio) + 2 * around + 1)
-    new = torch.arange(-(-total // many) * many, dtype=torch.float64).view(-1, many)
-    places = new - sampling.before  # among those that are kept
+    places = torch.arange(-(-total // many) * many, dtype=torch.float64).view(-1, many)
     centres = margin + (sampling.start + places + 0.5) * ratio
-    inside = (places >= 0) & (places < sampling.length)
-    first = margin + (sampling.start + places[:, 0].clamp(0, sampling.length - 1) + 0.5) * ratio
-    starts = (first - around).floor().clamp(0, have - pixels)
+    starts = (centres[:, 0] - around).floor().clamp(0, have - pixels)
     distances = starts[:, None, None] + torch.arange(pixels) + 0.5 - centres[..., None]
     weights = _values(resample, distances, ratio)
     weights[weights.abs() < _NOTHING] = 0  # pixels that coincide stay as they are
-    weights[~inside] = 0  # empty ones
+    weights[places >= total] = 0
     sums = weights.sum(dim=2, keepdim=True)
     weights = (weights / torch.where(sums == 0, 1, sums)).float()
     return Bands(total, pixels, tuple(map(int, starts.tolist())), weights)

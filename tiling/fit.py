@@ -71,6 +71,16 @@ class Resampling:
         """Whether every pixel stays what it is, and only its place changes."""
         return self.rows.ratio == self.columns.ratio == 1
 
+    @property
+    def cuts(self) -> bool:
+        """Whether pixels are left out."""
+        return any(axis.length < axis.resized for axis in (self.rows, self.columns))
+
+    @property
+    def pads(self) -> bool:
+        """Whether empty ones are added."""
+        return any(axis.before or axis.after for axis in (self.rows, self.columns))
+
 
 @dataclass(frozen=True)
 class Pass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from clocks import new_sessions
 from lagging import LaggingDevice
 from torch import Tensor
 
-from cudaspeed.api.errors import ModelFailedError, OutOfMemoryError
+from cudaspeed.api.errors import BrokenOutputError, ModelFailedError, OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.resize import MODELS_SIZE, Resample, Resize
@@ -102,6 +103,12 @@ def test_a_crop_and_a_pad_are_made_of_the_whole(way: str) -> None:
     assert furthest(padded[:, 20:70], whole) <= 1e-5
     assert not padded[:, :20].any()
     assert not padded[:, 70:].any()
+
+
+def test_the_report_tells_what_is_cut_and_what_is_padded() -> None:
+    image, model = zoo.photograph(20, 24), zoo.toy(2)
+    assert run(image, model, Resize(width=40, height=40, fit="crop")).report.sizes == "24x20, model 48x40, cut 40x40"
+    assert run(image, model, Resize(width=48, height=48, fit="pad")).report.sizes == "24x20, model 48x40, padded 48x48"
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -239,14 +246,29 @@ def test_a_result_that_does_not_fit_fits_when_it_is_smaller(monkeypatch: pytest.
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("options", [{}, {"tile": 32}], ids=["whole", "tiles"])
-def test_twice_the_model_is_upscaling_twice_bit_for_bit(options: dict[str, Any], channels: int, way: str) -> None:
+def test_twice_the_model_is_upscaling_twice_bit_for_bit(
+    options: dict[str, Any], channels: int, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cudaspeed")
     video, model = zoo.photograph(40, 52, channels, frames=3), zoo.compact(2)
     truth = run(run(video, model, **options).image, model, **options)
     result = run(video, model, Resize(scale_by=4), **options)
     assert torch.equal(result.image, truth.image)
     report = result.report
     assert (report.passes, report.input_size, report.output_size) == (2, (40, 52), (160, 208))
-    assert "the model ran twice: 52x40, model 104x80, model 208x160" in report.notes
+    assert report.sizes == "52x40, model 104x80, model 208x160"
+    assert not report.warnings
+    assert f"the model ran 2 times: {report.sizes}" in caplog.messages
+
+
+@pytest.mark.parametrize("alpha_mode", ["model", "auto"])
+def test_alpha_is_treated_alike_in_every_run_whatever_the_first_frame_is(alpha_mode: str) -> None:
+    video = zoo.photograph(32, 32, 4, frames=2)
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    video[0, ..., 3], video[1, ..., 3] = 1, ((y - 16) ** 2 + (x - 16) ** 2 < 60).float()
+    asked, model = Resize(scale_by=4), zoo.toy(2)
+    result = run(video, model, asked, alpha_mode=alpha_mode).image
+    assert torch.equal(result[1:], run(video[1:], model, asked, alpha_mode=alpha_mode).image)
 
 
 def test_the_last_run_gives_what_is_wanted() -> None:
@@ -329,6 +351,13 @@ def test_a_model_that_fails_in_either_run_says_so_and_is_tried_no_more_often_tha
             run(zoo.photograph(40, 40), zoo.toy(2, picky(side, calls)), Resize(scale_by=factor))
         counts.append(len(calls))
     assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_what_is_no_picture_is_told_as_that_in_either_run(factor: int, channels: int) -> None:
+    with pytest.raises(BrokenOutputError, match="are NaN or infinite, in fp32 too"):
+        run(zoo.photograph(40, 48, channels), zoo.toy(2, lambda x: x * torch.nan), Resize(scale_by=factor))
 
 
 def test_no_frames_stay_none_in_the_size_that_is_wanted() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import zoo
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cudaspeed.api.resize import Resample
+from cudaspeed.pipeline.resizing import FrameResizer
 from cudaspeed.tiling.filters import reach
 from cudaspeed.tiling.fit import Resampling, Sampling
 from cudaspeed.tiling.resample import Resampler
@@ -128,6 +132,55 @@ def test_the_rows_that_are_kept_are_few() -> None:
             pass
         most = max(most, way.kept_bytes)
     assert 0 < most <= 320 * 3 * 4 * 200
+
+
+class Largest(TorchDispatchMode):
+    """Sees the largest tensor that an operation makes, in `bytes`; parts of `given` are none."""
+
+    def __init__(self, given: Tensor) -> None:
+        super().__init__()
+        self.bytes, self._given = 0, given.untyped_storage().data_ptr()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, (list, tuple)) else (result,):
+            storage = made.untyped_storage()
+            if storage.data_ptr() != self._given:
+                self.bytes = max(self.bytes, storage.nbytes())
+        return result
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (axis(300, 2400), axis(300, 2400)),
+        (axis(300, 300, before=2000, after=2000), axis(500, 500)),
+        (axis(1500, 10), axis(1500, 3000)),
+        (axis(1500, 10, before=30_000, after=30_000), axis(1500, 10)),
+        (axis(40, 10), axis(40, 10, before=50_000, after=50_000)),
+    ],
+    ids=["enlarged", "padded", "much fewer rows", "much smaller, and padded", "wide"],
+)
+def test_little_is_held_beside_the_result(rows: Sampling, columns: Sampling) -> None:
+    frame = torch.zeros(rows.size, columns.size, 3)
+    with Largest(frame) as seen:
+        resizer = FrameResizer(Resampler(Resampling(rows, columns, "lanczos"), CPU), has_alpha=False)
+        height = sum(len(new) for _, new in resizer.add(frame))
+    assert height == rows.total
+    assert seen.bytes <= 16 << 20
+
+
+def test_rows_that_are_added_up_are_those_that_wait() -> None:
+    frame = zoo.photograph(700, 900)[0]
+    target = 9, 2000
+    assert furthest(whole(frame, target, "lanczos", step=50), by_pillow(frame, target, "lanczos")) <= 1e-5
+
+
+def test_a_callers_autocast_changes_nothing() -> None:
+    frame = zoo.photograph(40, 50)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = whole(frame, (60, 20), "bicubic")
+    assert torch.equal(made, whole(frame, (60, 20), "bicubic"))
 
 
 def test_empty_pixels_are_added_around() -> None:
