@@ -126,7 +126,7 @@ def _find_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:  # of the last, where a kind wants a package of its own
         raise BadOptionError(
-            f"device is {name!r}, which this machine does not offer ({first_line(error)}); try auto or cpu"
+            f"device is {name!r:.200}, which this machine does not offer ({first_line(error):.200}); try auto or cpu"
         ) from error
     return device
 

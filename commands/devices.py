@@ -24,7 +24,7 @@ def check_device(name: str, reserve_vram: float | None) -> None:
     found = _NAME.fullmatch(name)
     if name == "auto" or (found and (found[1] in _KINDS or _others_are_installed())):
         return
-    raise BadOptionError(f"device is {name!r}, which is none; try auto, cpu, cuda:0, xpu or mps")
+    raise BadOptionError(f"device is {name!r:.200}, which is none; try auto, cpu, cuda:0, xpu or mps")
 
 
 def _others_are_installed() -> bool:

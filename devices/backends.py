@@ -140,6 +140,12 @@ def backend_of(device: torch.device) -> Backend | None:
     return next((backend for backend in rows if backend.interface() is not None), None)
 
 
+def has_own_memory(device: torch.device) -> bool:
+    """Whether `device` has memory beside the machine's main memory; a kind of which nothing is known has."""
+    backend = backend_of(device)
+    return backend is None or backend.own_memory
+
+
 def automatic_kind() -> str:
     """The kind of device that "auto" takes: of those that are there, the first one of the table."""
     return next(backend.kind for backend in BACKENDS if backend.automatic and backend.is_there())

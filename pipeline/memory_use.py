@@ -9,6 +9,7 @@ from spandrel import ImageModelDescriptor
 
 from ..api.memory_use import MemoryUse
 from ..api.model_info import ModelInfo
+from ..devices.backends import has_own_memory
 from ..kernels.layers import layers_of
 from ..kernels.window_attention import page_bytes
 from ..kernels.winograd import transformed_bytes
@@ -48,7 +49,7 @@ def memory_use(
     held: MemoryUse, runner: ModelRunner, info: ModelInfo, schedule: Schedule, workload: Workload, setting: Setting
 ) -> MemoryUse:
     """What `workload` takes by `schedule`, with what is `held` by the model anyway."""
-    own_memory, on_host = setting.device.type != "cpu", workload.results_on_host
+    own_memory, on_host = has_own_memory(setting.device), workload.results_on_host
     pixel_bytes = info.out_channels * (runner.mode.memory_dtype.itemsize if setting.streams else _FLOAT)
     row = workload.size[1] * workload.channels.picture * _FLOAT
     staging = staging_of_frames(row) + on_host * staging_of_rows(row * info.scale)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from ..api.context import RunContext
+from ..api.context import RunContext, Switches
 from ..kernels.timing import Clock
 from .ticker import TICKER, Ticker
 
@@ -53,7 +53,7 @@ class Monitor:
     def __init__(self, context: RunContext, clock: Clock = time.monotonic, ticker: Ticker = TICKER) -> None:
         self.device, self.cache_folder = context.device, context.cache_folder
         self.output_device, self.output_dtype = context.output_device, context.output_dtype
-        self.switches = context.switches
+        self.switches = getattr(context, "switches", Switches())  # contexts of others may be older than these
         self.make_resident, self.release_cached = context.make_resident, context.release_cached
         self.free_bytes, self.peak_bytes = context.free_bytes, context.peak_bytes
         self.is_out_of_memory = context.is_out_of_memory

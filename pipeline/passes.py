@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from ..api.report import UpscaleReport
+from ..devices.backends import has_own_memory
 from ..images.channels import ChannelPlan
 from ..tiling.fit import Pass
 from .frame_io import FrameSink, FrameSource
@@ -52,7 +53,7 @@ class PassRunner:
         in_work = min(len(self._source), session.options.batch_size + 1)  # frames between two passes
         values = sum(math.prod(planned.result) for planned in self._passes[:-1]) * self._source.channels * in_work
         between = values * context.output_dtype.itemsize * (context.output_device.type == "cpu")
-        if context.device.type != "cpu" or not len(self._source):
+        if has_own_memory(context.device) or not len(self._source):
             return between
         return between + max(sum(session.bytes_of_frame(planned.size, channels)) for planned in self._passes)
 

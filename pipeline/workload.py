@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..api.context import RunContext
 from ..api.model_info import ModelInfo
+from ..devices.backends import has_own_memory
 from ..images.channels import ChannelPlan, plan_channels
 from ..models.trial import piece_sides
 from ..tiling.pad import WrapPadding
@@ -77,16 +79,21 @@ class Workload:
 
 def workload_of(source: FrameSource, sink: FrameSink, channels: ChannelPlan, context: RunContext) -> Workload:
     """All frames of `source`, into `sink`."""
-    held = sink.held_bytes if sink.device.type == context.device.type else 0
+    held = sink.held_bytes * _share_memory(sink.device, context.device)
     return Workload(len(source), source.size, channels, held, sink.device.type == "cpu", sink.held_bytes)
 
 
 def workload_of_one(size: tuple[int, int], info: ModelInfo, context: RunContext) -> Workload:
     """One RGB picture of `size` (height, width), and its result where the context wants it."""
     result = math.prod(size) * info.scale**2 * _RGB * context.output_dtype.itemsize
-    held = result * (context.output_device.type == context.device.type)
+    held = result * _share_memory(context.output_device, context.device)
     channels = plan_channels(_RGB, info)
     return Workload(1, size, channels, held, context.output_device.type == "cpu", result)
+
+
+def _share_memory(one: torch.device, other: torch.device) -> bool:
+    """Whether what lies on the one leaves less for the other."""
+    return one.type == other.type or not (has_own_memory(one) or has_own_memory(other))
 
 
 def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo) -> Tensor | None:

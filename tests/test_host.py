@@ -19,6 +19,7 @@ from drivers import GIB, MIB, PLACES, driver, install, metal, usual_driver
 
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.commands.devices import check_device
 from cudaspeed.host import StandaloneContext, compiled_folder
 from cudaspeed.upscale_engine import upscale
 
@@ -60,6 +61,15 @@ def test_a_device_that_is_not_there_is_refused_by_its_name(name: str) -> None:
     """Some kinds torch does not know before a package has told it, and of some it misses the package."""
     with pytest.raises(BadOptionError, match=f"device is '{name}', which this machine does not offer"):
         StandaloneContext(name)
+
+
+def test_what_is_said_of_a_device_is_short_however_long_its_name() -> None:
+    with pytest.raises(BadOptionError) as raised:
+        StandaloneContext("x" * 10_000)
+    assert len(str(raised.value)) < 600
+    with pytest.raises(BadOptionError) as raised:
+        check_device("x y" * 10_000, None)
+    assert len(str(raised.value)) < 400
 
 
 @pytest.fixture

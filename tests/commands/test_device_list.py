@@ -67,6 +67,18 @@ def test_a_kind_that_cannot_count_its_devices_has_none(monkeypatch: pytest.Monke
     assert row.devices() == []
 
 
+def test_a_reserve_that_is_too_much_for_one_device_does_not_end_the_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, "XPU", usual_driver(device_count=1))
+    monkeypatch.setattr("cudaspeed.commands.device_list.automatic_kind", lambda: "cpu")
+    assert main(["devices", "--json", "--reserve-vram", "10"]) == 1
+    told = capsys.readouterr()
+    listed = [json.loads(line) for line in told.out.splitlines()]
+    assert [(record["device"], record["reserve_bytes"]) for record in listed] == [("xpu:0", None), ("cpu", 10 * GIB)]
+    assert "xpu:0: the memory to reserve" in told.err
+
+
 def test_a_reserve_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices", "--reserve-vram", "nan"]) == 2
     assert "nan; give GB" in capsys.readouterr().err

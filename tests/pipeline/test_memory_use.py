@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,9 +22,11 @@ from cudaspeed.kernels import window_attention
 from cudaspeed.memory import weights_bytes
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline.frame_io import TensorSink, TensorSource
 from cudaspeed.pipeline.memory_use import Setting, held_by_model, memory_use
+from cudaspeed.pipeline.passes import PassRunner
 from cudaspeed.pipeline.scheduler import Schedule
-from cudaspeed.pipeline.workload import Workload
+from cudaspeed.pipeline.workload import Workload, workload_of, workload_of_one
 from cudaspeed.tiling.blend import TileBlender
 from cudaspeed.tiling.plan import plan_tiles
 from cudaspeed.upscale_engine import memory_of, upscale
@@ -44,6 +47,33 @@ def use_of(device: torch.device, max_side: int | None = None, frames: int = 1, p
     setting = Setting(device, device.type != "cpu", 50 * MB, frame_bytes=7)
     workload = Workload(frames, (80, 96), plan_channels(3, INFO), 0, True, result_bytes=frames * 160 * 192 * 3 * 2)
     return memory_use(MemoryUse(weights=11, copy=5), runner, INFO, schedule, workload, setting)
+
+
+def test_what_computes_in_main_memory_has_nothing_apart() -> None:
+    assert use_of(torch.device("mps")).apart == use_of(CPU).apart == ()
+    assert use_of(CUDA).apart
+
+
+@pytest.mark.parametrize(("device", "held"), [("mps", True), ("cpu", True), ("cuda", False)])
+def test_a_result_in_main_memory_leaves_less_for_what_computes_there(device: str, held: bool) -> None:
+    context = SimpleNamespace(device=torch.device(device), output_device=CPU, output_dtype=torch.float32)
+    workload = workload_of_one((80, 96), INFO, cast(Any, context))
+    assert workload.held_bytes == workload.result_bytes * held
+    source, sink = TensorSource(torch.rand(2, 8, 8, 3)), TensorSink(torch.empty(2, 16, 16, 3))
+    assert workload_of(source, sink, plan_channels(3, INFO), cast(Any, context)).held_bytes == sink.held_bytes * held
+
+
+def test_frames_beside_the_result_count_where_main_memory_is_computed_in() -> None:
+    source = TensorSource(torch.rand(1, 8, 8, 3))
+
+    def beside(device: str) -> int:
+        monitor = SimpleNamespace(device=torch.device(device), output_device=CPU, output_dtype=torch.float32)
+        session = SimpleNamespace(bytes_of_frame=lambda *_: (100, 23), options=SimpleNamespace(batch_size=1))
+        prepared = cast(Any, (session, plan_channels(3, INFO)))
+        planned = cast(Any, SimpleNamespace(size=(8, 8), result=(16, 16)))
+        return PassRunner([planned], source, lambda _: prepared, cast(Any, monitor)).bytes_beside()
+
+    assert [beside(name) for name in ("cpu", "mps", "cuda")] == [123, 123, 0]
 
 
 def test_the_weights_the_copy_and_what_is_transformed_are_all_that_the_model_holds() -> None:

@@ -8,6 +8,7 @@ import threading
 import pytest
 from hearing import Clock, Host, Interrupted, NoTicker
 
+from cudaspeed.api.context import Switches
 from cudaspeed.pipeline.monitor import Monitor, Status, lasting
 from cudaspeed.pipeline.ticker import Ticker
 
@@ -38,6 +39,16 @@ class Copying:
 @pytest.fixture
 def run() -> Run:
     return Run()
+
+
+def test_a_host_that_knows_of_no_switches_asks_for_nothing(run: Run) -> None:
+    class Older:
+        def __getattr__(self, name: str) -> object:
+            if name == "switches":
+                raise AttributeError(name)
+            return getattr(run.host, name)
+
+    assert Monitor(Older(), run.clock, run.ticker).switches == Switches()  # type: ignore[arg-type]
 
 
 def test_a_quick_run_says_nothing(run: Run) -> None:

@@ -122,12 +122,12 @@ def test_where_something_went_it_is_done_at_once_and_again_after_a_collection_of
     here: list[int] = []
     me, thing, may_go_on = threading.get_ident(), Thing(), threading.Event()
     trimmer = HeapTrimmer(lambda: None, lambda: here.append(threading.get_ident()), delay=0.0)
+    trimmer.watch(thing)
 
-    def let_go() -> None:
+    def hold() -> None:
         may_go_on.wait(10)
 
-    trimmer.watch(thing)
-    trimmer.soon(let_go)
+    trimmer.soon(hold)
     assert here == [me]
     gc.collect(0)
     in_a_thread(gc.collect)
