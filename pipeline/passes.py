@@ -9,7 +9,7 @@ the frames between two passes there are never more than are in work.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
@@ -63,19 +63,21 @@ class PassRunner:
             return report_of_none(self._first.session, self._passes[0].size, self._passes[-1].result)
         prepared, source = self._first, self._source
         begun: list[tuple[Session, Pipeline, Pass]] = []
+        going: list[Iterator[int]] = []
         with ExitStack() as running:
             for number, planned in enumerate(self._passes):
                 relay = self._relay(planned) if number + 1 < len(self._passes) else None
                 pipeline = self._begin(number, prepared, (source, relay or sink), running)
                 begun.append((prepared.session, pipeline, planned))
+                going.append(running.enter_context(closing(pipeline.frames())))
                 if relay:
-                    made = running.enter_context(closing(pipeline.frames()))
-                    source = RelaySource(relay, self._source, made, self._first.session.clock)
+                    source = RelaySource(relay, self._source, going[-1], self._first.session.clock)
                     prepared = self._prepare(source)
                     prepared.session.clock = source.clock
             with torch.inference_mode():
-                for _ in begun[-1][1].frames():
-                    pass
+                for made in reversed(going):  # those before the last have no frames left, but something to learn
+                    for _ in made:
+                        pass
         reports = [make_report(session, done.outcome, len(source), planned) for session, done, planned in begun]
         return joined_report(reports, self._passes)
 

@@ -1,8 +1,9 @@
 """The size that is wanted: what of a picture is kept, how large that becomes, and how often the model runs for it.
 
-As one does it by hand: the model, as often as it takes to come near; before its last run, the picture made as small as
-may be for the result to come out as wanted; and where no run follows, the result made larger or smaller. Whole numbers
-throughout, but for the grid before the last run: half of 101 pixels are 50.5, of which the model is shown 51.
+As one does it by hand: the model, as often as it takes to come near; before its last run, and no earlier, the picture
+made as small as may be for the result to come out as wanted; and where no run follows, the result made larger or
+smaller. Whole numbers throughout, but for the grid before the last run: half of 101 pixels are 50.5, of which the model
+is shown 51.
 """
 
 from __future__ import annotations
@@ -106,11 +107,13 @@ def plan_passes(
     wraps = tiling_mode in ("wrap", "wrap_y"), tiling_mode in ("wrap", "wrap_x")
     wanted = [replace(axis, wraps=wrap) for axis, wrap in zip(_wanted(size, resize), wraps, strict=True)]
     passes: list[Pass] = []
-    for last in [*[False] * (_times(wanted, scale) - 1), True]:
+    for runs_to_come in reversed(range(_times(wanted, scale))):
         made = (size[0] * scale, size[1] * scale)
         shown = [replace(axis, size=side) for axis, side in zip(wanted, made, strict=True)]
-        if not last:
-            steps = [_before_a_run(axis, scale) for axis in shown]
+        if runs_to_come > 1:
+            shown = [_before_an_earlier_run(axis) for axis in shown]
+        elif runs_to_come:
+            steps = [_before_the_last_run(axis, scale) for axis in shown]
             shown, wanted = [step[0] for step in steps], [step[1] for step in steps]
         resampling = Resampling(shown[0], shown[1], resize.resample) if any(axis.changes for axis in shown) else None
         result = resampling.size if resampling else made
@@ -167,7 +170,14 @@ def _times(wanted: list[Sampling], scale: int) -> int:
     return times
 
 
-def _before_a_run(axis: Sampling, scale: int) -> tuple[Sampling, Sampling]:
+def _before_an_earlier_run(axis: Sampling) -> Sampling:
+    """What becomes of the pixels that `axis` has before a run that is not the last: where the other axis grows much
+    more, no more of them than are wanted in the end."""
+    most = min(axis.size, int(axis.resized))  # whole, as it was asked for
+    return replace(_whole(axis.size, most), wraps=axis.wraps and most < axis.size)
+
+
+def _before_the_last_run(axis: Sampling, scale: int) -> tuple[Sampling, Sampling]:
     """What becomes of the pixels that `axis` has before a model of `scale` runs on them, and what is to become of its
     result. If they are no fewer than it takes: as many as it takes, of what is kept in the end."""
     if axis.size * scale < axis.resized:

@@ -23,6 +23,7 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.images.alpha import premultiplied
 from cudaspeed.pipeline import output, session
 from cudaspeed.pipeline.relay import RelaySink
+from cudaspeed.storage.fingerprint import describe_environment
 from cudaspeed.tiling.fit import Resampling, Sampling
 from cudaspeed.tiling.resample import Resampler
 from cudaspeed.upscale_engine import upscale
@@ -297,6 +298,14 @@ def test_of_the_frames_between_two_runs_few_are_there_at_once(monkeypatch: pytes
         most.clear()
         run(zoo.photograph(20, 24, frames=12), zoo.toy(2), Resize(scale_by=4), batch_size=batch_size)
         assert max(most) <= 2 * batch_size
+
+
+def test_all_that_a_run_computed_counts_as_work() -> None:
+    model, context, sessions = zoo.toy(2), StandaloneContext("cpu"), new_sessions()
+    options = UpscaleOptions(precision="fp32", resize=Resize(scale_by=4))
+    upscale(zoo.photograph(20, 24, frames=3), model, options, context, sessions)
+    account = sessions.profile(model, context).account(describe_environment(context.device)["hardware"])
+    assert account.work_pixels == 3 * (20 * 24 + 40 * 48)
 
 
 def test_progress_never_runs_backwards_and_comes_to_its_end_once() -> None:

@@ -115,6 +115,30 @@ def test_only_what_is_kept_goes_through_the_last_run() -> None:
     assert last == Pass((200, 200), (400, 400), None)
 
 
+@pytest.mark.parametrize(
+    ("height", "sizes"),
+    [
+        (64, [(64, 64), (64, 128), (32, 256)]),
+        (128, [(64, 64), (128, 128), (64, 256)]),
+        (90, [(64, 64), (90, 128), (45, 256)]),
+        (512, [(64, 64), (128, 128), (256, 256)]),
+    ],
+)
+def test_a_side_that_grows_less_is_made_smaller_before_the_last_run_only(
+    height: int, sizes: list[tuple[int, int]]
+) -> None:
+    """And earlier no smaller than it is to be in the end."""
+    passes = plan_passes((64, 64), 2, Resize(width=512, height=height))
+    assert [planned.size for planned in passes] == sizes
+    assert passes[-1].result == (height, 512)
+
+
+def test_a_tileable_side_that_grows_less_keeps_its_period() -> None:
+    first, *_ = plan_passes((64, 64), 2, Resize(width=512, height=64), "wrap")
+    assert first.resampling is not None
+    assert (first.resampling.rows.wraps, first.resampling.rows.total) == (True, 64)
+
+
 def test_a_side_that_becomes_tiny_costs_nothing() -> None:
     passes = plan_passes((64, 64), 4, Resize(width=1_000_000, height=1))
     assert passes[-1].result == (1, 1_000_000)
