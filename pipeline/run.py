@@ -69,7 +69,8 @@ class Pipeline:
         self._session, self._context, self._options = session, progress.monitor, session.options
         self._channels, (self._source, self._sink) = channels, ways
         self._workload = workload_of(*ways, channels, self._context)
-        self._resampler = Resampler(resampling, self._context.device) if resampling else None
+        with session.room_for("the weights that make results the size that is wanted"):
+            self._resampler = Resampler(resampling, self._context.device) if resampling else None
         self._progress = progress
         self.outcome = Outcome(channels.pictures_per_frame)
         repairs, alignment = self.outcome.repairs, session.info.alignment

@@ -47,10 +47,10 @@ def bands_of(sampling: Sampling, resample: Resample, margin: int = 0, most: int 
     have, total = sampling.size + 2 * margin, sampling.length
     many = min(most, max(_LEAST, round(_PIXELS_OF_A_BAND / ratio)), total)
     pixels = min(have, math.ceil((many - 1) * ratio) + 2 * around + 1)
-    places = torch.arange(-(-total // many) * many, dtype=torch.float64).view(-1, many)
+    places = torch.arange(-(-total // many) * many, dtype=torch.float64, device="cpu").view(-1, many)
     centres = margin + (sampling.start + places + 0.5) * ratio
     starts = (centres[:, 0] - around).floor().clamp(0, have - pixels)
-    distances = starts[:, None, None] + torch.arange(pixels) + 0.5 - centres[..., None]
+    distances = starts[:, None, None] + torch.arange(pixels, device="cpu") + 0.5 - centres[..., None]
     weights = _values(resample, distances, ratio)
     weights[weights.abs() < _NOTHING] = 0  # pixels that coincide stay as they are
     weights[places >= total] = 0

@@ -22,6 +22,7 @@ from cudaspeed.api.resize import MODELS_SIZE, Resample, Resize
 from cudaspeed.host import StandaloneContext
 from cudaspeed.images.alpha import premultiplied
 from cudaspeed.pipeline import output, session
+from cudaspeed.pipeline import run as pipeline
 from cudaspeed.pipeline.relay import RelaySink
 from cudaspeed.storage.fingerprint import describe_environment
 from cudaspeed.tiling.fit import Resampling, Sampling
@@ -231,6 +232,16 @@ def test_a_target_that_no_memory_holds_is_refused_before_any_work(target: dict[s
     with pytest.raises(OutOfMemoryError, match=size + r".* GiB are free; .*scale_by, or a target's width and height"):
         run(zoo.photograph(60, 60), model, Resize(**target), context)
     assert not calls
+
+
+@pytest.mark.parametrize("factor", [1.5, 3])
+def test_a_lack_of_memory_for_the_filter_is_told_as_that(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: Any) -> Resampler:
+        raise torch.OutOfMemoryError("out of memory, as a device would say")
+
+    monkeypatch.setattr(pipeline, "Resampler", short)
+    with pytest.raises(OutOfMemoryError, match="too little memory even for the weights that make results the size"):
+        run(zoo.photograph(20, 24), zoo.toy(2), Resize(scale_by=factor))
 
 
 def test_a_result_that_does_not_fit_fits_when_it_is_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,9 +176,9 @@ def test_rows_that_are_added_up_are_those_that_wait() -> None:
     assert furthest(whole(frame, target, "lanczos", step=50), by_pillow(frame, target, "lanczos")) <= 1e-5
 
 
-def test_a_callers_autocast_changes_nothing() -> None:
+def test_a_callers_autocast_and_default_device_change_nothing() -> None:
     frame = zoo.photograph(40, 50)[0]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
         made = whole(frame, (60, 20), "bicubic")
     assert torch.equal(made, whole(frame, (60, 20), "bicubic"))
 
