@@ -54,7 +54,7 @@ class Forwards:
             self._keep_to(most, tiles)
             try:
                 return self._in_pieces(step, tiles, most)
-            except Exception as error:
+            except Exception as error:  # the same
                 if not self._context.is_out_of_memory(error):
                     raise
                 self._make_room(error, step, most)
@@ -106,7 +106,7 @@ class Forwards:
         """The model's own failures, and only they, become `ForwardFailedError`: an interrupt is none, whatever the
         model made of it."""
         try:
-            watching = self._session.watching(step, executor.mode, len(batch) * batch[0, 0].numel())
+            watching = self._session.peaks.watching(step, executor.mode, len(batch) * batch[0, 0].numel())
             with self._progress.computing(step.runner, batch, executor.mode.backend) as forward, watching:
                 results = executor(batch)
             return forward, results

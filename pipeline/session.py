@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -23,7 +23,6 @@ from ..memory import (
     affordable_pixels,
     allowed_bytes,
     pixels_within,
-    usual_overhead,
     weights_bytes,
     with_results,
     working_bytes,
@@ -39,12 +38,11 @@ from ..models.study import Study
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..models.throughput import study as study_of_the_throughput
 from ..storage.fingerprint import describe_environment
-from ..storage.peaks import aged, with_ratio
 from ..storage.profiles import Account
 from ..tiling.pad import WrapPadding, wrap_padding
 from ..tiling.plan import automatic_overlap
-from .fallback import Execution, FallbackChain, Step, StepMaker, place_of_peaks
-from .feedback import Estimated, Feedback
+from .fallback import Execution, FallbackChain, Step, StepMaker
+from .learned_peaks import PeakLearning
 from .memory_use import Setting, held_by_model, memory_use
 from .modes import ModeChooser, Piece, place_of
 from .observations import ModelObservations
@@ -85,9 +83,9 @@ class Session:
 
     `info` is what is known of the model, `chain` where the run stands, `notes` what the user is to be told of that;
     `revisions` are the profile's while it runs, the first and every one after it. `observations` are what the process
-    has seen of the model. `streams` is the device as one that works on its own; None where it does not.
-    `batches_ahead`: how many batches are computed while the host looks at an earlier one. A `thorough` one spends
-    whatever it takes to find something out.
+    has seen of the model, `peaks` what is learned of its forwards' memory. `streams` is the device as one that works on
+    its own; None where it does not. `batches_ahead`: how many batches are computed while the host looks at an earlier
+    one. A `thorough` one spends whatever it takes to find something out.
     """
 
     chain: FallbackChain
@@ -107,7 +105,7 @@ class Session:
         self._modes = ModeChooser(model, options, context, shared, self._studies)
         self.info, self.clock = model_info(model), shared.clock
         self._steps = StepMaker(model, self.info, options, context, shared)
-        self._feedback = Feedback(context.device)
+        self.peaks = PeakLearning(self._profile, context.device)
         self._scheduler: Scheduler | None = None
         self._scheduled: Step | None = None
         self._pixels, self._most_pixels, self._work = 0, 0, Account()
@@ -126,7 +124,7 @@ class Session:
     def __enter__(self) -> Session:
         self._standing_back = self._shared.learner.standing_back(self.context.raise_if_interrupted)
         self._standing_back.__enter__()
-        self._feedback.__enter__()
+        self.peaks.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -134,7 +132,7 @@ class Session:
             if hasattr(self, "chain"):
                 self._keep_what_was_learned(well=kind is None)
         finally:
-            self._feedback.__exit__()
+            self.peaks.__exit__()
             self._standing_back.__exit__(None, None, None)
         if kind is None and self.context.device.type == "cpu":
             self._shared.learner.wake()
@@ -145,9 +143,7 @@ class Session:
         self.choose(pixels, piece)
         self.revisions = [self._modes.keep_choice(self.chain.now.mode, self._noted)]
         if not self.options.reproducible:
-            account = self._profile.account(describe_environment(self.context.device)["hardware"])
-            pace = account.work_seconds / account.work_pixels if account.work_pixels else None
-            self._feedback.start(None if pace is None else pace * pixels)
+            self.peaks.start(pixels)
 
     def choose(self, pixels: int, piece: Piece) -> None:
         """As `start`, of which nothing is noted."""
@@ -314,16 +310,6 @@ class Session:
                 self.context.say(f"compiling for {shapes} in the background, eager meanwhile")
         return None
 
-    def watching(self, step: Step, mode: ExecutionMode, pixels: int) -> AbstractContextManager[object]:
-        """Within it a forward of `step` computes so many pixels, in `mode`: what it takes of memory is seen, where that
-        is still to be learned."""
-        bound = step.cost.bound(self.context.device)
-        kind = Estimated.of(mode, rough=bound is not None)
-        if not self._feedback.wants(kind):
-            return nullcontext()
-        cost = bound or step.cost.exact
-        return self._feedback.watching(kind, cost.at(pixels) - cost.weights)
-
     def told_profile(self) -> str:
         """What was known when the run began, and what came on the way: for the report."""
         revisions = dict.fromkeys([*self.revisions, *self.chain.revised])
@@ -346,7 +332,9 @@ class Session:
         for failed, error in self._failures if well else ():
             self._modes.remember_failure(failed, error)
         if well:
-            self._keep_peaks()
+            bound = self._scheduler is not None and self._scheduler.bound_by_memory
+            by_memory = bound and not self._limited and not self.options.reproducible
+            self.peaks.keep(self._work.work_seconds, self.chain.now, by_memory)
         self._shared.flush_now_and_then()
         if well and not self.options.reproducible:
             model, context, shared = self._model, self.context, self._shared
@@ -356,27 +344,6 @@ class Session:
             subject.offer(self._studies_left(), self._work.work_pixels)
             if self.context.device.type != "cpu":  # the host's other nodes have it next
                 subject.work_off(self._studies.spent)
-
-    def _keep_peaks(self) -> None:
-        """What forwards took of memory over what was estimated: later runs reckon with it."""
-        device, known = self.context.device, self._profile.known.peaks
-        seen = self._feedback.ratios(self._work.work_seconds)
-        for kind, ratio in seen.items():
-            place = place_of_peaks(kind.mode, kind.rough, device)
-            self._profile.note(peaks={place: with_ratio(known.get(place, ()), ratio)})
-        by_memory = self._scheduler is not None and self._scheduler.bound_by_memory and not self._limited
-        if not seen and by_memory and not self.options.reproducible:
-            self._age_peaks()
-
-    def _age_peaks(self) -> None:
-        """Of forwards that memory kept so small that nothing was seen of them: one wrong peak is not to decide for
-        ever."""
-        device, (runner, cost, _) = self.context.device, self.chain.now
-        rough, known = cost.bound(device) is not None, self._profile.known.peaks
-        for backend in dict.fromkeys((runner.mode.backend, "compiled")):
-            place = place_of_peaks(replace(runner.mode, backend=backend), rough, device)
-            if place in known:
-                self._profile.note(peaks={place: aged(known[place], usual_overhead(rough, device))})
 
     def find_out_all(self, workload: Workload) -> None:
         """Make all studies, now, for pictures of this kind."""

@@ -49,7 +49,7 @@ class Machine:
         monkeypatch.setattr(feedback, "resident_bytes", self._told)
         monkeypatch.setattr(feedback, "trim_top", lambda: None)
         monkeypatch.setattr(feedback, "trim_heap", self._trim)
-        monkeypatch.setattr("cudaspeed.pipeline.session.Feedback", partial(Feedback, sampler=self.sampler))
+        monkeypatch.setattr("cudaspeed.pipeline.learned_peaks.Feedback", partial(Feedback, sampler=self.sampler))
 
     def forward(self, takes: int, samples: int = 5) -> None:
         """A forward that takes so much in its middle."""
