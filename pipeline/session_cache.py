@@ -71,6 +71,7 @@ class SessionCache:
         self.memory_limits: dict[str, MemoryLimit] = {}
         """By device."""
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
+        self._latest: weakref.ref[nn.Module] | None = None
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
         """What this process has seen of the model; what it observed of other weights in the same module is
@@ -83,6 +84,11 @@ class SessionCache:
         if record.versions != versions:
             record.observations, record.versions, record.facts = ModelObservations(), versions, {}
         return record
+
+    def begins_with_another(self, model: ImageModelDescriptor) -> bool:
+        """Whether the run that begins with `model` follows one with another, or none."""
+        latest, self._latest = self._latest and self._latest(), weakref.ref(model.model)
+        return latest is not model.model
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:
         """What is known of the model with its present weights, in this session and earlier ones."""
