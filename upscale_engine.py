@@ -69,16 +69,14 @@ def upscale(
     another thread.
     """
     check_model(model)
-    another = sessions.begins_with_another(model)
     try:
         with Monitor(context) as monitor, unchanged(model.model):
+            sessions.begin(model)
             result = _upscale(image, model, options, monitor, sessions)
             monitor.summary = _summary(result.report)
     except BaseException:  # an interrupt, of whatever kind the host's is
         TRIMMER.soon()  # what was in work is let go of
         raise
-    if another:  # what it leaves free is of other sizes than what the one before it left
-        TRIMMER.soon()
     return result
 
 

@@ -5,8 +5,12 @@ is held besides was there before it. On other devices torch's allocator tells, w
 for, though the device computes it later.
 
 What cannot be trusted is no answer: a forward that is over within some samples, or so small that other things count as
-much; one beside another run; a growth that no forward has. Then estimates stay what they are. What the C library holds
-of freed memory, in which a part of a forward may come to lie unseen, is given back before each that is watched.
+much; one beside another run; a growth that no forward has. Then estimates stay what they are.
+
+In what the C library holds of freed memory a part of a forward may come to lie unseen. Giving that back before costs a
+tenth of a run, for all of it must be had again, page by page. So this is done where a process has to get its pages
+anyway: for the first forward of a kind, and for one that is clearly larger than those before. What is seen of others is
+the least that they take.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ _LEAST_SAMPLES = 3  # within a forward
 _LEAST_SECONDS = 0.5  # of a run's forwards
 _LEAST_BYTES = 32 << 20  # expected of a forward: what libraries load and threads take at its side is a few
 _MOST_TRIED = 4  # forwards of a kind that are watched in vain
+_LARGER = 1.5  # times what was expected of those before
 
 SAMPLER = Ticker(_PERIOD)
 """The process's."""
@@ -48,6 +53,14 @@ class Estimated:
         """Of forwards that are computed in `mode` now: what is recorded of eager ones is one kind with them, since
         estimates begin with these."""
         return cls(mode if mode.backend == "compiled" else replace(mode, backend="eager"), rough)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a forward took over what was expected; not `exact`: at least."""
+
+    ratio: float
+    exact: bool
 
 
 class _Running:
@@ -81,11 +94,12 @@ _RUNNING = _Running()
 
 
 class _Watch:
-    """One forward, from now on."""
+    """One forward, from now on; `exact`: of which no part is to lie unseen."""
 
-    def __init__(self) -> None:
-        trim_top()
-        trim_heap()
+    def __init__(self, exact: bool) -> None:
+        if exact:
+            trim_top()
+            trim_heap()
         self.samples, self.alone = 0, _RUNNING.alone_since()
         self._ever = most_resident_bytes()
         self._before = self._most = resident_bytes()
@@ -109,12 +123,13 @@ class _Watch:
 
 class Feedback:
     """Of one run on `device`, from `begin` to `end`; a context. Watches nothing before `start`, of a run that is
-    expected to last."""
+    expected to last. `met` are the bytes that were expected of the largest forwards which this process had to get new
+    pages for, by kinds; it is kept from run to run."""
 
-    def __init__(self, device: torch.device, sampler: Ticker = SAMPLER) -> None:
-        self._device, self._sampler, self._started = device, sampler, False
+    def __init__(self, device: torch.device, met: dict[Estimated, int], sampler: Ticker = SAMPLER) -> None:
+        self._device, self._met, self._sampler, self._started = device, met, sampler, False
         self._tried: dict[Estimated, int] = {}
-        self._ratios: dict[Estimated, float] = {}
+        self._seen: dict[Estimated, Seen] = {}
 
     def __enter__(self) -> Feedback:
         self._thread = _RUNNING.begin()
@@ -130,7 +145,7 @@ class Feedback:
 
     def wants(self, kind: Estimated) -> bool:
         """Whether a forward of this kind would be watched."""
-        return self._started and kind not in self._ratios and self._tried.get(kind, 0) < _MOST_TRIED
+        return self._started and kind not in self._seen and self._tried.get(kind, 0) < _MOST_TRIED
 
     @contextmanager
     def watching(self, kind: Estimated, expected: int) -> Iterator[None]:
@@ -144,19 +159,22 @@ class Feedback:
             yield
             self._note(kind, peak.grown(), expected)
             return
-        watch = _Watch()
+        exact = expected > _LARGER * self._met.get(kind, 0)
+        watch = _Watch(exact)
         self._sampler.add(watch.sample)
         try:
             yield
         finally:
             self._sampler.remove(watch.sample)
-        self._note(kind, watch.grown(), expected)
+        self._note(kind, watch.grown(), expected, exact)
+        if exact and not self.wants(kind):
+            self._met[kind] = expected
 
-    def ratios(self, seconds: float) -> dict[Estimated, float]:
-        """What was seen to be taken over what was expected, by kinds, in a run whose forwards took so many seconds."""
-        return dict(self._ratios) if seconds >= _LEAST_SECONDS else {}
+    def seen(self, seconds: float) -> dict[Estimated, Seen]:
+        """By kinds, in a run whose forwards took so many seconds."""
+        return dict(self._seen) if seconds >= _LEAST_SECONDS else {}
 
-    def _note(self, kind: Estimated, grown: int | None, expected: int) -> None:
+    def _note(self, kind: Estimated, grown: int | None, expected: int, exact: bool = True) -> None:
         least, most = PLAUSIBLE
         if grown is not None and least * expected <= grown <= most * expected:
-            self._ratios[kind] = grown / expected
+            self._seen[kind] = Seen(grown / expected, exact)

@@ -12,6 +12,7 @@ from ..api.errors import ModelFailedError, first_line
 from ..memory import working_bytes
 from ..models.execution import Executor
 from .fallback import Step
+from .outcome import Outcome
 from .pieces import in_pieces, smaller_forwards
 from .progress import Forward, TileProgress
 from .session import Session
@@ -24,10 +25,10 @@ class ForwardFailedError(ModelFailedError):
 
 
 class Forwards:
-    """Runs a session's forwards, within `limits`, and finds out more of these."""
+    """Runs a session's forwards, within `limits`, and finds out more of these. `outcome` is told of lacks of memory."""
 
-    def __init__(self, session: Session, progress: TileProgress) -> None:
-        self._session, self._progress, self._context = session, progress, progress.monitor
+    def __init__(self, session: Session, outcome: Outcome, progress: TileProgress) -> None:
+        self._session, self._outcome, self._progress, self._context = session, outcome, progress, progress.monitor
         self._noted: set[str] = set()
         self.limits = session.limits()
 
@@ -78,6 +79,7 @@ class Forwards:
     def _make_room(self, error: Exception, step: Step, pixels: int) -> None:
         """Give back what can be, after `error`, and ask the host for room for a forward of so many input pixels."""
         forget_tensors(error)
+        self._outcome.out_of_memory += 1
         step.runner.release_graphs()
         self._context.release_cached()
         device = self._context.device

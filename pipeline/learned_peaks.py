@@ -17,10 +17,10 @@ from .feedback import Estimated, Feedback
 
 
 class PeakLearning:
-    """Of one run of a model on `device`, between its `profile` and what is seen; a context."""
+    """Of one run of a model on `device`, between its `profile` and what is seen; a context. `met` as in `Feedback`."""
 
-    def __init__(self, profile: ModelProfile, device: torch.device) -> None:
-        self._profile, self._device, self._feedback = profile, device, Feedback(device)
+    def __init__(self, profile: ModelProfile, device: torch.device, met: dict[Estimated, int]) -> None:
+        self._profile, self._device, self._feedback = profile, device, Feedback(device, met)
 
     def __enter__(self) -> PeakLearning:
         self._feedback.__enter__()
@@ -48,10 +48,12 @@ class PeakLearning:
     def keep(self, seconds: float, step: Step, by_memory: bool) -> None:
         """Note what was seen in a run whose forwards took so many seconds. Where nothing was, and what is known decided
         `by_memory` how small those of `step` were, that ages: one wrong peak is not to decide for ever."""
-        known, seen = self._profile.known.peaks, self._feedback.ratios(seconds)
-        for kind, ratio in seen.items():
+        known, seen = self._profile.known.peaks, self._feedback.seen(seconds)
+        for kind, peak in seen.items():
             place = place_of_peaks(kind.mode, kind.rough, self._device)
-            self._profile.note(peaks={place: with_ratio(known.get(place, ()), ratio)})
+            ratios = known.get(place, ())
+            if peak.exact or peak.ratio > max(ratios, default=usual_overhead(kind.rough, self._device)):
+                self._profile.note(peaks={place: with_ratio(ratios, peak.ratio)})
         if seen or not by_memory:
             return
         rough, mode = step.cost.bound(self._device) is not None, step.runner.mode

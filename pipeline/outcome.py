@@ -16,13 +16,14 @@ from .session import Session
 class Outcome:
     """Grows while frames get done, each of so many pictures for the model. `schedule` is the one that the run stands
     on, or ended with; `compiled`: compiled code computed tiles in the mode that it ended with. `repairs` are those of
-    frames that are kept."""
+    frames that are kept. `out_of_memory`: how often memory ran out, and the run went on."""
 
     pictures_per_frame: int
     verdicts: list[FrameVerdict] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
     schedule: Schedule | None = None
     compiled: bool = False
+    out_of_memory: int = 0
 
     @property
     def frames_done(self) -> int:
@@ -68,6 +69,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         peak_bytes=memory.on_device if peak is None else peak,
         health=health,
         memory=memory,
+        out_of_memory=outcome.out_of_memory,
         profile=session.told_profile(),
         notes=(*session.notes, *([overlap] if overlap else [])),
     )
@@ -109,6 +111,7 @@ def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> U
         sizes=sizes_in_words(passes),
         compiled=any(report.compiled for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
+        out_of_memory=sum(report.out_of_memory for report in reports),
         health=ImageHealth(
             repairs=tuple(repair for health in healths for repair in health.repairs),
             given_up=next((health.given_up for health in healths if health.given_up), None),

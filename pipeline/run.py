@@ -78,7 +78,7 @@ class Pipeline:
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
-        self._forwards = Forwards(session, progress)
+        self._forwards = Forwards(session, self.outcome, progress)
 
     def frames(self) -> Generator[int, None, None]:
         """Upscale frame after frame, giving the number of each that is finished. What goes wrong changes the schedule,
@@ -139,6 +139,7 @@ class Pipeline:
             raise session.does_not_fit("the model and a tiny picture") from error
         tile = f"one tile of {schedule.tile[1]}x{schedule.tile[0]}"
         less = self._forwards.limits.after_out_of_memory(schedule)
+        self.outcome.out_of_memory += 1
         with session.room_for(tile):
             smaller = session.schedule(self._left(), less)
         if smaller.pixels >= schedule.pixels:

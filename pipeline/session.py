@@ -105,7 +105,7 @@ class Session:
         self._modes = ModeChooser(model, options, context, shared, self._studies)
         self.info, self.clock = model_info(model), shared.clock
         self._steps = StepMaker(model, self.info, options, context, shared)
-        self.peaks = PeakLearning(self._profile, context.device)
+        self.peaks = PeakLearning(self._profile, context.device, self._record.met)
         self._scheduler: Scheduler | None = None
         self._scheduled: Step | None = None
         self._pixels, self._most_pixels, self._work = 0, 0, Account()

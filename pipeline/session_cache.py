@@ -17,8 +17,9 @@ from ..compile_cache import CompileCache
 from ..kernels.timing import Clock
 from ..models.runner import RunnerCache
 from ..storage.fingerprint import versions_of
-from ..storage.heap import TRIMMER
+from ..storage.heap import TRIMMER, trim_heap, trim_top
 from ..storage.profiles import ModelProfile, ProfileStore, profiles_folder
+from .feedback import Estimated
 from .layer_knowledge import LayerKnowledge
 from .learner import Learner
 from .observations import ModelObservations
@@ -32,12 +33,14 @@ Fact = TypeVar("Fact")
 class ModelRecord:
     """What this process found out about one model, and another one would find out anew.
 
-    `observations` hold for the weights of these `versions`, and so do `facts`, which no measuring gave.
+    `observations` hold for the weights of these `versions`, and so do `facts`, which no measuring gave. `met` is of
+    forwards for which this process had to get new memory (pipeline/feedback.py).
     """
 
     observations: ModelObservations = field(default_factory=ModelObservations)
     versions: int | None = None
     facts: dict[Hashable, Any] = field(default_factory=dict)
+    met: dict[Estimated, int] = field(default_factory=dict)
 
     def once(self, what: Hashable, find: Callable[[], Fact]) -> Fact:
         """A fact about the model that takes a moment to find, found once."""
@@ -85,10 +88,15 @@ class SessionCache:
             record.observations, record.versions, record.facts = ModelObservations(), versions, {}
         return record
 
-    def begins_with_another(self, model: ImageModelDescriptor) -> bool:
-        """Whether the run that begins with `model` follows one with another, or none."""
-        latest, self._latest = self._latest and self._latest(), weakref.ref(model.model)
-        return latest is not model.model
+    def begin(self, model: ImageModelDescriptor) -> None:
+        """A run of `model` begins. Where the one before it was another's, and took much, what that left free goes back
+        to the system: it is of other sizes, and the two would come to hold more and more side by side. After each run
+        that would be too dear (pipeline/feedback.py)."""
+        latest, self._latest = self._latest() if self._latest else None, weakref.ref(model.model)
+        if latest is not None and latest is not model.model and self._records[latest].met:
+            trim_top()
+            trim_heap()
+            self.record(model).met.clear()
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:
         """What is known of the model with its present weights, in this session and earlier ones."""

@@ -14,7 +14,6 @@ from clocks import new_sessions
 from spandrel import SizeRequirements
 from torch import Tensor
 
-from cudaspeed import upscale_engine
 from cudaspeed.api.errors import BadImageError, BadModelError, BadOptionError, ModelFailedError, OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth
@@ -172,18 +171,6 @@ def test_our_copy_goes_with_the_callers_model() -> None:
         assert ours() is None
     finally:
         gc.enable()
-
-
-def test_memory_goes_back_to_the_system_when_models_alternate_and_is_kept_for_the_next_run_of_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given_back: list[str] = []
-    monkeypatch.setattr(upscale_engine.TRIMMER, "soon", lambda: given_back.append("back"))
-    one, other, sessions = zoo.toy(2), zoo.toy(2), new_sessions()
-    for model in (one, one, other, one, one):
-        upscale(zoo.photograph(32, 32), model, FP32, StandaloneContext("cpu"), sessions)
-        given_back.append("run")
-    assert given_back == ["back", "run", "run", "back", "run", "back", "run", "run"]
 
 
 def test_a_model_loaded_under_inference_mode_works_and_can_be_changed_in_place_afterwards() -> None:

@@ -23,8 +23,8 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models.execution import ExecutionMode
-from cudaspeed.pipeline import feedback, memory_counters
-from cudaspeed.pipeline.feedback import Estimated, Feedback
+from cudaspeed.pipeline import feedback, memory_counters, session_cache
+from cudaspeed.pipeline.feedback import Estimated, Feedback, Seen
 from cudaspeed.pipeline.memory_counters import AllocatorPeak, resident_bytes
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.profiles import profiles_folder
@@ -43,12 +43,13 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held, self.kept, self.sampler = 1000 * MB, 0, NoTicker()
-        self.asked = 0
+        self.asked = self.trims = 0
         self.ever = 3000 * MB
         monkeypatch.setattr(feedback, "most_resident_bytes", lambda: self.ever)
         monkeypatch.setattr(feedback, "resident_bytes", self._told)
-        monkeypatch.setattr(feedback, "trim_top", lambda: None)
-        monkeypatch.setattr(feedback, "trim_heap", self._trim)
+        for module in (feedback, session_cache):
+            monkeypatch.setattr(module, "trim_top", lambda: None)
+            monkeypatch.setattr(module, "trim_heap", self._trim)
         monkeypatch.setattr("cudaspeed.pipeline.learned_peaks.Feedback", partial(Feedback, sampler=self.sampler))
 
     def forward(self, takes: int, samples: int = 5) -> None:
@@ -61,6 +62,7 @@ class Machine:
 
     def _trim(self) -> None:
         self.held, self.kept = self.held - self.kept, 0
+        self.trims += 1
 
     def _told(self) -> int:
         self.asked += 1
@@ -72,16 +74,22 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def of_a_run(machine: Machine, *takes: int, samples: int = 5, seconds: float = 2.0, **more: Any) -> float | None:
+def seen_by_a_run(machine: Machine, *takes: int, samples: int = 5, seconds: float = 2.0, **more: Any) -> Seen | None:
     """What a run learns of forwards that take so much."""
-    with Feedback(CPU, machine.sampler) as run:
+    with Feedback(CPU, more.get("met", {}), machine.sampler) as run:
         run.start(more.get("foreseen"))
         for taken in takes:
             if run.wants(FP32):
                 with run.watching(FP32, more.get("expected", EXPECTED)):
                     more.get("meanwhile", lambda: None)()
                     machine.forward(taken, samples)
-        return run.ratios(seconds).get(FP32)
+        return run.seen(seconds).get(FP32)
+
+
+def of_a_run(machine: Machine, *takes: int, **more: Any) -> float | None:
+    """The ratio that a run learns."""
+    seen = seen_by_a_run(machine, *takes, **more)
+    return seen.ratio if seen else None
 
 
 def test_the_peak_within_a_forward_counts_over_what_was_held_before(machine: Machine) -> None:
@@ -112,21 +120,34 @@ def test_a_run_that_is_foreseen_to_be_short_is_not_sampled(machine: Machine) -> 
     assert machine.asked == 0
 
 
-def test_freed_memory_hides_no_part_of_a_forward_in_any_run(machine: Machine) -> None:
-    for _ in range(3):
+def test_freed_memory_hides_no_part_of_a_forward_for_which_there_must_be_new_pages_anyway(machine: Machine) -> None:
+    met: dict[Estimated, int] = {}
+    for expected in (EXPECTED, 2 * EXPECTED):
         machine.held, machine.kept = 1000 * MB, 50 * MB
-        assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
+        seen = seen_by_a_run(machine, 13 * expected // 10, expected=expected, met=met)
+        assert seen == Seen(pytest.approx(1.3), exact=True)
+
+
+def test_nothing_is_given_back_for_forwards_that_find_their_pages_there(machine: Machine) -> None:
+    met: dict[Estimated, int] = {}
+    of_a_run(machine, 130 * MB, met=met)
+    trims = machine.trims
+    for _ in range(30):
+        machine.held, machine.kept = 1050 * MB, 50 * MB
+        seen = seen_by_a_run(machine, 130 * MB, met=met)
+        assert seen == Seen(pytest.approx(0.8), exact=False), "at least"
+    assert machine.trims == trims
 
 
 def test_another_run_beside_it_at_any_moment_is_no_answer(machine: Machine) -> None:
     with ThreadPoolExecutor(1) as elsewhere:
-        other = Feedback(CPU, machine.sampler)
+        other = Feedback(CPU, {}, machine.sampler)
         elsewhere.submit(other.__enter__).result()
         assert of_a_run(machine, 130 * MB) is None
         elsewhere.submit(other.__exit__).result()
 
         def come_and_go() -> None:
-            with Feedback(CPU, machine.sampler):
+            with Feedback(CPU, {}, machine.sampler):
                 pass
 
         assert of_a_run(machine, 130 * MB, meanwhile=lambda: elsewhere.submit(come_and_go).result()) is None
@@ -134,7 +155,7 @@ def test_another_run_beside_it_at_any_moment_is_no_answer(machine: Machine) -> N
 
 
 def test_a_pass_of_the_same_run_is_no_other_one(machine: Machine) -> None:
-    with Feedback(CPU, machine.sampler):
+    with Feedback(CPU, {}, machine.sampler):
         assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
         assert of_a_run(machine, 130 * MB) == pytest.approx(1.3)
 
@@ -165,12 +186,13 @@ def test_an_error_in_a_forward_is_no_answer_and_ends_the_sampling(machine: Machi
 
 
 def test_modes_are_told_apart(machine: Machine) -> None:
-    with Feedback(CPU, machine.sampler) as run:
+    with Feedback(CPU, {}, machine.sampler) as run:
         run.start(None)
         for kind, takes in ((FP32, 130 * MB), (FP16, 60 * MB)):
             with run.watching(kind, EXPECTED):
                 machine.forward(takes)
-        assert run.ratios(1.0) == {FP32: pytest.approx(1.3), FP16: pytest.approx(0.6)}
+        ratios = {kind: seen.ratio for kind, seen in run.seen(1.0).items()}
+        assert ratios == {FP32: pytest.approx(1.3), FP16: pytest.approx(0.6)}
 
 
 def test_what_is_recorded_as_a_cuda_graph_is_one_kind_with_the_eager_forwards_before_it() -> None:
@@ -207,7 +229,7 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
 
 def of_a_card(allocator: Allocator, takes: int, frames: int = 0, kinds: tuple[Estimated, ...] = (FP16,)) -> list[float]:
     """What a run learns of some forwards of each kind that take so much beside `frames` that come to lie there."""
-    with Feedback(torch.device("cuda")) as run:
+    with Feedback(torch.device("cuda"), {}) as run:
         run.start(None)
         for kind in kinds:
             for _ in range(3):
@@ -215,7 +237,7 @@ def of_a_card(allocator: Allocator, takes: int, frames: int = 0, kinds: tuple[Es
                     with run.watching(kind, EXPECTED):
                         allocator.forward(takes)
                 allocator.now += frames
-        return [run.ratios(1.0)[kind] for kind in kinds if kind in run.ratios(1.0)]
+        return [run.seen(1.0)[kind].ratio for kind in kinds if kind in run.seen(1.0)]
 
 
 def test_an_allocator_tells_what_became_more_and_nothing_is_reset(allocator: Allocator) -> None:
@@ -323,10 +345,40 @@ def test_it_rises_at_once_and_falls_slowly(runs: Runs) -> None:
     low = runs().memory.forward
     runs.takes = 2 * runs.expected
     runs()
+    runs.sessions.flush()
     runs.takes = runs.expected
-    high = [runs().memory.forward for _ in range(20)]
+    high = []
+    for _ in range(20):
+        runs.sessions = runs.new_sessions()  # as in another process, whose first forward is seen in full
+        high.append(runs().memory.forward)
+        runs.sessions.flush()
     assert min(high) == max(high) > 1.8 * low
     assert runs().memory.forward == low
+
+
+def test_what_is_seen_in_part_only_raises_and_never_lowers(runs: Runs, machine: Machine) -> None:
+    runs.takes = 2 * runs.expected
+    runs()
+    machine.held, machine.kept = machine.held + 2 * runs.expected, 2 * runs.expected  # as its forwards left it
+    first = runs().memory.forward
+    for _ in range(25):
+        assert runs().memory.forward == first
+    runs.takes = 5 * runs.expected  # of which three are new
+    runs()
+    assert runs().memory.forward > 1.4 * first
+
+
+def test_models_that_take_turns_leave_each_other_nothing(runs: Runs, machine: Machine) -> None:
+    other = Runs(machine, pytest.MonkeyPatch())
+    other.sessions = runs.sessions
+    trims = [0]
+    for one in (runs, runs, other, other, runs):
+        one.takes = one.expected
+        one()
+        trims.append(machine.trims - sum(trims))
+    _, again, another, another_again, back = trims[1:]
+    assert (again, another_again) == (0, 0), "the next run of the same model has use for it"
+    assert min(another, back) > 0
 
 
 def test_how_many_pixels_a_forward_may_have_follows(runs: Runs) -> None:

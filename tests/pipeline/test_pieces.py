@@ -85,6 +85,7 @@ def test_a_lack_that_passes_costs_no_tile_and_no_size(where: str, batch_size: in
     assert torch.equal(result.image, enlarged(image))
     assert device.forwards == before, "nothing but what failed was computed twice, and nothing smaller"
     assert not result.report.warnings
+    assert result.report.out_of_memory == 1
 
 
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
@@ -98,6 +99,7 @@ def test_a_lack_that_stays_costs_no_finished_tile(where: str) -> None:
     assert all(count * height * width <= most for count, height, width in device.forwards[at:])
     assert pixels(device.forwards[at:]) <= 2 * pixels(before[at:]), "overlaps"
     assert sum("memory ran out" in warning for warning in result.report.warnings) == 1
+    assert result.report.out_of_memory == device.asked - len(device.forwards) >= 2
     assert result.report.tile[0] * result.report.tile[1] <= most
 
 
