@@ -26,6 +26,7 @@ from .api.context import RunContext
 from .api.memory_use import MemoryUse
 from .api.options import UpscaleOptions
 from .api.report import UpscaleReport, UpscaleResult
+from .devices.precisions import without_autocast
 from .images.channels import plan_channels
 from .images.validate import validate_image
 from .models.loader import check_model
@@ -70,7 +71,7 @@ def upscale(
     """
     check_model(model)
     try:
-        with Monitor(context) as monitor, unchanged(model.model):
+        with Monitor(context) as monitor, without_autocast(context.device), unchanged(model.model):
             sessions.begin(model)
             result = _upscale(image, model, options, monitor, sessions)
             monitor.summary = _summary(result.report)
@@ -137,7 +138,7 @@ def warm_up(
     Returns where compiling stands, in a few words: "compiled", "not needed: ...", or why not. No picture is computed,
     but one tile, which checks the result. Raises what `upscale` raises for the model and the options.
     """
-    with Monitor(context) as monitor:
+    with Monitor(context) as monitor, without_autocast(context.device):
         _tune(model, size, options, monitor, sessions)
         monitor.summary = _compile(model, size, replace(options, compile=True, compile_mode="wait"), monitor, sessions)
         return monitor.summary
@@ -177,7 +178,7 @@ def tune(
     Returns what was found, in a few words: "fp32 winograd, profile: rev 3". Raises what `upscale` raises for the model
     and the options.
     """
-    with Monitor(context) as monitor:
+    with Monitor(context) as monitor, without_autocast(context.device):
         monitor.summary = _tune(model, size or _USUAL_SIZE, options, monitor, sessions)
         return monitor.summary
 
@@ -212,7 +213,7 @@ def memory_of(
     runs decide by. Raises what `upscale` raises for the model and the options.
     """
     check_model(model)
-    with Monitor(context) as monitor:
+    with Monitor(context) as monitor, without_autocast(context.device):
         session = Session(model, options, monitor, sessions)
         session.choose(0, lambda: None)
         workload = workload_of_one(size, session.info, monitor)

@@ -8,9 +8,11 @@ where a trial with the model at hand stays close to fp32 (`models/trial.py`). Wh
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch.amp.autocast_mode import is_autocast_available
 
 from ..api.options import Precision
 from .reading import answer
@@ -22,6 +24,13 @@ _CRIPPLED = re.compile(r"GTX 16|\b(T400|T500|T550|T600|T1000|T1200|T2000|MX450|M
 _WITHOUT_BF16 = re.compile(r"gfx(8..|90[02469c]|10..)")
 
 Precisions = tuple[Precision, ...]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Within it the `torch.autocast` of whoever called says nothing of what is computed on `device`: in which types
+    that is done is chosen, and reported."""
+    callers = is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if callers else nullcontext()
 
 
 def of_nvidia(interface: Any, device: torch.device) -> Precisions:

@@ -158,6 +158,16 @@ def test_neither_the_picture_nor_the_model_is_changed() -> None:
         assert torch.equal(weight, weights_before[name]), name
 
 
+def test_a_caller_s_autocast_changes_no_bit() -> None:
+    image, model = zoo.photograph(40, 50), zoo.compact()
+    alone = run(image, model)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = run(image, model)
+        assert torch.is_autocast_enabled("cpu"), "it is the caller's"
+    assert torch.equal(within.image, alone.image)
+    assert within.report.precision == "fp32"
+
+
 def test_our_copy_goes_with_the_callers_model() -> None:
     sessions, model = new_sessions(), zoo.compact()
     upscale(zoo.photograph(16, 16), model, FP32, StandaloneContext("cpu"), sessions)
