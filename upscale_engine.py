@@ -91,8 +91,10 @@ def _upscale(
 
     def prepare(frames: FrameSource) -> Prepared:
         session = Session(model, options, context, sessions)
-        with session.room_for("a look at the picture's transparency"):
-            return Prepared(session, plan_channels(frames.channels, session.info, options.alpha_mode, frames.alphas()))
+        with session.room.needed_for("a look at the picture's transparency"):
+            return Prepared(
+                session, plan_channels(frames.channels, session.known.info, options.alpha_mode, frames.alphas())
+            )
 
     runner = PassRunner(passes, source, prepare, context)
     shape = (len(source), *passes[-1].result, source.channels)
@@ -157,9 +159,9 @@ def _compile(
         compiled = session.chain.now.compiled
         if compiled is None:
             return session.compiling(used=False)
-        with torch.inference_mode(), session.room_for("a tile of the plan"):
-            schedule = session.schedule(workload_of_one(size, session.info, context), Limits())
-            tile = torch.rand(1, session.info.in_channels, *schedule.tile, device=context.device)
+        with torch.inference_mode(), session.room.needed_for("a tile of the plan"):
+            schedule = session.schedules.schedule(workload_of_one(size, session.known.info, context), Limits())
+            tile = torch.rand(1, session.known.info.in_channels, *schedule.tile, device=context.device)
             works = compiled.check(tile)
     return compiled.status(used=works)
 
@@ -194,11 +196,11 @@ def _tune(
     for _ in range(_ROUNDS):
         with Session(model, options, context, sessions, thorough=True) as session:
             session.start(math.prod(size), lambda: None)
-            session.find_out_all(workload_of_one(size, session.info, context))
+            session.find_out_all(workload_of_one(size, session.known.info, context))
     with Session(model, options, context, sessions) as session:
         session.start(math.prod(size), lambda: None)
     sessions.flush()
-    return f"{session.chain.now.mode.name}, profile: rev {session.revisions[-1]}"
+    return f"{session.chain.now.mode.name}, profile: rev {session.revisions.numbers[-1]}"
 
 
 def memory_of(
@@ -216,11 +218,11 @@ def memory_of(
     with Monitor(context) as monitor, without_autocast(context.device):
         session = Session(model, options, monitor, sessions)
         session.choose(0, lambda: None)
-        workload = workload_of_one(size, session.info, monitor)
-        schedule = session.schedule(workload, Limits())
+        workload = workload_of_one(size, session.known.info, monitor)
+        schedule = session.schedules.schedule(workload, Limits())
         (height, width), tiles = schedule.tile, schedule.plan.count
         pieces = f"{tiles} tiles of {width}x{height}" if tiles > 1 else "one piece"
-        return session.memory_use(schedule), f"{session.chain.now.mode.name}, {pieces}"
+        return session.schedules.memory_use(schedule), f"{session.chain.now.mode.name}, {pieces}"
 
 
 def finish_learning(sessions: SessionCache = _SESSIONS) -> None:

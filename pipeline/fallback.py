@@ -15,7 +15,7 @@ from ..api.context import RunContext
 from ..api.model_info import ModelInfo
 from ..api.options import Level, UpscaleOptions
 from ..compile_cache import CompiledForwards
-from ..memory import MemoryCost, affordable_pixels, measure_cost
+from ..memory import MemoryCost, affordable_pixels, allowed_bytes, measure_cost, working_bytes
 from ..models.execution import ExecutionMode, Executor
 from ..models.known_memory import rough_cost
 from ..models.precision import fast_precisions
@@ -64,6 +64,12 @@ class ForwardCost:
     def bound(self, device: torch.device) -> MemoryCost | None:
         """By what the forwards there are measured, if there is such a bound; else by the exact cost."""
         return self._bound if device.type == "cpu" else None
+
+    def is_allowed(self, pixels: int, device: torch.device) -> bool:
+        """Whether a forward of so many pixels would fit what this process is allowed of main memory, where that is
+        limited: beyond it nothing is told, but the process ended."""
+        left = allowed_bytes(device)
+        return left is None or working_bytes(self.exact, pixels, device) <= left
 
 
 class Execution(NamedTuple):

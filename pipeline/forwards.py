@@ -30,7 +30,7 @@ class Forwards:
     def __init__(self, session: Session, outcome: Outcome, progress: TileProgress) -> None:
         self._session, self._outcome, self._progress, self._context = session, outcome, progress, progress.monitor
         self._noted: set[str] = set()
-        self.limits = session.limits()
+        self.limits = session.room.limits(session.chain.now.cost)
 
     def run(self, step: Step, executor: Executor, tiles: Tensor) -> tuple[Forward, Tensor]:
         """`executor(tiles)`, and how that went. Where memory does not suffice, once more when all that can be was given
@@ -49,7 +49,7 @@ class Forwards:
                 self._make_room(error, step, pixels)
                 limit = pixels
         height, width = tiles.shape[2:]
-        sizes = [*smaller_forwards(len(tiles), height, width, self._session.info)]
+        sizes = [*smaller_forwards(len(tiles), height, width, self._session.known.info)]
         *others, last = [size for size in sizes if size <= limit] or sizes[-1:]
         for most in others:
             self._keep_to(most, tiles)
@@ -90,7 +90,7 @@ class Forwards:
         if pixels < min(len(tiles) * tiles[0, 0].numel(), self.limits.max_pixels or pixels + 1):
             self.note_lack_of_memory((tiles.shape[2], tiles.shape[3]), len(tiles))
             self.limits = replace(self.limits, max_pixels=pixels, frames_on_device=False)
-            self._session.remember_limit(pixels)
+            self._session.room.remember_limit(self._session.chain.now.cost, pixels)
 
     def _in_pieces(self, step: Step, tiles: Tensor, most: int) -> tuple[Forward, Tensor]:
         """By eager forwards of at most `most` input pixels; the last of them."""
@@ -101,7 +101,7 @@ class Forwards:
             told[:] = [forward]
             return results
 
-        results = in_pieces(run, tiles, self._session.info, most)
+        results = in_pieces(run, tiles, self._session.known.info, most)
         return told[0], results
 
     def _once(self, step: Step, executor: Executor, batch: Tensor) -> tuple[Forward, Tensor]:
@@ -120,7 +120,7 @@ class Forwards:
             if self._context.is_out_of_memory(error):
                 raise
             raise ForwardFailedError(
-                f"{self._session.info.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} "
+                f"{self._session.known.info.name} fails on {len(batch)} tile(s) of {batch.shape[3]}x{batch.shape[2]} "
                 f"({first_line(error)}); choose another tile size, or another model"
             ) from error
 

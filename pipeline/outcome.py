@@ -44,11 +44,11 @@ class Outcome:
 
 def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) -> UpscaleReport:
     """How so many `frames` were upscaled in `session`, in one pass as `planned`."""
-    schedule, mode, info = outcome.schedule, session.chain.now.mode, session.info
+    schedule, mode, info = outcome.schedule, session.chain.now.mode, session.known.info
     assert schedule is not None
     health = outcome.health(session.chain.given_up)
-    overlap = session.overlap_warning(schedule)
-    peak, memory = session.context.peak_bytes(), session.memory_use(schedule)
+    overlap = session.schedules.overlap_warning(schedule)
+    peak, memory = session.context.peak_bytes(), session.schedules.memory_use(schedule)
     plan = schedule.plan
     return UpscaleReport(
         model=info.name,
@@ -77,7 +77,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
 
 def report_of_none(session: Session, size: tuple[int, int], result: tuple[int, int]) -> UpscaleReport:
     """Of no frames of `size`, for which nothing was chosen, measured or computed."""
-    info = session.info
+    info = session.known.info
     return UpscaleReport(
         model=info.name,
         scale=info.scale,

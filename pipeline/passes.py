@@ -55,7 +55,7 @@ class PassRunner:
         between = values * context.output_dtype.itemsize * (context.output_device.type == "cpu")
         if has_own_memory(context.device) or not len(self._source):
             return between
-        return between + max(sum(session.bytes_of_frame(planned.size, channels)) for planned in self._passes)
+        return between + max(sum(session.known.bytes_of_frame(planned.size, channels)) for planned in self._passes)
 
     def into(self, sink: FrameSink) -> UpscaleReport:
         """Upscale them into `sink`. Raises what `Pipeline.frames` does."""
@@ -92,6 +92,6 @@ class PassRunner:
         """Start the session of a pass, which lasts as long as `running`, and stand ready for its frames."""
         (session, channels), planned, source = prepared, self._passes[number], ways[0]
         running.enter_context(session)  # leaving it keeps what was learned
-        session.start(len(source) * math.prod(planned.size), lambda: piece_of(source, channels, session.info))
+        session.start(len(source) * math.prod(planned.size), lambda: piece_of(source, channels, session.known.info))
         progress = TileProgress(self._monitor, self._shares, number)
         return Pipeline(session, channels, ways, planned.resampling, progress)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..images.channels import ChannelPlan
+from ..memory import working_bytes
 from ..models.execution import Executor
 from ..tiling.fit import Resampling
 from ..tiling.resample import Resampler
@@ -25,8 +26,9 @@ from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
 from .outcome import Outcome
 from .progress import Forward, TileProgress
 from .retry import SuspectTile, TileRetry
+from .schedule_maker import Reschedule
 from .scheduler import Limits, Schedule
-from .session import BatchTime, Reschedule, Session
+from .session import BatchTime, Session
 from .streams import Event
 from .tile_check import TileStats, measure_tiles
 from .transfer import Transfer
@@ -69,12 +71,12 @@ class Pipeline:
         self._session, self._context, self._options = session, progress.monitor, session.options
         self._channels, (self._source, self._sink) = channels, ways
         self._workload = workload_of(*ways, channels, self._context)
-        with session.room_for("the weights that make results the size that is wanted"):
+        with session.room.needed_for("the weights that make results the size that is wanted"):
             self._resampler = Resampler(resampling, self._context.device) if resampling else None
         self._progress = progress
         self.outcome = Outcome(channels.pictures_per_frame)
-        repairs, alignment = self.outcome.repairs, session.info.alignment
-        self._retry = TileRetry(session.chain, session.observations, self._context, progress, repairs, alignment)
+        repairs, alignment = self.outcome.repairs, session.known.info.alignment
+        self._retry = TileRetry(session.chain, session.known.observations, self._context, progress, repairs, alignment)
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
@@ -95,8 +97,8 @@ class Pipeline:
             schedule, error = None, None
             try:
                 self._context.follow(None)
-                schedule = self.outcome.schedule = self._session.schedule(self._left(), self._forwards.limits)
-                self._session.check_room(schedule, self._left())
+                schedule = self.outcome.schedule = self._session.schedules.schedule(self._left(), self._forwards.limits)
+                self._session.schedules.check_room(schedule, self._left())
                 for frame in self._stream(schedule):
                     self._keep(frame)
                     yield frame.number
@@ -134,18 +136,19 @@ class Pipeline:
 
     def _less_than(self, schedule: Schedule | None, error: Exception) -> Limits:
         """The limits after memory ran out. Raises `OutOfMemoryError` where less cannot be."""
-        session = self._session
+        session, cost, device = self._session, self._session.chain.now.cost, self._context.device
         if schedule is None:
-            raise session.does_not_fit("the model and a tiny picture") from error
+            raise session.room.does_not_fit("the model and a tiny picture") from error
         tile = f"one tile of {schedule.tile[1]}x{schedule.tile[0]}"
         less = self._forwards.limits.after_out_of_memory(schedule)
         self.outcome.out_of_memory += 1
-        with session.room_for(tile):
-            smaller = session.schedule(self._left(), less)
+        with session.room.needed_for(tile):
+            smaller = session.schedules.schedule(self._left(), less)
         if smaller.pixels >= schedule.pixels:
-            raise session.does_not_fit(tile, schedule.plan.tile_pixels) from error
+            needed = working_bytes(cost.at_hand(device), schedule.plan.tile_pixels, device)
+            raise session.room.does_not_fit(tile, needed) from error
         self._forwards.note_lack_of_memory(schedule.tile, schedule.batch)
-        session.remember_limit(smaller.pixels)
+        session.room.remember_limit(cost, smaller.pixels)
         session.chain.now.runner.release_graphs()
         return less
 
@@ -173,15 +176,15 @@ class Pipeline:
             try:
                 for first in frames[:: self._options.batch_size]:
                     if first > frames.start and (
-                        self._forwards.limits != limits or session.has_better_schedule(schedule, limits)
+                        self._forwards.limits != limits or session.schedules.has_better(schedule, limits)
                     ):
                         break
                     some = range(first, min(first + self._options.batch_size, frames.stop))
                     group = FrameGroup(some, self._setup(schedule), transfer)
-                    while jobs := group.next_jobs(session.batch(schedule, self._forwards.limits)):
+                    while jobs := group.next_jobs(session.schedules.batch(schedule, self._forwards.limits)):
                         self._context.raise_if_interrupted()
                         in_flight.append(self._compute(group, jobs, transfer))
-                        if len(in_flight) > session.batches_ahead:
+                        if len(in_flight) > session.schedules.batches_ahead:
                             yield from self._look_at(in_flight.popleft(), transfer)
                 while in_flight:
                     yield from self._look_at(in_flight.popleft(), transfer)
@@ -191,10 +194,9 @@ class Pipeline:
             yield from self._arrived(wait=True)
 
     def _setup(self, schedule: Schedule) -> FrameSetup:
-        session = self._session
-        padding, defer_clamp = session.padding(), session.observations.defer_clamp
-        device, resampler = self._context.device, self._resampler
-        return FrameSetup(schedule, session.info, self._channels, padding, device, defer_clamp, resampler)
+        known, device, resampler = self._session.known, self._context.device, self._resampler
+        padding, defer_clamp = known.padding(), known.observations.defer_clamp
+        return FrameSetup(schedule, known.info, self._channels, padding, device, defer_clamp, resampler)
 
     def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
         step, began = self._session.chain.now, self._session.clock()
@@ -208,7 +210,7 @@ class Pipeline:
         limits = self._forwards.limits
         forward, results = self._forwards.run(step, executor, tiles)
         if self._forwards.limits != limits:
-            self.outcome.schedule = self._session.schedule(self._left(), self._forwards.limits)
+            self.outcome.schedule = self._session.schedules.schedule(self._left(), self._forwards.limits)
         execution = Execution(step, executor, executor.mode)  # asked now: it tells how this was computed
         stats = measure_tiles(tiles, results)
         computed = transfer.computed()
@@ -263,7 +265,7 @@ class Pipeline:
             if self._retry.fall_back():
                 self.outcome.compiled = False
                 raise Reschedule("going on in a safer way")
-            if self._session.observations.defer_clamp and not batch.group.setup.defer_clamp:
+            if self._session.known.observations.defer_clamp and not batch.group.setup.defer_clamp:
                 raise Reschedule("the model leaves faults in the picture, whole frames are looked after")
             computed = batch.computed if result is suspect.result else transfer.computed()
             self._progress.phase("putting the picture together")

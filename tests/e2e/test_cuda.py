@@ -20,7 +20,7 @@ from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import usual_mode
-from cudaspeed.pipeline import output, session
+from cudaspeed.pipeline import output, schedule_maker
 from cudaspeed.pipeline.download import StreamDownload
 from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -134,7 +134,7 @@ def test_frames_made_on_the_device_are_those_made_in_main_memory(
 ) -> None:
     video, model = zoo.photograph(120, 90, channels, frames=3), zoo.toy(2, late)
     on_device = run(video, model, precision="fp32", compile=False, **options).image
-    monkeypatch.setattr(session, "_SHARE_FOR_FRAMES", 0.0)
+    monkeypatch.setattr(schedule_maker, "_SHARE_FOR_FRAMES", 0.0)
     elsewhere = run(video, model, precision="fp32", compile=False, **options).image
     assert float((on_device - elsewhere).abs().max()) <= 1e-5  # alpha is interpolated by either
 

@@ -27,7 +27,7 @@ from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
-from cudaspeed.pipeline import session
+from cudaspeed.pipeline import schedule_maker
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 
@@ -110,7 +110,7 @@ def test_nan_in_one_tile_in_fp16_is_computed_again_in_bf16(
 def test_overflow_makes_the_run_leave_fp16_for_what_works_and_that_is_remembered(
     truth: Tensor, small: Tensor, fp16_runs: None, first_good: str, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(session._AHEAD, "cpu", ahead)  # 1: as on CUDA
+    monkeypatch.setitem(schedule_maker._AHEAD, "cpu", ahead)  # 1: as on CUDA
     bad = (torch.float16,) if first_good == "bf16" else (torch.float16, torch.bfloat16)
     calls: list[torch.dtype] = []
 

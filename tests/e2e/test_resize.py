@@ -21,7 +21,7 @@ from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.resize import MODELS_SIZE, Resample, Resize
 from cudaspeed.host import StandaloneContext
 from cudaspeed.images.alpha import premultiplied
-from cudaspeed.pipeline import output, session
+from cudaspeed.pipeline import output, schedule_maker, session
 from cudaspeed.pipeline import run as pipeline
 from cudaspeed.pipeline.relay import RelaySink
 from cudaspeed.storage.fingerprint import describe_environment
@@ -60,7 +60,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     if request.param == "streams":
         device = LaggingDevice()
         monkeypatch.setattr(session, "stream_device", lambda _: device)
-        monkeypatch.setattr(session, "_AHEAD", {"cpu": 1})
+        monkeypatch.setattr(schedule_maker, "_AHEAD", {"cpu": 1})
     yield request.param
 
 

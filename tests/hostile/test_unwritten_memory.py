@@ -20,7 +20,7 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
-from cudaspeed.pipeline import download, session, upload
+from cudaspeed.pipeline import download, schedule_maker, session, upload
 from cudaspeed.upscale_engine import upscale
 
 
@@ -125,7 +125,7 @@ def test_a_device_with_streams_and_its_staging_buffers(pinned: bool, monkeypatch
     monkeypatch.setattr(upload, "_BUFFER_BYTES", 2000)
     monkeypatch.setattr(download, "_BUFFER_BYTES", 5000)
     monkeypatch.setattr(session, "stream_device", lambda device: LaggingDevice(lambda tensor: pinned))
-    monkeypatch.setitem(session._AHEAD, "cpu", 1)
+    monkeypatch.setitem(schedule_maker._AHEAD, "cpu", 1)
     for options in ({}, {"tile": 32}, {"tile": 32, "batch_size": 2}, {"tiling_mode": "wrap"}):
         for channels in (3, 4):
             is_the_same(zoo.photograph(40, 57, channels, frames=2), zoo.compact, options)

@@ -25,8 +25,9 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import attention_fusion, window_attention
 from cudaspeed.kernels.attention_fusion import FusedAttention, Scores, attend
 from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.info import model_info
 from cudaspeed.models.runner import ModelRunner
-from cudaspeed.pipeline.session import Session
+from cudaspeed.pipeline.fallback import StepMaker
 from cudaspeed.upscale_engine import upscale
 
 WINDOWS = {"depths": [2], "embed_dim": 16, "num_heads": [2], "upscale": 2, "upsampler": "pixelshuffle"}
@@ -120,8 +121,8 @@ def test_the_estimate_is_of_what_is_made(own: bool, monkeypatch: pytest.MonkeyPa
 def test_windows_that_are_large_take_less_memory() -> None:
     """What is planned for: scores of 256 by 256 a window and head are most of what this model holds."""
     model = made(HATArch(), HAT(**WINDOWS, window_size=16, compress_ratio=4, squeeze_factor=8))
-    session = Session(model, UpscaleOptions(), StandaloneContext("cpu"), new_sessions())
-    costs = [session._steps.make(mode, shared=False).cost.exact for mode in (PLAIN, FUSED)]
+    steps = StepMaker(model, model_info(model), UpscaleOptions(), StandaloneContext("cpu"), new_sessions())
+    costs = [steps.make(mode, shared=False).cost.exact for mode in (PLAIN, FUSED)]
     assert costs[1].per_pixel < 0.8 * costs[0].per_pixel
 
 

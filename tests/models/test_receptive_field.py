@@ -185,9 +185,9 @@ def test_models_of_the_whole_picture_prefer_few_tiles_and_it_is_remembered() -> 
     assert finish(model).unbounded
     with Session(model, options, context, new_sessions()) as session:
         session.start(0, lambda: None)
-        session.schedule(workload_of_one((90, 100), session.info, context), Limits())
-    assert session.info.global_context
-    assert automatic_overlap(session.info) >= 16
+        session.schedules.schedule(workload_of_one((90, 100), session.known.info, context), Limits())
+    assert session.known.info.global_context
+    assert automatic_overlap(session.known.info) >= 16
 
 
 @pytest.mark.parametrize("error", [RuntimeError("not this size"), ValueError("no")])
@@ -228,14 +228,14 @@ def test_an_interrupt_goes_through() -> None:
 @pytest.mark.usefixtures("plain_kernels")
 def test_only_seams_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """And only where the user does not say how much is shared, of a model whose architecture tells nothing."""
-    monkeypatch.setattr("cudaspeed.pipeline.session.known_receptive_field", lambda model: None)
+    monkeypatch.setattr("cudaspeed.pipeline.known_model.known_receptive_field", lambda model: None)
     asked = []
     for more in ({}, {"tile": 48, "overlap": 8}, {"tile": 48}):
         model, context, sessions = zoo.compact(), StandaloneContext("cpu"), new_sessions()
         options = UpscaleOptions(precision="fp32", **more)
         session = Session(model, options, context, sessions, thorough=True)
         session.start(90 * 100, lambda: None)
-        session.schedule(workload_of_one((90, 100), session.info, context), Limits())
+        session.schedules.schedule(workload_of_one((90, 100), session.known.info, context), Limits())
         asked.append(sessions.profile(model, context).known.receptive_field is not None)
     assert asked == [False, False, True]
 
@@ -330,6 +330,6 @@ def test_what_computes_in_half_precision_is_measured_in_fp32() -> None:
     session = Session(model, options, context, sessions, thorough=True)
     session.start(90 * 100, lambda: None)
     assert session.chain.now.mode.precision == "bf16"
-    session.schedule(workload_of_one((90, 100), session.info, context), Limits())
-    assert session.info.receptive_field == 5
+    session.schedules.schedule(workload_of_one((90, 100), session.known.info, context), Limits())
+    assert session.known.info.receptive_field == 5
     assert seen == {torch.float32}

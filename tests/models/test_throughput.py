@@ -23,7 +23,7 @@ from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.study import Ask
 from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput
-from cudaspeed.pipeline import session
+from cudaspeed.pipeline import known_model
 from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.scheduler import Budget, Limits, Schedule, Scheduler
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -275,13 +275,13 @@ def test_what_is_known_decides_and_the_picture_is_the_same(monkeypatch, tmp_path
     points = tuple((side * side, seconds) for side, seconds in {64: 9.0, 128: 9.0, 256: 27.0}.items())
     mode = usual_mode("fp32", False, MODEL)
     sessions.profile(MODEL, context).keep(throughputs={place_of(mode, context.device): points})
-    monkeypatch.setattr(session, "known_throughput", lambda *_: Throughput(points))
+    monkeypatch.setattr(known_model, "known_throughput", lambda *_: Throughput(points))
     first = run(new_sessions(), frames=16)
     assert first.report.tiles > 16
     again = run(new_sessions(), frames=16)
     assert (again.report.tiles, again.report.tile) == (first.report.tiles, first.report.tile)
     assert torch.equal(again.image, first.image)
-    monkeypatch.setattr(session, "known_throughput", lambda *_: UNKNOWN_THROUGHPUT)
+    monkeypatch.setattr(known_model, "known_throughput", lambda *_: UNKNOWN_THROUGHPUT)
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "another"))
     whole = run(new_sessions())
     assert whole.report.tiles == 1

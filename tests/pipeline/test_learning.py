@@ -28,7 +28,7 @@ from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.models.study import Answer, Ask, Study
-from cudaspeed.pipeline import modes, session
+from cudaspeed.pipeline import fallback, known_model, modes
 from cudaspeed.pipeline.learner import Learner
 from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -52,7 +52,7 @@ def half_precision_and_nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_SIDE", 24)
     fast_at_bf16(monkeypatch)
     monkeypatch.setattr(modes, "verified", lambda model, kernels: False)
-    monkeypatch.setattr(session, "known_receptive_field", lambda model: None)
+    monkeypatch.setattr(known_model, "known_receptive_field", lambda model: None)
 
 
 class Meter:
@@ -511,7 +511,7 @@ def test_what_is_learned_after_tune_is_within_the_budget_again(meter: Meter) -> 
 def test_what_tune_had_no_room_for_is_no_trouble_later(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     model, context, sessions = zoo.toy(), StandaloneContext("cpu"), SessionCache(clock=meter.clock)
     with monkeypatch.context() as patch:
-        patch.setattr(session.Session, "_fits", lambda *_: False)
+        patch.setattr(fallback.ForwardCost, "is_allowed", lambda *_: False)
         tune(model, (160, 160), UpscaleOptions(compile=False, autocast=False), context, sessions)
     for _ in range(3):
         run(model, sessions, (460, 460), tile=200)

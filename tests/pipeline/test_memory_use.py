@@ -68,7 +68,8 @@ def test_frames_beside_the_result_count_where_main_memory_is_computed_in() -> No
 
     def beside(device: str) -> int:
         monitor = SimpleNamespace(device=torch.device(device), output_device=CPU, output_dtype=torch.float32)
-        session = SimpleNamespace(bytes_of_frame=lambda *_: (100, 23), options=SimpleNamespace(batch_size=1))
+        known = SimpleNamespace(bytes_of_frame=lambda *_: (100, 23))
+        session = SimpleNamespace(known=known, options=SimpleNamespace(batch_size=1))
         prepared = cast(Any, (session, plan_channels(3, INFO)))
         planned = cast(Any, SimpleNamespace(size=(8, 8), result=(16, 16)))
         return PassRunner([planned], source, lambda _: prepared, cast(Any, monitor)).bytes_beside()

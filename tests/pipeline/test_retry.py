@@ -18,7 +18,7 @@ from cudaspeed.api.report import UpscaleResult
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host import StandaloneContext
 from cudaspeed.models import precision
-from cudaspeed.pipeline import session
+from cudaspeed.pipeline import schedule_maker
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import tune, upscale
 
@@ -64,7 +64,7 @@ def test_tiles_that_looked_well_before_the_illness_was_found_are_done_again(
     ahead: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three times as bright is nothing to see in a dark strip, and would be beside the rest."""
-    monkeypatch.setitem(session._AHEAD, "cpu", ahead)
+    monkeypatch.setitem(schedule_maker._AHEAD, "cpu", ahead)
     image = zoo.photograph(100, 110, frames=3)
     image[:, :30] *= 0.02
     result = run(image, zoo.toy(2, in_half(lambda y: 3 * y)), batch_size=batch_size)

@@ -141,7 +141,7 @@ def test_warming_up_plans_for_the_tiles_that_the_run_will_have(free_mb: int, mon
     session = Session(model, options, context, new_sessions())
     session.start(750 * 1000, lambda: None)
     with torch.inference_mode():
-        planned = session.schedule(workload_of_one(size, session.info, context), Limits()).tile
+        planned = session.schedules.schedule(workload_of_one(size, session.known.info, context), Limits()).tile
 
     class FirstTileError(BaseException):
         """It tells enough."""

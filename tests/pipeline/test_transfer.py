@@ -16,7 +16,7 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.host import StandaloneContext
 from cudaspeed.images.channels import ChannelPlan
-from cudaspeed.pipeline import download, output, session, upload
+from cudaspeed.pipeline import download, output, schedule_maker, session, upload
 from cudaspeed.pipeline.download import StreamDownload
 from cudaspeed.pipeline.frame_io import TensorSink, TensorSource
 from cudaspeed.pipeline.streams import PastEvent, stream_device
@@ -277,7 +277,7 @@ def run(image: Tensor, model, context: StandaloneContext | None = None, **option
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[LaggingDevice]:
     """The CPU as a device that works on its own."""
     device = LaggingDevice()
-    monkeypatch.setitem(session._AHEAD, "cpu", 1)
+    monkeypatch.setitem(schedule_maker._AHEAD, "cpu", 1)
     monkeypatch.setattr(session, "stream_device", lambda _: device)
     yield device
     assert device.idle
@@ -314,7 +314,7 @@ def test_a_run_on_lanes_gives_the_same_video(
 def test_frames_made_of_pictures_are_the_same_wherever_they_are_made(
     channels: int, options: dict, roomy: bool, device: LaggingDevice, plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_SHARE_FOR_FRAMES", 0.25 if roomy else 0.0)
+    monkeypatch.setattr(schedule_maker, "_SHARE_FOR_FRAMES", 0.25 if roomy else 0.0)
     video = zoo.photograph(40, 50, channels, frames=2)
     if channels in (2, 4):
         video[..., -1] = (video[..., -1] > 0.6).float()

@@ -1,0 +1,69 @@
+"""Where memory does not suffice: how that is told, and what is remembered of it for later runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from ..api.context import RunContext
+from ..api.errors import CudaspeedError, OutOfMemoryError
+from ..api.options import UpscaleOptions
+from ..memory import allowed_bytes, pixels_within, weights_bytes, working_bytes
+from .fallback import ForwardCost
+from .scheduler import Limits
+from .session_cache import MemoryLimit, SessionCache
+
+_MUCH_MORE = 2.0  # times what was free when memory ran out: what was found out then says nothing now
+
+
+class Room:
+    """A device's memory, for one run of the model with this `name`."""
+
+    def __init__(self, name: str, options: UpscaleOptions, context: RunContext, shared: SessionCache) -> None:
+        self._name, self._context = name, context
+        self._remembers, self._found = not options.reproducible, shared.memory_limits
+
+    @contextmanager
+    def needed_for(self, what: str) -> Iterator[None]:
+        """Within it, a lack of memory is our `OutOfMemoryError`: the device cannot hold even `what`."""
+        try:
+            yield
+        except Exception as error:  # torch has several types for it; what is not a lack of memory goes on up
+            if isinstance(error, CudaspeedError) or not self._context.is_out_of_memory(error):
+                raise
+            raise self.does_not_fit(what) from error
+
+    def does_not_fit(self, what: str, needed: int | None = None) -> OutOfMemoryError:
+        """The error for a device that cannot hold even `what`, which takes `needed` bytes if that is known."""
+        numbers = ""
+        if needed is not None:
+            free = self._context.free_bytes() / 2**20
+            numbers = f": about {needed / 2**20:.0f} MiB are needed and {free:.0f} are free"
+        return OutOfMemoryError(
+            f"{self._context.device} has too little memory even for {what} with {self._name}{numbers}; free memory "
+            "(unload other models), use a smaller model, set precision to fp16 or bf16, or lower overlap or "
+            "batch_size if you set it"
+        )
+
+    def check_copy(self, module: nn.Module) -> None:
+        """Raise `MemoryError` where a copy of `module` takes more main memory than this process is allowed."""
+        left = allowed_bytes(self._context.device)
+        if left is not None and weights_bytes(module) > left:
+            raise MemoryError(f"a copy of the model takes more than the {left} bytes that are allowed")
+
+    def limits(self, cost: ForwardCost) -> Limits:
+        """What an earlier run found out about the device's memory, for forwards of this `cost`."""
+        device = self._context.device
+        known = self._found.get(str(device))
+        if known is None or not self._remembers or self._context.free_bytes() > _MUCH_MORE * known.free:
+            return Limits()
+        return Limits(max_pixels=pixels_within(cost.at_hand(device), known.working, device))
+
+    def remember_limit(self, cost: ForwardCost, pixels: int) -> None:
+        """Forwards of more input pixels than that ran out of memory; kept in bytes, since other models and precisions
+        need more or less."""
+        device = self._context.device
+        working = working_bytes(cost.at_hand(device), pixels, device)
+        self._found[str(device)] = MemoryLimit(working, self._context.free_bytes())

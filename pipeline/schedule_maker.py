@@ -1,0 +1,215 @@
+"""Makes the schedules of one run: by the mode that it stands on, what is known of its model, and what is free."""
+
+from __future__ import annotations
+
+import math
+
+from ..api.context import RunContext
+from ..api.memory_use import MemoryUse
+from ..api.options import UpscaleOptions
+from ..compile_cache import CompiledForwards
+from ..memory import MemoryCost, affordable_pixels, allowed_bytes, with_results, working_bytes
+from .fallback import FallbackChain, Step
+from .known_model import KnownModel
+from .memory_use import Setting, memory_use
+from .revisions import Revisions
+from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
+from .workload import Workload
+
+_AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
+# Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
+# frame) take no more than this share of what is free.
+_SHARE_FOR_FRAMES = 1 / 4
+_TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
+_WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
+
+
+class Reschedule(Exception):  # noqa: N818  # no error
+    """The frames in work are better done anew: by a cheaper schedule, in a safer mode, or with more care."""
+
+
+class ScheduleMaker:
+    """Of the run that `chain` belongs to. `batches_ahead`: how many batches are computed while the host looks at an
+    earlier one; `most_pixels`: of the largest forward that the workload has use for, once it was scheduled. `streams`:
+    the device works on its own."""
+
+    def __init__(
+        self,
+        chain: FallbackChain,
+        known: KnownModel,
+        revisions: Revisions,
+        options: UpscaleOptions,
+        context: RunContext,
+        streams: bool,
+    ) -> None:
+        self._chain, self._known, self._revisions = chain, known, revisions
+        self._options, self._context, self._streams = options, context, streams
+        self._scheduler: Scheduler | None = None
+        self._scheduled: Step | None = None
+        self._workload: Workload | None = None
+        self._limits = Limits()
+        self._ready: Compiled = {}
+        self.batches_ahead = _AHEAD.get(context.device.type, 0)
+        self.most_pixels = 0
+
+    def schedule(self, workload: Workload, limits: Limits) -> Schedule:
+        """The schedule for `workload` in the mode that the run stands on.
+
+        For a mode that is new to the run its model is brought to the device. For the run's first, and after an error,
+        compiling is waited for, if that is asked for. Raises `BadOptionError` for a tile or overlap that cannot be.
+        """
+        scheduler, self._limits = self._scheduler, limits
+        self._workload = self._workload or workload
+        if scheduler is None or self._scheduled is not self._chain.now:
+            first = self._scheduled is None
+            scheduler = self._new_scheduler(workload)
+            if first and self._chain.now.compiled and self._options.compile_mode == "wait":
+                self._compile_first(scheduler, self._chain.now.compiled)
+            self._scheduler, self._scheduled = scheduler, self._chain.now
+        self._look_for_compiled()
+        return scheduler.schedule(self._ready, limits)
+
+    def start_over(self) -> None:
+        """The next schedule is the run's first: what is measured and compiled before a run is, for the mode that it now
+        stands on."""
+        self._scheduled = None
+
+    def learn_about(self, workload: Workload) -> None:
+        """Have the model know what it needs at seams, and `most_pixels`, for a workload that is not computed."""
+        self._scheduler_for(workload)
+        self._look_at_seams()
+
+    def check_room(self, schedule: Schedule, workload: Workload) -> None:
+        """Raise `MemoryError` where a forward of the schedule takes more main memory than this process is allowed,
+        beside what `workload` holds. The system would not say that memory ran out, but end the process."""
+        device = self._context.device
+        left = allowed_bytes(device)
+        if left is None:
+            return
+        held = self._known.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
+        cost = self._chain.now.cost.enough_for(schedule.pixels, left - held, "speed", device)
+        if working_bytes(cost, schedule.pixels, device) > left - held:
+            raise MemoryError(f"a forward of {schedule.pixels} pixels does not fit the {left} bytes that are allowed")
+
+    def memory_use(self, schedule: Schedule) -> MemoryUse:
+        """What all of the run's first workload takes by a schedule."""
+        known, workload, runner, device = self._known, self._workload, self._chain.now.runner, self._context.device
+        assert workload is not None
+        forward, frames = working_bytes(self._cost, schedule.pixels, device), self._bytes_of_frames(workload)
+        if schedule.frames_on_device:
+            frames += workload.bytes_to_make_frames(known.info, known.padding())
+        setting = Setting(device, self._streams, forward, frames)
+        return memory_use(known.held(runner), runner, known.info, schedule, workload, setting)
+
+    def batch(self, schedule: Schedule, limits: Limits) -> int:
+        """How many tiles the next forward gets: what is compiled for the schedule's tiles may take fewer at once."""
+        assert self._scheduler is not None
+        return min(schedule.batch, self._scheduler.batch(schedule.plan, self._ready, limits))
+
+    def overlap_warning(self, schedule: Schedule) -> str | None:
+        """Tells when tiles turned out too small for the overlap that suits the model."""
+        return self._scheduler.overlap_warning(schedule.plan) if self._scheduler else None
+
+    @property
+    def bound_by_memory(self) -> bool:
+        """Whether more free memory might have made another schedule."""
+        return self._scheduler is not None and self._scheduler.bound_by_memory
+
+    @property
+    def limited(self) -> bool:
+        """Whether memory that ran out, in this run or an earlier one, limits forwards."""
+        return self._limits.max_pixels is not None
+
+    # --- what is compiled on the way ---------------------------------------------------------------------------------
+
+    def has_better(self, schedule: Schedule, limits: Limits) -> bool:
+        """Whether another schedule has become cheaper for all frames to come: something was compiled."""
+        if self._scheduler is None or self._chain.now.compiled is None:
+            return False
+        self._look_for_compiled()
+        return self._scheduler.improves(schedule, self._ready, limits)
+
+    def reschedule(self, schedule: Schedule, limits: Limits, share_left: float) -> Reschedule | None:
+        """Why to change the schedule now, if that is cheaper even though the frames in work, of whose work so much is
+        left, begin anew."""
+        self._look_for_compiled()
+        assert self._scheduler is not None
+        # planning is work: not after every tile for nothing
+        if self._ready and self._scheduler.improves(schedule, self._ready, limits, share_left):
+            self._context.say("")
+            return Reschedule("going on compiled")
+        return None
+
+    def start_compile(self, compiled: CompiledForwards, schedule: Schedule, limits: Limits) -> None:
+        """In the background, for what would make the run cheapest, if anything would."""
+        assert self._scheduler is not None
+        possible = compiled.possible(self._scheduler.tile_to_compile(limits))
+        shapes = self._scheduler.worth_compiling(schedule, possible, self._ready, limits)
+        if shapes and compiled.start(shapes):
+            self._context.say(f"compiling for {shapes} in the background, eager meanwhile")
+
+    def _compile_first(self, scheduler: Scheduler, compiled: CompiledForwards) -> None:
+        """Wait for what would make this run cheapest."""
+        compiled.wait(self._context)
+        for _ in range(_WAYS_TO_COMPILE):
+            self._look_for_compiled()
+            schedule = scheduler.schedule(self._ready, self._limits)
+            possible = compiled.possible(scheduler.tile_to_compile(self._limits))
+            shapes = scheduler.worth_compiling(schedule, possible, self._ready, self._limits)
+            if shapes:
+                compiled.start(shapes)
+                compiled.wait(self._context)  # also where another process was quicker to start it
+
+    def _look_for_compiled(self) -> None:
+        compiled = self._chain.now.compiled
+        self._ready = compiled.ready() if compiled else {}
+        self._revisions.look()
+
+    # --- details -----------------------------------------------------------------------------------------------------
+
+    def _new_scheduler(self, workload: Workload) -> Scheduler:
+        """For the step that the run stands on."""
+        scheduler, known = self._scheduler_for(workload), self._known
+        self._look_for_compiled()
+        seams = known.padding() or scheduler.schedule(self._ready, self._limits).plan.count > 1
+        if self._options.overlap or not seams or known.info.receptive_field is not None:
+            return scheduler
+        self._look_at_seams()
+        return self._scheduler_for(workload)
+
+    def _look_at_seams(self) -> None:
+        if self._known.look_at_seams(self._chain.now):
+            self._revisions.found_out()
+
+    def _scheduler_for(self, workload: Workload) -> Scheduler:
+        (runner, costs, _), known, context, options = self._chain.now, self._known, self._context, self._options
+        size = known.padding().padded_size(workload.size)
+        pictures = min(options.batch_size, workload.frames) * workload.channels.pictures_per_frame
+        pixels = pictures * math.prod(size)
+        free = context.free_bytes() - known.bytes_of_frame(workload.size, workload.channels).held
+        exact_or_bound = costs.enough_for(pixels, free - workload.held_bytes, options.level, context.device)
+        # the results of batches that are computed ahead, and of those before them, which are on their way out
+        self._cost = with_results(exact_or_bound, known.info, 2 * self.batches_ahead)
+        context.make_resident(runner, working_bytes(self._cost, math.prod(workload.size), context.device))
+        budget = self._budget(workload, self._cost)
+        self.most_pixels = min(pixels, affordable_pixels(self._cost, budget.free_bytes, options.level, context.device))
+        return Scheduler(size, pictures, known.info, options, budget, known.throughput(runner.mode))
+
+    def _budget(self, workload: Workload, cost: MemoryCost) -> Budget:
+        """What is free for forwards, beside what the run holds."""
+        free = self._context.free_bytes() - self._bytes_of_frames(workload) - workload.held_bytes
+        if self._context.device.type == "cpu" and not self._streams:
+            return Budget(cost, max(0, free), self._context.device)
+        made = workload.bytes_to_make_frames(self._known.info, self._known.padding()) if self._streams else 0
+        on_device = 0 < made <= _SHARE_FOR_FRAMES * free
+        return Budget(cost, max(0, free - made * on_device), self._context.device, on_device)
+
+    def _bytes_of_frames(self, workload: Workload) -> int:
+        """What the frames in work take where the model computes, unless they are made there."""
+        if self._context.device.type == "cpu" and not self._streams:
+            return self._known.bytes_of_frame(workload.size, workload.channels).held
+        # on a device that works on its own, beside the frame in work its clamped copy, the one before it and the next
+        frames = 4 if self._streams else 1
+        if self._streams and workload.channels.has_alpha:
+            frames += _TO_BLEED
+        return frames * workload.frame_bytes
