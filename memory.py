@@ -16,7 +16,7 @@ from .api.errors import first_line
 from .api.model_info import ModelInfo
 from .api.options import Level
 from .api.upstream import TorchDispatchMode, copy_module, own_tensors, tree_leaves
-from .devices.backends import BACKENDS, backend_of
+from .devices.backends import BACKENDS, backend_of, has_own_memory
 from .storage.memory_limits import memory_bytes_left
 
 logger = logging.getLogger("cudaspeed")
@@ -202,7 +202,7 @@ def free_host_bytes() -> int:
 def allowed_bytes(device: torch.device) -> int | None:
     """Bytes that work on `device` may take of main memory before a limit of this process is met, beyond which it is not
     told, but ended; None where nothing limits it, or the device has memory of its own."""
-    return memory_bytes_left() if device.type == "cpu" else None
+    return None if has_own_memory(device) else memory_bytes_left()
 
 
 def free_device_bytes(device: torch.device) -> int | None:

@@ -8,6 +8,7 @@ from ..api.context import RunContext
 from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
+from ..devices.backends import has_own_memory
 from ..memory import MemoryCost, affordable_pixels, allowed_bytes, with_results, working_bytes
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
@@ -206,8 +207,11 @@ class ScheduleMaker:
 
     def _bytes_of_frames(self, workload: Workload) -> int:
         """What the frames in work take where the model computes, unless they are made there."""
+        in_main_memory = self._known.bytes_of_frame(workload.size, workload.channels).held
         if self._context.device.type == "cpu" and not self._streams:
-            return self._known.bytes_of_frame(workload.size, workload.channels).held
+            return in_main_memory
+        if not self._streams and not has_own_memory(self._context.device):
+            return in_main_memory + workload.frame_bytes
         # on a device that works on its own, beside the frame in work its clamped copy, the one before it and the next
         frames = 4 if self._streams else 1
         if self._streams and workload.channels.has_alpha:

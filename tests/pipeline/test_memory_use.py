@@ -77,6 +77,15 @@ def test_frames_beside_the_result_count_where_main_memory_is_computed_in() -> No
     assert [beside(name) for name in ("cpu", "mps", "cuda")] == [123, 123, 0]
 
 
+def test_a_device_in_main_memory_has_frames_there_and_copies_of_them() -> None:
+    model, asked, taken = zoo.compact(), UpscaleOptions(precision="fp32", compile=False), {}
+    for kind in ("cpu", "mps"):
+        context = StandaloneContext("cpu")
+        context.device, context.make_resident = torch.device(kind), lambda *_: None
+        taken[kind] = memory_of(model, (40, 60), asked, context, new_sessions())[0].frames
+    assert taken["mps"] == taken["cpu"] + 40 * 60 * 3 * 4
+
+
 def test_the_weights_the_copy_and_what_is_transformed_are_all_that_the_model_holds() -> None:
     model = zoo.compact()
     plain, half = (held_by_model(model, runner_of(model, precision=some), CPU) for some in ("fp32", "fp16"))
