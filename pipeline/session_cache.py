@@ -93,7 +93,8 @@ class SessionCache:
         to the system: it is of other sizes, and the two would come to hold more and more side by side. After each run
         that would be too dear (pipeline/feedback.py)."""
         latest, self._latest = self._latest() if self._latest else None, weakref.ref(model.model)
-        if latest is not None and latest is not model.model and self._records[latest].met:
+        left = self._records.get(latest) if latest is not None and latest is not model.model else None
+        if left and left.met:
             trim_top()
             trim_heap()
             self.record(model).met.clear()

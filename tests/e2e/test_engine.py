@@ -158,6 +158,16 @@ def test_neither_the_picture_nor_the_model_is_changed() -> None:
         assert torch.equal(weight, weights_before[name]), name
 
 
+def test_a_run_that_came_to_nothing_leaves_the_next_one_s_model_alone() -> None:
+    sessions, context = new_sessions(), StandaloneContext("cpu")
+    with pytest.raises(BadImageError):
+        upscale(torch.zeros(1, 0, 8, 3), zoo.toy(2), FP32, context, sessions)
+    never = zoo.toy(2)
+    with pytest.raises(BadImageError):
+        upscale(torch.zeros(1, 0, 8, 3), never, FP32, context, sessions)
+    assert upscale(zoo.photograph(16, 16), zoo.toy(2), FP32, context, sessions).report.frames == 1
+
+
 def test_a_caller_s_autocast_changes_no_bit() -> None:
     image, model = zoo.photograph(40, 50), zoo.compact()
     alone = run(image, model)
