@@ -34,6 +34,7 @@ from ..models.known_throughput import known_throughput
 from ..models.precision import Choice, usual_mode
 from ..models.receptive_field import UNMEASURABLE, ReceptiveField, measurable
 from ..models.receptive_field import study as study_of_the_field
+from ..models.runner import ModelRunner
 from ..models.study import Study
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..models.throughput import study as study_of_the_throughput
@@ -46,7 +47,8 @@ from .learned_peaks import PeakLearning
 from .memory_use import Setting, held_by_model, memory_use
 from .modes import ModeChooser, Piece, place_of
 from .observations import ModelObservations
-from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
+from .residency import bring, told_of
+from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler, least_pixels
 from .session_cache import MemoryLimit, SessionCache
 from .streams import stream_device
 from .studies import StudyRunner
@@ -322,6 +324,8 @@ class Session:
         now = self.chain.now
         if now.compiled:
             return now.compiled.status(used)
+        if now.runner.offload is not None:
+            return f"{NOT_NEEDED}: weights come layer by layer" if self.options.compile else "off"
         return f"{NOT_NEEDED}: {now.mode.kernels} kernels" if self.options.compile else "off"
 
     def _keep_what_was_learned(self, well: bool) -> None:
@@ -448,11 +452,24 @@ class Session:
         exact_or_bound = costs.enough_for(pixels, free - workload.held_bytes, options.level, context.device)
         # the results of batches that are computed ahead, and of those before them, which are on their way out
         self._cost = with_results(exact_or_bound, self.info, 2 * self.batches_ahead)
-        context.make_resident(runner, working_bytes(self._cost, math.prod(workload.size), context.device))
+        self._bring(runner, math.prod(workload.size))
         budget = self._budget(workload, self._cost, padding)
         self._most_pixels = min(pixels, affordable_pixels(self._cost, budget.free_bytes, options.level, context.device))
         known = UNKNOWN_THROUGHPUT if options.level == "memory" else self._throughput(runner.mode)
         return Scheduler(size, pictures, self.info, options, budget, known)
+
+    def _bring(self, runner: ModelRunner, pixels: int) -> None:
+        """The model to the device, with room for a forward of so many input pixels, if there can be; what came of it is
+        noted. What is compiled knows where weights lie, and is left out where they come and go."""
+        wanted, least = (
+            working_bytes(self._cost, some, self.context.device)
+            for some in (pixels, min(pixels, least_pixels(self.info)))
+        )
+        bring(self.context, runner, wanted, least)
+        told = told_of(self.context, runner)
+        if told:
+            self.chain.leave_out_compiled()
+            self.notes += [] if told in self.notes else [told]
 
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding) -> Budget:
         """What is free for forwards, beside what the run holds."""
