@@ -160,6 +160,8 @@ def _compile(
             return session.compiling(used=False)
         with torch.inference_mode(), session.room_for("a tile of the plan"):
             schedule = session.schedule(workload_of_one(size, session.info, context), Limits())
+            if session.chain.now.compiled is None:  # its weights come and go
+                return session.compiling(used=False)
             tile = torch.rand(1, session.info.in_channels, *schedule.tile, device=context.device)
             works = compiled.check(tile)
     return compiled.status(used=works)

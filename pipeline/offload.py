@@ -21,12 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ..api.model_info import Forward
+from ..devices.pinned import block_bytes
+from ..devices.vram import VramState
 from ..models.weight_units import Cut, Packing, cut, device_bytes, what_stays
 from ..models.weight_use import WeightUse, weights_of
 from .streams import Event, Stream, StreamDevice
 
 _PARTS = (32, 128, 0)  # of a model, that blocks are as large as; 0: as small as can be
 _LARGEST = 64 << 20  # bytes of a block; larger ones gain nothing more
+_TOGETHER = 8  # blocks of the largest kind, in one piece of pinned memory
 
 
 class OffloadedWeights:
@@ -35,7 +38,8 @@ class OffloadedWeights:
 
     While it is `on`, the module's weights lie in main memory, but for those that stay, and `forward` brings them where
     they are computed with. Any thread may call `forward`; they take turns. `use` is what a forward of `module` does,
-    `plain` that forward with all weights in place. `when_taken` is called when a host takes the weights away.
+    `plain` that forward with all weights in place. `state` is "low" where more stays on the device than what has to,
+    else "no", as ComfyUI names it. `when_taken` is called when a host takes the weights away.
     """
 
     module: nn.Module
@@ -43,6 +47,7 @@ class OffloadedWeights:
 
     def __init__(self, module: nn.Module, forward: Forward, use: WeightUse, device: StreamDevice) -> None:
         self.on, self.residence, self.plain = False, None, forward
+        self.state: VramState = "no"
         self.when_taken: Callable[[], object] = lambda: None
         self._network, self._use, self._device = module, use, device
         self._lock = threading.RLock()
@@ -134,6 +139,7 @@ class OffloadedWeights:
             pieces = cut(self._network, self._use, min(total // parts, _LARGEST) if parts else 0)
             sizes, rest = [Packing.of(unit.tensors).bytes for unit in pieces.units], Packing.of(pieces.rest).bytes
             stay = what_stays(sizes, rest, limit)
+            self.state = "low" if stay > what_stays(sizes, rest, 0) else "no"
             if rest + device_bytes(sizes, stay) <= limit:
                 break
         return pieces, stay
@@ -163,8 +169,9 @@ class OffloadedWeights:
                 block.packing.write(piece, block.home)
                 block.point_to(block.packing.views(piece))
                 at += block.packing.bytes
-            for block in self._blocks:
-                block.pin(self._device)
+            waiting = [block for block in self._blocks if not block.pinned]
+            for block, piece in zip(waiting, _pieces(self._device, waiting), strict=True):
+                block.pin(piece)
             here = self._device.current().record()  # what lay there before may still be computed with
             pieces = memory[at:].split(max(1, (len(memory) - at) // 2)) if len(self._blocks) > 1 else [memory[at:]]
             self._slots = [
@@ -267,20 +274,39 @@ class _Block:
         for tensor, value in zip(self.tensors, values, strict=True):
             tensor.data = value
 
-    def pin(self, device: StreamDevice) -> None:
-        """Have them in memory that the device copies by itself, or, where there is too much of that, in one piece."""
-        if not len(self.memory):
-            self.memory = device.pinned(self.packing.bytes)
-            self.packing.write(self.memory, self.home)
-            self.home = self.packing.views(self.memory)
-            self.point_to(self.home)
+    @property
+    def pinned(self) -> bool:
+        """Whether they lie in one piece, which the device copies."""
+        return len(self.memory) > 0
+
+    def pin(self, memory: Tensor) -> None:
+        """Have them in `memory`, one piece."""
+        self.packing.write(memory, self.home)
+        self.home, self.memory = self.packing.views(memory), memory
+        self.point_to(self.home)
 
     def unpin(self) -> None:
         """Have each in ordinary memory of its own, as before."""
-        if len(self.memory):
+        if self.pinned:
             self.home = [*map(_moved, self.home)]
             self.memory = torch.empty(0, dtype=torch.uint8)
             self.point_to(self.home)
+
+
+def _pieces(device: StreamDevice, blocks: Sequence[_Block]) -> Iterator[Tensor]:
+    """Memory for each of `blocks` that the device copies by itself, or, where there is too much of that, ordinary.
+
+    Several together: torch takes powers of two, of which single blocks would leave up to a half.
+    """
+    left = sum(block.packing.bytes for block in blocks)
+    most = block_bytes(_TOGETHER * max((block.packing.bytes for block in blocks), default=0))
+    memory = torch.empty(0, dtype=torch.uint8)
+    for block in blocks:
+        size = block.packing.bytes
+        if size > len(memory):
+            memory = device.pinned(min(most, left))
+        yield memory[:size]
+        memory, left = memory[size:], left - size
 
 
 def _moved(tensor: Tensor) -> Tensor:

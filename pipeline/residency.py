@@ -19,7 +19,7 @@ from .streams import InTurnDevice, StreamDevice, stream_device
 logger = logging.getLogger("cudaspeed")
 
 COMES_IN_PARTS = "the model's weights do not fit beside a tile: they come layer by layer from main memory"
-NOTHING_STAYS = "the model's weights come layer by layer from main memory, as the host was started (--novram)"
+NOTHING_STAYS = "the model's weights come layer by layer from main memory, as --novram asks"
 
 _MUCH_LESS = 3 / 4  # of what may be there: what is there is then not worth to be planned anew
 
@@ -61,9 +61,10 @@ def bring_back(context: RunContext, runner: ModelRunner, wanted: int) -> None:
 
 def told_of(context: RunContext, runner: ModelRunner) -> str | None:
     """What to tell of where the weights of `runner` lie; None where all of them are on the device."""
-    if runner.offload is None:
+    if not isinstance(runner.offload, OffloadedWeights):
         return None
-    return COMES_IN_PARTS if context.switches.weights_stay else NOTHING_STAYS
+    told = COMES_IN_PARTS if context.switches.weights_stay else NOTHING_STAYS
+    return f"{told} (VRAM state: {runner.offload.state})"
 
 
 def _room(context: RunContext, runner: ModelRunner, least: int) -> int | None:

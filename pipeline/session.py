@@ -361,7 +361,10 @@ class Session:
         self._modes.studies, self._later = [], []
 
     def _studies_left(self) -> list[Study]:
-        """What this run would have liked to know, as far as it fits the memory that this process is allowed."""
+        """What this run would have liked to know, as far as it fits the memory that this process is allowed. Where not
+        even the model fits, nothing."""
+        if self.chain.now.runner.offload is not None:
+            return []
         return [
             study for study in (*self._modes.studies, *self._later, *self._throughput_studies()) if self._fits(study)
         ]
