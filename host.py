@@ -25,10 +25,10 @@ from .api.context import Resident, RunContext, Switches
 from .api.errors import BadOptionError, first_line
 from .api.options import Precision
 from .api.surroundings import inside_comfyui
-from .devices.backends import automatic_kind, backend_of
+from .devices.backends import automatic_kind, backend_of, has_own_memory
 from .devices.pinned import PINNED
 from .devices.vram import vram_of
-from .memory import free_or_assumed_bytes, is_out_of_memory
+from .memory import free_device_bytes, free_or_assumed_bytes, is_out_of_memory
 from .models.loader import bundled_folder, find_models, load_model
 from .storage.heap import TRIMMER
 from .storage.location import compiled_folder
@@ -87,6 +87,16 @@ class StandaloneContext:
             model.residence = None  # while it is neither here nor there
             model.module.to(place)
             model.residence = place
+
+    def take_away(self, model: Resident) -> None:
+        if model.residence is not None:
+            model.residence = None
+            model.module.to(self.vram.offload_device)
+
+    def room_for(self, needed: int) -> int | None:
+        """Nobody makes way here."""
+        free = free_device_bytes(self.device) if has_own_memory(self.device) else None
+        return None if free is None else max(0, free - self.vram.reserve)
 
     def free_bytes(self) -> int:
         return max(0, free_or_assumed_bytes(self.device) - self.vram.reserve)
@@ -169,6 +179,18 @@ class ComfyContext:
         if self._management.vram_state is self._management.VRAMState.NO_VRAM:  # which loads layers of its own only
             patcher.load(self.device, full_load=True)
 
+    def take_away(self, model: Resident) -> None:
+        patcher: Any = model.residence
+        if patcher is not None:
+            patcher.detach()
+
+    def room_for(self, needed: int) -> int | None:
+        if not has_own_memory(self.device):
+            return None
+        if self.free_bytes() < needed:
+            self._management.free_memory(needed + self._management.extra_reserved_memory(), self.device)
+        return self.free_bytes()
+
     def free_bytes(self) -> int:
         reserved = 0 if self.device.type == "cpu" else self._management.extra_reserved_memory()
         return max(0, int(self._management.get_free_memory(self.device) - reserved))
@@ -247,6 +269,7 @@ def _switches(device: torch.device) -> Switches:
         torch_attention=not (given("use_split_cross_attention") or given("use_quad_cross_attention")),
         cuda_graphs=not given("disable_cuda_graphs"),
         pinned_memory=not given("disable_pinned_memory"),
+        weights_stay=not given("novram"),
     )
 
 

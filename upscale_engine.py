@@ -161,6 +161,8 @@ def _compile(
             return session.compiling(used=False)
         with torch.inference_mode(), session.room.needed_for("a tile of the plan"):
             schedule = session.schedules.schedule(workload_of_one(size, session.known.info, context), Limits())
+            if session.chain.now.compiled is None:  # its weights come and go
+                return session.compiling(used=False)
             tile = torch.rand(1, session.known.info.in_channels, *schedule.tile, device=context.device)
             works = compiled.check(tile)
     return compiled.status(used=works)

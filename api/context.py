@@ -17,13 +17,15 @@ class Switches:
     """What the host's own switches ask of every run in it.
 
     `precisions`: what "auto" may choose, best first; None: what is fast on the device. `torch_attention`, `cuda_graphs`
-    and `pinned_memory`: whether these may be used on devices that have them.
+    and `pinned_memory`: whether these may be used on devices that have them. `weights_stay`: whether weights that are
+    not computed with may lie on a device with memory of its own.
     """
 
     precisions: tuple[Precision, ...] | None = None
     torch_attention: bool = True
     cuda_graphs: bool = True
     pinned_memory: bool = True
+    weights_stay: bool = True
 
 
 class Resident(Protocol):
@@ -58,6 +60,14 @@ class RunContext(Protocol):
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         """Bring `model` to `device`, making room for `bytes_wanted` beside it if the host can."""
+        ...
+
+    def take_away(self, model: Resident) -> None:
+        """Bring `model` back to main memory; nothing, if it was not brought to the device."""
+
+    def room_for(self, needed: int) -> int | None:
+        """Bytes that the device can give this run when others have made way for `needed` bytes, as far as they do; None
+        where weights wait in the same memory that is computed in, and where nothing tells."""
         ...
 
     def free_bytes(self) -> int:

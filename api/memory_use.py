@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 @dataclass(frozen=True)
 class MemoryUse:
     """Bytes that a run holds at once, by what for. `weights`: of the caller's model; `copy`: of ours, in the type that
-    it computes in; `transformed`: convolutions' weights as Winograd's method takes them, in the copy's place of them;
+    it computes in, or what lies on the device of it; `waiting`: all of it in main memory, where it does not all fit the
+    device; `transformed`: convolutions' weights as Winograd's method takes them, in the copy's place of them;
     `forward`: all that one forward takes at most (memory.py); `scores`: pages of attention scores beside it; `graphs`:
     the pool of recorded CUDA graphs; `frames`: what tiles are cut from, and frames made of several pictures; `strips`:
     tiles being put together; `staging`: pinned buffers on the way to and from a device; `result`: the one full-size
@@ -16,6 +17,7 @@ class MemoryUse:
 
     weights: int = 0
     copy: int = 0
+    waiting: int = 0
     transformed: int = 0
     forward: int = 0
     scores: int = 0

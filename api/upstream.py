@@ -42,6 +42,11 @@ def own_tensors(module: nn.Module) -> tuple[dict[str, nn.Parameter | None], dict
     return module._parameters, module._buffers
 
 
+def put_own_tensors(module: nn.Module, parameters: dict[str, Any], buffers: dict[str, Any]) -> None:
+    """Make these the dictionaries that `own_tensors` gives: others may tell what is asked of them."""
+    vars(module).update(_parameters=parameters, _buffers=buffers)
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """The children of `module` itself by name, as `own_tensors` for tensors."""
     return module._modules

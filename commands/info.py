@@ -16,6 +16,7 @@ _SIZE = 1024, 1024
 _WORDS = {
     "weights": "the model's weights",
     "copy": "our copy of them",
+    "waiting": "our copy of them, where it waits",
     "transformed": "convolutions' weights, transformed",
     "forward": "one forward, at most",
     "scores": "pages of attention scores",

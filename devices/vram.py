@@ -14,8 +14,10 @@ import torch
 from .backends import Backend, backend_of
 from .reserve import asked_reserve, usual_reserve
 
-VramState = Literal["disabled", "normal", "shared"]
-"""disabled: there is no device beside the CPU. shared: the device computes in main memory. normal: it has its own."""
+VramState = Literal["disabled", "no", "low", "normal", "shared"]
+"""disabled: there is no device beside the CPU. shared: the device computes in main memory. normal: it has its own. Of a
+model whose weights do not fit there, and come block by block (`pipeline/offload.py`), low: some of them stay; no: none
+but those that have to."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
+from ..api.context import Resident
 from ..api.model_info import Forward, ModelInfo
 from ..api.upstream import architecture_call, copy_module
 from ..kernels.attention_fusion import FusedAttention
@@ -47,13 +48,13 @@ class ModelRunner:
     `forward` raises `ModelFailedError` where the model gives something else than it should; `traceable` is the same for
     tracers, without that look at the result. `compiled` is where the compile cache keeps what goes with this copy,
     `pace` tells how its forwards went; `bytes` are those of its weights. `when_taken` is called when a host takes these
-    away.
+    away. `offload` is what lies on the device of them in their place, while they do not fit there (`come_in_parts`).
     """
 
     def __init__(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> None:
         self.mode = mode
         self.versions = versions_of(descriptor.model)
-        info = model_info(descriptor)
+        self.info = info = model_info(descriptor)
         self.convolutional = info.convolutional
         self.module: nn.Module = _copy(descriptor.model, mode)
         self.residence: object = None
@@ -63,6 +64,7 @@ class ModelRunner:
         self.pace = Pace()
         self.bytes = weights_bytes(self.module)
         self.when_taken: Callable[[], object] = lambda: None
+        self.offload: Resident | None = None
         self._executors: dict[torch.device, Executor] = {}
 
     @property
@@ -78,12 +80,20 @@ class ModelRunner:
         CUDA `graphs`; others may look at what they computed, which cannot be recorded.
         """
         if device not in self._executors:
-            if device.type == "cuda" and self.convolutional and graphs:
+            # a graph's kernels know where weights lie
+            if device.type == "cuda" and self.convolutional and graphs and self.offload is None:
                 recorded = CudaGraphExecutor(self.forward, self.module, self.mode, CudaRecorder(device))
                 self._executors[device] = recorded
             else:
                 self._executors[device] = EagerExecutor(self.forward, self.mode)
         return self._executors[device]
+
+    def come_in_parts(self, offload: Resident | None, forward: Forward) -> None:
+        """From now on computed by `forward`, which brings the weights that `offload` has not on the device. Without
+        `offload` all are brought there, as before."""
+        self.release()
+        self._executors.clear()
+        self.offload, self.forward = offload, forward
 
     def release_graphs(self) -> None:
         """Give back the memory of recorded CUDA graphs, which are recorded anew when they are wanted."""

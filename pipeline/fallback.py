@@ -191,6 +191,11 @@ class FallbackChain:
         if for_good:
             self.revised.append(self._modes.remember_fallback(self._first, self.now.runner))
 
+    def leave_out_compiled(self) -> None:
+        """Stand on the same mode, of which nothing is compiled."""
+        if self.now.compiled:
+            self.now = self._made[self.now.mode] = self.now._replace(compiled=None)
+
     def save(self) -> None:
         """Keep what was measured of the compiled forwards."""
         for step in self._made.values():

@@ -15,6 +15,7 @@ from .fallback import Step
 from .outcome import Outcome
 from .pieces import in_pieces, smaller_forwards
 from .progress import Forward, TileProgress
+from .residency import bring_back
 from .session import Session
 
 logger = logging.getLogger("cudaspeed")
@@ -83,7 +84,7 @@ class Forwards:
         step.runner.release_graphs()
         self._context.release_cached()
         device = self._context.device
-        self._context.make_resident(step.runner, working_bytes(step.cost.at_hand(device), pixels, device))
+        bring_back(self._context, step.runner, working_bytes(step.cost.at_hand(device), pixels, device))
 
     def _keep_to(self, pixels: int, tiles: Tensor) -> None:
         """No forward has more than so many input pixels from now on, if `tiles` at once, which did not fit, have."""

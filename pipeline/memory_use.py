@@ -18,6 +18,7 @@ from ..models.cuda_graphs import pool_bytes
 from ..models.runner import ModelRunner
 from ..tiling.blend import strip_bytes
 from .download import staging_bytes as staging_of_rows
+from .offload import OffloadedWeights
 from .scheduler import Schedule
 from .upload import staging_bytes as staging_of_frames
 from .workload import Workload
@@ -52,16 +53,18 @@ def memory_use(
     own_memory, on_host = has_own_memory(setting.device), workload.results_on_host
     pixel_bytes = info.out_channels * (runner.mode.memory_dtype.itemsize if setting.streams else _FLOAT)
     row = workload.size[1] * workload.channels.picture * _FLOAT
+    if isinstance(runner.offload, OffloadedWeights):
+        held = replace(held, copy=runner.offload.device_bytes, transformed=0, waiting=runner.offload.waiting_bytes)
     staging = staging_of_frames(row) + on_host * staging_of_rows(row * info.scale)
     return replace(
         held,
         forward=setting.forward_bytes,
-        graphs=_graphs(info, schedule, workload, setting) if runner.convolutional else 0,
+        graphs=_graphs(info, schedule, workload, setting) if runner.convolutional and runner.offload is None else 0,
         frames=setting.frame_bytes,
         strips=strip_bytes(schedule.plan, info.scale, pixel_bytes),
         staging=staging if setting.streams else 0,
         result=workload.result_bytes,
-        apart=("weights", "staging", *["result"] * on_host) if own_memory else (),
+        apart=("weights", "waiting", "staging", *["result"] * on_host) if own_memory else (),
     )
 
 

@@ -55,6 +55,9 @@ class Monitor:
         self.output_device, self.output_dtype = context.output_device, context.output_dtype
         self.switches = getattr(context, "switches", Switches())  # contexts of others may be older than these
         self.make_resident, self.release_cached = context.make_resident, context.release_cached
+        # contexts of others may be older than these two, and bring weights whole
+        self.take_away = getattr(context, "take_away", lambda model: None)
+        self.room_for = getattr(context, "room_for", lambda needed: None)
         self.free_bytes, self.peak_bytes = context.free_bytes, context.peak_bytes
         self.is_out_of_memory = context.is_out_of_memory
         self.clock, self.summary = clock, ""

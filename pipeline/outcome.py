@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ..api.report import NOT_NEEDED, ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
 from ..tiling.fit import Pass, Resampling
+from .residency import told_of
 from .scheduler import Schedule
 from .session import Session
 
@@ -48,6 +49,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
     assert schedule is not None
     health = outcome.health(session.chain.given_up)
     overlap = session.schedules.overlap_warning(schedule)
+    offloaded = told_of(session.context, session.chain.now.runner)
     peak, memory = session.context.peak_bytes(), session.schedules.memory_use(schedule)
     plan = schedule.plan
     return UpscaleReport(
@@ -71,7 +73,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         memory=memory,
         out_of_memory=outcome.out_of_memory,
         profile=session.told_profile(),
-        notes=(*session.notes, *([overlap] if overlap else [])),
+        notes=(*session.notes, *(told for told in (offloaded, overlap) if told)),
     )
 
 

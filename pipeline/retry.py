@@ -23,6 +23,7 @@ from .fallback import Execution, FallbackChain, Step
 from .monitor import Monitor
 from .observations import ModelObservations
 from .progress import TileProgress
+from .residency import bring, bring_back
 from .tile_check import TileFault, TileStats, find_fault, measure_tiles
 
 logger = logging.getLogger("cudaspeed")
@@ -144,7 +145,7 @@ class TileRetry:
         try:
             results = [self._compute(step, piece[None]) for step in (suspect.execution.step, self._chain.step(mode))]
         finally:
-            self._context.make_resident(self._chain.now.runner, 0)
+            bring_back(self._context, self._chain.now.runner, 0)
         own, best = results
         if own is None or best is None:
             return None
@@ -185,15 +186,14 @@ class TileRetry:
                         break
         finally:
             # what was visited may have pushed it out, and memory that ran out there is no reason to leave it so
-            self._context.make_resident(self._chain.now.runner, 0)
+            bring_back(self._context, self._chain.now.runner, 0)
         return attempt
 
     def _compute(self, step: Step, tile: Tensor) -> Tensor | None:
         self._context.raise_if_interrupted()
         pixels = tile.shape[2] * tile.shape[3]
-        self._context.make_resident(
-            step.runner, working_bytes(step.cost.at_hand(self._context.device), pixels, self._context.device)
-        )
+        device = self._context.device
+        bring(self._context, step.runner, working_bytes(step.cost.at_hand(device), pixels, device))
         try:
             with self._progress.computing(step.runner, tile, "eager"):
                 return step.runner.forward(tile)

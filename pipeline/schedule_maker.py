@@ -10,11 +10,13 @@ from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
 from ..devices.backends import has_own_memory
 from ..memory import MemoryCost, affordable_pixels, allowed_bytes, with_results, working_bytes
+from ..models.runner import ModelRunner
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
 from .memory_use import Setting, memory_use
+from .residency import bring
 from .revisions import Revisions
-from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
+from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler, least_pixels
 from .workload import Workload
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
@@ -191,10 +193,21 @@ class ScheduleMaker:
         exact_or_bound = costs.enough_for(pixels, free - workload.held_bytes, options.level, context.device)
         # the results of batches that are computed ahead, and of those before them, which are on their way out
         self._cost = with_results(exact_or_bound, known.info, 2 * self.batches_ahead)
-        context.make_resident(runner, working_bytes(self._cost, math.prod(workload.size), context.device))
+        self._bring(runner, math.prod(workload.size))
         budget = self._budget(workload, self._cost)
         self.most_pixels = min(pixels, affordable_pixels(self._cost, budget.free_bytes, options.level, context.device))
         return Scheduler(size, pictures, known.info, options, budget, known.throughput(runner.mode))
+
+    def _bring(self, runner: ModelRunner, pixels: int) -> None:
+        """The model to the device, with room for a forward of so many input pixels, if there can be. What is compiled
+        knows where weights lie, and is left out where they come and go."""
+        wanted, least = (
+            working_bytes(self._cost, some, self._context.device)
+            for some in (pixels, min(pixels, least_pixels(self._known.info)))
+        )
+        bring(self._context, runner, wanted, least)
+        if runner.offload is not None:
+            self._chain.leave_out_compiled()
 
     def _budget(self, workload: Workload, cost: MemoryCost) -> Budget:
         """What is free for forwards, beside what the run holds."""

@@ -102,6 +102,11 @@ class _CostedPlan(NamedTuple):
     shapes: TileShapes | None
 
 
+def least_pixels(info: ModelInfo) -> int:
+    """Input pixels of the first tiles at the least, however little memory seems free."""
+    return max(_LEAST_SIDES[0], min(4 * automatic_overlap(info), _LEAST_SIDES[1])) ** 2
+
+
 class Scheduler:
     """Plans for frames of one size in one execution mode. It only answers: what it is asked changes nothing.
 
@@ -122,9 +127,8 @@ class Scheduler:
         self._size, self._pictures, self._info, self._options = size, pictures, info, options
         self._budget = budget
         self._throughput = throughput if throughput.settled else UNKNOWN_THROUGHPUT
-        least = max(_LEAST_SIDES[0], min(4 * automatic_overlap(info), _LEAST_SIDES[1]))
         affordable = affordable_pixels(budget.cost, budget.free_bytes, self._share(), budget.device)
-        self._affordable = max(least * least, affordable)
+        self._affordable = max(least_pixels(info), affordable)
 
     @property
     def bound_by_memory(self) -> bool:

@@ -156,6 +156,8 @@ class Session:
         now = self.chain.now
         if now.compiled:
             return now.compiled.status(used)
+        if now.runner.offload is not None:
+            return f"{NOT_NEEDED}: weights come layer by layer" if self.options.compile else "off"
         return f"{NOT_NEEDED}: {now.mode.kernels} kernels" if self.options.compile else "off"
 
     # --- details -----------------------------------------------------------------------------------------------------
@@ -199,7 +201,10 @@ class Session:
                 subject.work_off(self._studies.spent)
 
     def _studies_left(self) -> list[Study]:
-        """What this run would have liked to know, as far as it fits the memory that this process is allowed."""
+        """What this run would have liked to know, as far as it fits the memory that this process is allowed. Where not
+        even the model fits, nothing."""
+        if self.chain.now.runner.offload is not None:
+            return []
         now, device = self.chain.now, self.context.device
         throughput = self.known.study_of_the_throughput(now.mode, self.schedules.most_pixels)
         studies = [*self._modes.studies, *self.known.later, *([throughput] if throughput else [])]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -86,6 +86,44 @@ class StreamDevice(Protocol):
     def is_pinned(self, tensor: Tensor) -> bool:
         """Whether the device can copy `tensor` by itself."""
         ...
+
+
+class InTurnDevice:
+    """A device that copies in turn with what it computes, as a `StreamDevice`: every stream is the one that it has."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def current(self) -> Stream:
+        return InTurnStream()
+
+    def stream(self, urgent: bool = False) -> Stream:
+        return InTurnStream()
+
+    def pinned(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8)
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        return False
+
+
+class InTurnStream:
+    """The `Stream` of a device that has one."""
+
+    def active(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        target.copy_(source)
+
+    def wait_event(self, event: Event) -> None:
+        """What was queued before is done before."""
+
+    def record(self) -> Event:
+        return PastEvent()
+
+    def keep(self, tensor: Tensor) -> None:
+        """There is no other."""
 
 
 class CudaStream:

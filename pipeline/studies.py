@@ -18,6 +18,7 @@ from ..models.runner import ModelRunner
 from ..models.study import Answer, Ask, Pause, Study
 from ..storage.fingerprint import describe_environment, versions_of
 from ..storage.profiles import Account
+from .residency import bring
 from .session_cache import SessionCache
 
 logger = logging.getLogger("cudaspeed")
@@ -165,7 +166,7 @@ class StudyRunner:
             if runner is None or (context.device.type == "cpu" and not _is_on_cpu(runner)):
                 runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
             if context.device.type != "cpu":  # a copy is there already
-                context.make_resident(runner, 0)
+                bring(context, runner, 0)
             with torch.inference_mode():
                 started = clock()
                 with self._stoppable(runner, give_way):

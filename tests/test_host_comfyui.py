@@ -26,8 +26,10 @@ from cudaspeed.models.execution import EagerExecutor, ExecutionMode
 from cudaspeed.models.precision import considered
 from cudaspeed.models.runner import ModelRunner, RunnerCache
 from cudaspeed.models.study import Answer
-from cudaspeed.pipeline import output, session
+from cudaspeed.pipeline import output, residency, session
 from cudaspeed.pipeline.modes import ModeChooser
+from cudaspeed.pipeline.offload import OffloadedWeights
+from cudaspeed.pipeline.residency import bring
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.studies import StudyRunner
 from cudaspeed.upscale_engine import upscale
@@ -157,6 +159,88 @@ def test_a_copy_that_leaves_a_card_comes_back_from_main_memory(started) -> None:
     assert cache.find(model, FP32) is runner
     ComfyContext(model).make_resident(runner, 0)
     assert [entry.model for entry in comfyui.loaded] == [patcher]
+
+
+# --- weights that do not fit -----------------------------------------------------------------------------------------
+
+FORWARD = 1000  # bytes
+
+
+def brought(
+    model: ImageModelDescriptor, monkeypatch: pytest.MonkeyPatch, cache: RunnerCache | None = None
+) -> ModelRunner:
+    """Our copy, as a run brings it to the card, which is the CPU but for its name."""
+    monkeypatch.setattr(residency, "stream_device", lambda _: LaggingDevice())
+    monkeypatch.setattr(residency.torch, "empty", lambda *sizes, device=None, **more: EMPTY(*sizes, **more))
+    runner = (cache or RunnerCache()).get(model, FP32)
+    bring(ComfyContext(model), runner, FORWARD)
+    return runner
+
+
+EMPTY = torch.empty
+PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("switch", [{}, {"lowvram": True}, {"highvram": True}], ids=str)
+def test_weights_that_fit_are_brought_as_ever(
+    started, monkeypatch: pytest.MonkeyPatch, switch: dict[str, bool]
+) -> None:
+    comfyui = started(**switch)
+    runner = brought(zoo.compact(), monkeypatch)
+    assert comfyui.loaded[0].model.model is runner.module
+    assert (comfyui.requests, comfyui.asked_for) == ([FORWARD], [])
+
+
+@pytest.mark.parametrize("switch", [{}, {"lowvram": True}], ids=str)
+def test_others_are_asked_to_make_way_before_weights_come_in_parts(
+    started, monkeypatch: pytest.MonkeyPatch, switch: dict[str, bool]
+) -> None:
+    comfyui, model = started(reserve_vram=0, **switch), zoo.deep()
+    weights = ModelRunner(model, FP32).bytes
+    comfyui.free, comfyui.others = weights // 2, GIGABYTE
+    whole = brought(model, monkeypatch)
+    assert whole.offload is None
+    assert comfyui.asked_for == [weights + FORWARD]
+    comfyui.free, comfyui.others = weights // 2, 0
+    runner = brought(model, monkeypatch)
+    patcher = comfyui.loaded[0].model
+    assert runner.offload is not None
+    assert patcher.model is runner.offload.module
+    size = sum(tensor.nbytes for tensor in patcher.model.state_dict().values())
+    assert weights // 4 < size <= weights // 2 - FORWARD, "what the host counts"
+    assert torch.equal(runner.forward(PICTURE), whole.forward(PICTURE))
+
+
+def test_novram(started, monkeypatch: pytest.MonkeyPatch) -> None:
+    comfyui, model = started(novram=True), zoo.deep()
+    runner = brought(model, monkeypatch)
+    assert runner.offload is not None
+    assert comfyui.loaded[0].model.model is runner.offload.module
+    size = sum(tensor.nbytes for tensor in runner.offload.module.state_dict().values())
+    assert size < runner.bytes // 4, "the least, though there is room for all"
+    assert torch.equal(runner.forward(PICTURE), ModelRunner(model, FP32).forward(PICTURE))
+
+
+def test_after_an_unload_nothing_is_on_the_card_or_pinned(started, monkeypatch, later: Later) -> None:
+    comfyui, model = started(novram=True), zoo.deep()
+    runner = brought(model, monkeypatch)
+    result, offload = runner.forward(PICTURE), runner.offload
+    assert isinstance(offload, OffloadedWeights)
+    assert offload.held_bytes
+    comfyui.unload_all_models()
+    later.comes()
+    assert offload.held_bytes == 0
+    assert not any(len(block.memory) for block in offload._blocks)
+    assert torch.equal(runner.forward(PICTURE), result)
+
+
+def test_a_model_in_parts_that_stays_on_the_card_is_let_go_of(started, monkeypatch, later: Later) -> None:
+    comfyui, model, cache = started(highvram=True, reserve_vram=0), zoo.deep(), RunnerCache()
+    comfyui.free = ModelRunner(model, FP32).bytes // 2
+    assert brought(model, monkeypatch, cache).offload is not None
+    comfyui.unload_all_models()
+    later.comes()
+    assert cache.find(model, FP32) is None
 
 
 # --- switches --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 import zoo
 from torch import Tensor
 
+from cudaspeed.api.context import Switches
 from cudaspeed.api.errors import ModelFailedError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host import StandaloneContext
@@ -20,9 +21,12 @@ from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import usual_mode
+from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline import output, schedule_maker
 from cudaspeed.pipeline.download import StreamDownload
 from cudaspeed.pipeline.modes import place_of
+from cudaspeed.pipeline.offload import OffloadedWeights
+from cudaspeed.pipeline.residency import bring
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.streams import CudaStream
 from cudaspeed.upscale_engine import tune, upscale
@@ -66,6 +70,42 @@ def test_half_precision_stays_close(precision: str, autocast: bool, truth) -> No
 
 def enlarged(image: Tensor) -> Tensor:
     return image.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+class Small(StandaloneContext):
+    """A device that has no room for weights that are not computed with."""
+
+    switches = Switches(weights_stay=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 64}, {"precision": "fp16"}, {"batch_size": 3, "tile": 48}], ids=str)
+@pytest.mark.parametrize("make", [zoo.deep, zoo.swinir, zoo.rcan_unshuffle, zoo.span], ids=lambda make: make.__name__)
+def test_weights_that_come_block_by_block_give_the_same_bits(make, options: dict) -> None:
+    video = zoo.photograph(150, 131, frames=3)
+    options = UpscaleOptions(**{"precision": "fp32", "compile": False, "tile": 96, "reproducible": True, **options})
+    graphless = StandaloneContext("cuda")
+    graphless.switches = Switches(cuda_graphs=False)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        whole = upscale(video, make(), options, graphless, SessionCache())
+        found = upscale(video, make(), options, Small("cuda"), SessionCache())
+    assert any("layer by layer" in note for note in found.report.notes)
+    assert torch.equal(found.image, whole.image)
+
+
+def test_weights_come_block_by_block_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.deep()
+    context = StandaloneContext("cuda")
+    brought = ModelRunner(model, usual_mode("fp32", False, model))
+    least = 1 << 20
+    monkeypatch.setattr(context, "room_for", lambda needed: least + brought.bytes // 2)
+    bring(context, brought, least)
+    before = torch.cuda.memory_allocated()
+    y = brought.forward(torch.rand(1, 3, 64, 64, device="cuda"))
+    del y
+    assert isinstance(brought.offload, OffloadedWeights)
+    assert brought.offload.held_bytes <= brought.bytes // 2
+    assert torch.cuda.memory_allocated() <= before + brought.offload.held_bytes
+    assert all(block.memory.is_pinned() for block in brought.offload._blocks)
 
 
 WAYS_OUT = pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "pageable"])

@@ -69,15 +69,16 @@ class LoadedModel:
 class ComfyUI:
     """ComfyUI started with some switches, by their names in Python, on a machine with a card or (`--cpu`) without.
 
-    `loaded` models, the newest first; `requests` the bytes that were asked for beside them; `free` what the card
-    has left.
+    `loaded` models, the newest first; `requests` the bytes that were asked for beside them, `asked_for` those that
+    others were to make room for; `free` what the card has left, `others` what models that may leave have of it.
     """
 
     def __init__(self, card: str = "cuda:0", **switches: Any) -> None:
         self.args, self.card = SimpleNamespace(**switches), torch.device(card)
         self.loaded: list[LoadedModel] = []
         self.requests: list[int] = []
-        self.free = 8 * GIGABYTE
+        self.asked_for: list[int] = []
+        self.free, self.others = 8 * GIGABYTE, 0
         self.interrupted = False
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> ComfyUI:
@@ -127,6 +128,12 @@ class ComfyUI:
                 self.loaded.insert(0, LoadedModel(patcher, self._clean_up))
             patcher.load(patcher.load_device, full_load=force_full_load and not self._given("novram"))
 
+    def _make_room(self, memory_required: int, device: torch.device) -> list[Any]:
+        """Others' models leave as far as they have to; `free` tells what the card then has."""
+        self.asked_for.append(int(memory_required))
+        self.free = min(max(self.free, int(memory_required)), self.free + self.others)
+        return []
+
     def _vram_state(self) -> VRAMState:
         given = {"cpu": "DISABLED", "novram": "NO_VRAM", "lowvram": "LOW_VRAM"}
         given |= {"highvram": "HIGH_VRAM", "gpu_only": "HIGH_VRAM"}
@@ -155,6 +162,7 @@ class ComfyUI:
             "get_free_memory": lambda device: self.free,
             "extra_reserved_memory": lambda: 400 << 20 if reserved is None else reserved * GIGABYTE,
             "load_models_gpu": self._load,
+            "free_memory": self._make_room,
             "unload_all_models": self.unload_all_models,
             "soft_empty_cache": lambda: None,
             "throw_exception_if_processing_interrupted": raise_if_interrupted,

@@ -28,6 +28,12 @@ def esrgan(scale: int = 4) -> ImageModelDescriptor:
     return ESRGANArch().load(ESRGAN(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=scale).state_dict()).eval()
 
 
+def deep() -> ImageModelDescriptor:
+    """An ESRGAN whose weights are spread over many blocks."""
+    torch.manual_seed(0)
+    return ESRGANArch().load(ESRGAN(in_nc=3, out_nc=3, num_filters=16, num_blocks=6, scale=2).state_dict()).eval()
+
+
 def swinir() -> ImageModelDescriptor:
     torch.manual_seed(0)
     network = SwinIR(
