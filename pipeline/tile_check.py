@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,4 +91,11 @@ def _shades(samples: Tensor) -> Tensor:
     A single quantile would leap where a picture has two shades and little between them; these move no more than the
     values do.
     """
-    return F.adaptive_avg_pool1d(samples.sort(dim=2).values, _SHADES)
+    return F.adaptive_avg_pool1d(_by_size(samples), _SHADES)
+
+
+def _by_size(samples: Tensor) -> Tensor:
+    """[N, C, k], each of the rows from its least value to its largest."""
+    if samples.device.type != "cpu":
+        return samples.sort(dim=2).values
+    return torch.from_numpy(np.sort(samples.numpy(), axis=2))  # torch's own takes five times as long there
