@@ -92,8 +92,10 @@ class SessionCache:
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:
         """What is known of the model with its present weights, in this session and earlier ones."""
-        folder = profiles_folder(context.cache_folder)
-        return self._profiles.setdefault(folder, ProfileStore(folder)).of(model.model)
+        folder = context.cache_folder
+        if folder not in self._profiles:
+            self._profiles[folder] = ProfileStore(profiles_folder(folder))
+        return self._profiles[folder].of(model.model)
 
     def layers(self, context: RunContext) -> LayerKnowledge:
         """What layers take on this machine's CPU."""
