@@ -137,10 +137,16 @@ class StepMaker:
         """What was seen of that in earlier runs: eager, or of the two that there may be the larger."""
         if self._options.reproducible:
             return None
-        factors = self._shared.profile(self._model, self._context).known.factors
+        known, device = self._shared.profile(self._model, self._context).known, self._context.device
         backends = (mode.backend, "compiled") if self._options.compile else (mode.backend,)
-        places = (place_of_peaks(replace(mode, backend=some), rough, self._context.device) for some in backends)
-        return max((factor for place in places if (factor := factors.get(place)) is not None), default=None)
+
+        def largest() -> float | None:
+            factors = known.factors
+            places = (place_of_peaks(replace(mode, backend=some), rough, device) for some in backends)
+            return max((factor for place in places if (factor := factors.get(place)) is not None), default=None)
+
+        depends_on = mode, backends, device, known.peaks
+        return self._record.while_the_same(f"overhead, rough: {rough}", depends_on, largest)
 
 
 def place_of_peaks(mode: ExecutionMode, rough: bool, device: torch.device) -> str:

@@ -113,7 +113,13 @@ class KnownModel:
     # --- details -----------------------------------------------------------------------------------------------------
 
     def _measured_throughput(self, mode: ExecutionMode) -> Throughput:
-        return Throughput(tuple(self._profile.known.throughputs.get(place_of(mode, self._context.device), ())))
+        throughputs = self._profile.known.throughputs
+        depends_on = mode, self._context.device, throughputs
+
+        def find() -> Throughput:
+            return Throughput(tuple(throughputs.get(place_of(mode, self._context.device), ())))
+
+        return self._record.while_the_same("measured throughput", depends_on, find)
 
     def _study_of_the_field(self, mode: ExecutionMode) -> Study:
         exact = mode if mode.precision == "fp32" else usual_mode("fp32", False, self._model)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ..api.context import RunContext
 from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
 from ..memory import MemoryCost, affordable_pixels, allowed_bytes, with_results, working_bytes
+from ..tiling.pad import WrapPadding
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
 from .memory_use import Setting, memory_use
@@ -26,6 +28,19 @@ _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 class Reschedule(Exception):  # noqa: N818  # no error
     """The frames in work are better done anew: by a cheaper schedule, in a safer mode, or with more care."""
+
+
+class _Answer(NamedTuple):
+    """`schedule` is what `scheduler` answered for what was `compiled` and for `limits`."""
+
+    scheduler: Scheduler
+    compiled: Compiled
+    limits: Limits
+    schedule: Schedule
+
+    def still(self, scheduler: Scheduler, compiled: Compiled, limits: Limits) -> bool:
+        """Whether that is what it would be asked now."""
+        return self.scheduler is scheduler and self.compiled == compiled and self.limits == limits
 
 
 class ScheduleMaker:
@@ -49,6 +64,7 @@ class ScheduleMaker:
         self._workload: Workload | None = None
         self._limits = Limits()
         self._ready: Compiled = {}
+        self._answer: _Answer | None = None
         self.batches_ahead = _AHEAD.get(context.device.type, 0)
         self.most_pixels = 0
 
@@ -67,7 +83,7 @@ class ScheduleMaker:
                 self._compile_first(scheduler, self._chain.now.compiled)
             self._scheduler, self._scheduled = scheduler, self._chain.now
         self._look_for_compiled()
-        return scheduler.schedule(self._ready, limits)
+        return self._ask(scheduler)
 
     def start_over(self) -> None:
         """The next schedule is the run's first: what is measured and compiled before a run is, for the mode that it now
@@ -104,6 +120,9 @@ class ScheduleMaker:
     def batch(self, schedule: Schedule, limits: Limits) -> int:
         """How many tiles the next forward gets: what is compiled for the schedule's tiles may take fewer at once."""
         assert self._scheduler is not None
+        answer = self._answer
+        if answer and answer.schedule is schedule and answer.still(self._scheduler, self._ready, limits):
+            return schedule.batch
         return min(schedule.batch, self._scheduler.batch(schedule.plan, self._ready, limits))
 
     def overlap_warning(self, schedule: Schedule) -> str | None:
@@ -153,7 +172,7 @@ class ScheduleMaker:
         compiled.wait(self._context)
         for _ in range(_WAYS_TO_COMPILE):
             self._look_for_compiled()
-            schedule = scheduler.schedule(self._ready, self._limits)
+            schedule = self._ask(scheduler)
             possible = compiled.possible(scheduler.tile_to_compile(self._limits))
             shapes = scheduler.worth_compiling(schedule, possible, self._ready, self._limits)
             if shapes:
@@ -171,11 +190,18 @@ class ScheduleMaker:
         """For the step that the run stands on."""
         scheduler, known = self._scheduler_for(workload), self._known
         self._look_for_compiled()
-        seams = known.padding() or scheduler.schedule(self._ready, self._limits).plan.count > 1
+        seams = known.padding() or self._ask(scheduler).plan.count > 1
         if self._options.overlap or not seams or known.info.receptive_field is not None:
             return scheduler
         self._look_at_seams()
         return self._scheduler_for(workload)
+
+    def _ask(self, scheduler: Scheduler) -> Schedule:
+        """What it answers for what is compiled and what is known of limits now; the same question is asked once."""
+        if self._answer is None or not self._answer.still(scheduler, self._ready, self._limits):
+            schedule = scheduler.schedule(self._ready, self._limits)
+            self._answer = _Answer(scheduler, self._ready, self._limits, schedule)
+        return self._answer.schedule
 
     def _look_at_seams(self) -> None:
         if self._known.look_at_seams(self._chain.now):
@@ -183,24 +209,29 @@ class ScheduleMaker:
 
     def _scheduler_for(self, workload: Workload) -> Scheduler:
         (runner, costs, _), known, context, options = self._chain.now, self._known, self._context, self._options
-        size = known.padding().padded_size(workload.size)
+        padding, free = known.padding(), context.free_bytes()
+        size = padding.padded_size(workload.size)
         pictures = min(options.batch_size, workload.frames) * workload.channels.pictures_per_frame
         pixels = pictures * math.prod(size)
-        free = context.free_bytes() - known.bytes_of_frame(workload.size, workload.channels).held
-        exact_or_bound = costs.enough_for(pixels, free - workload.held_bytes, options.level, context.device)
+        held = known.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
+        exact_or_bound = costs.enough_for(pixels, free - held, options.level, context.device)
         # the results of batches that are computed ahead, and of those before them, which are on their way out
         self._cost = with_results(exact_or_bound, known.info, 2 * self.batches_ahead)
         context.make_resident(runner, working_bytes(self._cost, math.prod(workload.size), context.device))
-        budget = self._budget(workload, self._cost)
-        self.most_pixels = min(pixels, affordable_pixels(self._cost, budget.free_bytes, options.level, context.device))
+        budget = self._budget(workload, self._cost, padding, free)
+        most = affordable_pixels(self._cost, budget.free_bytes, options.level, context.device)
+        if most < pixels or context.device.type != "cpu":  # a copy there takes nothing, but others may have given way
+            budget = self._budget(workload, self._cost, padding, context.free_bytes())
+            most = affordable_pixels(self._cost, budget.free_bytes, options.level, context.device)
+        self.most_pixels = min(pixels, most)
         return Scheduler(size, pictures, known.info, options, budget, known.throughput(runner.mode))
 
-    def _budget(self, workload: Workload, cost: MemoryCost) -> Budget:
-        """What is free for forwards, beside what the run holds."""
-        free = self._context.free_bytes() - self._bytes_of_frames(workload) - workload.held_bytes
+    def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding, free: int) -> Budget:
+        """What is left of `free` bytes for forwards, beside what the run holds."""
+        free -= self._bytes_of_frames(workload) + workload.held_bytes
         if self._context.device.type == "cpu" and not self._streams:
             return Budget(cost, max(0, free), self._context.device)
-        made = workload.bytes_to_make_frames(self._known.info, self._known.padding()) if self._streams else 0
+        made = workload.bytes_to_make_frames(self._known.info, padding) if self._streams else 0
         on_device = 0 < made <= _SHARE_FOR_FRAMES * free
         return Budget(cost, max(0, free - made * on_device), self._context.device, on_device)
 
