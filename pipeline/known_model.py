@@ -35,8 +35,8 @@ from .workload import FrameBytes, bytes_of_frame
 
 class KnownModel:
     """`info` is what is read off the model, with what it needs at seams once that was asked for; `observations` are
-    what the process has seen of its tiles. `later` are studies that the run could not bear, of its `run_pixels` input
-    pixels."""
+    what the process has seen of its tiles, `record` what else it keeps of it. `later` are studies that the run could
+    not bear, of its `run_pixels` input pixels."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class KnownModel:
         studies: StudyRunner,
     ) -> None:
         self._model, self._options, self._context, self._studies = model, options, context, studies
-        self._profile, self._record = shared.profile(model, context), shared.record(model)
+        self._profile, self.record = shared.profile(model, context), shared.record(model)
         self.info: ModelInfo = model_info(model)
-        self.observations = ModelObservations() if options.reproducible else self._record.observations
+        self.observations = ModelObservations() if options.reproducible else self.record.observations
         self.later: list[Study] = []
         self.run_pixels = 0
 
@@ -65,9 +65,7 @@ class KnownModel:
 
     def held(self, runner: ModelRunner) -> MemoryUse:
         """What the model takes between forwards, with `runner` as our copy of it."""
-        return self._record.once(
-            ("held", runner.mode), lambda: held_by_model(self._model, runner, self._context.device)
-        )
+        return self.record.once(("held", runner.mode), lambda: held_by_model(self._model, runner, self._context.device))
 
     def throughput(self, mode: ExecutionMode) -> Throughput:
         """What is known of the throughput in `mode`."""
@@ -77,7 +75,7 @@ class KnownModel:
         if self._context.device.type != "cpu":
             return measured
         size = mode.memory_dtype.itemsize
-        known = self._record.once(("throughput", size), lambda: known_throughput(self._model, size))
+        known = self.record.once(("throughput", size), lambda: known_throughput(self._model, size))
         return measured.held_to(known) if measured.settled else known
 
     def study_of_the_throughput(self, mode: ExecutionMode, most_pixels: int) -> Study | None:
@@ -97,7 +95,7 @@ class KnownModel:
         if known.receptive_field is not None and not self._options.reproducible:
             found = ReceptiveField(known.receptive_field, known.unbounded)
         else:
-            found = self._record.once("receptive field", lambda: known_receptive_field(self._model))
+            found = self.record.once("receptive field", lambda: known_receptive_field(self._model))
             if not self._options.reproducible and not known.trials.get(UNMEASURABLE) and measurable(self.info):
                 study = self._study_of_the_field(step.mode)
                 measured = not found and self._bears(study, step)
@@ -119,7 +117,7 @@ class KnownModel:
         def find() -> Throughput:
             return Throughput(tuple(throughputs.get(place_of(mode, self._context.device), ())))
 
-        return self._record.while_the_same("measured throughput", depends_on, find)
+        return self.record.while_the_same("measured throughput", depends_on, find)
 
     def _study_of_the_field(self, mode: ExecutionMode) -> Study:
         exact = mode if mode.precision == "fp32" else usual_mode("fp32", False, self._model)

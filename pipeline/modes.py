@@ -60,8 +60,7 @@ class ModeChooser:
         far as that is known, unless it failed on pictures before."""
         asked, device = self._options.precision, self._context.device
         precisions = considered(asked, self._model, device, self._context.switches.precisions)
-        until = time.monotonic() + self._patience(pixels)
-        ways = [way for precision in precisions for way in self._ways(precision, until)]
+        ways = [way for precision in precisions for way in self._ways(precision, pixels)]
         if asked == "auto" and device.type == "cpu" and not self._options.reproducible:
             ways = self._fastest_first(ways)
         left: dict[str, str] = {}
@@ -134,13 +133,14 @@ class ModeChooser:
 
     # --- details -----------------------------------------------------------------------------------------------------
 
-    def _ways(self, precision: Precision, until: float) -> Iterator[ExecutionMode]:
-        """How to compute in `precision`, fastest first, as far as is known; torch's own way last."""
+    def _ways(self, precision: Precision, pixels: int) -> Iterator[ExecutionMode]:
+        """How to compute a run of so many `pixels` in `precision`, fastest first, as far as is known; torch's own way
+        last."""
         usual, device, module = self._usual(precision, self._options.autocast), self._context.device, self._model.model
         if self._options.reproducible:
             pass  # only what is the same everywhere
         elif device.type == "cpu":
-            yield from self._by_our_kernels(usual, until)
+            yield from self._by_our_kernels(usual, pixels)
         else:
             others = to_be_measured(module, usual, device)
             if not self._context.switches.torch_attention:
@@ -151,14 +151,17 @@ class ModeChooser:
             yield from (other for other in others if str(other) == known)
         yield usual
 
-    def _by_our_kernels(self, usual: ExecutionMode, until: float) -> list[ExecutionMode]:
-        """Those that are built, by a time of `time.monotonic`; an interrupt ends the wait."""
+    def _by_our_kernels(self, usual: ExecutionMode, pixels: int) -> list[ExecutionMode]:
+        """Those that are built within the patience of such a run, beginning now; an interrupt ends the wait."""
         module, folder, text = self._model.model, self._context.cache_folder, ""
-        while (found := by_our_kernels(module, usual, folder)) is None and time.monotonic() < until:
+        found = by_our_kernels(module, usual, folder)
+        until = time.monotonic() + self._patience(pixels) if found is None else 0.0
+        while found is None and time.monotonic() < until:
             text = "kernels for this machine are being built, once"
             self._context.say(text)
             self._context.raise_if_interrupted()
             time.sleep(_ASKED_AGAIN)
+            found = by_our_kernels(module, usual, folder)
         if text:
             self._context.say("")
         return found or []
@@ -167,11 +170,16 @@ class ModeChooser:
         """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. What is not known of
         that is left for later, and fp32 is preferred meanwhile."""
         knowledge, kinds = self._shared.layers(self._context), self._layers()
+
+        def order() -> list[ExecutionMode]:
+            return [] if knowledge.study(kinds, ways) else by_seconds(ways, knowledge, kinds)
+
+        found = self._record.while_the_same("fastest first", (ways, knowledge.times), order)
+        if found:
+            return found
         study = knowledge.study(kinds, ways)
-        if study:
-            self.studies.append(study)
-            return [way for way in ways if way.precision == "fp32"]
-        return by_seconds(ways, knowledge, kinds)
+        self.studies += [study] if study else []
+        return [way for way in ways if way.precision == "fp32"]
 
     def _layers(self) -> Mapping[LayerKind, float]:
         return self._record.once("layers", lambda: layers_of(self._model.model, self._model.scale))

@@ -9,13 +9,13 @@ from ..api.context import RunContext
 from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
-from ..memory import MemoryCost, affordable_pixels, allowed_bytes, with_results, working_bytes
+from ..memory import MemoryCost, affordable_pixels, allowed_bytes, free_for, with_results, working_bytes
 from ..tiling.pad import WrapPadding
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
 from .memory_use import Setting, memory_use
 from .revisions import Revisions
-from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler
+from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler, enough_pixels
 from .workload import Workload
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
@@ -23,6 +23,7 @@ _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked
 # frame) take no more than this share of what is free.
 _SHARE_FOR_FRAMES = 1 / 4
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
+_UNBOUNDED = 1 << 62  # bytes
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
@@ -30,17 +31,12 @@ class Reschedule(Exception):  # noqa: N818  # no error
     """The frames in work are better done anew: by a cheaper schedule, in a safer mode, or with more care."""
 
 
-class _Answer(NamedTuple):
-    """`schedule` is what `scheduler` answered for what was `compiled` and for `limits`."""
+class _Plan(NamedTuple):
+    """`scheduler`, by what a forward takes (`cost`) and the bytes that are free; `most_pixels`: of its forwards."""
 
     scheduler: Scheduler
-    compiled: Compiled
-    limits: Limits
-    schedule: Schedule
-
-    def still(self, scheduler: Scheduler, compiled: Compiled, limits: Limits) -> bool:
-        """Whether that is what it would be asked now."""
-        return self.scheduler is scheduler and self.compiled == compiled and self.limits == limits
+    cost: MemoryCost
+    most_pixels: int
 
 
 class ScheduleMaker:
@@ -64,7 +60,6 @@ class ScheduleMaker:
         self._workload: Workload | None = None
         self._limits = Limits()
         self._ready: Compiled = {}
-        self._answer: _Answer | None = None
         self.batches_ahead = _AHEAD.get(context.device.type, 0)
         self.most_pixels = 0
 
@@ -83,7 +78,7 @@ class ScheduleMaker:
                 self._compile_first(scheduler, self._chain.now.compiled)
             self._scheduler, self._scheduled = scheduler, self._chain.now
         self._look_for_compiled()
-        return self._ask(scheduler)
+        return scheduler.schedule(self._ready, limits)
 
     def start_over(self) -> None:
         """The next schedule is the run's first: what is measured and compiled before a run is, for the mode that it now
@@ -120,8 +115,7 @@ class ScheduleMaker:
     def batch(self, schedule: Schedule, limits: Limits) -> int:
         """How many tiles the next forward gets: what is compiled for the schedule's tiles may take fewer at once."""
         assert self._scheduler is not None
-        answer = self._answer
-        if answer and answer.schedule is schedule and answer.still(self._scheduler, self._ready, limits):
+        if schedule is self._scheduler.schedule(self._ready, limits):
             return schedule.batch
         return min(schedule.batch, self._scheduler.batch(schedule.plan, self._ready, limits))
 
@@ -172,7 +166,7 @@ class ScheduleMaker:
         compiled.wait(self._context)
         for _ in range(_WAYS_TO_COMPILE):
             self._look_for_compiled()
-            schedule = self._ask(scheduler)
+            schedule = scheduler.schedule(self._ready, self._limits)
             possible = compiled.possible(scheduler.tile_to_compile(self._limits))
             shapes = scheduler.worth_compiling(schedule, possible, self._ready, self._limits)
             if shapes:
@@ -190,41 +184,53 @@ class ScheduleMaker:
         """For the step that the run stands on."""
         scheduler, known = self._scheduler_for(workload), self._known
         self._look_for_compiled()
-        seams = known.padding() or self._ask(scheduler).plan.count > 1
+        seams = known.padding() or scheduler.schedule(self._ready, self._limits).plan.count > 1
         if self._options.overlap or not seams or known.info.receptive_field is not None:
             return scheduler
         self._look_at_seams()
         return self._scheduler_for(workload)
-
-    def _ask(self, scheduler: Scheduler) -> Schedule:
-        """What it answers for what is compiled and what is known of limits now; the same question is asked once."""
-        if self._answer is None or not self._answer.still(scheduler, self._ready, self._limits):
-            schedule = scheduler.schedule(self._ready, self._limits)
-            self._answer = _Answer(scheduler, self._ready, self._limits, schedule)
-        return self._answer.schedule
 
     def _look_at_seams(self) -> None:
         if self._known.look_at_seams(self._chain.now):
             self._revisions.found_out()
 
     def _scheduler_for(self, workload: Workload) -> Scheduler:
-        (runner, costs, _), known, context, options = self._chain.now, self._known, self._context, self._options
-        padding, free = known.padding(), context.free_bytes()
-        size = padding.padded_size(workload.size)
-        pictures = min(options.batch_size, workload.frames) * workload.channels.pictures_per_frame
-        pixels = pictures * math.prod(size)
+        runner, context = self._chain.now.runner, self._context
+        plan = self._plan(workload, context.free_bytes())
+        context.make_resident(runner, working_bytes(plan.cost, math.prod(workload.size), context.device))
+        # of main memory a copy has taken what it takes, but others may have given way
+        if context.device.type != "cpu" or plan.scheduler.bound_by_memory:
+            plan = self._plan(workload, context.free_bytes())
+        self._cost, self.most_pixels = plan.cost, plan.most_pixels
+        return plan.scheduler
+
+    def _plan(self, workload: Workload, free: int) -> _Plan:
+        """For so many `free` bytes, of which more than enough are as good as enough; mostly that of the run before."""
+        (runner, costs, compiled), known, device = self._chain.now, self._known, self._context.device
         held = known.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
-        exact_or_bound = costs.enough_for(pixels, free - held, options.level, context.device)
-        # the results of batches that are computed ahead, and of those before them, which are on their way out
-        self._cost = with_results(exact_or_bound, known.info, 2 * self.batches_ahead)
-        context.make_resident(runner, working_bytes(self._cost, math.prod(workload.size), context.device))
-        budget = self._budget(workload, self._cost, padding, free)
-        most = affordable_pixels(self._cost, budget.free_bytes, options.level, context.device)
-        if most < pixels or context.device.type != "cpu":  # a copy there takes nothing, but others may have given way
-            budget = self._budget(workload, self._cost, padding, context.free_bytes())
-            most = affordable_pixels(self._cost, budget.free_bytes, options.level, context.device)
-        self.most_pixels = min(pixels, most)
-        return Scheduler(size, pictures, known.info, options, budget, known.throughput(runner.mode))
+        throughput, padding, rough = known.throughput(runner.mode), known.padding(), costs.at_hand(device)
+        size, level = padding.padded_size(workload.size), self._options.level
+        pictures = min(self._options.batch_size, workload.frames) * workload.channels.pictures_per_frame
+        pixels = pictures * math.prod(size)
+
+        def enough() -> int:
+            most = enough_pixels(size, pictures, known.info, self._options)
+            otherwise = device.type != "cpu" or self._streams or compiled  # what is compiled may be for larger tiles
+            return _UNBOUNDED if most is None or otherwise else free_for(rough, most, level, device) + held
+
+        def plan() -> _Plan:
+            exact_or_rough = costs.enough_for(pixels, available - held, level, device)
+            # the results of batches that are computed ahead, and of those before them, which are on their way out
+            cost = with_results(exact_or_rough, known.info, 2 * self.batches_ahead)
+            budget = self._budget(workload, cost, padding, available)
+            most = affordable_pixels(cost, budget.free_bytes, level, device)
+            scheduler = Scheduler(size, pictures, known.info, self._options, budget, throughput)
+            return _Plan(scheduler, cost, min(pixels, most))
+
+        compiles = compiled is not None
+        depends_on = workload, self._options, known.info, throughput, rough, held, padding, device, compiles
+        available = min(free, known.record.while_the_same("enough memory", depends_on, enough))
+        return known.record.while_the_same("plan", (available, depends_on), plan)
 
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding, free: int) -> Budget:
         """What is left of `free` bytes for forwards, beside what the run holds."""
