@@ -51,12 +51,17 @@ class KnownModel:
         self.info: ModelInfo = model_info(model)
         self.observations = ModelObservations() if options.reproducible else self.record.observations
         self.later: list[Study] = []
+        self._padding: tuple[ModelInfo | None, WrapPadding] = None, WrapPadding()
         self.run_pixels = 0
 
     def padding(self) -> WrapPadding:
         """What frames are extended by where their edges fit together."""
-        overlap = max(self._options.overlap, automatic_overlap(self.info))
-        return wrap_padding(self._options.tiling_mode, self.info, overlap)
+        info, found = self._padding
+        if info is not self.info:
+            overlap = max(self._options.overlap, automatic_overlap(self.info))
+            found = wrap_padding(self._options.tiling_mode, self.info, overlap)
+            self._padding = self.info, found
+        return found
 
     def bytes_of_frame(self, size: tuple[int, int], channels: ChannelPlan) -> FrameBytes:
         """What a frame of `size` (height, width) takes where main memory is computed in."""

@@ -48,9 +48,11 @@ def measure_tiles(batch: Tensor, output: Tensor) -> Tensor:
     """
     # in the order in which the values lie in memory: torch copies what it is to reduce in any other
     dense = output if output.is_contiguous() else output.permute(0, 2, 3, 1)
-    before, after = (_shades(_samples(tiles, batch.shape[2:])) for tiles in (batch, output))
-    if before.shape[1] != after.shape[1]:
-        before, after = before.mean(dim=1, keepdim=True), after.mean(dim=1, keepdim=True)
+    samples = [_samples(tiles, batch.shape[2:]) for tiles in (batch, output)]
+    if samples[0].shape == samples[1].shape:
+        before, after = _shades(torch.cat(samples)).chunk(2)
+    else:
+        before, after = (_shades(some).mean(dim=1, keepdim=True) for some in samples)
     if dense.device.type == "cpu":
         return _measured(dense, before.numpy(), after.numpy())
     if dense.is_cuda:  # few kernels; on others a reduction over a dimension may be much slower than one over all
