@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -192,6 +193,12 @@ def pixels_within(cost: MemoryCost, working: float, device: torch.device) -> int
     if square == 0.0:
         return max(1, int(budget / linear))
     return max(1, int(((linear * linear + 4 * square * budget) ** 0.5 - linear) / (2 * square)))
+
+
+def free_for(cost: MemoryCost, pixels: int, level: Level, device: torch.device) -> int:
+    """The free bytes of which `level`'s share is what one forward of so many input pixels takes: `affordable_pixels`
+    the other way round."""
+    return math.ceil(working_bytes(cost, pixels, device) / _SHARE_OF_FREE[level])
 
 
 def free_host_bytes() -> int:

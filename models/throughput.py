@@ -87,8 +87,10 @@ def study(
 
     A size whose times are far apart is left out, and not measured again: what is kept is known for good.
     """
+    if known.settled:
+        return None
     sizes = _sizes(info, known, most_pixels, allowed_pixels)
-    if known.settled or len(sizes) + len(known.points) < _LEAST_POINTS or not sizes:
+    if len(sizes) + len(known.points) < _LEAST_POINTS or not sizes:
         return None
 
     def steps() -> Steps:
@@ -115,7 +117,7 @@ def study(
 
 def _sizes(info: ModelInfo, known: Throughput, most_pixels: int, allowed_pixels: int) -> Sequence[int]:
     """Input pixels of the forwards to measure, smallest first."""
-    sides = [round_up(max(side, info.minimum), info.alignment) for side in _SIDES]
+    sides = [round_up(max(side, info.minimum), info.alignment) for side in _SIDES if side * side <= most_pixels]
     beyond = known.points[-1][0] if known.points else 0
     sizes = sorted({side * side for side in sides if beyond < side * side <= most_pixels})
     while sizes and _RUNS * sum(sizes) > allowed_pixels:

@@ -129,9 +129,19 @@ class StepMaker:
             weights, linear, square = known
             return MemoryCost(int(weights), linear, square, self._overhead(mode, rough=False))
 
-        rough = "rough cost", dtype, mode.kernels
-        bound = self._record.once(rough, lambda: rough_cost(self._model, mode.kernels, dtype))
-        return ForwardCost(bound and replace(bound, overhead=self._overhead(mode, rough=True)), measure)
+        return ForwardCost(self._bound(mode, dtype), measure)
+
+    def _bound(self, mode: ExecutionMode, dtype: torch.dtype) -> MemoryCost | None:
+        """What it costs at most, if that is known without measuring."""
+
+        def find() -> MemoryCost | None:
+            rough = "rough cost", mode.kernels, dtype
+            bound = self._record.once(rough, lambda: rough_cost(self._model, mode.kernels, dtype))
+            return bound and replace(bound, overhead=self._overhead(mode, rough=True))
+
+        peaks = self._shared.profile(self._model, self._context).known.peaks
+        depends_on = mode, dtype, self._options.compile, self._options.reproducible, self._context.device, peaks
+        return self._record.while_the_same("bound", depends_on, find)
 
     def _overhead(self, mode: ExecutionMode, rough: bool) -> float | None:
         """What was seen of that in earlier runs: eager, or of the two that there may be the larger."""

@@ -35,8 +35,8 @@ from .workload import FrameBytes, bytes_of_frame
 
 class KnownModel:
     """`info` is what is read off the model, with what it needs at seams once that was asked for; `observations` are
-    what the process has seen of its tiles. `later` are studies that the run could not bear, of its `run_pixels` input
-    pixels."""
+    what the process has seen of its tiles, `record` what else it keeps of it. `later` are studies that the run could
+    not bear, of its `run_pixels` input pixels."""
 
     def __init__(
         self,
@@ -47,16 +47,21 @@ class KnownModel:
         studies: StudyRunner,
     ) -> None:
         self._model, self._options, self._context, self._studies = model, options, context, studies
-        self._profile, self._record = shared.profile(model, context), shared.record(model)
+        self._profile, self.record = shared.profile(model, context), shared.record(model)
         self.info: ModelInfo = model_info(model)
-        self.observations = ModelObservations() if options.reproducible else self._record.observations
+        self.observations = ModelObservations() if options.reproducible else self.record.observations
         self.later: list[Study] = []
+        self._padding: tuple[ModelInfo | None, WrapPadding] = None, WrapPadding()
         self.run_pixels = 0
 
     def padding(self) -> WrapPadding:
         """What frames are extended by where their edges fit together."""
-        overlap = max(self._options.overlap, automatic_overlap(self.info))
-        return wrap_padding(self._options.tiling_mode, self.info, overlap)
+        info, found = self._padding
+        if info is not self.info:
+            overlap = max(self._options.overlap, automatic_overlap(self.info))
+            found = wrap_padding(self._options.tiling_mode, self.info, overlap)
+            self._padding = self.info, found
+        return found
 
     def bytes_of_frame(self, size: tuple[int, int], channels: ChannelPlan) -> FrameBytes:
         """What a frame of `size` (height, width) takes where main memory is computed in."""
@@ -65,9 +70,7 @@ class KnownModel:
 
     def held(self, runner: ModelRunner) -> MemoryUse:
         """What the model takes between forwards, with `runner` as our copy of it."""
-        return self._record.once(
-            ("held", runner.mode), lambda: held_by_model(self._model, runner, self._context.device)
-        )
+        return self.record.once(("held", runner.mode), lambda: held_by_model(self._model, runner, self._context.device))
 
     def throughput(self, mode: ExecutionMode) -> Throughput:
         """What is known of the throughput in `mode`."""
@@ -77,7 +80,7 @@ class KnownModel:
         if self._context.device.type != "cpu":
             return measured
         size = mode.memory_dtype.itemsize
-        known = self._record.once(("throughput", size), lambda: known_throughput(self._model, size))
+        known = self.record.once(("throughput", size), lambda: known_throughput(self._model, size))
         return measured.held_to(known) if measured.settled else known
 
     def study_of_the_throughput(self, mode: ExecutionMode, most_pixels: int) -> Study | None:
@@ -97,7 +100,7 @@ class KnownModel:
         if known.receptive_field is not None and not self._options.reproducible:
             found = ReceptiveField(known.receptive_field, known.unbounded)
         else:
-            found = self._record.once("receptive field", lambda: known_receptive_field(self._model))
+            found = self.record.once("receptive field", lambda: known_receptive_field(self._model))
             if not self._options.reproducible and not known.trials.get(UNMEASURABLE) and measurable(self.info):
                 study = self._study_of_the_field(step.mode)
                 measured = not found and self._bears(study, step)
@@ -113,7 +116,13 @@ class KnownModel:
     # --- details -----------------------------------------------------------------------------------------------------
 
     def _measured_throughput(self, mode: ExecutionMode) -> Throughput:
-        return Throughput(tuple(self._profile.known.throughputs.get(place_of(mode, self._context.device), ())))
+        throughputs = self._profile.known.throughputs
+        depends_on = mode, self._context.device, throughputs
+
+        def find() -> Throughput:
+            return Throughput(tuple(throughputs.get(place_of(mode, self._context.device), ())))
+
+        return self.record.while_the_same("measured throughput", depends_on, find)
 
     def _study_of_the_field(self, mode: ExecutionMode) -> Study:
         exact = mode if mode.precision == "fp32" else usual_mode("fp32", False, self._model)

@@ -27,8 +27,8 @@ _SECONDS = 0.04  # that it takes to time a kind of layer in one way
 
 
 class LayerKnowledge:
-    """The CPU's, from the table that ships and the file in `cache_folder`. What is timed is known to the process at
-    once, and to later ones; `clock` times it."""
+    """The CPU's `times`, from the table that ships and the file in `cache_folder`. What is timed is known at once, and
+    to later processes; `clock` times it."""
 
     def __init__(self, cache_folder: Path, clock: Clock) -> None:
         around = describe_environment(torch.device("cpu"))
@@ -39,19 +39,19 @@ class LayerKnowledge:
         times: dict[tuple[LayerKind, Way], float] = dict(shipped_times().seconds)
         for (name, sizes, way), seconds in self._store.get().items():  # a name that is none is never asked for
             times[LayerKind(cast(LayerName, name), sizes), cast(Way, way)] = seconds
-        self._times = LayerTimes(times)
+        self.times = LayerTimes(times)
         self._clock, self._place = clock, f"{around['hardware']}, torch {around['torch']} {codes}"
 
     def seconds(self, kinds: Mapping[LayerKind, float], mode: ExecutionMode) -> float | None:
         """What a megapixel of a model's input takes in its layers, `layers_of` it, in `mode`; None where that is not
         known."""
         way = way_of(mode)
-        return predicted(kinds, self._times, way) if way else None
+        return predicted(kinds, self.times, way) if way else None
 
     def study(self, kinds: Mapping[LayerKind, float], modes: Sequence[ExecutionMode]) -> Study | None:
         """Times what is not known of these layers in these modes, some milliseconds at a time; None where nothing is
         missing."""
-        what = missing(kinds, self._times, [way for way in map(way_of, modes) if way])
+        what = missing(kinds, self.times, [way for way in map(way_of, modes) if way])
         name = f"layers {what} on {self._place}"
         return Study(name, 0, self._steps(what), _SECONDS * len(what)) if what else None
 
@@ -60,7 +60,7 @@ class LayerKnowledge:
         for timing in timings(what, self._clock):
             found.append(timing)
             yield Pause()
-        self._times = self._times.with_timings(found)
+        self.times = self.times.with_timings(found)
         least = LayerTimes().with_timings(found).seconds
         self._store.add({(kind.name, kind.sizes, way): seconds for (kind, way), seconds in least.items()})
         return {}

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..api.context import RunContext
 from ..api.errors import ModelFailedError, first_line
 from ..api.options import Precision, UpscaleOptions
+from ..kernels.build import OURS, is_pending
 from ..kernels.layers import LayerKind, layers_of
 from ..models.autotune import by_our_kernels, code_behind, to_be_measured
 from ..models.autotune import study as study_of_the_fastest
@@ -57,11 +59,25 @@ class ModeChooser:
 
     def choose(self, pixels: int, piece: Piece) -> Choice:
         """The mode to begin a run of so many `pixels` with: the fastest of those that suit the device and the model, as
-        far as that is known, unless it failed on pictures before."""
+        far as that is known, unless it failed on pictures before. That of the last run where nothing that decides it
+        has changed, and nothing was left to be found out."""
+        context, made = self._context, list[Choice]()
+        cpu = context.device.type == "cpu"
+        known, layers = self._profile.known, self._shared.layers(context).times if cpu else None
+        depends_on = self._options, context.device, context.switches, context.cache_folder, known, layers
+
+        def settled() -> Choice | None:
+            made.append(self._choose(pixels, piece))
+            waiting = self.studies or any(map(is_pending, OURS))
+            return None if waiting or self._profile.known is not known else made[0]
+
+        kept = self._record.while_the_same("mode", depends_on, settled)
+        return kept or (made[0] if made else self._choose(pixels, piece))
+
+    def _choose(self, pixels: int, piece: Piece) -> Choice:
         asked, device = self._options.precision, self._context.device
         precisions = considered(asked, self._model, device, self._context.switches.precisions)
-        until = time.monotonic() + self._patience(pixels)
-        ways = [way for precision in precisions for way in self._ways(precision, until)]
+        ways = [way for precision in precisions for way in self._ways(precision, pixels)]
         if asked == "auto" and device.type == "cpu" and not self._options.reproducible:
             ways = self._fastest_first(ways)
         left: dict[str, str] = {}
@@ -86,7 +102,12 @@ class ModeChooser:
         told = f"{mode}{code_behind(self._model.model, mode)}" + "".join(f", compiled for {some}" for some in compiled)
         seen = "" if self._options.reproducible else self._record.observations.told()
         told += f", seen {hashlib.sha256(seen.encode()).hexdigest()[:8]}" if seen else ""
-        return self._profile.keep(chosen={self._question(): told}).revision
+        question, known = self._question(), self._profile.known
+        return (
+            known.revision
+            if known.chosen.get(question) == told
+            else self._profile.keep(chosen={question: told}).revision
+        )
 
     def after_failure(self, mode: ExecutionMode, error: ModelFailedError) -> Choice:
         """What to run instead of `mode`, which failed on a picture with `error`: the same by torch's own operations, in
@@ -134,13 +155,14 @@ class ModeChooser:
 
     # --- details -----------------------------------------------------------------------------------------------------
 
-    def _ways(self, precision: Precision, until: float) -> Iterator[ExecutionMode]:
-        """How to compute in `precision`, fastest first, as far as is known; torch's own way last."""
+    def _ways(self, precision: Precision, pixels: int) -> Iterator[ExecutionMode]:
+        """How to compute a run of so many `pixels` in `precision`, fastest first, as far as is known; torch's own way
+        last."""
         usual, device, module = self._usual(precision, self._options.autocast), self._context.device, self._model.model
         if self._options.reproducible:
             pass  # only what is the same everywhere
         elif device.type == "cpu":
-            yield from self._by_our_kernels(usual, until)
+            yield from self._by_our_kernels(usual, pixels)
         else:
             others = to_be_measured(module, usual, device)
             if not self._context.switches.torch_attention:
@@ -151,14 +173,17 @@ class ModeChooser:
             yield from (other for other in others if str(other) == known)
         yield usual
 
-    def _by_our_kernels(self, usual: ExecutionMode, until: float) -> list[ExecutionMode]:
-        """Those that are built, by a time of `time.monotonic`; an interrupt ends the wait."""
+    def _by_our_kernels(self, usual: ExecutionMode, pixels: int) -> list[ExecutionMode]:
+        """Those that are built within the patience of such a run, beginning now; an interrupt ends the wait."""
         module, folder, text = self._model.model, self._context.cache_folder, ""
-        while (found := by_our_kernels(module, usual, folder)) is None and time.monotonic() < until:
+        found = by_our_kernels(module, usual, folder)
+        until = time.monotonic() + self._patience(pixels) if found is None else 0.0
+        while found is None and time.monotonic() < until:
             text = "kernels for this machine are being built, once"
             self._context.say(text)
             self._context.raise_if_interrupted()
             time.sleep(_ASKED_AGAIN)
+            found = by_our_kernels(module, usual, folder)
         if text:
             self._context.say("")
         return found or []
@@ -167,6 +192,7 @@ class ModeChooser:
         """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. What is not known of
         that is left for later, and fp32 is preferred meanwhile."""
         knowledge, kinds = self._shared.layers(self._context), self._layers()
+
         study = knowledge.study(kinds, ways)
         if study:
             self.studies.append(study)
@@ -246,7 +272,12 @@ class ModeChooser:
 
 def place_of(mode: ExecutionMode, device: torch.device) -> str:
     """Where something was found out about a mode: another card, processor or torch may do better."""
-    return f"{replace(mode, channels_last=False)} on {surroundings_of(device)}"
+    return _told(mode, surroundings_of(device))
+
+
+@lru_cache(maxsize=64)
+def _told(mode: ExecutionMode, surroundings: str) -> str:
+    return f"{replace(mode, channels_last=False)} on {surroundings}"
 
 
 def surroundings_of(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from ..memory import free_host_bytes, is_out_of_memory
 # small share of the memory.
 _MOST_PINNED = 1 << 30
 _SHARE_PINNED = 1 / 8
+_LITTLE = 1 << 22  # bytes, of main memory: to ask whether there are so many takes longer than such a picture's result
 
 _pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
@@ -37,6 +39,9 @@ def allocate_output(shape: tuple[int, int, int, int], context: RunContext, besid
     """
     frames, height, width, _ = shape
     size = math.prod(shape) * context.output_dtype.itemsize
+    if size + beside <= _LITTLE and context.output_device.type == context.device.type == "cpu":
+        with suppress(RuntimeError, MemoryError), torch.inference_mode(False):  # what is missing is told below
+            return torch.empty(shape, dtype=context.output_dtype)
     free = _free(context)
     if size + beside > free and PINNED.clear():
         free = _free(context)

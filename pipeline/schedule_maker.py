@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ..api.context import RunContext
 from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
 from ..devices.backends import has_own_memory
-from ..memory import MemoryCost, affordable_pixels, allowed_bytes, with_results, working_bytes
+from ..memory import MemoryCost, affordable_pixels, allowed_bytes, free_for, with_results, working_bytes
 from ..models.runner import ModelRunner
+from ..tiling.pad import WrapPadding
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
 from .memory_use import Setting, memory_use
 from .residency import bring
 from .revisions import Revisions
-from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler, least_pixels
+from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler, enough_pixels, least_pixels
 from .workload import Workload
 
 _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked at
@@ -24,11 +26,20 @@ _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked
 # frame) take no more than this share of what is free.
 _SHARE_FOR_FRAMES = 1 / 4
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
+_UNBOUNDED = 1 << 62  # bytes
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
 
 class Reschedule(Exception):  # noqa: N818  # no error
     """The frames in work are better done anew: by a cheaper schedule, in a safer mode, or with more care."""
+
+
+class _Plan(NamedTuple):
+    """`scheduler`, by what a forward takes (`cost`) and the bytes that are free; `most_pixels`: of its forwards."""
+
+    scheduler: Scheduler
+    cost: MemoryCost
+    most_pixels: int
 
 
 class ScheduleMaker:
@@ -107,6 +118,8 @@ class ScheduleMaker:
     def batch(self, schedule: Schedule, limits: Limits) -> int:
         """How many tiles the next forward gets: what is compiled for the schedule's tiles may take fewer at once."""
         assert self._scheduler is not None
+        if schedule is self._scheduler.schedule(self._ready, limits):
+            return schedule.batch
         return min(schedule.batch, self._scheduler.batch(schedule.plan, self._ready, limits))
 
     def overlap_warning(self, schedule: Schedule) -> str | None:
@@ -185,36 +198,60 @@ class ScheduleMaker:
             self._revisions.found_out()
 
     def _scheduler_for(self, workload: Workload) -> Scheduler:
-        (runner, costs, _), known, context, options = self._chain.now, self._known, self._context, self._options
-        size = known.padding().padded_size(workload.size)
-        pictures = min(options.batch_size, workload.frames) * workload.channels.pictures_per_frame
-        pixels = pictures * math.prod(size)
-        free = context.free_bytes() - known.bytes_of_frame(workload.size, workload.channels).held
-        exact_or_bound = costs.enough_for(pixels, free - workload.held_bytes, options.level, context.device)
-        # the results of batches that are computed ahead, and of those before them, which are on their way out
-        self._cost = with_results(exact_or_bound, known.info, 2 * self.batches_ahead)
-        self._bring(runner, math.prod(workload.size))
-        budget = self._budget(workload, self._cost)
-        self.most_pixels = min(pixels, affordable_pixels(self._cost, budget.free_bytes, options.level, context.device))
-        return Scheduler(size, pictures, known.info, options, budget, known.throughput(runner.mode))
+        runner, context = self._chain.now.runner, self._context
+        plan = self._plan(workload, context.free_bytes())
+        self._bring(runner, plan.cost, math.prod(workload.size))
+        # of main memory a copy has taken what it takes, but others may have given way
+        if context.device.type != "cpu" or plan.scheduler.bound_by_memory:
+            plan = self._plan(workload, context.free_bytes())
+        self._cost, self.most_pixels = plan.cost, plan.most_pixels
+        return plan.scheduler
 
-    def _bring(self, runner: ModelRunner, pixels: int) -> None:
+    def _bring(self, runner: ModelRunner, cost: MemoryCost, pixels: int) -> None:
         """The model to the device, with room for a forward of so many input pixels, if there can be. What is compiled
         knows where weights lie, and is left out where they come and go."""
         wanted, least = (
-            working_bytes(self._cost, some, self._context.device)
+            working_bytes(cost, some, self._context.device)
             for some in (pixels, min(pixels, least_pixels(self._known.info)))
         )
         bring(self._context, runner, wanted, least)
         if runner.offload is not None:
             self._chain.leave_out_compiled()
 
-    def _budget(self, workload: Workload, cost: MemoryCost) -> Budget:
-        """What is free for forwards, beside what the run holds."""
-        free = self._context.free_bytes() - self._bytes_of_frames(workload) - workload.held_bytes
+    def _plan(self, workload: Workload, free: int) -> _Plan:
+        """For so many `free` bytes, of which more than enough are as good as enough; mostly that of the run before."""
+        (runner, costs, compiled), known, device = self._chain.now, self._known, self._context.device
+        held = known.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
+        throughput, padding, rough = known.throughput(runner.mode), known.padding(), costs.at_hand(device)
+        size, level = padding.padded_size(workload.size), self._options.level
+        pictures = min(self._options.batch_size, workload.frames) * workload.channels.pictures_per_frame
+        pixels = pictures * math.prod(size)
+
+        def enough() -> int:
+            most = enough_pixels(size, pictures, known.info, self._options)
+            otherwise = device.type != "cpu" or self._streams or compiled  # what is compiled may be for larger tiles
+            return _UNBOUNDED if most is None or otherwise else free_for(rough, most, level, device) + held
+
+        def plan() -> _Plan:
+            exact_or_rough = costs.enough_for(pixels, available - held, level, device)
+            # the results of batches that are computed ahead, and of those before them, which are on their way out
+            cost = with_results(exact_or_rough, known.info, 2 * self.batches_ahead)
+            budget = self._budget(workload, cost, padding, available)
+            most = affordable_pixels(cost, budget.free_bytes, level, device)
+            scheduler = Scheduler(size, pictures, known.info, self._options, budget, throughput)
+            return _Plan(scheduler, cost, min(pixels, most))
+
+        compiles = compiled is not None
+        depends_on = workload, self._options, known.info, throughput, rough, held, padding, device, compiles
+        available = min(free, known.record.while_the_same("enough memory", depends_on, enough))
+        return known.record.while_the_same("plan", (available, depends_on), plan)
+
+    def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding, free: int) -> Budget:
+        """What is left of `free` bytes for forwards, beside what the run holds."""
+        free -= self._bytes_of_frames(workload) + workload.held_bytes
         if self._context.device.type == "cpu" and not self._streams:
             return Budget(cost, max(0, free), self._context.device)
-        made = workload.bytes_to_make_frames(self._known.info, self._known.padding()) if self._streams else 0
+        made = workload.bytes_to_make_frames(self._known.info, padding) if self._streams else 0
         on_device = 0 < made <= _SHARE_FOR_FRAMES * free
         return Budget(cost, max(0, free - made * on_device), self._context.device, on_device)
 

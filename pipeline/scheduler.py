@@ -36,6 +36,10 @@ _LARGEST_COMPILED = 1024
 _CLEARLY = 0.9
 _STEP = math.sqrt(2)
 
+# Tiles have up to so many times the pixels of the picture: those that are not wasteful less than twice. Their sides are
+# rounded up to what kernels like.
+_ENOUGH, _KERNELS_STEP = 4, 8
+
 Compiled = Mapping[TileShapes, float]
 """Tile shapes that can run compiled, with what a pixel costs so (eager: 1)."""
 
@@ -107,6 +111,16 @@ def least_pixels(info: ModelInfo) -> int:
     return max(_LEAST_SIDES[0], min(4 * automatic_overlap(info), _LEAST_SIDES[1])) ** 2
 
 
+def enough_pixels(size: tuple[int, int], pictures: int, info: ModelInfo, options: UpscaleOptions) -> int | None:
+    """Input pixels of a forward, beyond which no more of them make another schedule of pictures of `size` (height,
+    width), so many together, by eager forwards: several times what the whole picture has, since tiles that overlap have
+    more. None where that is not known: tiles that the user asked for may be mostly overlap."""
+    if options.tile or options.overlap or info.square:
+        return None
+    step = math.lcm(info.alignment, _KERNELS_STEP)
+    return _ENOUGH * pictures * math.prod(round_up(max(side, info.minimum), step) for side in size)
+
+
 class Scheduler:
     """Plans for frames of one size in one execution mode. It only answers: what it is asked changes nothing.
 
@@ -129,6 +143,7 @@ class Scheduler:
         self._throughput = throughput if throughput.settled else UNKNOWN_THROUGHPUT
         affordable = affordable_pixels(budget.cost, budget.free_bytes, self._share(), budget.device)
         self._affordable = max(least_pixels(info), affordable)
+        self._last: tuple[tuple[Compiled, Limits], Schedule] | None = None  # mostly it is asked the same again
 
     @property
     def bound_by_memory(self) -> bool:
@@ -139,9 +154,12 @@ class Scheduler:
 
     def schedule(self, compiled: Compiled, limits: Limits) -> Schedule:
         """The cheapest schedule there is within the limits, with what is `compiled` by now."""
-        plan = self._best(compiled, limits).plan
-        on_device = self._budget.frames_on_device and limits.frames_on_device
-        return Schedule(plan, self.batch(plan, compiled, limits), on_device)
+        asked = compiled, limits
+        if self._last is None or self._last[0] != asked:
+            plan = self._best(compiled, limits).plan
+            on_device = self._budget.frames_on_device and limits.frames_on_device
+            self._last = asked, Schedule(plan, self.batch(plan, compiled, limits), on_device)
+        return self._last[1]
 
     def batch(self, plan: TilePlan, compiled: Compiled, limits: Limits) -> int:
         """How many of the plan's tiles to compute at once: what the device has use for, evened out over the pictures'

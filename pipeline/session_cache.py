@@ -33,20 +33,29 @@ Fact = TypeVar("Fact")
 class ModelRecord:
     """What this process found out about one model, and another one would find out anew.
 
-    `observations` hold for the weights of these `versions`, and so do `facts`, which no measuring gave. `met` is of
-    forwards for which this process had to get new memory (pipeline/feedback.py).
+    `observations` hold for the weights of these `versions`, and so do `facts`, which no measuring gave, and the
+    `latest` answers to questions, with what they depend on. `met` is of forwards for which this process had to get new
+    memory (pipeline/feedback.py).
     """
 
     observations: ModelObservations = field(default_factory=ModelObservations)
     versions: int | None = None
     facts: dict[Hashable, Any] = field(default_factory=dict)
     met: dict[Estimated, int] = field(default_factory=dict)
+    latest: dict[str, tuple[object, Any]] = field(default_factory=dict)
 
     def once(self, what: Hashable, find: Callable[[], Fact]) -> Fact:
         """A fact about the model that takes a moment to find, found once."""
         if what not in self.facts:
             self.facts[what] = find()
         return self.facts[what]
+
+    def while_the_same(self, what: str, depends_on: object, find: Callable[[], Fact]) -> Fact:
+        """What follows from the model's weights and what it `depends_on`; found anew where that is no longer equal to
+        what it was the last time."""
+        if what not in self.latest or self.latest[what][0] != depends_on:
+            self.latest[what] = depends_on, find()
+        return self.latest[what][1]
 
 
 class MemoryLimit(NamedTuple):
@@ -85,7 +94,7 @@ class SessionCache:
             TRIMMER.watch(model.model)
         versions = versions_of(model.model)
         if record.versions != versions:
-            record.observations, record.versions, record.facts = ModelObservations(), versions, {}
+            record.observations, record.versions, record.facts, record.latest = ModelObservations(), versions, {}, {}
         return record
 
     def begin(self, model: ImageModelDescriptor) -> None:
@@ -101,8 +110,10 @@ class SessionCache:
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:
         """What is known of the model with its present weights, in this session and earlier ones."""
-        folder = profiles_folder(context.cache_folder)
-        return self._profiles.setdefault(folder, ProfileStore(folder)).of(model.model)
+        folder = context.cache_folder
+        if folder not in self._profiles:
+            self._profiles[folder] = ProfileStore(profiles_folder(folder))
+        return self._profiles[folder].of(model.model)
 
     def layers(self, context: RunContext) -> LayerKnowledge:
         """What layers take on this machine's CPU."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -66,9 +66,9 @@ def memory_bytes_left(root: Path = Path("/"), clock: Callable[[], float] = time.
 
     `root` is where /proc and the control groups are looked for. What cannot be read, or understood, limits nothing.
     """
-    resources = _resources(root)
+    groups, resources = _limits(root, int(clock()))
     status = _text(root / "proc/self/status") if resources else ""
-    left = [*_left_by_groups(_limited_groups(root, int(clock()))), *_left_by_resources(resources, status)]
+    left = [*_left_by_groups(groups), *_left_by_resources(resources, status)]
     return max(0, min(left)) if left else None
 
 
@@ -78,6 +78,19 @@ def has_own_limits(root: Path = Path("/")) -> bool:
     return bool(_resources(root))
 
 
+class _Limits(NamedTuple):
+    """What limits this process: some of its groups, each to so many bytes, and its own limits, by the names of what
+    counts against them in /proc/self/status."""
+
+    groups: Sequence[tuple[_Group, int]]
+    resources: Mapping[str, int]
+
+
+@lru_cache(maxsize=8)
+def _limits(root: Path, second: int) -> _Limits:  # another second, another look
+    return _Limits(tuple(_limited_groups(root)), _resources(root))
+
+
 def _resources(root: Path) -> dict[str, int]:
     """The process's own limits, by the names of what counts against them in /proc/self/status."""
     told = _text(root / "proc/self/limits")
@@ -85,13 +98,7 @@ def _resources(root: Path) -> dict[str, int]:
     return {counted: int(most[1]) for counted, most in found.items() if most}  # none where it is "unlimited"
 
 
-@lru_cache(maxsize=8)
-def _limited_groups(root: Path, second: int) -> tuple[tuple[_Group, int], ...]:  # another second, another look
-    """Those of this process's groups that limit it, and to how many bytes."""
-    return tuple(_find_limited_groups(root))
-
-
-def _find_limited_groups(root: Path) -> Iterator[tuple[_Group, int]]:
+def _limited_groups(root: Path) -> Iterator[tuple[_Group, int]]:
     """Those of this process's groups that limit it, and to how many bytes."""
     for group in _groups(root, _text(root / "proc/self/cgroup")):
         inherited = group.version.inherited
@@ -163,7 +170,7 @@ def _mounts(version: _Version, told: str, root: Path) -> Iterator[_Mount]:
             yield _Mount(root / point.lstrip("/"), PurePosixPath(shown))
 
 
-def _left_by_resources(resources: dict[str, int], status: str) -> Iterator[int]:
+def _left_by_resources(resources: Mapping[str, int], status: str) -> Iterator[int]:
     """What the process's own limits leave of what counts against them, by /proc/self/status."""
     for counted, most in resources.items():
         taken = re.search(rf"^{counted}:\s*(\d+) kB$", status, re.MULTILINE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from ..api.errors import BadOptionError
@@ -76,6 +77,7 @@ class TilePlan:
         return self.count * self.tile_pixels / (self.rows.size * self.columns.size) - 1.0
 
 
+@lru_cache(maxsize=64)  # asked a dozen times a run
 def automatic_overlap(info: ModelInfo) -> int:
     """Overlap when the user does not ask for one; it still grows to the grid.
 

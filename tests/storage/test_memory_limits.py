@@ -249,6 +249,14 @@ def test_what_is_used_is_read_every_time_and_what_limits_once_a_second(tmp_path:
     assert found == [400 * MIB, 300 * MIB, 200 * MIB]
 
 
+def test_so_it_is_with_the_process_s_own_limits(tmp_path: Path) -> None:
+    times, found = iter([7.1, 7.7, 8.3]), []
+    for limit, used in ((3000, "2048000 kB"), (2500, "1024000 kB"), (2500, "1024000 kB")):
+        files = {"limits": LIMITS.format(data="unlimited", space=limit * MIB), "status": f"VmSize:\t {used}\n"}
+        found.append(memory_bytes_left(tree(tmp_path, files), times.__next__))
+    assert found == [1000 * MIB, 2000 * MIB, 1500 * MIB]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux heeds them")
 @pytest.mark.parametrize("name", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_it_knows_the_limits_that_this_kernel_sets(name: str) -> None:
