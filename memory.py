@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import logging
 import math
@@ -19,6 +20,7 @@ from .api.options import Level
 from .api.upstream import TorchDispatchMode, copy_module, own_tensors, tree_leaves
 from .devices.backends import BACKENDS, backend_of, has_own_memory
 from .storage.memory_limits import memory_bytes_left
+from .storage.peaks import Curve
 
 logger = logging.getLogger("cudaspeed")
 
@@ -44,15 +46,15 @@ _OUT_OF_MEMORY = ("out of memory", *(word for backend in BACKENDS for word in ba
 class MemoryCost:
     """Bytes one forward of n input pixels needs: `weights` + `per_pixel` * n + `per_pixel_squared` * n^2.
 
-    The square term is zero for all but globally attending models. `overhead`: by what a forward was seen to take more
-    or less than that, weights aside; None: it was not seen yet, and a constant stands for it. `bound`: it is not what
-    was traced, but no less than that.
+    The square term is zero for all but globally attending models. `seen`: what forwards took, by what they would by
+    that, weights aside; (): none was seen yet, and a constant stands for it. `bound`: it is not what was traced, but no
+    less than that.
     """
 
     weights: int
     per_pixel: float
     per_pixel_squared: float = 0.0
-    overhead: float | None = None
+    seen: Curve = ()
     bound: bool = False
 
     def at(self, pixels: int) -> int:
@@ -168,11 +170,18 @@ _POINTWISE = {"add", "sub", "mul", "div", "leaky_relu", "relu", "gelu", "silu", 
 
 def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
     """Bytes that a forward over `pixels` input pixels takes on `device`, overhead included, weights not."""
-    return int((cost.at(pixels) - cost.weights) * _overhead(cost, device))
+    estimate = cost.at(pixels) - cost.weights
+    return int(_along(cost.seen, estimate) if cost.seen else estimate * usual_overhead(cost.bound, device))
 
 
-def _overhead(cost: MemoryCost, device: torch.device) -> float:
-    return usual_overhead(cost.bound, device) if cost.overhead is None else cost.overhead
+def _along(curve: Curve, x: float) -> float:
+    """`curve` at `x` > 0; beyond its ends in proportion to them."""
+    after = bisect.bisect_right(curve, x, key=lambda point: point[0])
+    if after in (0, len(curve)):
+        end = curve[min(after, len(curve) - 1)]
+        return x * end[1] / end[0]
+    (left, low), (right, high) = curve[after - 1 : after + 1]
+    return low + (high - low) * (x - left) / (right - left)
 
 
 def usual_overhead(bound: bool, device: torch.device) -> float:
@@ -188,7 +197,8 @@ def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: t
 
 def pixels_within(cost: MemoryCost, working: float, device: torch.device) -> int:
     """The most input pixels of a forward that takes no more than `working` bytes by `working_bytes`; 1 at least."""
-    budget = working / _overhead(cost, device)
+    turned = tuple((takes, estimate) for estimate, takes in cost.seen)
+    budget = _along(turned, working) if turned else working / usual_overhead(cost.bound, device)
     linear, square = max(cost.per_pixel, 1.0), cost.per_pixel_squared
     if square == 0.0:
         return max(1, int(budget / linear))

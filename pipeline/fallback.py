@@ -21,6 +21,7 @@ from ..models.known_memory import rough_cost
 from ..models.precision import fast_precisions
 from ..models.result_check import checked
 from ..models.runner import ModelRunner, call_of
+from ..storage.peaks import Curve, curve_of
 from .modes import ModeChooser, place_of
 from .session_cache import SessionCache
 
@@ -39,7 +40,7 @@ class Step(NamedTuple):
 
 class ForwardCost:
     """What a forward takes in memory: at most `bound`, which is at hand, if one is known; how much exactly takes a
-    while to find out, once. A bound with an overhead that was seen is as good as that."""
+    while to find out, once. A bound that forwards were compared with is as good as that."""
 
     def __init__(self, bound: MemoryCost | None, measure: Callable[[], MemoryCost]) -> None:
         self._bound, self._measure = bound, measure
@@ -52,14 +53,14 @@ class ForwardCost:
         """What is at hand, where a forward of so many pixels fits `level`'s share of what is free by that, or where it
         is as good as the exact cost; else that."""
         cost = self.at_hand(device)
-        enough = cost.overhead is not None or affordable_pixels(cost, free_bytes, level, device) >= pixels
+        enough = cost.seen or affordable_pixels(cost, free_bytes, level, device) >= pixels
         return cost if enough else self.exact
 
     def at_hand(self, device: torch.device) -> MemoryCost:
         """The bound on a CPU, while nothing better is known; the exact cost on other devices, where other models give
         way for what it says."""
         bound = self.bound(device)
-        return bound if bound and (bound.overhead is not None or "exact" not in vars(self)) else self.exact
+        return bound if bound and (bound.seen or "exact" not in vars(self)) else self.exact
 
     def bound(self, device: torch.device) -> MemoryCost | None:
         """By what the forwards there are measured, if there is such a bound; else by the exact cost."""
@@ -125,9 +126,9 @@ class StepMaker:
                 cost = measure_cost(self._model.model, call, self._info, dtype)
                 self._context.say("")
                 profile.keep(costs={place: (cost.weights, cost.per_pixel, cost.per_pixel_squared)})
-                return replace(cost, overhead=self._overhead(mode, rough=False))
+                return replace(cost, seen=self._seen(mode, rough=False))
             weights, linear, square = known
-            return MemoryCost(int(weights), linear, square, self._overhead(mode, rough=False))
+            return MemoryCost(int(weights), linear, square, self._seen(mode, rough=False))
 
         return ForwardCost(self._bound(mode, dtype), measure)
 
@@ -137,20 +138,20 @@ class StepMaker:
         def find() -> MemoryCost | None:
             rough = "rough cost", mode.kernels, dtype
             bound = self._record.once(rough, lambda: rough_cost(self._model, mode.kernels, dtype))
-            return bound and replace(bound, overhead=self._overhead(mode, rough=True))
+            return bound and replace(bound, seen=self._seen(mode, rough=True))
 
         peaks = self._shared.profile(self._model, self._context).known.peaks
         depends_on = mode, dtype, self._options.compile, self._options.reproducible, self._context.device, peaks
         return self._record.while_the_same("bound", depends_on, find)
 
-    def _overhead(self, mode: ExecutionMode, rough: bool) -> float | None:
+    def _seen(self, mode: ExecutionMode, rough: bool) -> Curve:
         """What was seen of that in earlier runs: eager, or of the two that there may be the larger."""
         if self._options.reproducible:
-            return None
+            return ()
         factors = self._shared.profile(self._model, self._context).known.factors
         backends = (mode.backend, "compiled") if self._options.compile else (mode.backend,)
         places = (place_of_peaks(replace(mode, backend=some), rough, self._context.device) for some in backends)
-        return max((factor for place in places if (factor := factors.get(place)) is not None), default=None)
+        return curve_of(factors[place] for place in places if place in factors)
 
 
 def place_of_peaks(mode: ExecutionMode, rough: bool, device: torch.device) -> str:

@@ -57,8 +57,9 @@ class Estimated:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a forward took over what was expected; not `exact`: at least."""
+    """What a forward took over the bytes that were expected; not `exact`: at least."""
 
+    expected: int
     ratio: float
     exact: bool
 
@@ -177,4 +178,4 @@ class Feedback:
     def _note(self, kind: Estimated, grown: int | None, expected: int, exact: bool = True) -> None:
         least, most = PLAUSIBLE
         if grown is not None and least * expected <= grown <= most * expected:
-            self._seen[kind] = Seen(grown / expected, exact)
+            self._seen[kind] = Seen(expected, grown / expected, exact)

@@ -10,7 +10,7 @@ import torch
 from ..memory import usual_overhead
 from ..models.execution import ExecutionMode
 from ..storage.fingerprint import describe_environment
-from ..storage.peaks import aged, with_ratio
+from ..storage.peaks import aged, size_of, with_peak
 from ..storage.profiles import ModelProfile
 from .fallback import Step, place_of_peaks
 from .feedback import Estimated, Feedback
@@ -51,9 +51,10 @@ class PeakLearning:
         known, seen = self._profile.known.peaks, self._feedback.seen(seconds)
         for kind, peak in seen.items():
             place = place_of_peaks(kind.mode, kind.rough, self._device)
-            ratios = known.get(place, ())
-            if peak.exact or peak.ratio > max(ratios, default=usual_overhead(kind.rough, self._device)):
-                self._profile.note(peaks={place: with_ratio(ratios, peak.ratio)})
+            peaks, size = known.get(place, ()), size_of(peak.expected)
+            alike = [ratio for other, ratio in peaks if other == size]
+            if peak.exact or peak.ratio > max(alike, default=usual_overhead(kind.rough, self._device)):
+                self._profile.note(peaks={place: with_peak(peaks, (size, peak.ratio))})
         if seen or not by_memory:
             return
         rough, mode = step.cost.bound(self._device) is not None, step.runner.mode

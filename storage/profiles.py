@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
@@ -22,11 +23,11 @@ from torch import nn
 from .files import delete, locked, replace_whole
 from .fingerprint import content_of
 from .ownership import NotOwnError, check_way, make_own_folder, read_own, status_if_own
-from .peaks import KEPT, PLAUSIBLE, factor_of
+from .peaks import KEPT, PLAUSIBLE, SIZES, Peak, factors_of
 
 logger = logging.getLogger("cudaspeed")
 
-_SCHEMA = 6  # also of how the values are measured: another number, and they are measured anew
+_SCHEMA = 7  # also of how the values are measured: another number, and they are measured anew
 _LOCK_SECONDS = 1.0
 _MOST_BYTES = 1 << 16
 _MOST_PIXELS = 4096
@@ -75,7 +76,7 @@ class Profile:
     fastest: Mapping[str, str] = field(default_factory=dict)
     throughputs: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     costs: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    peaks: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    peaks: Mapping[str, Sequence[Peak]] = field(default_factory=dict)
     chosen: Mapping[str, str] = field(default_factory=dict)
     accounts: Mapping[str, Account] = field(default_factory=dict)
 
@@ -88,9 +89,9 @@ class Profile:
         return self if new == self else replace(new, revision=self.revision + decides)
 
     @property
-    def factors(self) -> Mapping[str, float | None]:
-        """By place, what an estimate of memory is multiplied by."""
-        return {place: factor_of(ratios) for place, ratios in self.peaks.items()}
+    def factors(self) -> Mapping[str, Mapping[int, float]]:
+        """By place and size of forwards, what an estimate of memory is multiplied by."""
+        return {place: factors_of(peaks) for place, peaks in self.peaks.items()}
 
     def charged(self, spent: Mapping[str, Account]) -> Profile:
         """This with what was `spent` since, by hardware."""
@@ -279,7 +280,7 @@ def _parse(told: Any) -> Profile:
         profile,
         throughputs={place: _parse_points(points) for place, points in profile.throughputs.items()},
         costs={place: _parse_cost(cost) for place, cost in profile.costs.items()},
-        peaks={place: _parse_ratios(ratios) for place, ratios in profile.peaks.items()},
+        peaks={place: _parse_peaks(peaks) for place, peaks in profile.peaks.items()},
         accounts={hardware: _parse_account(account) for hardware, account in told["accounts"].items()},
     )
 
@@ -301,13 +302,15 @@ def _parse_cost(told: Any) -> tuple[int, float, float]:
     return weights, linear, square
 
 
-def _parse_ratios(told: Any) -> tuple[float, ...]:
+def _parse_peaks(told: Any) -> tuple[Peak, ...]:
     least, most = PLAUSIBLE
-    if type(told) is not list or not 0 < len(told) <= KEPT:
+    peaks = tuple((size, ratio) for size, ratio in told)
+    if not all(type(size) is int and _is_amount(ratio) and least <= ratio <= most for size, ratio in peaks):
         raise ValueError(f"peaks are {told!r}")
-    if not all(_is_amount(ratio) and least <= ratio <= most for ratio in told):
+    counts = Counter(size for size, _ in peaks)
+    if not counts or counts.keys() - SIZES or max(counts.values()) > KEPT:
         raise ValueError(f"peaks are {told!r}")
-    return tuple(told)
+    return peaks
 
 
 def _parse_account(told: Any) -> Account:

@@ -24,6 +24,7 @@ from cudaspeed.memory import (
     measure_cost,
     working_bytes,
 )
+from cudaspeed.storage.peaks import curve_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LINEAR = MemoryCost(weights=10**6, per_pixel=700.0)
@@ -175,8 +176,13 @@ def test_a_model_that_cannot_be_traced_gets_a_rule_of_thumb_and_a_line_in_the_lo
     assert "memory of toy estimated by rule of thumb" in record.getMessage()
 
 
+SEEN = replace(LINEAR, seen=curve_of([{64: 1.6, 128: 1.4, 1024: 0.7}, {128: 1.1, 8192: 0.8}]))
+FLAT = replace(SQUARE, seen=curve_of([{64: 2.0, 128: 0.6, 512: 0.3}]))
+COSTS = {"linear": LINEAR, "square": SQUARE, "as seen": SEEN, "as seen, level in parts": FLAT}
+
+
 @pytest.mark.parametrize("device", [CPU, CUDA])
-@pytest.mark.parametrize("cost", [LINEAR, SQUARE], ids=["linear", "square"])
+@pytest.mark.parametrize("cost", [LINEAR, SQUARE, SEEN], ids=["linear", "square", "as seen"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_affordable_fits_and_one_percent_more_does_not(
     level: str, cost: MemoryCost, device: torch.device
@@ -188,7 +194,7 @@ def test_what_is_affordable_fits_and_one_percent_more_does_not(
         assert working_bytes(cost, pixels * 1.01 + 1, device) > free * share
 
 
-@pytest.mark.parametrize("cost", [LINEAR, SQUARE], ids=["linear", "square"])
+@pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
 def test_more_memory_and_a_bolder_level_never_buy_fewer_pixels(cost: MemoryCost) -> None:
     frees = [0, 1, 1000, *(2**power for power in range(10, 40))]
     for level in LEVELS:
@@ -199,6 +205,19 @@ def test_more_memory_and_a_bolder_level_never_buy_fewer_pixels(cost: MemoryCost)
     for free in frees[5:]:
         speed, balanced, memory = (affordable_pixels(cost, free, lv, CPU) for lv in ("speed", "balanced", "memory"))
         assert speed > balanced >= memory or free < 1e5
+
+
+def test_what_was_seen_of_forwards_of_some_size_holds_for_that_size() -> None:
+    for estimate, factor in ((1 << 20, 1.6), (50 << 20, 1.6), (100 << 20, 1.4), (900 << 20, 0.7), (1 << 40, 0.8)):
+        pixels = round(estimate / LINEAR.per_pixel)
+        assert working_bytes(SEEN, pixels, CPU) == pytest.approx(factor * estimate, rel=0.05)
+    assert 0.7 < working_bytes(SEEN, round((300 << 20) / LINEAR.per_pixel), CPU) / (300 << 20) < 1.4, "between"
+
+
+@pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
+def test_no_forward_takes_less_than_a_smaller_one(cost: MemoryCost) -> None:
+    taken = [working_bytes(cost, round(1.1**step), CPU) for step in range(20, 200)]
+    assert taken == sorted(taken)
 
 
 def test_a_free_model_does_not_divide_by_zero() -> None:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from cudaspeed.storage import fingerprint
-from cudaspeed.storage.peaks import factor_of, with_ratio
+from cudaspeed.storage.peaks import factors_of, with_peak
 from cudaspeed.storage.profiles import Account, Profile, ProfileStore
 
 CONTENT = "0123456789abcdef" * 4
 TABLES = ("trials", "raised", "fastest", "throughputs", "costs", "peaks", "chosen", "accounts")
-WRITTEN = {"schema": 6, "revision": 1, "receptive_field": 3, "unbounded": False, **{name: {} for name in TABLES}}
+WRITTEN = {"schema": 7, "revision": 1, "receptive_field": 3, "unbounded": False, **{name: {} for name in TABLES}}
 
 
 @pytest.fixture
@@ -88,15 +88,20 @@ def test_files_are_this_users_alone(folder: Path) -> None:
         json.dumps(WRITTEN | {"peaks": []}),
         json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": 1.5}}),
         json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": []}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1.0] * 21}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1.0, 0.0]}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1.0, -1.5]}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1.0, float("inf")]}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1.0, "2"]}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1e-5]}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [0.001]}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1e6]}}),
-        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1e308]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [1.0]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[65, 1.0]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64.0, 1.0]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [["64", 1.0]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1.0]] * 21}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1.0], [64, 0.0]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1.0], [64, -1.5]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1.0], [64, float("inf")]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1.0], [64, "2"]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1e-5]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 0.001]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1e6]]}}),
+        json.dumps(WRITTEN | {"peaks": {"fp32 on cpu": [[64, 1e308]]}}),
         json.dumps(WRITTEN | {"accounts": {"some cpu": [1, 2.0, -3, 4.0]}}),
         json.dumps(WRITTEN | {"accounts": {"some cpu": [1, 2.0, 3, float("inf")]}}),
     ],
@@ -214,27 +219,35 @@ def test_what_forwards_took_is_added_up_over_sessions_and_decides_nothing(folder
 
 
 def test_what_a_forward_takes_rises_at_once_and_falls_when_it_is_long_ago(folder: Path) -> None:
-    store, ratios = ProfileStore(folder), ()
+    store, peaks = ProfileStore(folder), ()
     seen = []
     for ratio in (1.0, 1.32, *[1.0] * 20):
-        ratios = with_ratio(ratios, ratio)
-        seen.append(store.note(CONTENT, peaks={"fp32 on cpu": ratios}).factors["fp32 on cpu"])
-    assert len(ratios) == 20
+        peaks = with_peak(peaks, (128, ratio))
+        seen.append(store.note(CONTENT, peaks={"fp32 on cpu": peaks}).factors["fp32 on cpu"][128])
+    assert len(peaks) == 20
     assert seen[0] == 1.0
     assert seen[1:21] == [pytest.approx(1.331)] * 20, "no less than what was seen, and hardly more"
     assert seen[21] == 1.0
-    assert factor_of(()) is None
+    assert factors_of(()) == {}
+
+
+def test_small_forwards_do_not_tell_what_large_ones_take() -> None:
+    peaks: tuple[tuple[int, float], ...] = ()
+    for _ in range(30):
+        peaks = with_peak(with_peak(peaks, (64, 1.5)), (1024, 0.6))
+    assert len(peaks) == 40
+    assert {size: round(factor, 1) for size, factor in factors_of(peaks).items()} == {64: 1.6, 1024: 0.6}
 
 
 def test_runs_that_take_about_the_same_are_of_one_revision_and_write_nothing(folder: Path) -> None:
     store, file = ProfileStore(folder), folder / f"{CONTENT}.json"
-    first = store.note(CONTENT, peaks={"fp32 on cpu": (0.93,)})
+    first = store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.93),)})
     assert first.revision == 1
     written = file.read_bytes()
-    second = store.note(CONTENT, peaks={"fp32 on cpu": (0.93, 0.97)})
+    second = store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.93), (64, 0.97))})
     assert (second.revision, second.factors, file.read_bytes()) == (1, first.factors, written)
     store.flush()
     told = ProfileStore(folder).get(CONTENT)
-    assert (told.revision, told.peaks) == (1, {"fp32 on cpu": (0.93, 0.97)})
-    assert store.note(CONTENT, peaks={"fp32 on cpu": (0.93, 0.97, 1.2)}).revision == 2
+    assert (told.revision, told.peaks) == (1, {"fp32 on cpu": ((64, 0.93), (64, 0.97))})
+    assert store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.93), (64, 0.97), (64, 1.2))}).revision == 2
     assert ProfileStore(folder).get(CONTENT).revision == 2
