@@ -31,7 +31,7 @@ class MemoryUse:
     @property
     def items(self) -> dict[str, int]:
         """By name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "apart"}
+        return {name: getattr(self, name) for name in _ITEMS}
 
     @property
     def total(self) -> int:
@@ -45,8 +45,12 @@ class MemoryUse:
 
     def __str__(self) -> str:
         """For people: "1.24 GB"; with a device of its own "1.24 GB and 0.10 GB of main memory"."""
-        beside = self.total - self.on_device
-        return gigabytes(self.on_device) + (f" and {gigabytes(beside)} of main memory" if beside else "")
+        on_device = self.on_device
+        beside = self.total - on_device
+        return gigabytes(on_device) + (f" and {gigabytes(beside)} of main memory" if beside else "")
+
+
+_ITEMS = tuple(field.name for field in fields(MemoryUse) if field.name != "apart")
 
 
 def gigabytes(count: int) -> str:
