@@ -69,13 +69,15 @@ def told_of(context: RunContext, runner: ModelRunner) -> str | None:
 
 def _room(context: RunContext, runner: ModelRunner, least: int) -> int | None:
     """Bytes of the device for weights and a forward, with those that are there already; None: it does not matter."""
-    held = 0
+    free = context.room_beside(runner.offload or runner, max(0, runner.bytes + least - _held(context, runner)))
+    return None if free is None else free + _held(context, runner)
+
+
+def _held(context: RunContext, runner: ModelRunner) -> int:
+    """Bytes that the weights of `runner` have of the device."""
     if isinstance(runner.offload, OffloadedWeights):
-        held = runner.offload.held_bytes
-    elif runner.residence is not None and runner.device.type == context.device.type:
-        held = runner.bytes
-    free = context.room_for(max(0, runner.bytes + least - held))
-    return None if free is None else free + held
+        return runner.offload.held_bytes
+    return runner.bytes if runner.residence is not None and runner.device.type == context.device.type else 0
 
 
 def _bring_whole(context: RunContext, runner: ModelRunner, wanted: int) -> None:

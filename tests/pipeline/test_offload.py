@@ -80,7 +80,7 @@ def test_the_bits_are_those_of_weights_that_are_all_there(runner: ModelRunner, s
 
 def on_device(weights: OffloadedWeights, runner: ModelRunner) -> int:
     """Bytes of the memory there, after it was seen that no weight lies anywhere but there or at home."""
-    there = weights._arena.memory
+    there = weights._resident.memory
     assert there is not None
     return there.nbytes
 
@@ -288,7 +288,7 @@ def test_after_an_error_or_an_interrupt_in_the_middle(place: int, error: type[Ba
     with pytest.raises(error):
         weights.forward(X)
     handle.remove()
-    there = weights._arena.memory.untyped_storage()
+    there = weights._resident.memory.untyped_storage()
     assert all(tensor.untyped_storage() is not there for tensor in weights_of(network))
     assert torch.equal(weights.forward(X), y)
 
@@ -315,7 +315,7 @@ def test_two_threads_take_turns() -> None:
 def test_what_the_host_takes_away_goes_and_comes_back() -> None:
     network, weights = row(limit=2500, device=(device := LaggingDevice()))
     y = weights.forward(X)
-    memory = weakref.ref(weights._arena.memory.untyped_storage())
+    memory = weakref.ref(weights._resident.memory.untyped_storage())
     pinned = [weakref.ref(block.memory.untyped_storage()) for block in weights._blocks]
     weights.release()
     for stream in device.streams:
@@ -338,10 +338,10 @@ def test_another_limit_holds_for_the_next_forward() -> None:
         assert torch.equal(weights.forward(X), y)
         sizes.append(weights.device_bytes)
     assert sizes[0] == sizes[3] < sizes[1] < sizes[2]
-    memory = weights._arena.memory
+    memory = weights._resident.memory
     weights.keep_within(0)
     weights.forward(X)
-    assert weights._arena.memory is memory, "what would be there is left where it is"
+    assert weights._resident.memory is memory, "what would be there is left where it is"
 
 
 def test_no_more_is_pinned_than_the_bound_and_the_rest_waits_in_ordinary_memory() -> None:
@@ -383,7 +383,7 @@ class Card(StandaloneContext):
         super().make_resident(model, bytes_wanted)
         self.brought.append(model)
 
-    def room_for(self, needed: int) -> int | None:
+    def room_beside(self, model: Resident, needed: int) -> int | None:
         last = self.brought[-1] if self.brought else None
         held = last.held_bytes if isinstance(last, OffloadedWeights) else last.bytes if last and last.residence else 0
         return self.capacity - held
