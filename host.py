@@ -180,9 +180,11 @@ class ComfyContext:
             patcher.load(self.device, full_load=True)
 
     def take_away(self, model: Resident) -> None:
-        patcher: Any = model.residence
-        if patcher is not None:
-            patcher.detach()
+        loaded = self._management.current_loaded_models
+        for entry in [entry for entry in loaded if entry.model is model.residence]:
+            entry.model_unload()  # which later would move what is not its any more
+            loaded.remove(entry)
+        model.residence = None
 
     def room_beside(self, model: Resident, needed: int) -> int | None:
         if not has_own_memory(self.device):

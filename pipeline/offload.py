@@ -55,7 +55,7 @@ class OffloadedWeights:
         self._blocks: list[_Block] = []
         self._staying: list[_Block] = []
         self._slots: list[_Slot] = []
-        self._streams = [device.stream() for _ in range(2)]
+        self._streams = device.pair()
         self._loaded: Tensor | None = None
         self._compute: Stream | None = None
         self._thread: int | None = None

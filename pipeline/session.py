@@ -47,7 +47,7 @@ from .learned_peaks import PeakLearning
 from .memory_use import Setting, held_by_model, memory_use
 from .modes import ModeChooser, Piece, place_of
 from .observations import ModelObservations
-from .residency import bring, told_of
+from .residency import DoesNotFitError, bring, told_of
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler, least_pixels
 from .session_cache import MemoryLimit, SessionCache
 from .streams import stream_device
@@ -468,7 +468,10 @@ class Session:
             working_bytes(self._cost, some, self.context.device)
             for some in (pixels, min(pixels, least_pixels(self.info)))
         )
-        bring(self.context, runner, wanted, least)
+        try:
+            bring(self.context, runner, wanted, least)
+        except DoesNotFitError as error:
+            raise OutOfMemoryError(str(error)) from error
         told = told_of(self.context, runner)
         if told:
             self.chain.leave_out_compiled()

@@ -224,7 +224,11 @@ def test_what_is_there_of_a_model_is_not_made_to_give_way_for_the_rest_of_it(sta
     assert runner.offload.held_bytes == size
     comfyui.free = GIGABYTE
     assert brought(model, monkeypatch, cache).offload is None, "now there is room for all of it"
-    assert comfyui.loaded[0].model.model is runner.module
+    assert [entry.model.model for entry in comfyui.loaded] == [runner.module]
+    comfyui.free = runner.bytes // 2
+    assert brought(model, monkeypatch, cache).offload is not None, "and now there is not"
+    assert [entry.model.model for entry in comfyui.loaded] == [runner.offload.module]
+    assert torch.equal(runner.forward(PICTURE), ModelRunner(model, FP32).forward(PICTURE))
 
 
 def test_novram(started, monkeypatch: pytest.MonkeyPatch) -> None:
