@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.upstream import TorchDispatchMode, tree_leaves
 from cudaspeed.devices.pinned import PinnedMemory
 from cudaspeed.host import StandaloneContext
+from cudaspeed.kernels import winograd
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info
 from cudaspeed.models.runner import ModelRunner
@@ -45,6 +47,7 @@ MODELS: dict[str, tuple[Callable[[], ImageModelDescriptor], ExecutionMode]] = {
     "channels last": (zoo.esrgan, ExecutionMode("fp32", False, True)),
     "half precision": (zoo.compact, ExecutionMode("bf16", False, True)),
     "autocast": (zoo.swinir, ExecutionMode("bf16", True, False)),
+    "winograd kernels": (zoo.deep, ExecutionMode("fp32", False, True, "winograd")),
     "fused kernels": (zoo.esrgan, ExecutionMode("fp32", False, True, "fused")),
     "attention kernels": (zoo.swinir, ExecutionMode("fp32", False, False, "attention")),
 }
@@ -62,8 +65,10 @@ def picture(runner: ModelRunner, side: int = 32) -> Tensor:
 
 
 @pytest.fixture(params=MODELS)
-def runner(request: pytest.FixtureRequest) -> ModelRunner:
+def runner(request: pytest.FixtureRequest, tmp_path: Path) -> ModelRunner:
     make, mode = MODELS[request.param]
+    if mode.kernels == "winograd" and not winograd.prepare(tmp_path):
+        pytest.skip("there are no kernels here")
     return ModelRunner(make(), mode)
 
 
