@@ -93,7 +93,7 @@ class StandaloneContext:
             model.residence = None
             model.module.to(self.vram.offload_device)
 
-    def room_for(self, needed: int) -> int | None:
+    def room_beside(self, model: Resident, needed: int) -> int | None:
         """Nobody makes way here."""
         free = free_device_bytes(self.device) if has_own_memory(self.device) else None
         return None if free is None else max(0, free - self.vram.reserve)
@@ -180,15 +180,19 @@ class ComfyContext:
             patcher.load(self.device, full_load=True)
 
     def take_away(self, model: Resident) -> None:
-        patcher: Any = model.residence
-        if patcher is not None:
-            patcher.detach()
+        loaded = self._management.current_loaded_models
+        for entry in [entry for entry in loaded if entry.model is model.residence]:
+            entry.model_unload()  # which later would move what is not its any more
+            loaded.remove(entry)
+        model.residence = None
 
-    def room_for(self, needed: int) -> int | None:
+    def room_beside(self, model: Resident, needed: int) -> int | None:
         if not has_own_memory(self.device):
             return None
+        management = self._management
         if self.free_bytes() < needed:
-            self._management.free_memory(needed + self._management.extra_reserved_memory(), self.device)
+            own = [entry for entry in management.current_loaded_models if entry.model is model.residence]
+            management.free_memory(needed + management.extra_reserved_memory(), self.device, keep_loaded=own)
         return self.free_bytes()
 
     def free_bytes(self) -> int:

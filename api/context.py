@@ -65,9 +65,10 @@ class RunContext(Protocol):
     def take_away(self, model: Resident) -> None:
         """Bring `model` back to main memory; nothing, if it was not brought to the device."""
 
-    def room_for(self, needed: int) -> int | None:
-        """Bytes that the device can give this run when others have made way for `needed` bytes, as far as they do; None
-        where weights wait in the same memory that is computed in, and where nothing tells."""
+    def room_beside(self, model: Resident, needed: int) -> int | None:
+        """Bytes that the device can give this run beside what `model` has of it, when others have made way for `needed`
+        bytes, as far as they do; None where weights wait in the same memory that is computed in, and where nothing
+        tells."""
         ...
 
     def free_bytes(self) -> int:

@@ -57,7 +57,7 @@ class Monitor:
         self.make_resident, self.release_cached = context.make_resident, context.release_cached
         # contexts of others may be older than these two, and bring weights whole
         self.take_away = getattr(context, "take_away", lambda model: None)
-        self.room_for = getattr(context, "room_for", lambda needed: None)
+        self.room_beside = getattr(context, "room_beside", lambda model, needed: None)
         self.free_bytes, self.peak_bytes = context.free_bytes, context.peak_bytes
         self.is_out_of_memory = context.is_out_of_memory
         self.clock, self.summary = clock, ""

@@ -55,24 +55,24 @@ class OffloadedWeights:
         self._blocks: list[_Block] = []
         self._staying: list[_Block] = []
         self._slots: list[_Slot] = []
-        self._streams = [device.stream() for _ in range(2)]
+        self._streams = device.pair()
         self._loaded: Tensor | None = None
         self._compute: Stream | None = None
         self._thread: int | None = None
         self._order: list[int] = []
         self._called: list[int] = []
         self._active: dict[int, int] = {}  # blocks that compute, and how often they were entered
-        self.module = self._arena = _Arena(0, device.device, lambda: None)
+        self.module = self._resident = ResidentWeights(0, device.device, lambda: None)
 
     @property
     def device_bytes(self) -> int:
         """What it takes of the device."""
-        return self._arena.size
+        return self._resident.size
 
     @property
     def held_bytes(self) -> int:
         """What it has of the device now."""
-        return 0 if self._arena.memory is None else self._arena.size
+        return 0 if self._resident.memory is None else self._resident.size
 
     @property
     def waiting_bytes(self) -> int:
@@ -100,7 +100,7 @@ class OffloadedWeights:
             largest = max((block.packing.bytes for block in self._blocks), default=0)
             size = sum(block.packing.bytes for block in self._staying) + min(2, len(self._blocks)) * largest
             known = weakref.ref(self)
-            self.module = self._arena = _Arena(
+            self.module = self._resident = ResidentWeights(
                 size, self._device.device, lambda: (offloaded := known()) and offloaded._leave()
             )
             self.residence, self.on = None, True
@@ -115,7 +115,7 @@ class OffloadedWeights:
     def release(self, weights: bool = False) -> None:
         """Give back the memory of the device and what is pinned; `forward` takes it anew."""
         with self._lock:
-            self._arena.leave()
+            self._resident.leave()
             for block in self._blocks:
                 block.unpin()
         if weights:
@@ -159,7 +159,7 @@ class OffloadedWeights:
 
     def _arrive(self) -> None:
         """See to it that what stays is on the device, and everything else pinned."""
-        memory = self._arena.arrive()
+        memory = self._resident.arrive()
         if memory is self._loaded:
             return
         with torch.inference_mode(False), torch.no_grad():
@@ -190,7 +190,7 @@ class OffloadedWeights:
             for block in (*self._staying, *self._blocks):
                 block.point_to(block.home)
             self._slots, self._loaded = [], None
-            self._arena.memory = None
+            self._resident.memory = None
 
     # --- while it computes -------------------------------------------------------------------------------------------
 
@@ -347,7 +347,7 @@ class _Slot:
         return self._views[block]
 
 
-class _Arena(nn.Module):
+class ResidentWeights(nn.Module):
     """`size` bytes of `device`, as a module, which hosts know how to bring there, count and take away."""
 
     def __init__(self, size: int, device: torch.device, left: Callable[[], object]) -> None:
@@ -356,7 +356,7 @@ class _Arena(nn.Module):
         self.size, self._where, self._left = size, device, left
         self.memory: Tensor | None = None
 
-    def to(self, device: torch.device | str, *_: Any, **__: Any) -> _Arena:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def to(self, device: torch.device | str, *_: Any, **__: Any) -> ResidentWeights:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take the memory, if that is the device; else give it back."""
         if torch.device(device).type == self._where.type:
             self.arrive()

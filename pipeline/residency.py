@@ -9,7 +9,7 @@ import weakref
 import torch
 
 from ..api.context import RunContext
-from ..api.errors import OutOfMemoryError, first_line
+from ..api.errors import first_line
 from ..models.runner import ModelRunner
 from ..models.weight_units import can_be_cut
 from ..models.weight_use import use_of_weights
@@ -24,12 +24,16 @@ NOTHING_STAYS = "the model's weights come layer by layer from main memory, as --
 _MUCH_LESS = 3 / 4  # of what may be there: what is there is then not worth to be planned anew
 
 
+class DoesNotFitError(MemoryError):
+    """Not even the least of a model's weights fits the device beside a forward; says what is needed and free."""
+
+
 def bring(context: RunContext, runner: ModelRunner, wanted: int, least: int | None = None) -> None:
     """Bring the weights of `runner` to the context's device, and ask for room for a forward of `wanted` bytes.
 
     Where they do not fit beside a forward of `least` bytes (None: `wanted`), they come block by block from then on, and
     no more of them stay than leaves room for `wanted` bytes: a tile as large as can be repays more than weights that
-    stay, since all that comes has to come once for every tile. Raises `OutOfMemoryError` where even the least does not
+    stay, since all that comes has to come once for every tile. Raises `DoesNotFitError` where even the least does not
     fit that must be there at once.
     """
     least = wanted if least is None else least
@@ -46,7 +50,7 @@ def bring(context: RunContext, runner: ModelRunner, wanted: int, least: int | No
     if offload.device_bytes + least > room:
         needed, free = (offload.device_bytes + least) / 2**20, room / 2**20
         offload.release()
-        raise OutOfMemoryError(
+        raise DoesNotFitError(
             f"{context.device} has too little memory for {runner.info.name}, even layer by layer: about {needed:.0f} "
             f"MiB are needed for its largest layers and a small tile, and {free:.0f} are free; free memory (unload "
             "other models), use a smaller model, or set precision to fp16 or bf16"
@@ -69,17 +73,20 @@ def told_of(context: RunContext, runner: ModelRunner) -> str | None:
 
 def _room(context: RunContext, runner: ModelRunner, least: int) -> int | None:
     """Bytes of the device for weights and a forward, with those that are there already; None: it does not matter."""
-    held = 0
+    free = context.room_beside(runner.offload or runner, max(0, runner.bytes + least - _held(context, runner)))
+    return None if free is None else free + _held(context, runner)
+
+
+def _held(context: RunContext, runner: ModelRunner) -> int:
+    """Bytes that the weights of `runner` have of the device."""
     if isinstance(runner.offload, OffloadedWeights):
-        held = runner.offload.held_bytes
-    elif runner.residence is not None and runner.device.type == context.device.type:
-        held = runner.bytes
-    free = context.room_for(max(0, runner.bytes + least - held))
-    return None if free is None else free + held
+        return runner.offload.held_bytes
+    return runner.bytes if runner.residence is not None and runner.device.type == context.device.type else 0
 
 
 def _bring_whole(context: RunContext, runner: ModelRunner, wanted: int) -> None:
     if isinstance(runner.offload, OffloadedWeights):
+        context.take_away(runner.offload)
         runner.offload.end()
         runner.come_in_parts(None, runner.offload.plain)
     context.make_resident(runner, wanted)

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from ..api.context import RunContext
+from ..api.errors import OutOfMemoryError
 from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
@@ -16,7 +17,7 @@ from ..tiling.pad import WrapPadding
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
 from .memory_use import Setting, memory_use
-from .residency import bring
+from .residency import DoesNotFitError, bring
 from .revisions import Revisions
 from .scheduler import Budget, Compiled, Limits, Schedule, Scheduler, enough_pixels, least_pixels
 from .workload import Workload
@@ -214,7 +215,10 @@ class ScheduleMaker:
             working_bytes(cost, some, self._context.device)
             for some in (pixels, min(pixels, least_pixels(self._known.info)))
         )
-        bring(self._context, runner, wanted, least)
+        try:
+            bring(self._context, runner, wanted, least)
+        except DoesNotFitError as error:
+            raise OutOfMemoryError(str(error)) from error
         if runner.offload is not None:
             self._chain.leave_out_compiled()
 

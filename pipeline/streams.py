@@ -79,6 +79,10 @@ class StreamDevice(Protocol):
         """
         ...
 
+    def pair(self) -> tuple[Stream, Stream]:
+        """Two streams that `stream` does not hand out: for copies that may have to wait for long."""
+        ...
+
     def pinned(self, size: int) -> Tensor:
         """`size` bytes that the device copies by itself, [size] uint8."""
         ...
@@ -99,6 +103,9 @@ class InTurnDevice:
 
     def stream(self, urgent: bool = False) -> Stream:
         return InTurnStream()
+
+    def pair(self) -> tuple[Stream, Stream]:
+        return InTurnStream(), InTurnStream()
 
     def pinned(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8)
@@ -165,12 +172,16 @@ class CudaDevice:
             urgent: itertools.cycle([CudaStream(torch.cuda.Stream(device, priority=-urgent)) for _ in range(2)])
             for urgent in (False, True)
         }
+        self._pair = CudaStream(torch.cuda.Stream(device)), CudaStream(torch.cuda.Stream(device))
 
     def current(self) -> Stream:
         return CudaStream(torch.cuda.current_stream(self.device))
 
     def stream(self, urgent: bool = False) -> Stream:
         return next(self._streams[urgent])
+
+    def pair(self) -> tuple[Stream, Stream]:
+        return self._pair
 
     def pinned(self, size: int) -> Tensor:
         pinned = PINNED.empty((size,), torch.uint8)

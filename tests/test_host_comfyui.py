@@ -211,6 +211,26 @@ def test_others_are_asked_to_make_way_before_weights_come_in_parts(
     assert torch.equal(runner.forward(PICTURE), whole.forward(PICTURE))
 
 
+def test_what_is_there_of_a_model_is_not_made_to_give_way_for_the_rest_of_it(started, monkeypatch) -> None:
+    comfyui, model, cache = started(reserve_vram=0), zoo.deep(), RunnerCache()
+    comfyui.free = ModelRunner(model, FP32).bytes // 2
+    runner = brought(model, monkeypatch, cache)
+    runner.forward(PICTURE)
+    assert isinstance(runner.offload, OffloadedWeights)
+    there, loaded, size = runner.offload.module, comfyui.loaded[0], runner.offload.held_bytes
+    comfyui.free -= size
+    assert brought(model, monkeypatch, cache) is runner
+    assert (runner.offload.module, comfyui.loaded) == (there, [loaded])
+    assert runner.offload.held_bytes == size
+    comfyui.free = GIGABYTE
+    assert brought(model, monkeypatch, cache).offload is None, "now there is room for all of it"
+    assert [entry.model.model for entry in comfyui.loaded] == [runner.module]
+    comfyui.free = runner.bytes // 2
+    assert brought(model, monkeypatch, cache).offload is not None, "and now there is not"
+    assert [entry.model.model for entry in comfyui.loaded] == [runner.offload.module]
+    assert torch.equal(runner.forward(PICTURE), ModelRunner(model, FP32).forward(PICTURE))
+
+
 def test_novram(started, monkeypatch: pytest.MonkeyPatch) -> None:
     comfyui, model = started(novram=True), zoo.deep()
     runner = brought(model, monkeypatch)

@@ -97,7 +97,7 @@ def test_weights_come_block_by_block_where_they_do_not_fit(monkeypatch: pytest.M
     context = StandaloneContext("cuda")
     brought = ModelRunner(model, usual_mode("fp32", False, model))
     least = 1 << 20
-    monkeypatch.setattr(context, "room_for", lambda needed: least + brought.bytes // 2)
+    monkeypatch.setattr(context, "room_beside", lambda model, needed: least + brought.bytes // 2)
     bring(context, brought, least)
     before = torch.cuda.memory_allocated()
     y = brought.forward(torch.rand(1, 3, 64, 64, device="cuda"))

@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.upstream import TorchDispatchMode, tree_leaves
 from cudaspeed.devices.pinned import PinnedMemory
 from cudaspeed.host import StandaloneContext
+from cudaspeed.kernels import winograd
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info
 from cudaspeed.models.runner import ModelRunner
@@ -45,6 +47,7 @@ MODELS: dict[str, tuple[Callable[[], ImageModelDescriptor], ExecutionMode]] = {
     "channels last": (zoo.esrgan, ExecutionMode("fp32", False, True)),
     "half precision": (zoo.compact, ExecutionMode("bf16", False, True)),
     "autocast": (zoo.swinir, ExecutionMode("bf16", True, False)),
+    "winograd kernels": (zoo.deep, ExecutionMode("fp32", False, True, "winograd")),
     "fused kernels": (zoo.esrgan, ExecutionMode("fp32", False, True, "fused")),
     "attention kernels": (zoo.swinir, ExecutionMode("fp32", False, False, "attention")),
 }
@@ -62,8 +65,10 @@ def picture(runner: ModelRunner, side: int = 32) -> Tensor:
 
 
 @pytest.fixture(params=MODELS)
-def runner(request: pytest.FixtureRequest) -> ModelRunner:
+def runner(request: pytest.FixtureRequest, tmp_path: Path) -> ModelRunner:
     make, mode = MODELS[request.param]
+    if mode.kernels == "winograd" and not winograd.prepare(tmp_path):
+        pytest.skip("there are no kernels here")
     return ModelRunner(make(), mode)
 
 
@@ -80,7 +85,7 @@ def test_the_bits_are_those_of_weights_that_are_all_there(runner: ModelRunner, s
 
 def on_device(weights: OffloadedWeights, runner: ModelRunner) -> int:
     """Bytes of the memory there, after it was seen that no weight lies anywhere but there or at home."""
-    there = weights._arena.memory
+    there = weights._resident.memory
     assert there is not None
     return there.nbytes
 
@@ -288,7 +293,7 @@ def test_after_an_error_or_an_interrupt_in_the_middle(place: int, error: type[Ba
     with pytest.raises(error):
         weights.forward(X)
     handle.remove()
-    there = weights._arena.memory.untyped_storage()
+    there = weights._resident.memory.untyped_storage()
     assert all(tensor.untyped_storage() is not there for tensor in weights_of(network))
     assert torch.equal(weights.forward(X), y)
 
@@ -315,7 +320,7 @@ def test_two_threads_take_turns() -> None:
 def test_what_the_host_takes_away_goes_and_comes_back() -> None:
     network, weights = row(limit=2500, device=(device := LaggingDevice()))
     y = weights.forward(X)
-    memory = weakref.ref(weights._arena.memory.untyped_storage())
+    memory = weakref.ref(weights._resident.memory.untyped_storage())
     pinned = [weakref.ref(block.memory.untyped_storage()) for block in weights._blocks]
     weights.release()
     for stream in device.streams:
@@ -338,10 +343,10 @@ def test_another_limit_holds_for_the_next_forward() -> None:
         assert torch.equal(weights.forward(X), y)
         sizes.append(weights.device_bytes)
     assert sizes[0] == sizes[3] < sizes[1] < sizes[2]
-    memory = weights._arena.memory
+    memory = weights._resident.memory
     weights.keep_within(0)
     weights.forward(X)
-    assert weights._arena.memory is memory, "what would be there is left where it is"
+    assert weights._resident.memory is memory, "what would be there is left where it is"
 
 
 def test_no_more_is_pinned_than_the_bound_and_the_rest_waits_in_ordinary_memory() -> None:
@@ -383,7 +388,7 @@ class Card(StandaloneContext):
         super().make_resident(model, bytes_wanted)
         self.brought.append(model)
 
-    def room_for(self, needed: int) -> int | None:
+    def room_beside(self, model: Resident, needed: int) -> int | None:
         last = self.brought[-1] if self.brought else None
         held = last.held_bytes if isinstance(last, OffloadedWeights) else last.bytes if last and last.residence else 0
         return self.capacity - held

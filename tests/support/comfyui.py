@@ -128,9 +128,13 @@ class ComfyUI:
                 self.loaded.insert(0, LoadedModel(patcher, self._clean_up))
             patcher.load(patcher.load_device, full_load=force_full_load and not self._given("novram"))
 
-    def _make_room(self, memory_required: int, device: torch.device) -> list[Any]:
-        """Others' models leave as far as they have to; `free` tells what the card then has."""
+    def _make_room(self, memory_required: int, device: torch.device, keep_loaded: list[Any]) -> list[Any]:
+        """Others' models leave as far as they have to, and so do ours but for those to keep; `free` tells what the card
+        then has."""
         self.asked_for.append(int(memory_required))
+        for entry in [entry for entry in self.loaded if entry not in keep_loaded]:
+            entry.model_unload()
+            self.loaded.remove(entry)
         self.free = min(max(self.free, int(memory_required)), self.free + self.others)
         return []
 

@@ -34,6 +34,9 @@ class LaggingDevice:
         self.streams.append(LaggingStream(self))
         return self.streams[-1]
 
+    def pair(self) -> tuple[LaggingStream, LaggingStream]:
+        return self.stream(), self.stream()
+
     def pinned(self, size: int) -> Tensor:
         self.pinned_bytes += size
         return torch.full((size,), 0xFF, dtype=torch.uint8)  # NaN in every type, until something arrives
