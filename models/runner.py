@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from ..api.context import Resident
 from ..api.model_info import Forward, ModelInfo
-from ..api.upstream import architecture_call, copy_module
+from ..api.upstream import architecture_call, copy_module, own_tensors
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
@@ -70,8 +69,9 @@ class ModelRunner:
     @property
     def device(self) -> torch.device:
         """Where its weights lie, or the first of them."""
-        first = next(chain(self.module.parameters(), self.module.buffers()), None)
-        return torch.device("cpu") if first is None else first.device
+        # not by `parameters()`, which goes through all modules of one whose weights are buffers
+        held = (tensor for part in self.module.modules() for kind in own_tensors(part) for tensor in kind.values())
+        return next((tensor.device for tensor in held if tensor is not None), torch.device("cpu"))
 
     def executor(self, device: torch.device, graphs: bool = True) -> Executor:
         """What runs `forward` on `device`, where the module lies, while nothing is compiled of it.
