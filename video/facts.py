@@ -1,0 +1,48 @@
+"""What is known of a film before its frames are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PacketCount:
+    """What the packets of a film tell without being decoded: how many there are, how many `seconds` lie between the
+    first and the last, and whether they come at a `variable` rate."""
+
+    packets: int = 0
+    seconds: Fraction = Fraction(0)
+    variable: bool = False
+
+
+@dataclass(frozen=True)
+class FilmFacts:
+    """A film as its file and its first frame have it.
+
+    `size` is (height, width) of the frames as they are stored, before `display_matrix` (nine numbers, as FFmpeg has
+    them; None: shown as stored) turns them by `rotation` degrees counterclockwise. `pixel_aspect` is a pixel's width
+    over its height. `rate` is frames a second on average, `count` what the packets tell; both are no clock: times are
+    those of the frames, in ticks of `time_base` seconds.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    pixel_format: str
+    time_base: Fraction
+    rate: Fraction
+    count: PacketCount
+    pixel_aspect: Fraction = Fraction(1)
+    rotation: int = 0
+    display_matrix: tuple[int, ...] | None = None
+    interlaced: bool = False
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a reader met: `damaged` packets and frames, as the decoder tells them; `retimed` frames whose time was
+    missing, equal to the one before or earlier."""
+
+    damaged: int = 0
+    retimed: int = 0
