@@ -85,6 +85,7 @@ class ToPixels:
         colour, name = colour_of(frame), frame.format.name
         forms = ("rgba", "gbrapf32le") if self._alpha else ("rgb24", "gbrpf32le")
         levels = FULL if frame.format.is_rgb or frame.format.has_palette else colour.levels
+        tagged, frame.colorspace = frame.colorspace, colour.working  # PyAV 17 takes BT.2020 from nowhere else
         made = self._reformatter.reformat(
             frame,
             format=forms[is_deep(name)],
@@ -94,6 +95,7 @@ class ToPixels:
             dst_color_range=FULL,
             interpolation=_FLAGS,
         )
+        frame.colorspace = tagged
         return made.to_ndarray()
 
 
@@ -115,8 +117,10 @@ class FromPixels:
         form = (("rgb24", "gbrpf32le"), ("rgba", "gbrapf32le"))[alpha][deep]
         values = np.ascontiguousarray(pixels) if deep else np.rint(pixels * 255).astype(np.uint8)
         colour, levels = self._colour, FULL if self._is_rgb else self._colour.levels
+        given = self._av.VideoFrame.from_ndarray(values, form)
+        given.colorspace = colour.working
         frame = self._reformatter.reformat(
-            self._av.VideoFrame.from_ndarray(values, form),
+            given,
             format=self._format,
             src_colorspace=colour.working,
             dst_colorspace=colour.working,

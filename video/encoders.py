@@ -17,8 +17,9 @@ class Encoder:
     `options` are those it is opened with; `crf_option` is what it calls the number for quality, of which `crf` is the
     default here and `most_crf` the largest; "": it has none. `formats` are the pixel formats that we give it, of those
     that it takes, by preference. `sides` are the least and the most pixels along a side. With `even`, sides whose
-    chroma is halved must be even; one that `reorders` has frames that are decoded before others are shown. It can go
-    into `containers`, by their endings.
+    chroma is halved must be even; one that `reorders` has frames that are decoded before others are shown. One
+    that `writes_aspect` tells the shape of pixels itself, where the container does not. It can go into `containers`, by
+    their endings.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Encoder:
     sides: tuple[int, int] = (1, 65535)
     even: bool = False
     reorders: bool = False
+    writes_aspect: bool = False
     containers: tuple[str, ...] = (".mp4", ".mkv", ".mov")
 
     def check_crf(self, crf: int) -> None:
@@ -52,8 +54,26 @@ _NVENC = {"preset": "p6", "tune": "hq", "rc": "vbr", "b": "0"}
 ENCODERS: dict[str, Encoder] = {
     encoder.name: encoder
     for encoder in (
-        Encoder("libx264", _PLANAR, {"preset": "slow"}, crf=17, sides=(2, 16384), even=True, reorders=True),
-        Encoder("libx265", _PLANAR, {"preset": "slow"}, crf=18, sides=(16, 65535), even=True, reorders=True),
+        Encoder(
+            "libx264",
+            _PLANAR,
+            {"preset": "slow"},
+            crf=17,
+            sides=(2, 16384),
+            even=True,
+            reorders=True,
+            writes_aspect=True,
+        ),
+        Encoder(
+            "libx265",
+            _PLANAR,
+            {"preset": "slow"},
+            crf=18,
+            sides=(16, 65535),
+            even=True,
+            reorders=True,
+            writes_aspect=True,
+        ),
         Encoder(
             "libsvtav1",
             ("yuv420p", "yuv420p10le"),
@@ -61,7 +81,7 @@ ENCODERS: dict[str, Encoder] = {
             crf=20,
             most_crf=63,
             sides=(4, 16384),
-            containers=(*CONTAINERS,),
+            containers=(".mp4", ".mkv", ".webm"),
         ),
         Encoder(
             "libvpx-vp9",
@@ -74,7 +94,7 @@ ENCODERS: dict[str, Encoder] = {
         Encoder(
             "prores_ks",
             ("yuv422p10le", "yuv444p10le", "yuva444p10le"),
-            {"profile": "auto"},
+            {"vendor": "apl0"},
             crf_option="",
             containers=(".mov", ".mkv"),
         ),
@@ -85,7 +105,17 @@ ENCODERS: dict[str, Encoder] = {
             crf_option="",
             containers=(".mkv",),
         ),
-        Encoder("h264_nvenc", ("yuv420p", "yuv444p"), _NVENC, "cq", 19, sides=(160, 4096), even=True, reorders=True),
+        Encoder(
+            "h264_nvenc",
+            ("yuv420p", "yuv444p"),
+            _NVENC,
+            "cq",
+            19,
+            sides=(160, 4096),
+            even=True,
+            reorders=True,
+            writes_aspect=True,
+        ),
         Encoder(
             "hevc_nvenc",
             ("yuv420p", "yuv444p", "p010le", "yuv444p16le"),
@@ -95,6 +125,7 @@ ENCODERS: dict[str, Encoder] = {
             sides=(160, 8192),
             even=True,
             reorders=True,
+            writes_aspect=True,
         ),
         Encoder(
             "av1_nvenc",
@@ -104,7 +135,7 @@ ENCODERS: dict[str, Encoder] = {
             24,
             sides=(160, 8192),
             even=True,
-            containers=(*CONTAINERS,),
+            containers=(".mp4", ".mkv", ".webm"),
         ),
     )
 }

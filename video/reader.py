@@ -39,7 +39,8 @@ class Frame:
 
 
 class FilmReader:
-    """The film in the file `path`, from `with` on: its `facts`, and the streams that are not upscaled, `others`.
+    """The film in the file `path`, from `with` on: its `facts`, the streams that are not upscaled, `others`, and the
+    `covers` among these, encoded pictures by their stream's index.
 
     The film is the stream that players show, and no cover picture. Raises `BadFilmError` where there is none, or none
     of its frames can be decoded, and `MissingLibraryError`.
@@ -119,11 +120,14 @@ class FilmReader:
         self._decoder = self._decoder_of(stream)
         self._rest = self._read()
         self._before: list[Packet[Any]] = []
+        self.covers: dict[int, bytes] = {}
         for item in self._rest:
             if isinstance(item, Frame):
                 self._first = item
                 break
             self._before.append(item)
+            if item.stream.disposition & self._av.stream.Disposition.attached_pic:
+                self.covers[item.stream.index] = bytes(item)
         else:
             lost = f" ({counted.packets} packets cannot be decoded)" if counted.packets else ""
             raise BadFilmError(f"{self._path}: has no frame that can be decoded{lost}")
