@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 _LEAP = 1  # second: further back is where a recording began anew, and all that follows is as late
+_APART = Fraction(1, 1000)  # second, of what is put after another: containers that count milliseconds keep it apart
 
 
 class Timeline:
@@ -13,7 +15,7 @@ class Timeline:
     equal."""
 
     def __init__(self, time_base: Fraction, step: int = 1) -> None:
-        self._step = step
+        self._step, self._apart = step, max(step, math.ceil(step * _APART / time_base))
         self._leap = max(1, int(_LEAP / time_base))
         self._last: int | None = None
         self._next = self._shift = 0
@@ -29,7 +31,7 @@ class Timeline:
                 self._shift += self._next - at
                 at = self._next
             else:
-                at = self._last + self._step
+                at = self._last + self._apart
         self.mended += wrong
         self._last, self._next = at, at + max(1, duration)
         return at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -34,6 +35,7 @@ class FilmWriter:
     def __init__(self, file: BinaryIO, reader: FilmReader, planned: FilmFormat, copies: CopyPlan) -> None:
         self._av, self._file, self._reader = load_av(), file, reader
         self._format, self._copies = planned, copies
+        self._finished = False
         self._from_pixels = FromPixels(planned.pixel_format, planned.colour)
 
     def __enter__(self) -> FilmWriter:
@@ -52,9 +54,15 @@ class FilmWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is None:
-            self._guarded(lambda: self._container.mux(self._stream.encode()))
-            self._guarded(self._container.close)
+        if not self._finished:
+            with suppress(Exception):  # what is written goes, and why is known
+                self._container.close()
+
+    def finish(self) -> None:
+        """All frames and packets are there: the film is whole when this returns."""
+        self._guarded(lambda: self._container.mux(self._stream.encode()))
+        self._finished = True  # the end is written once, whatever comes of it
+        self._guarded(self._container.close)
 
     def write(self, pixels: NDArray[np.float32], pts: int, duration: int) -> None:
         """The next frame [H, W, C] of 0..1, at `pts` and for `duration` ticks of the film's time base."""

@@ -39,6 +39,18 @@ def test_a_recording_that_begins_anew_goes_on_where_the_first_one_ended() -> Non
     assert timeline.mended == 1
 
 
+def test_what_is_put_after_another_is_apart_in_milliseconds_too() -> None:
+    """Matroska counts nothing shorter."""
+    timeline = Timeline(Fraction(1, 90000))
+    assert [timeline.place(time, 3600) for time in [0, 3600, 3600, 3600, 7200]] == [0, 3600, 3690, 3780, 7200]
+
+
+def test_where_times_may_be_equal_they_stay_so() -> None:
+    timeline = Timeline(MILLISECONDS, step=0)
+    assert [timeline.place(time, 0) for time in [0, 1, 1, 2, 1]] == [0, 1, 1, 2, 2]
+    assert timeline.mended == 1
+
+
 def test_a_frame_without_a_duration_still_lasts() -> None:
     timeline = Timeline(MILLISECONDS)
     assert [timeline.place(None, 0) for _ in range(3)] == [0, 1, 2]

@@ -61,6 +61,7 @@ def rewrite(
                     writer.write(values.repeat(scale, 0).repeat(scale, 1), item.pts, item.duration)
                 else:
                     writer.copy(item)
+            writer.finish()
     return planned, (*planned.notes, *copies.notes)
 
 
