@@ -41,6 +41,15 @@ class Encoder:
         if not 0 <= crf <= self.most_crf:
             raise BadOptionError(f"crf is {crf}; {self.name} takes 0 (best) to {self.most_crf} (default: {self.crf})")
 
+    def check_container(self, ending: str) -> None:
+        """Raise `BadOptionError` unless it goes into films with this ending."""
+        if ending not in self.containers:
+            fitting = [name for name, other in ENCODERS.items() if ending in other.containers]
+            raise BadOptionError(
+                f"{self.name} does not go into {ending} films, but into {', '.join(self.containers)}; "
+                f"into {ending} go {', '.join(fitting)}"
+            )
+
     def opened_with(self, crf: int | None) -> dict[str, str]:
         """Its options, with this quality, or the default."""
         quality = {self.crf_option: str(self.crf if crf is None else crf)} if self.crf_option else {}

@@ -46,3 +46,13 @@ class Losses:
 
     damaged: int = 0
     retimed: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know, in sentences."""
+        told = []
+        if self.damaged:
+            told.append(f"{self.damaged} damaged packets or frames were met; what could be decoded is there")
+        if self.retimed:
+            told.append(f"{self.retimed} frames had no time, or one that ran backwards: they were put in order")
+        return tuple(told)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..api.errors import BadOptionError
 from .colour import Colour, colour_of, tag
-from .encoders import CONTAINERS, ENCODERS, Encoder, usual_encoder
-from .options import AUTOMATIC, VideoOptions
+from .encoders import ENCODERS, Encoder
+from .options import VideoOptions
 from .pixel_formats import bits_of, chroma_text, format_for, has_alpha, multiples
 from .pyav import load_av
 from .side_data import Brightness, brightness_of, lost_of, svt_parameters, x264_parameters, x265_parameters
@@ -77,10 +77,8 @@ def plan_format(
     Raises `BadOptionError` for an encoder that does not go into the container, that is not there or does not open
     here, and for what it does not write: bits, quality, sizes.
     """
-    encoder = usual_encoder(ending) if options.codec == AUTOMATIC else ENCODERS[options.codec]
-    _check_container(encoder, ending)
-    if options.crf is not None:
-        encoder.check_crf(options.crf)
+    encoder = options.encoder(ending)
+    options.check(ending)
     pixel_format = format_for(facts.pixel_format, _offered(encoder), options.bits, encoder.name)
     stored = _stored(size, encoder, pixel_format)
     _check_size(stored, encoder, ending)
@@ -114,15 +112,6 @@ def plan_format(
 def encoders_here() -> tuple[str, ...]:
     """The names of those that open on this machine, with these libraries."""
     return tuple(name for name, encoder in ENCODERS.items() if not _why_not(encoder))
-
-
-def _check_container(encoder: Encoder, ending: str) -> None:
-    if ending not in encoder.containers:
-        fitting = [name for name, other in ENCODERS.items() if ending in other.containers]
-        raise BadOptionError(
-            f"{encoder.name} does not go into {ending} films, but into {', '.join(encoder.containers)}; "
-            f"into {ending} go {', '.join(fitting)}"
-        )
 
 
 def _offered(encoder: Encoder) -> tuple[str, ...]:
@@ -223,6 +212,3 @@ def _why_not(encoder: Encoder) -> str:
     except (av.error.FFmpegError, ValueError, IndexError) as error:
         return str(error) or type(error).__name__
     return ""
-
-
-assert set(CONTAINERS) >= {ending for encoder in ENCODERS.values() for ending in encoder.containers}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..api.checks import check_choice
 from ..api.errors import BadOptionError
-from .encoders import ENCODERS
+from .encoders import ENCODERS, Encoder, usual_encoder
 
 AUTOMATIC = "auto"
 CODECS: tuple[str, ...] = (AUTOMATIC, *ENCODERS)
@@ -29,3 +29,14 @@ class VideoOptions:
             raise BadOptionError(f"bits is {self.bits!r}; use 8, 10, or 0 for the film's own")
         if self.crf is not None and self.codec != AUTOMATIC:
             ENCODERS[self.codec].check_crf(self.crf)
+
+    def encoder(self, ending: str) -> Encoder:
+        """The one that writes films with this ending."""
+        return usual_encoder(ending) if self.codec == AUTOMATIC else ENCODERS[self.codec]
+
+    def check(self, ending: str) -> None:
+        """Raise `BadOptionError` where they do not go with films of this ending."""
+        encoder = self.encoder(ending)
+        encoder.check_container(ending)
+        if self.crf is not None:
+            encoder.check_crf(self.crf)

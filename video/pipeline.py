@@ -99,14 +99,7 @@ class FilmReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know, in sentences."""
-        lost = []
-        if self.losses.damaged:
-            lost.append(f"{self.losses.damaged} damaged packets or frames were met; what could be decoded is there")
-        if self.losses.retimed:
-            lost.append(
-                f"{self.losses.retimed} frames had no time of their own, or one that ran backwards: put in order"
-            )
-        return (*dict.fromkeys((*self.notes, *lost, *self.upscaling.warnings)),)
+        return (*dict.fromkeys((*self.notes, *self.losses.warnings, *self.upscaling.warnings)),)
 
 
 Tell = Callable[[FilmProgress], None]
