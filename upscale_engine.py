@@ -16,6 +16,8 @@ import atexit
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -30,7 +32,7 @@ from .devices.precisions import without_autocast
 from .images.channels import plan_channels
 from .images.validate import validate_image
 from .models.loader import check_model
-from .pipeline.frame_io import FrameSource, TensorSink, TensorSource
+from .pipeline.frame_io import FrameSink, FrameSource, TensorSink, TensorSource
 from .pipeline.monitor import Monitor
 from .pipeline.output import allocate_output
 from .pipeline.passes import PassRunner, Prepared
@@ -40,7 +42,7 @@ from .pipeline.session_cache import SessionCache
 from .pipeline.workload import workload_of_one
 from .storage.fingerprint import unchanged
 from .storage.heap import TRIMMER
-from .tiling.fit import plan_passes
+from .tiling.fit import plan_passes, result_size
 
 logger = logging.getLogger("cudaspeed")
 
@@ -69,16 +71,45 @@ def upscale(
     A run of more than a second says what it is at, and how long it will take where that is known. It may do so on
     another thread.
     """
+    with _running(model, context, sessions) as monitor:
+        result = _upscale(image, model, options, monitor, sessions)
+        monitor.summary = _summary(result.report)
+    return result
+
+
+def upscale_frames(
+    ways: tuple[FrameSource, FrameSink],
+    model: ImageModelDescriptor,
+    options: UpscaleOptions,
+    context: RunContext,
+    sessions: SessionCache = _SESSIONS,
+) -> UpscaleReport:
+    """Upscale all frames of a source, of which there is one at least, into a sink, as `upscale` does: frames from
+    elsewhere than memory, a film's. The sink's are of the size that `result_size` tells.
+
+    Raises what `upscale` does, but for the picture, and what source and sink raise.
+    """
+    started = time.perf_counter()
+    source, sink = ways
+    with _running(model, context, sessions) as monitor:
+        report = _runner(source, model, options, monitor, sessions).into(sink)
+        report = replace(report, seconds=time.perf_counter() - started)
+        _log(report)
+        monitor.summary = _summary(report)
+    return report
+
+
+@contextmanager
+def _running(model: ImageModelDescriptor, context: RunContext, sessions: SessionCache) -> Iterator[Monitor]:
+    """What surrounds a run. Raises `BadModelError`."""
     check_model(model)
     try:
         with Monitor(context) as monitor, without_autocast(context.device), unchanged(model.model):
             sessions.begin(model)
-            result = _upscale(image, model, options, monitor, sessions)
-            monitor.summary = _summary(result.report)
+            yield monitor
     except BaseException:  # an interrupt, of whatever kind the host's is
         TRIMMER.soon()  # what was in work is let go of
         raise
-    return result
 
 
 def _upscale(
@@ -87,23 +118,30 @@ def _upscale(
     started = time.perf_counter()
     noted = validate_image(image)
     source = TensorSource(image)
-    passes = plan_passes(source.size, model.scale, options.resize, options.tiling_mode)
-
-    def prepare(frames: FrameSource) -> Prepared:
-        session = Session(model, options, context, sessions)
-        with session.room.needed_for("a look at the picture's transparency"):
-            return Prepared(
-                session, plan_channels(frames.channels, session.known.info, options.alpha_mode, frames.alphas())
-            )
-
-    runner = PassRunner(passes, source, prepare, context)
-    shape = (len(source), *passes[-1].result, source.channels)
+    runner = _runner(source, model, options, context, sessions)
+    size = result_size(source.size, model.scale, options.resize)
+    shape = (len(source), *size, source.channels)
     sink = TensorSink(allocate_output(shape, context, runner.bytes_beside()))
     report = runner.into(sink)
     notes = (*([noted] if noted else []), *report.notes)
     report = replace(report, seconds=time.perf_counter() - started, notes=notes)
     _log(report)
     return UpscaleResult(sink.tensor, report)
+
+
+def _runner(
+    source: FrameSource, model: ImageModelDescriptor, options: UpscaleOptions, context: Monitor, sessions: SessionCache
+) -> PassRunner:
+    """What takes the frames of `source` through as many passes as the size that is wanted takes."""
+
+    def prepare(frames: FrameSource) -> Prepared:
+        session = Session(model, options, context, sessions)
+        with session.room.needed_for("a look at the picture's transparency"):
+            alphas = frames.alphas()
+            return Prepared(session, plan_channels(frames.channels, session.known.info, options.alpha_mode, alphas))
+
+    passes = plan_passes(source.size, model.scale, options.resize, options.tiling_mode)
+    return PassRunner(passes, source, prepare, context)
 
 
 def _summary(report: UpscaleReport) -> str:

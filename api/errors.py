@@ -20,6 +20,10 @@ class BadImageError(CudaspeedError, ValueError):
     """The picture handed in cannot be upscaled: wrong shape, no pixels, non-finite values, an unreadable file."""
 
 
+class BadFilmError(CudaspeedError, ValueError):
+    """The file is no film, or has no frame that can be decoded."""
+
+
 class BadModelError(CudaspeedError, ValueError):
     """The model file or object is not one that can upscale a single image, or is unsafe to load."""
 
@@ -30,6 +34,10 @@ class ModelFailedError(CudaspeedError, RuntimeError):
 
 class BrokenOutputError(ModelFailedError):
     """What the model gives is no picture, in fp32 and eager too: no other way to compute it helps."""
+
+
+class MissingLibraryError(CudaspeedError, ImportError):
+    """A library that only some of the work needs is missing, or too old."""
 
 
 class OutputError(CudaspeedError, OSError):

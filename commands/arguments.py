@@ -17,12 +17,21 @@ from ..images.kinds import ENDINGS
 from ..images.limits import DEFAULT_LIMITS
 from ..images.naming import FORMATS
 from ..models.loader import DEFAULT_MODEL
+from ..video.encoders import CONTAINERS
+from ..video.films import ENDINGS as FILMS
+from ..video.options import BITS, CODECS
 from .console import Console
 from .exit_codes import EXPLAINED
 
 Run = Callable[[argparse.Namespace, Console], int]
 
 _A_MODEL = "a name that 'cudaspeed models' lists, or a model file"
+
+
+_OF_FILMS = """Upscale films, frame by frame, in memory that does not grow with their length.
+
+Sound, subtitles and all else in a film's file are copied; what a container does not take is named before the first
+frame. Needs PyAV 17 or newer: pip install "cudaspeed[video]". What is stopped begins anew the next time."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,6 +76,19 @@ def parser() -> argparse.ArgumentParser:
     _add_upscale_arguments(one)
     _add_size_arguments(one)
     one.set_defaults(run=_later("request"))
+
+    film = commands.add_parser(
+        "video",
+        parents=[output, _computing_arguments(), _compiling_arguments()],
+        help="upscale films, with their sound, subtitles and all else that is in their files",
+        description=_OF_FILMS,
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_film_arguments(film)
+    _add_upscale_arguments(film)
+    _add_size_arguments(film)
+    film.set_defaults(run=_later("video"))
 
     listed = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
     listed.set_defaults(run=_later("models"))
@@ -197,6 +219,35 @@ def _add_file_arguments(command: argparse.ArgumentParser) -> None:
         default=DEFAULT_LIMITS.max_megapixels,
         metavar="N",
         help="largest picture that is read; small files can claim any size (default: %(default).0f)",
+    )
+
+
+def _add_film_arguments(command: argparse.ArgumentParser) -> None:
+    """Which films, and how they are written: those of `VideoOptions`."""
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help=f"films, or folders of them ({', '.join(FILMS)})")
+    command.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help=f"a film ({', '.join(CONTAINERS)}), or a folder, where films keep their names, and their endings if these "
+        "can be written; others become .mkv, which keeps the most",
+    )
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace films that exist (default: in a folder they count as done, and a named one is an error)",
+    )
+    command.add_argument(
+        "--codec",
+        choices=CODECS,
+        default=CODECS[0],
+        help="encoder (default: libx264, for .webm libvpx-vp9); those of NVENC need a driver",
+    )
+    command.add_argument(
+        "--crf", type=int, metavar="N", help="the encoder's number for quality, small is good (default: 17 of libx264)"
+    )
+    command.add_argument(
+        "--bits", type=int, choices=BITS[1:], default=BITS[0], help="a channel (default: 8 as the film, 10 for more)"
     )
 
 

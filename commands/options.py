@@ -12,10 +12,11 @@ from ..api.options import UpscaleOptions
 from ..api.resize import Resize
 from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions
+from ..video.options import VideoOptions
 
 _LONGEST_SIDE = 1 << 16  # pixels, of a picture to prepare for
 
-Options = TypeVar("Options", UpscaleOptions, FolderOptions, DecodeLimits)
+Options = TypeVar("Options", UpscaleOptions, FolderOptions, DecodeLimits, VideoOptions)
 
 
 def options_of(kind: type[Options], arguments: argparse.Namespace) -> Options:
@@ -25,7 +26,7 @@ def options_of(kind: type[Options], arguments: argparse.Namespace) -> Options:
 
 
 def upscale_options(arguments: argparse.Namespace) -> UpscaleOptions:
-    """Those of `cudaspeed upscale`, with the size that results are wanted in."""
+    """Those of `cudaspeed upscale` and `video`, with the size that results are wanted in."""
     width, height = parse_target(arguments.target) if arguments.target is not None else (0, 0)
     resize = Resize(arguments.scale_by, width, height, arguments.fit, arguments.resample)
     return replace(options_of(UpscaleOptions, arguments), resize=resize)

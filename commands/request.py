@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..api.errors import BadOptionError
 from ..api.options import UpscaleOptions
-from ..images.jobs import Job, Plan, plan_jobs, refuse_unwritable
+from ..images.folders import is_picture
+from ..images.jobs import Job, Plan, Refused, plan_jobs, refuse_unwritable
 from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions
 from ..models.loader import check_file
+from ..video.films import is_called_like_a_film
 from .console import Console
 from .devices import check_device
 from .options import options_of, upscale_options
@@ -52,13 +55,30 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def _checked(arguments: argparse.Namespace) -> Request:
     """Raises `BadOptionError` and `BadModelError` for what makes no sense; changes nothing on disk."""
     options = upscale_options(arguments)
+    if is_called_like_a_film(Path(arguments.output)) and not os.path.isdir(arguments.output):  # noqa: PTH112
+        raise BadOptionError(f"{arguments.output} is called like a film; 'cudaspeed video' writes films")
     limits = options_of(DecodeLimits, arguments)
     plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
+    plan = _without_films(plan)
     check_file(arguments.model)
     check_device(arguments.device, arguments.reserve_vram)
     return Request(
         plan, options, limits, arguments.model, arguments.device, arguments.skip_existing, arguments.reserve_vram
     )
+
+
+def _without_films(plan: Plan) -> Plan:
+    """The plan, with films refused that were named. Raises `BadOptionError` where nothing else is left."""
+    steps = [
+        Refused(step.source, f"{step.source} is a film; 'cudaspeed video' upscales films")
+        if isinstance(step, Job) and is_called_like_a_film(step.source) and not is_picture(step.source)
+        else step
+        for step in plan.steps
+    ]
+    refused = [step for step in steps if isinstance(step, Refused)]
+    if len(refused) == len(steps) and refused:
+        raise BadOptionError(refused[0].reason)
+    return replace(plan, steps=tuple(steps))
 
 
 def _exists(target: Path) -> bool:

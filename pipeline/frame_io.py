@@ -1,4 +1,4 @@
-"""Where frames come from and where they go: tensors here, and in relay.py. Films and folders fit in here."""
+"""Where frames come from and where they go: tensors here, those between two passes in relay.py, films in video/."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class FrameSource(Protocol):
     """Where the frames lie."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many there are; at least one. Where that is not known before all are read: about how many, and exactly
+        from when the end is as near as a run's `batch_size` to the last frame that was read, or to the first one."""
         ...
 
     def frame(self, index: int) -> Tensor:

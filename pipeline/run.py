@@ -175,11 +175,13 @@ class Pipeline:
         with Transfer(self._source, self._sink, session.streams) as transfer:
             try:
                 for first in frames[:: self._options.batch_size]:
+                    if first >= len(self._source):  # it has turned out to have fewer
+                        break
                     if first > frames.start and (
                         self._forwards.limits != limits or session.schedules.has_better(schedule, limits)
                     ):
                         break
-                    some = range(first, min(first + self._options.batch_size, frames.stop))
+                    some = range(first, min(first + self._options.batch_size, len(self._source)))
                     group = FrameGroup(some, self._setup(schedule), transfer)
                     while jobs := group.next_jobs(session.schedules.batch(schedule, self._forwards.limits)):
                         self._context.raise_if_interrupted()

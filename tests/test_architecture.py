@@ -24,7 +24,19 @@ MAY_PRINT = {"commands", "train", "bench", "fuzz", "examples"}
 RUNS_CODE = {"eval", "exec", "__import__"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 
-PACKAGES = ("api", "commands", "compiling", "devices", "images", "kernels", "models", "pipeline", "storage", "tiling")
+PACKAGES = (
+    "api",
+    "commands",
+    "compiling",
+    "devices",
+    "images",
+    "kernels",
+    "models",
+    "pipeline",
+    "storage",
+    "tiling",
+    "video",
+)
 MODULES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
 SOURCES = MODULES + sorted(
     path for folder in ("train", "bench", "examples", "docs") for path in (ROOT / folder).rglob("*.py")

@@ -1,0 +1,146 @@
+"""The films of `cudaspeed video`, from files into files, one after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spandrel import ImageModelDescriptor
+from tqdm import tqdm
+
+from ..api.errors import BadModelError, CudaspeedError, OutputError, first_line
+from ..host import StandaloneContext
+from ..images.jobs import Job, Refused
+from ..images.whole import sweep_leftovers
+from ..models.loader import load_model
+from ..upscale_engine import finish_learning
+from ..video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
+from .console import Console
+from .exit_codes import DONE, FAILED
+from .video import FilmRequest
+
+logger = logging.getLogger("cudaspeed")
+
+
+def upscale_all(request: FilmRequest, console: Console) -> int:
+    """Upscale what can be upscaled; of each film a record or a line says what came of it."""
+    model = load_model(request.model)
+    _context(request)  # raises where this machine has no such device, before anything is begun
+    for folder in {job.target.parent for job in request.plan.jobs}:
+        sweep_leftovers(folder)
+    code = DONE
+    for step in request.plan.steps:
+        if isinstance(step, Refused):
+            record = _failed(step.source, step.reason)
+        elif request.is_done(step):
+            record = {"input": str(step.source), "output": str(step.target), "skipped": True}
+        else:
+            record = _attempt(step, model, request, console)
+        if "error" in record:
+            code = FAILED
+            logger.error(record["error"])
+        if console.json or "error" not in record:
+            console.tell(record, _line(record))
+    finish_learning()
+    return code
+
+
+def _attempt(job: Job, model: ImageModelDescriptor, request: FilmRequest, console: Console) -> dict[str, Any]:
+    """The record of a film, once it is done or has failed. What every other film would meet as well is raised."""
+    try:
+        with console.progress(job.source.name) as bar:
+            display = _Display(bar)
+            context = _context(request, on_say=display.say)
+            _make_folder(job.target)
+            film = FilmJob(job.source, job.target, request.video)
+            report = upscale_film(film, model, request.options, context, display.show)
+    except BadModelError:
+        raise
+    except CudaspeedError as error:
+        return _failed(job.source, str(error))
+    except Exception as error:  # what breaks on one film must not cost the others
+        logger.debug("%s", job.source, exc_info=True)
+        return _failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}")
+    for warning in report.losses.warnings:
+        logger.warning("%s: %s", job.source, warning)
+    return _record(job, request.model, report)
+
+
+class _Display:
+    """What a film's bar shows: what the engine says until there is a frame, then how fast these come."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self._bar, self._runs = bar, False
+
+    def say(self, text: str) -> None:
+        if not self._runs:
+            self._bar.set_postfix_str(text)
+
+    def show(self, progress: FilmProgress) -> None:
+        self._runs = True
+        self._bar.total, self._bar.n = progress.total, progress.done
+        self._bar.set_postfix_str(str(progress), refresh=False)
+        self._bar.update(0)
+
+
+def _context(request: FilmRequest, **told: Callable[..., None]) -> StandaloneContext:
+    """The device that is asked for, for one film, and who is `told` of it."""
+    return StandaloneContext(request.device, reserve_vram=request.reserve_vram, **told)
+
+
+def _make_folder(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{target}: its folder cannot be made: {error.strerror or error}") from error
+
+
+def _failed(source: Path, reason: str) -> dict[str, Any]:
+    """The record of a film of which nothing came; the reason names it."""
+    return {"input": str(source), "error": reason if str(source) in reason else f"{source}: {reason}"}
+
+
+def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
+    """What is told of a finished film; sizes are (width, height)."""
+    upscaling = report.upscaling
+    return {
+        "input": str(job.source),
+        "output": str(job.target),
+        "input_size": report.input_size[::-1],
+        "output_size": report.output_size[::-1],
+        "frames": report.frames,
+        "variable_rate": report.variable_rate,
+        "damaged": report.losses.damaged,
+        "retimed": report.losses.retimed,
+        "codec": report.encoder,
+        "pixel_format": report.pixel_format,
+        "bytes": job.target.stat().st_size,
+        "model": model,
+        "architecture": upscaling.model,
+        "scale": upscaling.scale,
+        "passes": upscaling.passes,
+        "precision": upscaling.precision,
+        "tile": upscaling.tile[::-1],
+        "tiles": upscaling.tiles,
+        "compiled": upscaling.compiled,
+        "profile": upscaling.profile,
+        "seconds": report.seconds,
+        "peak_bytes": upscaling.peak_bytes,
+        "warnings": [*report.warnings],
+    }
+
+
+def _line(record: dict[str, Any]) -> str:
+    if "error" in record:
+        return str(record["error"])
+    name = Path(record["input"]).name
+    if "skipped" in record:
+        return f"{name}: skipped, {record['output']} exists"
+    (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
+    speed = record["frames"] / max(record["seconds"], 1e-9)
+    return (
+        f"{name}: {width}x{height} -> {out_width}x{out_height}, {record['frames']} frames, {speed:.1f} frames/s, "
+        f"written to {record['output']}"
+    )

@@ -1,0 +1,58 @@
+"""What is known of a film before its frames are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PacketCount:
+    """What the packets of a film tell without being decoded: how many there are, how many `seconds` lie between the
+    first and the last, and whether they come at a `variable` rate."""
+
+    packets: int = 0
+    seconds: Fraction = Fraction(0)
+    variable: bool = False
+
+
+@dataclass(frozen=True)
+class FilmFacts:
+    """A film as its file and its first frame have it.
+
+    `size` is (height, width) of the frames as they are stored, before `display_matrix` (nine numbers, as FFmpeg has
+    them; None: shown as stored) turns them by `rotation` degrees counterclockwise. `pixel_aspect` is a pixel's width
+    over its height. `rate` is frames a second on average, `count` what the packets tell; both are no clock: times are
+    those of the frames, in ticks of `time_base` seconds.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    pixel_format: str
+    time_base: Fraction
+    rate: Fraction
+    count: PacketCount
+    pixel_aspect: Fraction = Fraction(1)
+    rotation: int = 0
+    display_matrix: tuple[int, ...] | None = None
+    interlaced: bool = False
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a reader met: `damaged` packets and frames, as the decoder tells them; `retimed` frames whose time was
+    missing, equal to the one before or earlier."""
+
+    damaged: int = 0
+    retimed: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know, in sentences."""
+        told = []
+        if self.damaged:
+            told.append(f"{self.damaged} damaged packets or frames were met; what could be decoded is there")
+        if self.retimed:
+            told.append(f"{self.retimed} frames had no time, or one that ran backwards: they were put in order")
+        return tuple(told)

@@ -1,0 +1,134 @@
+"""Which film goes where: planned, and refused, before any of them is opened."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..api.errors import BadOptionError
+from ..images.folders import identity
+from ..images.jobs import Job, Plan, Refused
+from ..images.naming import place_of
+from .encoders import CONTAINERS
+from .options import VideoOptions
+
+ENDINGS = (
+    *CONTAINERS,
+    ".m4v",
+    ".avi",
+    ".ts",
+    ".m2ts",
+    ".mts",
+    ".mpg",
+    ".mpeg",
+    ".vob",
+    ".mxf",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".3gp",
+)
+"""Of files that are taken for films in a folder."""
+_MOST_KEPT = ".mkv"  # what other films become, and those whose container the encoder does not go into
+
+
+def plan_films(inputs: Sequence[str], output: str, options: VideoOptions, overwrite: bool) -> Plan:
+    """Which film goes where; changes nothing on disk.
+
+    A folder among `inputs` stands for the films that lie in it, by their endings, in the order of their names. `output`
+    is a folder if it exists as one, ends with a separator, or is not called like a film: there a film keeps its name,
+    and its ending where films with it are written and the encoder goes into them. Refused, and the rest is done: what
+    would be written over an input, or over what another becomes. Raises `BadOptionError` where nothing but refusals is
+    left, for an output that cannot be written by this encoder, for one that exists, unless `overwrite`, and for one
+    file as the output of several.
+    """
+    if _is_folder(output):
+        steps = [*_steps([*_found(inputs)], Path(output), options)]
+    else:
+        steps = [_single(inputs, Path(output), options, overwrite)]
+    known = {identity(step.source) for step in steps if isinstance(step, Job)} - {None}
+    steps = [_unless_an_input(step, known) for step in steps]
+    refused = [step for step in steps if isinstance(step, Refused)]
+    if len(refused) == len(steps):
+        more = f" (and {len(refused) - 1} more that cannot be done)" if len(refused) > 1 else ""
+        raise BadOptionError(refused[0].reason + more)
+    return Plan(tuple(steps))
+
+
+def is_called_like_a_film(path: Path) -> bool:
+    """By its ending."""
+    return path.suffix.lower() in ENDINGS
+
+
+def _is_folder(output: str) -> bool:
+    separators = tuple(separator for separator in (os.sep, os.altsep) if separator)
+    if os.path.isdir(output) or output.endswith(separators):  # noqa: PTH112  # raises nothing, whatever its name is
+        return True
+    kind = mimetypes.guess_type(output)[0] or ""  # so that out.gif is a file that is no film, and not a folder
+    return not is_called_like_a_film(Path(output)) and not kind.startswith(("video/", "image/", "audio/"))
+
+
+def _single(inputs: Sequence[str], target: Path, options: VideoOptions, overwrite: bool) -> Job:
+    ending = target.suffix.lower()
+    if ending not in CONTAINERS:
+        raise BadOptionError(f"cannot write {target}; its ending must be one of {', '.join(CONTAINERS)}")
+    if len(inputs) > 1 or os.path.isdir(inputs[0]):  # noqa: PTH112
+        raise BadOptionError(f"several films cannot all become {target}; name a folder")
+    options.check(ending)
+    if os.path.exists(target) and not overwrite:  # noqa: PTH110
+        raise BadOptionError(f"{target} exists; --overwrite replaces it, or name another output")
+    return Job(Path(inputs[0]), target)
+
+
+def _found(inputs: Sequence[str]) -> Iterator[Path | Refused]:
+    """Each once."""
+    seen: set[str] = set()
+    for given in map(Path, inputs):
+        if not os.path.isdir(given):  # noqa: PTH112
+            films = [given]
+        else:
+            try:
+                films = sorted(path for path in given.iterdir() if is_called_like_a_film(path) and path.is_file())
+            except OSError as error:
+                yield Refused(given, f"cannot look into the folder {given}: {error.strerror or error}")
+                continue
+            films = [path for path in films if not path.name.startswith(".")]
+            if not films:
+                yield Refused(given, f"the folder {given} holds no films ({', '.join(ENDINGS)})")
+        for film in films:
+            place = os.path.realpath(film)
+            if place not in seen:
+                seen.add(place)
+                yield film
+
+
+def _steps(found: Sequence[Path | Refused], folder: Path, options: VideoOptions) -> Iterator[Job | Refused]:
+    """In the order of `found`."""
+    writers: dict[str, Path] = {}
+    for source in found:
+        if isinstance(source, Refused):
+            yield source
+            continue
+        ending = source.suffix.lower()
+        fits = ending in CONTAINERS and ending in options.encoder(ending).containers
+        target = folder / (source.name if fits else f"{source.stem}{_fitting(options)}")
+        options.check(target.suffix.lower())
+        writer = writers.setdefault(place_of(target), source)
+        if writer == source:
+            yield Job(source, target)
+        else:
+            yield Refused(source, f"{writer} and {source} would both become {target}; use two outputs")
+
+
+def _fitting(options: VideoOptions) -> str:
+    """The ending of what cannot keep its own."""
+    taken = options.encoder(_MOST_KEPT).containers
+    return _MOST_KEPT if _MOST_KEPT in taken else taken[0]
+
+
+def _unless_an_input(step: Job | Refused, known: set[tuple[int, int] | None]) -> Job | Refused:
+    if isinstance(step, Job) and identity(step.target) in known:
+        return Refused(step.source, f"{step.target} is an input; choose another output, inputs are never overwritten")
+    return step

@@ -1,0 +1,141 @@
+"""A film's frames as the engine reads and writes them: few of them at once, however many there are."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .queues import ByteQueue
+
+_MORE = 64  # frames that a film of more than it said is taken to have left
+
+
+@dataclass(frozen=True)
+class ReadFrame:
+    """Pixels [H, W, C], bytes or float32 of 0..1, that stand at `pts` and last `duration` ticks."""
+
+    pixels: NDArray[Any]
+    pts: int
+    duration: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)"""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class MadeFrame:
+    """Upscaled pixels [H, W, C] float32 of 0..1 in memory of our own, that stand at `pts` and last `duration` ticks."""
+
+    pixels: Tensor
+    pts: int
+    duration: int
+
+
+class FrameReading:
+    """The frames that come out of `frames`, as far as somebody looked. `expected`: how many are to come."""
+
+    def __init__(self, frames: ByteQueue[ReadFrame], expected: int) -> None:
+        self._frames = frames
+        self.next: ReadFrame | None = None
+        self.expected, self.read = expected, 0
+        self.advance()
+
+    def advance(self) -> ReadFrame | None:
+        """The next frame; None after the last one. `next` is the one after it, from now on."""
+        taken, self.next = self.next, self._frames.get()
+        self.read += taken is not None
+        return taken
+
+    def let_go(self, frame: ReadFrame) -> None:
+        """It is not needed any more."""
+        self._frames.done(frame.pixels.nbytes)
+
+
+class FilmSource:
+    """A `FrameSource` of all frames of one size that `reading` has next. So many as `ahead` are read before the one
+    that is asked for, so that the end is known in time."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, reading: FrameReading, ahead: int) -> None:
+        assert reading.next is not None
+        self._reading, self._ahead = reading, ahead
+        self.size, self.channels = reading.next.size, reading.next.pixels.shape[2]
+        self._frames: dict[int, ReadFrame] = {}
+        self._times: dict[int, tuple[int, int]] = {}  # kept longer: there may be passes between
+        self._read = 0
+        self._reach(ahead)
+
+    def __len__(self) -> int:
+        if self._ends():
+            return self._read
+        return max(self._read + self._reading.expected - self._reading.read, self._read + _MORE)
+
+    def frame(self, index: int) -> Tensor:
+        self._reach(index + self._ahead)
+        pixels = torch.from_numpy(self._frames[index].pixels)
+        return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.clamp(0, 1)
+
+    def alphas(self) -> Iterable[Tensor]:
+        """Those of the frames that are read before the first is computed: a film is as it begins."""
+        return [self.frame(index)[..., -1] for index in [*self._frames]]
+
+    def release(self, index: int) -> None:
+        self._reading.let_go(self._frames.pop(index))
+
+    def times(self, index: int) -> tuple[int, int]:
+        """Where frame `index`, which is finished, stands, and how long it lasts, in ticks. Asked for once."""
+        return self._times.pop(index)
+
+    def _reach(self, index: int) -> None:
+        while self._read <= index and not self._ends():
+            frame = self._reading.advance()
+            assert frame is not None
+            self._frames[self._read] = frame
+            self._times[self._read] = frame.pts, frame.duration
+            self._read += 1
+
+    def _ends(self) -> bool:
+        return self._reading.next is None or self._reading.next.size != self.size
+
+
+class FilmSink:
+    """A `FrameSink` that hands finished frames [H, W, C] = `shape` on into `made`, with the times of `source`'s. Memory
+    that comes back through `free` is used again."""
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        source: FilmSource,
+        made: ByteQueue[Any],
+        shape: tuple[int, int, int],
+        free: queue.SimpleQueue[Tensor],
+        finished: Callable[[], None],
+    ) -> None:
+        self._source, self._made, self._shape, self._free, self._finished = source, made, shape, free, finished
+        self._frames: dict[int, Tensor] = {}
+        self.held_bytes = int(np.prod(shape)) * 4
+
+    def frame(self, index: int) -> Tensor:
+        if index not in self._frames:
+            try:
+                self._frames[index] = self._free.get_nowait()
+            except queue.Empty:
+                with torch.inference_mode(False):
+                    self._frames[index] = torch.empty(self._shape)
+        return self._frames[index]
+
+    def finish(self, index: int) -> None:
+        pixels = self._frames.pop(index)
+        self._made.put(MadeFrame(pixels, *self._source.times(index)), pixels.nbytes)
+        self._finished()

@@ -1,0 +1,287 @@
+"""A film through the engine: decoded, upscaled and encoded side by side, with few frames in memory at once.
+
+file --FilmReader, ToPixels--> ByteQueue --FilmSource, engine, FilmSink--> ByteQueue --FilmWriter--> file
+          (a thread)       \\------------ packets that are copied ------------/        (a thread)
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from spandrel import ImageModelDescriptor
+from torch import Tensor
+
+from ..api.context import RunContext
+from ..api.errors import CudaspeedError, first_line
+from ..api.options import UpscaleOptions
+from ..api.report import UpscaleReport
+from ..api.resize import Resize
+from ..images.whole import write_whole
+from ..tiling.fit import result_size
+from ..upscale_engine import upscale_frames
+from .colour import ToPixels
+from .copies import CopyPlan, plan_copies
+from .facts import FilmFacts, Losses
+from .formats import FilmFormat, plan_format
+from .frames import FilmSink, FilmSource, FrameReading, MadeFrame, ReadFrame
+from .options import VideoOptions
+from .pixel_formats import has_alpha
+from .queues import ByteQueue, Stopped
+from .reader import FilmReader, Frame
+from .writer import FilmWriter
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+
+logger = logging.getLogger("cudaspeed")
+
+_MOST_BYTES = 256 << 20  # in both queues together
+_MOST_ITEMS = 128  # in each: of a small film, no more need to wait
+_COPIED_AHEAD = Fraction(1)  # second that copied packets may come before the pictures of their time
+
+
+@dataclass(frozen=True)
+class FilmJob:
+    """A film to upscale from `source` into `target`, whose ending says in which container, and how it is written."""
+
+    source: Path
+    target: Path
+    video: VideoOptions = field(default_factory=VideoOptions)
+
+
+@dataclass(frozen=True)
+class FilmProgress:
+    """How far a film is: `done` of about `total` frames, after so many `seconds`; `pixels` is how many of the source
+    these frames have."""
+
+    done: int
+    total: int
+    seconds: float
+    pixels: int
+
+    def __str__(self) -> str:
+        """In a few words: "120 of 2400 frames, 8.3 frames/s, 0.64 MP/s, 4:35 left"."""
+        seconds = max(self.seconds, 1e-6)
+        left = round(max(0, self.total - self.done) * seconds / max(1, self.done))
+        minutes, rest = divmod(left, 60)
+        hours, minutes = divmod(minutes, 60)
+        time_left = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        speed, megapixels = self.done / seconds, self.pixels / seconds / 1e6
+        return f"{self.done} of {self.total} frames, {speed:.1f} frames/s, {megapixels:.2f} MP/s, {time_left} left"
+
+
+@dataclass(frozen=True)
+class FilmReport:
+    """How a film was upscaled and written. Sizes are (height, width). `losses` are what could not be read, `upscaling`
+    is the engine's report, of the frames of the last size. `notes` are sentences on what is not as it was."""
+
+    frames: int
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    encoder: str
+    pixel_format: str
+    variable_rate: bool
+    losses: Losses
+    seconds: float
+    upscaling: UpscaleReport
+    notes: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know, in sentences."""
+        return (*dict.fromkeys((*self.notes, *self.losses.warnings, *self.upscaling.warnings)),)
+
+
+Tell = Callable[[FilmProgress], None]
+
+
+def upscale_film(
+    job: FilmJob,
+    model: ImageModelDescriptor,
+    options: UpscaleOptions,
+    context: RunContext,
+    tell: Tell = lambda progress: None,
+) -> FilmReport:
+    """Upscale the film of `job` by `model`, and write it with everything that is in its file. Memory does not grow with
+    its length. `tell` hears of every frame, on this thread.
+
+    What is there at the target is replaced once the film is whole; a failure, or an interrupt, leaves it as it was.
+    Raises `BadFilmError`, `BadOptionError` where it cannot be written as asked, `OutputError`, and what `upscale`
+    raises.
+    """
+    began = time.perf_counter()
+    with FilmReader(job.source) as reader:
+        facts = reader.facts
+        options = replace(options, resize=_as_stored(options.resize, facts))
+        size = result_size(facts.size, model.scale, options.resize)
+        shaped = replace(facts, pixel_aspect=_pixel_aspect(facts, size, options.resize))
+        planned = plan_format(shaped, reader.first.picture, size, job.target.suffix.lower(), job.video)
+        copies = plan_copies(reader.others, planned.ending)
+        film = _Film(reader, planned, copies, tell)
+        for note in film.notes:
+            logger.warning("%s: %s", job.source, note)
+        made, reports = write_whole(job.target, lambda file: film.run(file, model, options, context))
+        return FilmReport(
+            frames=made,
+            input_size=facts.size,
+            output_size=planned.stored,
+            encoder=planned.encoder.name,
+            pixel_format=planned.pixel_format,
+            variable_rate=facts.count.variable,
+            losses=reader.losses,
+            seconds=time.perf_counter() - began,
+            upscaling=reports[-1],
+            notes=tuple(film.notes),
+        )
+
+
+class _Film:
+    """One film on its way. `notes` are sentences on what is not as it was."""
+
+    def __init__(self, reader: FilmReader, planned: FilmFormat, copies: CopyPlan, tell: Tell) -> None:
+        self._reader, self._planned, self._copies, self._tell = reader, planned, copies, tell
+        self._alpha = planned.has_alpha and has_alpha(reader.facts.pixel_format)
+        self._read: ByteQueue[ReadFrame] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
+        self._made: ByteQueue[MadeFrame | Packet[Any]] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
+        self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
+        self._done = self._pixels = 0
+        self.notes = [*planned.notes, *copies.notes]
+        if reader.facts.interlaced:
+            self.notes.append("the film is interlaced, and upscaled as it is: its lines will show where things move")
+
+    def run(
+        self, file: BinaryIO, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
+    ) -> tuple[int, list[UpscaleReport]]:
+        """Write the film into `file`; return how many frames it has, and a report for each size that they came in."""
+        with FilmWriter(file, self._reader, self._planned, self._copies) as writer, self._beside(writer):
+            reading = FrameReading(self._read, self._reader.facts.count.packets)
+            reports = [*self._upscale(reading, model, options, context)]
+        return self._done, reports
+
+    @contextmanager
+    def _beside(self, writer: FilmWriter) -> Iterator[None]:
+        """Decoding and encoding go on in threads of their own while the body does; when it ends well, both are over and
+        the film is written. When it does not, they stop."""
+        decoding = threading.Thread(target=self._decode, name="cudaspeed decoding", daemon=True)
+        encoding = threading.Thread(target=self._encode, args=(writer,), name="cudaspeed encoding", daemon=True)
+        decoding.start()
+        encoding.start()
+        try:
+            yield
+            decoding.join()
+            self._made.end()
+            _wait_for(encoding)
+        finally:  # both know open files, which are closed next
+            self._read.stop()
+            self._made.stop()
+            decoding.join()
+            encoding.join()
+        self._made.raise_error()
+
+    def _upscale(
+        self, reading: FrameReading, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
+    ) -> Iterator[UpscaleReport]:
+        """All frames through the engine: in one run, and one more whenever their size changes."""
+        height, width = self._planned.size
+        began = time.perf_counter()
+        while reading.next is not None:
+            source = FilmSource(reading, options.batch_size)
+            if source.size != self._reader.facts.size:
+                told = f"{source.size[1]}x{source.size[0]} from frame {self._done}"
+                self._note(f"the film changes its size, to {told}; all of it is written as {width}x{height}")
+                options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
+
+            def finished(pixels: int = source.size[0] * source.size[1]) -> None:
+                self._done, self._pixels = self._done + 1, self._pixels + pixels
+                total = max(self._done, reading.expected)
+                self._tell(FilmProgress(self._done, total, time.perf_counter() - began, self._pixels))
+
+            sink = FilmSink(source, self._made, (height, width, source.channels), self._free, finished)
+            yield upscale_frames((source, sink), model, options, context)
+
+    def _note(self, note: str) -> None:
+        """Once: a film may change its size again and again."""
+        if not any(known.startswith("the film changes its size") for known in self.notes):
+            logger.warning("%s: %s", self._reader.facts.path, note)
+            self.notes.append(note)
+
+    def _decode(self) -> None:
+        """On a thread: frames into one queue, packets past the engine into the other."""
+        to_pixels = ToPixels(self._alpha)
+        try:
+            for item in self._reader.items():
+                if isinstance(item, Frame):
+                    pixels = to_pixels(item.picture)
+                    self._read.put(ReadFrame(pixels, item.pts, item.duration), pixels.nbytes)
+                else:
+                    self._made.put(item, item.size)
+            self._read.end()
+        except Stopped:
+            pass
+        except MemoryError as error:  # which the engine would take for its own, and try again with less
+            width, height = self._reader.facts.size[::-1]
+            told = f"{self._reader.facts.path}: a frame of {width}x{height} does not fit into memory any more"
+            self._read.end(CudaspeedError(f"{told} ({first_line(error)}); close other programs"))
+        except BaseException as error:
+            self._read.end(error)
+
+    def _encode(self, writer: FilmWriter) -> None:
+        """On a thread: packets wait for the pictures of their time, so that both lie near each other in the file."""
+        waiting: deque[Packet[Any]] = deque()
+        written = Fraction(-1)
+        try:
+            while (item := self._made.get()) is not None:
+                if isinstance(item, MadeFrame):
+                    writer.write(item.pixels.numpy(), item.pts, item.duration)
+                    written = item.pts * self._planned.time_base
+                    self._made.done(item.pixels.nbytes)
+                    self._free.put(item.pixels)
+                else:
+                    waiting.append(item)
+                    self._made.done(item.size)
+                while waiting and _time_of(waiting[0]) <= written + _COPIED_AHEAD:
+                    writer.copy(waiting.popleft())
+            for packet in waiting:
+                writer.copy(packet)
+            writer.finish()
+        except Stopped:
+            pass
+        except BaseException as error:
+            self._made.stop(error)
+
+
+def _time_of(packet: Packet[Any]) -> Fraction:
+    """In seconds; of one that does not say, before all others."""
+    time = packet.dts if packet.dts is not None else packet.pts
+    return Fraction(-1) if time is None else time * packet.time_base
+
+
+def _wait_for(thread: threading.Thread) -> None:
+    while thread.is_alive():
+        thread.join(0.1)  # so that it can be interrupted everywhere
+
+
+def _as_stored(resize: Resize, facts: FilmFacts) -> Resize:
+    """The size that is wanted, of frames as they are stored: those of a film that is shown lying are turned."""
+    if facts.rotation % 180 == 90:
+        return replace(resize, width=resize.height, height=resize.width)
+    return resize
+
+
+def _pixel_aspect(facts: FilmFacts, size: tuple[int, int], resize: Resize) -> Fraction:
+    """The shape of a pixel afterwards: the film's. Where its pixels are not square, and it is stretched to a size, what
+    makes it look as it did."""
+    if facts.pixel_aspect == 1 or not (resize.width and resize.height) or resize.fit != "stretch":
+        return facts.pixel_aspect
+    (height, width), (rows, columns) = facts.size, size
+    return (facts.pixel_aspect * width * rows / (height * columns)).limit_denominator(1000)
