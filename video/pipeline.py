@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cudaspeed")
 
 _MOST_BYTES = 256 << 20  # in both queues together
-_MOST_ITEMS = 128  # in each: of a small film, no more need to wait
+_MOST_ITEMS = 16  # in each: more would smooth nothing, and take memory that a short film does not
 _COPIED_AHEAD = Fraction(1)  # second that copied packets may come before the pictures of their time
 
 
