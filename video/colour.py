@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .full_range import between, from_limited, to_limited
 from .pixel_formats import has_alpha, is_deep
 from .pyav import load_av
 
@@ -24,6 +25,8 @@ RGB, REC709, UNSPECIFIED, REC601, REC2020 = 0, 1, 2, 6, 9
 LIMITED, FULL = 1, 2
 PQ, HLG = 16, 18
 _LINES_OF_HD = 720
+# What swscale makes of white of limited range in floats, and takes for it, from 10 bits on: 255 of 256, nearly.
+_WHITE = 65283 / 65535
 # SWS_BICUBIC, SWS_FULL_CHR_H_INT, SWS_FULL_CHR_H_INP, SWS_ACCURATE_RND, which PyAV 17 has no names for: chroma is
 # interpolated for every pixel, and nothing rounded early. Else an 8-bit film that is read and written again is off by
 # more than one value on average.
@@ -85,9 +88,11 @@ class ToPixels:
         colour, name = colour_of(frame), frame.format.name
         forms = ("rgba", "gbrapf32le") if self._alpha else ("rgb24", "gbrpf32le")
         levels = FULL if frame.format.is_rgb or frame.format.has_palette else colour.levels
-        tagged, frame.colorspace = frame.colorspace, colour.working  # PyAV 17 takes BT.2020 from nowhere else
+        given = to_limited(frame) if levels == FULL and between(name) else frame
+        levels = levels if given is frame else LIMITED
+        tagged, given.colorspace = given.colorspace, colour.working  # PyAV 17 takes BT.2020 from nowhere else
         made = self._reformatter.reformat(
-            frame,
+            given,
             format=forms[is_deep(name)],
             src_colorspace=colour.working,
             dst_colorspace=colour.working,
@@ -95,8 +100,11 @@ class ToPixels:
             dst_color_range=FULL,
             interpolation=_FLAGS,
         )
-        frame.colorspace = tagged
-        return made.to_ndarray()
+        given.colorspace = tagged
+        pixels = made.to_ndarray()
+        if is_deep(name) and levels == LIMITED:
+            pixels[..., :3] *= 1 / _WHITE
+        return pixels
 
 
 class FromPixels:
@@ -115,19 +123,28 @@ class FromPixels:
         elif pixels.shape[-1] == 3:
             pixels = np.dstack([pixels, np.ones_like(pixels[..., :1])])
         form = (("rgb24", "gbrpf32le"), ("rgba", "gbrapf32le"))[alpha][deep]
-        values = np.ascontiguousarray(pixels) if deep else np.rint(pixels * 255).astype(np.uint8)
         colour, levels = self._colour, FULL if self._is_rgb else self._colour.levels
+        detour = between(self._format) if levels == FULL and not self._is_rgb else None
+        if detour:
+            levels = LIMITED
+        if not deep:
+            values = np.rint(pixels * 255).astype(np.uint8)
+        elif levels == LIMITED:
+            values = np.dstack([pixels[..., :3] * np.float32(_WHITE), pixels[..., 3:]])
+        else:
+            values = np.ascontiguousarray(pixels)
         given = self._av.VideoFrame.from_ndarray(values, form)
         given.colorspace = colour.working
         frame = self._reformatter.reformat(
             given,
-            format=self._format,
+            format=detour or self._format,
             src_colorspace=colour.working,
             dst_colorspace=colour.working,
             src_color_range=FULL,
             dst_color_range=levels,
             interpolation=_FLAGS,
         )
+        frame = from_limited(frame, self._format) if detour else frame
         tag(frame, colour, self._is_rgb)
         return frame
 

@@ -6,8 +6,10 @@ file --FilmReader, ToPixels--> ByteQueue --FilmSource, engine, FilmSink--> ByteQ
 
 from __future__ import annotations
 
+import errno
 import logging
 import queue
+import shutil
 import threading
 import time
 from collections import deque
@@ -22,7 +24,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from ..api.context import RunContext
-from ..api.errors import CudaspeedError, first_line
+from ..api.errors import CudaspeedError, OutputError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
 from ..api.resize import Resize
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cudaspeed")
 
 _MOST_BYTES = 256 << 20  # in both queues together
-_MOST_ITEMS = 128  # in each: of a small film, no more need to wait
+_MOST_ITEMS = 16  # in each: more would smooth nothing, and take memory that a short film does not
 _COPIED_AHEAD = Fraction(1)  # second that copied packets may come before the pictures of their time
 
 
@@ -130,7 +132,12 @@ def upscale_film(
         film = _Film(reader, planned, copies, tell)
         for note in film.notes:
             logger.warning("%s: %s", job.source, note)
-        made, reports = write_whole(job.target, lambda file: film.run(file, model, options, context))
+        try:
+            made, reports = write_whole(job.target, lambda file: film.run(file, model, options, context))
+        except OutputError as error:
+            if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
+                raise
+            raise OutputError(f"{error}; {film.room_needed(job.target)}") from error
         return FilmReport(
             frames=made,
             input_size=facts.size,
@@ -154,7 +161,7 @@ class _Film:
         self._read: ByteQueue[ReadFrame] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._made: ByteQueue[MadeFrame | Packet[Any]] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
-        self._done = self._pixels = 0
+        self._done = self._pixels = self._bytes = 0
         self.notes = [*planned.notes, *copies.notes]
         if reader.facts.interlaced:
             self.notes.append("the film is interlaced, and upscaled as it is: its lines will show where things move")
@@ -163,10 +170,23 @@ class _Film:
         self, file: BinaryIO, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
     ) -> tuple[int, list[UpscaleReport]]:
         """Write the film into `file`; return how many frames it has, and a report for each size that they came in."""
-        with FilmWriter(file, self._reader, self._planned, self._copies) as writer, self._beside(writer):
-            reading = FrameReading(self._read, self._reader.facts.count.packets)
-            reports = [*self._upscale(reading, model, options, context)]
+        try:
+            with FilmWriter(file, self._reader, self._planned, self._copies) as writer, self._beside(writer):
+                reading = FrameReading(self._read, self._reader.facts.count.packets)
+                reports = [*self._upscale(reading, model, options, context)]
+        finally:
+            self._bytes = file.tell()
         return self._done, reports
+
+    def room_needed(self, target: Path) -> str:
+        """What is free at the target, now that what was written is gone, and what the film would take: as much a frame
+        as it took so far."""
+        free = shutil.disk_usage(target.absolute().parent).free
+        needed = self._bytes * max(1, self._reader.facts.count.packets) / max(1, self._done)
+        return (
+            f"the film takes about {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there; make room, name "
+            "another folder, or ask for less (a larger crf, a smaller size)"
+        )
 
     @contextmanager
     def _beside(self, writer: FilmWriter) -> Iterator[None]:

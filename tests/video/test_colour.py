@@ -95,13 +95,26 @@ def ramp_frame(pixel_format: str, matrix: int, levels: int, bits: int) -> Any:
     ("pixel_format", "bits"), [("yuv420p10le", 10), ("yuv422p10le", 10), ("yuv444p10le", 10), ("yuv420p12le", 12)]
 )
 @pytest.mark.parametrize("matrix", [REC601, REC709, REC2020])
-def test_a_deep_ramp_comes_back_as_it_was(pixel_format: str, bits: int, matrix: int) -> None:
-    frame = ramp_frame(pixel_format, matrix, LIMITED, bits)
+@pytest.mark.parametrize("levels", [LIMITED, FULL])
+def test_a_deep_ramp_comes_back_as_it_was(pixel_format: str, bits: int, matrix: int, levels: int) -> None:
+    frame = ramp_frame(pixel_format, matrix, levels, bits)
     pixels = ToPixels(alpha=False)(frame)
     assert pixels.dtype == np.float32
+    assert np.abs(pixels[0] - np.linspace(0, 1, 1024)[:, None]).max() < 0.7 / (1 << min(bits, 10))
     again = FromPixels(pixel_format, colour_of(frame))(pixels.clip(0, 1))
     for number in range(3):
         assert np.array_equal(plane(again, number), plane(frame, number)), number
+
+
+@pytest.mark.parametrize("levels", [LIMITED, FULL])
+@pytest.mark.parametrize(("pixel_format", "bits"), [("yuv420p", 8), ("yuv420p10le", 10), ("yuv444p12le", 12)])
+def test_white_is_white_however_many_bits_it_has(pixel_format: str, bits: int, levels: int) -> None:
+    """So that a film may become one of more bits, or fewer, and is as bright as it was."""
+    frame = FromPixels(pixel_format, Colour(REC709, levels))(np.ones((16, 16, 3), np.float32))
+    white, grey = (235 << (bits - 8) if levels == LIMITED else (1 << bits) - 1), 1 << (bits - 1)
+    assert values(frame) == [white, grey, grey]
+    seen = ToPixels(alpha=False)(frame)
+    assert np.abs(seen / (255 if seen.dtype == np.uint8 else 1) - 1).max() < 1e-4
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv444p"])
