@@ -196,7 +196,9 @@ def affordable_pixels(cost: MemoryCost, free_bytes: int, level: Level, device: t
 
 
 def pixels_within(cost: MemoryCost, working: float, device: torch.device) -> int:
-    """The most input pixels of a forward that takes no more than `working` bytes by `working_bytes`; 1 at least."""
+    """The most input pixels of a forward that takes no more than `working` bytes by `working_bytes`; 1 at least, also
+    where what is held takes more than there is, and `working` is negative."""
+    working = max(0.0, working)
     turned = tuple((takes, estimate) for estimate, takes in cost.seen)
     budget = _along(turned, working) if turned else working / usual_overhead(cost.bound, device)
     linear, square = max(cost.per_pixel, 1.0), cost.per_pixel_squared

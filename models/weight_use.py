@@ -49,6 +49,8 @@ def use_of_weights(module: nn.Module, forward: Forward, info: ModelInfo) -> Weig
             forward(picture)
         use, held = watch.use, {id(tensor) for tensor in weights_of(module)}
         use.unfit |= {id(tensor) for tensor, *state in before if id(tensor) not in held or _state(tensor) != state}
+        # left by a forward, and nothing counts what is written to them
+        use.unfit |= {id(tensor) for tensor, *_ in before if tensor.is_inference()}
     return use
 
 
@@ -60,7 +62,7 @@ def weights_of(module: nn.Module) -> list[Tensor]:
 
 def _state(tensor: Tensor) -> list[object]:
     """What is another one where `tensor` was written to, or has been given other memory."""
-    return [version_of(tensor), tensor.untyped_storage()]
+    return [None if tensor.is_inference() else version_of(tensor), tensor.untyped_storage()]
 
 
 class _Watch(TorchDispatchMode):

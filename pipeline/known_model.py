@@ -70,7 +70,8 @@ class KnownModel:
 
     def held(self, runner: ModelRunner) -> MemoryUse:
         """What the model takes between forwards, with `runner` as our copy of it."""
-        return self.record.once(("held", runner.mode), lambda: held_by_model(self._model, runner, self._context.device))
+        device = self._context.device
+        return self.record.once(("held", runner.mode, device), lambda: held_by_model(self._model, runner, device))
 
     def throughput(self, mode: ExecutionMode) -> Throughput:
         """What is known of the throughput in `mode`."""

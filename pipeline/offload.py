@@ -65,6 +65,11 @@ class OffloadedWeights:
         self.module = self._resident = ResidentWeights(0, device.device, lambda: None)
 
     @property
+    def device(self) -> torch.device:
+        """Where they come to."""
+        return self._device.device
+
+    @property
     def device_bytes(self) -> int:
         """What it takes of the device."""
         return self._resident.size
@@ -187,9 +192,9 @@ class OffloadedWeights:
         with self._lock:
             for stream in self._streams if self._loaded is not None else ():
                 stream.record().synchronize()
+            self._slots, self._loaded = [], None  # first: whatever interrupts the rest, all of it arrives anew
             for block in (*self._staying, *self._blocks):
                 block.point_to(block.home)
-            self._slots, self._loaded = [], None
             self._resident.memory = None
 
     # --- while it computes -------------------------------------------------------------------------------------------

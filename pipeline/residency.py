@@ -37,6 +37,8 @@ def bring(context: RunContext, runner: ModelRunner, wanted: int, least: int | No
     fit that must be there at once.
     """
     least = wanted if least is None else least
+    if isinstance(runner.offload, OffloadedWeights) and _place_of(runner.offload.device) != _place_of(context.device):
+        _end_parts(context, runner, runner.offload)  # they came to another card
     room = _room(context, runner, least)
     weights_stay = context.switches.weights_stay
     whole = room is None or (weights_stay and runner.bytes + least <= room)
@@ -81,15 +83,24 @@ def _held(context: RunContext, runner: ModelRunner) -> int:
     """Bytes that the weights of `runner` have of the device."""
     if isinstance(runner.offload, OffloadedWeights):
         return runner.offload.held_bytes
-    return runner.bytes if runner.residence is not None and runner.device.type == context.device.type else 0
+    return runner.bytes if runner.residence is not None and runner.device == _place_of(context.device) else 0
+
+
+def _place_of(device: torch.device) -> torch.device:
+    return torch.empty(0, device=device).device if device.index is None else device  # "cuda" is the present one
 
 
 def _bring_whole(context: RunContext, runner: ModelRunner, wanted: int) -> None:
     if isinstance(runner.offload, OffloadedWeights):
-        context.take_away(runner.offload)
-        runner.offload.end()
-        runner.come_in_parts(None, runner.offload.plain)
+        _end_parts(context, runner, runner.offload)
     context.make_resident(runner, wanted)
+
+
+def _end_parts(context: RunContext, runner: ModelRunner, offload: OffloadedWeights) -> None:
+    """All weights of `runner` are in main memory, whence they may be brought whole."""
+    context.take_away(offload)
+    offload.end()
+    runner.come_in_parts(None, offload.plain)
 
 
 def _offload_of(context: RunContext, runner: ModelRunner) -> OffloadedWeights | None:

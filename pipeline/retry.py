@@ -193,7 +193,9 @@ class TileRetry:
         self._context.raise_if_interrupted()
         pixels = tile.shape[2] * tile.shape[3]
         device = self._context.device
-        bring(self._context, step.runner, working_bytes(step.cost.at_hand(device), pixels, device))
+        # the run's own weights lie where the whole of it was found to fit: how, is not asked beside what is in work
+        brought = bring_back if step.runner is self._chain.now.runner else bring
+        brought(self._context, step.runner, working_bytes(step.cost.at_hand(device), pixels, device))
         try:
             with self._progress.computing(step.runner, tile, "eager"):
                 return step.runner.forward(tile)

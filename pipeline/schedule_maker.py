@@ -245,8 +245,8 @@ class ScheduleMaker:
             scheduler = Scheduler(size, pictures, known.info, self._options, budget, throughput)
             return _Plan(scheduler, cost, min(pixels, most))
 
-        compiles = compiled is not None
-        depends_on = workload, self._options, known.info, throughput, rough, held, padding, device, compiles
+        way = runner.mode, device, self._streams, compiled is not None
+        depends_on = workload, self._options, known.info, throughput, rough, held, padding, way
         available = min(free, known.record.while_the_same("enough memory", depends_on, enough))
         return known.record.while_the_same("plan", (available, depends_on), plan)
 

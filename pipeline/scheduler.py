@@ -154,12 +154,12 @@ class Scheduler:
 
     def schedule(self, compiled: Compiled, limits: Limits) -> Schedule:
         """The cheapest schedule there is within the limits, with what is `compiled` by now."""
-        asked = compiled, limits
-        if self._last is None or self._last[0] != asked:
+        asked, last = (compiled, limits), self._last  # runs on other threads may ask as well
+        if last is None or last[0] != asked:
             plan = self._best(compiled, limits).plan
             on_device = self._budget.frames_on_device and limits.frames_on_device
-            self._last = asked, Schedule(plan, self.batch(plan, compiled, limits), on_device)
-        return self._last[1]
+            last = self._last = asked, Schedule(plan, self.batch(plan, compiled, limits), on_device)
+        return last[1]
 
     def batch(self, plan: TilePlan, compiled: Compiled, limits: Limits) -> int:
         """How many of the plan's tiles to compute at once: what the device has use for, evened out over the pictures'

@@ -46,16 +46,19 @@ class ModelRecord:
 
     def once(self, what: Hashable, find: Callable[[], Fact]) -> Fact:
         """A fact about the model that takes a moment to find, found once."""
-        if what not in self.facts:
-            self.facts[what] = find()
-        return self.facts[what]
+        facts = self.facts  # of these weights: a run on another thread may meet others meanwhile
+        if what not in facts:
+            facts[what] = find()
+        return facts[what]
 
     def while_the_same(self, what: str, depends_on: object, find: Callable[[], Fact]) -> Fact:
         """What follows from the model's weights and what it `depends_on`; found anew where that is no longer equal to
         what it was the last time."""
-        if what not in self.latest or self.latest[what][0] != depends_on:
-            self.latest[what] = depends_on, find()
-        return self.latest[what][1]
+        latest = self.latest  # of these weights, as above; and what another run asks meanwhile has another answer
+        known = latest.get(what)
+        if known is None or known[0] != depends_on:
+            known = latest[what] = depends_on, find()
+        return known[1]
 
 
 class MemoryLimit(NamedTuple):

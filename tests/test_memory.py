@@ -22,6 +22,7 @@ from cudaspeed.memory import (
     free_host_bytes,
     is_out_of_memory,
     measure_cost,
+    pixels_within,
     working_bytes,
 )
 from cudaspeed.storage.peaks import curve_of
@@ -218,6 +219,12 @@ def test_what_was_seen_of_forwards_of_some_size_holds_for_that_size() -> None:
 def test_no_forward_takes_less_than_a_smaller_one(cost: MemoryCost) -> None:
     taken = [working_bytes(cost, round(1.1**step), CPU) for step in range(20, 200)]
     assert taken == sorted(taken)
+
+
+@pytest.mark.parametrize("square", [0.0, 1.0])
+def test_where_what_is_held_takes_more_than_is_free_one_pixel_is_left(square: float) -> None:
+    cost = MemoryCost(0, 1000.0, square)
+    assert affordable_pixels(cost, -(1 << 30), "speed", CPU) == pixels_within(cost, -1e9, CPU) == 1
 
 
 def test_a_free_model_does_not_divide_by_zero() -> None:

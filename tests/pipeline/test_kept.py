@@ -10,7 +10,9 @@ import pytest
 import torch
 import zoo
 from clocks import new_sessions
+from lagging import LaggingDevice
 
+from cudaspeed.api.context import Switches
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.compiling.shapes import TileShapes
@@ -18,7 +20,7 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import MemoryCost, affordable_pixels, free_for
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput
-from cudaspeed.pipeline import schedule_maker
+from cudaspeed.pipeline import schedule_maker, session
 from cudaspeed.pipeline.modes import ModeChooser, place_of
 from cudaspeed.pipeline.scheduler import Budget, Limits, Scheduler, enough_pixels
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -129,6 +131,77 @@ def test_what_follows_from_weights_is_forgotten_with_them() -> None:
     with torch.no_grad():
         next(iter(model.model.parameters())).add_(1)
     assert ask((1, "a")) == 3
+
+
+class Meanwhile:
+    """What an answer depends on; while it is compared, another thread gets on."""
+
+    def __init__(self, name: str, work: Callable[[], object]) -> None:
+        self._name, self._work = name, work
+
+    def __eq__(self, other: object) -> bool:
+        self._work()
+        return isinstance(other, Meanwhile) and self._name == other._name
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+
+def test_a_run_on_another_thread_that_asks_otherwise_gets_its_own_answer() -> None:
+    model, sessions, others = zoo.compact(), SessionCache(), iter(["other"])
+
+    def ask(name: str) -> str:
+        meanwhile = Meanwhile(name, lambda: [ask(other) for other in others])
+        return sessions.record(model).while_the_same("answer", meanwhile, lambda: name)
+
+    assert [ask("one"), ask("one")] == ["one", "one"]
+
+
+def test_what_was_being_found_of_weights_that_changed_meanwhile_is_not_taken_for_the_new_ones() -> None:
+    model, sessions = zoo.compact(), SessionCache()
+    weight = next(iter(model.model.parameters()))
+
+    def change_and_meet() -> str:
+        with torch.no_grad():
+            weight.add_(1)
+        sessions.record(model)  # a run on another thread
+        return "of the old ones"
+
+    record = sessions.record(model)
+    assert record.once("fact", change_and_meet) == "of the old ones"
+    assert record.while_the_same("answer", 1, change_and_meet) == "of the old ones"
+    now = sessions.record(model)
+    assert now.while_the_same("answer", 1, lambda: "new") == now.once("fact", lambda: "new") == "new"
+
+
+def test_a_scheduler_that_two_threads_have_answers_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = ModelInfo(name="toy", scale=2, in_channels=3, out_channels=3, receptive_field=4)
+    made = Scheduler((200, 200), 1, info, UpscaleOptions(), Budget(MemoryCost(0, 1000.0), 1 << 40, CPU))
+    limits = Limits(max_pixels=100 * 100)
+    whole = made.schedule({}, Limits())
+    asking = iter([True])
+
+    def compare(one: Limits, other: object) -> bool:
+        if next(asking, False):
+            made.schedule({}, limits)  # a run on another thread
+        return isinstance(other, Limits) and one.max_pixels == other.max_pixels
+
+    monkeypatch.setattr(Limits, "__eq__", compare)
+    assert made.schedule({}, Limits()).pixels == whole.pixels
+
+
+def test_a_device_that_may_no_longer_copy_by_itself_is_planned_for_anew(
+    planned: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "stream_device", lambda _: LaggingDevice())
+    monkeypatch.setattr(schedule_maker, "free_for", lambda *_: 1 << 62)  # all that is free counts
+    runs = Runs()
+    for _ in range(2):
+        runs.report()
+    before = planned.count
+    runs.context.switches = Switches(pinned_memory=False)
+    runs.report()
+    assert planned.count > before
 
 
 def test_a_scheduler_that_is_asked_otherwise_answers_otherwise() -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import zoo
 from clocks import new_sessions
+from compilers import Compilers
 from lagging import LaggingDevice
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
+from cudaspeed import compile_cache
 from cudaspeed.api.context import Resident, Switches
 from cudaspeed.api.errors import OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.upstream import TorchDispatchMode, tree_leaves
+from cudaspeed.compile_cache import CompileCache
 from cudaspeed.devices.pinned import PinnedMemory
 from cudaspeed.host import StandaloneContext
 from cudaspeed.kernels import winograd
@@ -298,6 +301,54 @@ def test_after_an_error_or_an_interrupt_in_the_middle(place: int, error: type[Ba
     assert torch.equal(weights.forward(X), y)
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_buffer_that_forwards_of_other_sizes_replace(inference: bool) -> None:
+    """Also one that was replaced under inference mode before: what is written to such a tensor is not counted."""
+
+    class Masking(Row):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.mask.shape[-1] != x.shape[-1]:
+                self.mask = torch.linspace(0.5, 1, x.shape[-1])
+            return super().forward(x) * self.mask
+
+    network, large = Masking().requires_grad_(False), torch.rand(1, 3, 48, 48)
+    with torch.inference_mode(inference):
+        y = [network(x) for x in (large, X)]
+        assert network.mask.is_inference() == inference
+    weights = OffloadedWeights(network, network, use_of_weights(network, network, INFO), LaggingDevice())
+    for limit in (0, 2500, 0):
+        weights.keep_within(limit)
+        with torch.inference_mode():
+            assert all(torch.equal(weights.forward(x), there) for x, there in zip((large, X), y, strict=True))
+    weights.end()
+    assert torch.equal(network(X), y[1])
+
+
+def test_an_interrupt_while_weights_leave_has_them_arrive_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, weights = row(limit=2500)
+    y = weights.forward(X)
+    [*_, last] = weights._staying
+    leave = last.point_to
+
+    def interrupted(values: Sequence[Tensor]) -> None:
+        leave(values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(last, "point_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        weights.release()
+    monkeypatch.undo()
+    assert torch.equal(weights.forward(X), y)
+    there = weights._resident.memory.untyped_storage().data_ptr()
+    staying = [tensor for block in weights._staying for tensor in block.tensors]
+    assert staying
+    assert {tensor.untyped_storage().data_ptr() for tensor in staying} == {there}
+
+
 def test_two_threads_take_turns() -> None:
     network, weights = row(device=(device := LaggingDevice()))
     x = [torch.rand(1, 3, 16, 16) for _ in range(2)]
@@ -489,3 +540,58 @@ def test_a_tile_computed_again_in_a_safer_mode_has_its_weights(device: LaggingDe
     assert torch.isfinite(result.image).all()
     assert result.report.health.repairs
     assert len({id(model) for model in card.brought}) == 2
+
+
+def test_a_tile_computed_again_has_the_weights_where_they_are(device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While frames are in work there may be no room beside them to bring any: these weights are there."""
+
+    class Filled(Card):
+        def room_beside(self, model: Resident, needed: int) -> int | None:
+            return 100 if self.brought else super().room_beside(model, needed)
+
+    compilers, sessions = Compilers(), new_sessions()
+    monkeypatch.setattr(compile_cache, "load_package", compilers.load)
+    compilers.at_once = lambda job: job.succeed()
+    sessions.compiles = CompileCache(start=compilers.start)
+    compilers.wrong = lambda y: 0.7 * y + 0.15 if len(compilers.calls) > 1 else y
+    image, card = zoo.photograph(200, 210), Filled(1 << 30)
+    result = run(card, zoo.toy(), sessions, image, compile=True, compile_mode="wait")
+    assert torch.equal(result.image, run(StandaloneContext("cpu"), zoo.toy(), image=image).image)
+    assert "has not when computed eagerly" in result.report.compiling
+    assert not any(isinstance(model, OffloadedWeights) for model in card.brought)
+
+
+def test_weights_that_came_to_one_card_come_to_another(device: LaggingDevice) -> None:
+    runner, card = ModelRunner(zoo.deep(), FP32), Card(1 << 62, weights_stay=False)
+    residency.bring(card, runner, 0)
+    offload = runner.offload
+    assert isinstance(offload, OffloadedWeights)
+    runner.forward(picture(runner))
+    other = Card(1 << 62, weights_stay=False)
+    other.device = torch.device("meta")
+    residency.bring(other, runner, 0)
+    assert (offload.on, offload.held_bytes) == (False, 0)
+    assert other.brought[-1] is not offload
+
+
+def test_what_lies_on_another_card_leaves_no_room_on_this_one(device: LaggingDevice) -> None:
+    class There(ModelRunner):
+        device = torch.device("cuda", 0)
+
+    class Other(Card):
+        device = torch.device("cuda", 1)
+        needed = 0
+
+        def make_resident(self, model: Resident, bytes_wanted: int) -> None:
+            model.residence = self.device
+
+        def room_beside(self, model: Resident, needed: int) -> int | None:
+            self.needed = needed
+            return super().room_beside(model, needed)
+
+    runner, card, same = There(zoo.deep(), FP32), Other(1 << 62), Other(1 << 62)
+    card.device, same.device = torch.device("cuda", 1), There.device
+    runner.residence = There.device
+    for some in (card, same):
+        residency.bring(some, runner, 10)
+    assert (card.needed, same.needed) == (runner.bytes + 10, 10)
