@@ -14,6 +14,7 @@ from torch import nn
 
 from ..api.context import RunContext
 from ..compile_cache import CompileCache
+from ..kernels.build import OURS, code_of
 from ..kernels.timing import Clock
 from ..models.runner import RunnerCache
 from ..storage.fingerprint import versions_of
@@ -81,7 +82,7 @@ class SessionCache:
         self.runners = RunnerCache()
         self.compiles = CompileCache()
         self._profiles: dict[Path, ProfileStore] = {}
-        self._layers: dict[Path, LayerKnowledge] = {}
+        self._layers: dict[tuple[Path, tuple[str, ...]], LayerKnowledge] = {}
         self._flushed = time.monotonic()
         self.memory_limits: dict[str, MemoryLimit] = {}
         """By device."""
@@ -120,10 +121,11 @@ class SessionCache:
 
     def layers(self, context: RunContext) -> LayerKnowledge:
         """What layers take on this machine's CPU."""
-        folder = context.cache_folder
-        if folder not in self._layers:
-            self._layers[folder] = LayerKnowledge(folder, self.clock)
-        return self._layers[folder]
+        # what was timed is of these kernels: before they are loaded, it is of none
+        known = folder, _ = context.cache_folder, tuple(map(code_of, OURS))
+        if known not in self._layers:
+            self._layers[known] = LayerKnowledge(folder, self.clock)
+        return self._layers[known]
 
     def finish_learning(self) -> None:
         """Wait until all is found out that the work so far repays, and write down what is known."""

@@ -20,7 +20,7 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.memory import MemoryCost, affordable_pixels, free_for
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.throughput import UNKNOWN_THROUGHPUT, Throughput
-from cudaspeed.pipeline import schedule_maker, session
+from cudaspeed.pipeline import layer_knowledge, schedule_maker, session, session_cache
 from cudaspeed.pipeline.modes import ModeChooser, place_of
 from cudaspeed.pipeline.scheduler import Budget, Limits, Scheduler, enough_pixels
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -188,6 +188,19 @@ def test_a_scheduler_that_two_threads_have_answers_each_of_them(monkeypatch: pyt
 
     monkeypatch.setattr(Limits, "__eq__", compare)
     assert made.schedule({}, Limits()).pixels == whole.pixels
+
+
+def test_times_of_layers_are_those_of_the_kernels_that_are_loaded_by_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run asks for them before it has loaded any; what was timed with others is not read."""
+    sessions, context, loaded = SessionCache(), StandaloneContext("cpu"), [""]
+    for module in (layer_knowledge, session_cache):
+        monkeypatch.setattr(module, "code_of", lambda name: loaded[0])
+    before = sessions.layers(context)
+    assert sessions.layers(context) is before
+    loaded[0] = "0123"
+    after = sessions.layers(context)
+    assert after is sessions.layers(context)
+    assert after._store._file != before._store._file
 
 
 def test_a_device_that_may_no_longer_copy_by_itself_is_planned_for_anew(
