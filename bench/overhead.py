@@ -30,6 +30,7 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline import download, frames, retry, upload
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.pipeline.forwards import Forwards
+from cudaspeed.pipeline.schedule_maker import ScheduleMaker
 from cudaspeed.pipeline.session import Session
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.tiling import blend
@@ -41,7 +42,7 @@ from .photograph import photograph
 # What is timed, by the name under which the path finds it. A part's time is without that of the parts it calls.
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "checks, memory for the result": ((upscale_engine, "validate_image"), (upscale_engine, "allocate_output")),
-    "choosing, planning": ((Session, "start"), (Session, "schedule")),
+    "choosing, planning": ((Session, "start"), (ScheduleMaker, "schedule")),
     "copies in": ((upload.Upload, "frame"), (upload.StreamUpload, "frame"), (frames, "to_canvas")),
     "cutting tiles": ((frames.FrameGroup, "cut"),),
     "health": ((run_module, "measure_tiles"), (retry.TileRetry, "settle")),

@@ -66,7 +66,7 @@ def memory_bytes_left(root: Path = Path("/"), clock: Callable[[], float] = time.
 
     `root` is where /proc and the control groups are looked for. What cannot be read, or understood, limits nothing.
     """
-    groups, resources = _limits(root, int(clock()))
+    groups, resources = _limits(root, int(clock()), _set_limits())
     status = _text(root / "proc/self/status") if resources else ""
     left = [*_left_by_groups(groups), *_left_by_resources(resources, status)]
     return max(0, min(left)) if left else None
@@ -87,8 +87,17 @@ class _Limits(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _limits(root: Path, second: int) -> _Limits:  # another second, another look
+def _limits(root: Path, second: int, own: tuple[tuple[int, int], ...]) -> _Limits:  # others, or later: another look
     return _Limits(tuple(_limited_groups(root)), _resources(root))
+
+
+def _set_limits() -> tuple[tuple[int, int], ...]:
+    """What the process's own limits are set to, told in a moment: what is lowered counts at once."""
+    try:
+        import resource  # which Windows has not
+    except ImportError:
+        return ()
+    return resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_DATA)
 
 
 def _resources(root: Path) -> dict[str, int]:

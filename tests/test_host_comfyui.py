@@ -171,6 +171,7 @@ def brought(
 ) -> ModelRunner:
     """Our copy, as a run brings it to the card, which is the CPU but for its name."""
     monkeypatch.setattr(residency, "stream_device", lambda _: LaggingDevice())
+    monkeypatch.setattr(residency, "_place_of", lambda _: torch.device("cuda", 0))
     monkeypatch.setattr(residency.torch, "empty", lambda *sizes, device=None, **more: EMPTY(*sizes, **more))
     runner = (cache or RunnerCache()).get(model, FP32)
     bring(ComfyContext(model), runner, FORWARD)

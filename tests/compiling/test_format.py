@@ -78,7 +78,7 @@ DIGESTS = {
     "storage/files.py": "7a359812",
     "storage/fingerprint.py": "470a7088",
     "storage/index.py": "5f2e01b7",
-    "storage/memory_limits.py": "3b4a210a",
+    "storage/memory_limits.py": "3612db4b",
     "storage/ownership.py": "cde3b477",
     "storage/peaks.py": "705a27f5",
     "storage/private_copy.py": "2b321ada",
