@@ -33,7 +33,7 @@ from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.pipeline.feedback import Feedback
 from cudaspeed.pipeline.output import allocate_output
 from cudaspeed.pipeline.session_cache import SessionCache
-from cudaspeed.storage.heap import trim_heap
+from cudaspeed.storage.heap import trim_all
 from cudaspeed.storage.location import compiled_folder
 from cudaspeed.storage.profiles import profiles_folder
 from cudaspeed.upscale_engine import upscale
@@ -88,7 +88,7 @@ def run_once(model: str, side: int, frames: int, device: str, precision: str) ->
     sessions.learner.stop()  # whose forwards take memory, too, in between
     upscale_engine.allocate_output = _touched
     context, results = StandaloneContext(device), []
-    trim_heap()  # what the first picture left free would hide a part of this one's
+    trim_all()  # what the first picture left free would hide a part of this one's
     _forget_the_peak()
     grown = peak_growth(lambda: results.append(upscale(image, descriptor, options, context, sessions)), context.device)
     sessions.flush()

@@ -25,6 +25,7 @@ from contextlib import (
     suppress,
 )
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from .exit_codes import FAILED
@@ -35,6 +36,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cudaspeed")
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # in a file's name they would steer the terminal, or end the line
+
+
+def line_of_undone(record: Mapping[str, Any]) -> str | None:
+    """The line on an input that failed or was skipped, by its record; None where it was done."""
+    if "error" in record:
+        return str(record["error"])
+    if "skipped" in record:
+        return f"{Path(record['input']).name}: skipped, {record['output']} exists"
+    return None
 
 
 class Console:

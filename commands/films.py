@@ -17,7 +17,7 @@ from ..images.whole import sweep_leftovers
 from ..models.loader import load_model
 from ..upscale_engine import finish_learning
 from ..video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
-from .console import Console
+from .console import Console, line_of_undone
 from .exit_codes import DONE, FAILED
 from .video import FilmRequest
 
@@ -133,11 +133,10 @@ def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
 
 
 def _line(record: dict[str, Any]) -> str:
-    if "error" in record:
-        return str(record["error"])
+    undone = line_of_undone(record)
+    if undone:
+        return undone
     name = Path(record["input"]).name
-    if "skipped" in record:
-        return f"{name}: skipped, {record['output']} exists"
     (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
     speed = record["frames"] / max(record["seconds"], 1e-9)
     return (

@@ -31,7 +31,7 @@ from ..storage.location import compiled_folder
 from ..tiling.fit import result_size
 from ..upscale_engine import finish_learning, upscale
 from .animations import Progress, upscale_frames
-from .console import Console
+from .console import Console, line_of_undone
 from .exit_codes import DONE, FAILED
 from .reading import Read
 from .request import Request
@@ -229,11 +229,10 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
 
 
 def _line(record: dict[str, Any]) -> str:
-    if "error" in record:
-        return str(record["error"])
+    undone = line_of_undone(record)
+    if undone:
+        return undone
     name = Path(record["input"]).name
-    if "skipped" in record:
-        return f"{name}: skipped, {record['output']} exists"
     (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
     speed = record["frames"] * out_width * out_height / 1e6 / max(record["seconds"], 1e-9)
     frames = f"{record['frames']} frames, " if record["frames"] > 1 else ""

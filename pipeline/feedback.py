@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..models.execution import ExecutionMode
-from ..storage.heap import trim_heap, trim_top
+from ..storage.heap import trim_all
 from ..storage.memory_limits import has_own_limits
 from ..storage.peaks import PLAUSIBLE
 from .memory_counters import AllocatorPeak, most_resident_bytes, resident_bytes
@@ -99,8 +99,7 @@ class _Watch:
 
     def __init__(self, exact: bool) -> None:
         if exact:
-            trim_top()
-            trim_heap()
+            trim_all()
         self.samples, self.alone = 0, _RUNNING.alone_since()
         self._ever = most_resident_bytes()
         self._before = self._most = resident_bytes()

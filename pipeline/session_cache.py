@@ -18,7 +18,7 @@ from ..kernels.build import OURS, code_of
 from ..kernels.timing import Clock
 from ..models.runner import RunnerCache
 from ..storage.fingerprint import versions_of
-from ..storage.heap import TRIMMER, trim_heap, trim_top
+from ..storage.heap import TRIMMER, trim_all
 from ..storage.profiles import ModelProfile, ProfileStore, profiles_folder
 from .feedback import Estimated
 from .layer_knowledge import LayerKnowledge
@@ -108,8 +108,7 @@ class SessionCache:
         latest, self._latest = self._latest() if self._latest else None, weakref.ref(model.model)
         left = self._records.get(latest) if latest is not None and latest is not model.model else None
         if left and left.met:
-            trim_top()
-            trim_heap()
+            trim_all()
             self.record(model).met.clear()
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:

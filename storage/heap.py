@@ -123,6 +123,12 @@ def trim_top() -> None:
         library.free(block)
 
 
+def trim_all() -> None:
+    """Both: all that lies free in all heaps, but for the tops of other threads'."""
+    trim_top()
+    trim_heap()
+
+
 @functools.cache
 def _gnu() -> ctypes.CDLL | None:
     """GNU's C library, whose functions let other Python threads run meanwhile; None where it is another."""

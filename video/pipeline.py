@@ -252,7 +252,7 @@ class _Film:
             width, height = self._reader.facts.size[::-1]
             told = f"{self._reader.facts.path}: a frame of {width}x{height} does not fit into memory any more"
             self._read.end(CudaspeedError(f"{told} ({first_line(error)}); close other programs"))
-        except BaseException as error:
+        except BaseException as error:  # raised where the engine asks for the next frame
             self._read.end(error)
 
     def _encode(self, writer: FilmWriter) -> None:
@@ -276,7 +276,7 @@ class _Film:
             writer.finish()
         except Stopped:
             pass
-        except BaseException as error:
+        except BaseException as error:  # raised where the engine hands over the next frame
             self._made.stop(error)
 
 

@@ -58,7 +58,7 @@ class FilmReader:
         self._container = self._open()
         try:
             self._begin(counted)
-        except BaseException:
+        except BaseException:  # an interrupt, too: `__exit__` is not called for what never began
             self._container.close()
             raise
         return self

@@ -48,8 +48,7 @@ class Machine:
         monkeypatch.setattr(feedback, "most_resident_bytes", lambda: self.ever)
         monkeypatch.setattr(feedback, "resident_bytes", self._told)
         for module in (feedback, session_cache):
-            monkeypatch.setattr(module, "trim_top", lambda: None)
-            monkeypatch.setattr(module, "trim_heap", self._trim)
+            monkeypatch.setattr(module, "trim_all", self._trim)
         monkeypatch.setattr("cudaspeed.pipeline.learned_peaks.Feedback", partial(Feedback, sampler=self.sampler))
 
     def forward(self, takes: int, samples: int = 5) -> None:
