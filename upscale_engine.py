@@ -104,8 +104,12 @@ def _running(model: ImageModelDescriptor, context: RunContext, sessions: Session
     """What surrounds a run. Raises `BadModelError`."""
     check_model(model)
     try:
-        with Monitor(context) as monitor, without_autocast(context.device), unchanged(model.model):
-            sessions.begin(model)
+        with (
+            Monitor(context) as monitor,
+            without_autocast(context.device),
+            unchanged(model.model),
+            sessions.running(model),
+        ):
             yield monitor
     except BaseException:  # an interrupt, of whatever kind the host's is
         TRIMMER.soon()  # what was in work is let go of

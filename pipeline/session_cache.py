@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +27,7 @@ from .learner import Learner
 from .observations import ModelObservations
 
 _FLUSHED_AGAIN = 10.0  # seconds
+_NOT_SHORT = 0.1  # seconds: giving back what a run left takes some milliseconds
 
 Fact = TypeVar("Fact")
 
@@ -87,7 +89,7 @@ class SessionCache:
         self.memory_limits: dict[str, MemoryLimit] = {}
         """By device."""
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
-        self._latest: weakref.ref[nn.Module] | None = None
+        self._latest: tuple[weakref.ref[nn.Module], float] | None = None  # whose run was the last, and its seconds
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
         """What this process has seen of the model; what it observed of other weights in the same module is
@@ -101,15 +103,24 @@ class SessionCache:
             record.observations, record.versions, record.facts, record.latest = ModelObservations(), versions, {}, {}
         return record
 
-    def begin(self, model: ImageModelDescriptor) -> None:
-        """A run of `model` begins. Where the one before it was another's, and took much, what that left free goes back
-        to the system: it is of other sizes, and the two would come to hold more and more side by side. After each run
-        that would be too dear (pipeline/feedback.py)."""
-        latest, self._latest = self._latest() if self._latest else None, weakref.ref(model.model)
-        left = self._records.get(latest) if latest is not None and latest is not model.model else None
-        if left and left.met:
-            trim_all()
+    @contextmanager
+    def running(self, model: ImageModelDescriptor) -> Iterator[None]:
+        """Within it `model` has a run. Where the one before it was another's, what that left free goes back to the
+        system first, and after it what this one did: it is of other sizes, and the two would come to hold more and more
+        side by side. After short runs, and after each of one model, that would be too dear (pipeline/feedback.py)."""
+        latest, seconds = self._latest or (None, 0.0)
+        another = latest is not None and latest() is not model.model
+        if another:
+            if seconds >= _NOT_SHORT:
+                trim_all()
             self.record(model).met.clear()
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._latest = weakref.ref(model.model), time.monotonic() - began
+        if another and self._latest[1] >= _NOT_SHORT:
+            TRIMMER.soon()
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:
         """What is known of the model with its present weights, in this session and earlier ones."""

@@ -367,16 +367,20 @@ def test_what_is_seen_in_part_only_raises_and_never_lowers(runs: Runs, machine: 
     assert runs().memory.forward > 1.4 * first
 
 
-def test_models_that_take_turns_leave_each_other_nothing(runs: Runs, machine: Machine) -> None:
+def test_models_that_take_turns_leave_each_other_nothing(
+    runs: Runs, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_cache, "_NOT_SHORT", 0.0)  # toys are
     other = Runs(machine, pytest.MonkeyPatch())
     other.sessions = runs.sessions
     trims = [0]
-    for one in (runs, runs, other, other, runs):
+    for one in (runs, runs, other, other, runs, runs):
         one.takes = one.expected
         one()
         trims.append(machine.trims - sum(trims))
-    _, again, another, another_again, back = trims[1:]
-    assert (again, another_again) == (0, 0), "the next run of the same model has use for it"
+    _, again, another, another_again, back, back_again = trims[1:]
+    assert (again, another_again, back_again) == (0, 0, 0), "the next run of the same model has use for it"
+    assert back > 1, "before, and after"
     assert min(another, back) > 0
 
 
