@@ -56,11 +56,11 @@ class TensorSource:
     """The frames of `image` [B, H, W, C]."""
 
     def __init__(self, image: Tensor) -> None:
-        self._image = image
+        self._image, self._count = image, len(image)
         self.size, self.channels, self.device = (image.shape[1], image.shape[2]), image.shape[3], image.device
 
     def __len__(self) -> int:
-        return len(self._image)
+        return self._count  # asked for often; a tensor takes its time to tell
 
     def frame(self, index: int) -> Tensor:
         return self._image[index]

@@ -104,6 +104,8 @@ def report_of_none(session: Session, size: tuple[int, int], result: tuple[int, i
 
 def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> UpscaleReport:
     """Of a run that went as `passes` were planned, by their `reports`: the last one's, but for what all have done."""
+    if len(reports) == 1:
+        return replace(reports[0], sizes=sizes_in_words(passes))
     healths = [report.health for report in reports]
     notes = dict.fromkeys(note for report in reports for note in report.notes)
     return replace(
