@@ -47,7 +47,8 @@ class ModelRunner:
     `forward` raises `ModelFailedError` where the model gives something else than it should; `traceable` is the same for
     tracers, without that look at the result. `compiled` is where the compile cache keeps what goes with this copy,
     `pace` tells how its forwards went; `bytes` are those of its weights. `when_taken` is called when a host takes these
-    away. `offload` is what lies on the device of them in their place, while they do not fit there (`come_in_parts`).
+    away. `offload` is what lies on the device of them in their place, while they do not fit there (`come_in_parts`);
+    `in_one_piece`: it was found out that they cannot come in parts.
     """
 
     def __init__(self, descriptor: ImageModelDescriptor, mode: ExecutionMode) -> None:
@@ -64,6 +65,7 @@ class ModelRunner:
         self.bytes = weights_bytes(self.module)
         self.when_taken: Callable[[], object] = lambda: None
         self.offload: Resident | None = None
+        self.in_one_piece = False
         self._executors: dict[torch.device, Executor] = {}
 
     @property

@@ -21,15 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from ..api.model_info import Forward
-from ..devices.pinned import block_bytes
 from ..devices.vram import VramState
 from ..models.weight_units import Cut, Packing, cut, device_bytes, what_stays
 from ..models.weight_use import WeightUse, weights_of
-from .streams import Event, Stream, StreamDevice
+from .streams import Stream, StreamDevice
+from .weight_blocks import ResidentWeights, WeightBlock, WeightSlot, pieces_for
 
 _PARTS = (32, 128, 0)  # of a model, that blocks are as large as; 0: as small as can be
 _LARGEST = 64 << 20  # bytes of a block; larger ones gain nothing more
-_TOGETHER = 8  # blocks of the largest kind, in one piece of pinned memory
 
 
 class OffloadedWeights:
@@ -52,9 +51,9 @@ class OffloadedWeights:
         self._network, self._use, self._device = module, use, device
         self._lock = threading.RLock()
         self._hooks = ExitStack()
-        self._blocks: list[_Block] = []
-        self._staying: list[_Block] = []
-        self._slots: list[_Slot] = []
+        self._blocks: list[WeightBlock] = []
+        self._staying: list[WeightBlock] = []
+        self._slots: list[WeightSlot] = []
         self._streams = device.pair()
         self._loaded: Tensor | None = None
         self._compute: Stream | None = None
@@ -98,7 +97,7 @@ class OffloadedWeights:
             self._hooks.close()
             for block in self._blocks:
                 block.unpin()
-            self._staying, self._blocks = [*map(_Block, staying)], [*map(_Block, others)]
+            self._staying, self._blocks = [*map(WeightBlock, staying)], [*map(WeightBlock, others)]
             self._order = [coming.index(place) for place in pieces.order if place in coming]
             for index, place in enumerate(coming):
                 self._listen(index, pieces.units[place].module)
@@ -175,12 +174,12 @@ class OffloadedWeights:
                 block.point_to(block.packing.views(piece))
                 at += block.packing.bytes
             waiting = [block for block in self._blocks if not block.pinned]
-            for block, piece in zip(waiting, _pieces(self._device, waiting), strict=True):
+            for block, piece in zip(waiting, pieces_for(self._device, waiting), strict=True):
                 block.pin(piece)
             here = self._device.current().record()  # what lay there before may still be computed with
             pieces = memory[at:].split(max(1, (len(memory) - at) // 2)) if len(self._blocks) > 1 else [memory[at:]]
             self._slots = [
-                _Slot(piece, stream, here, self._blocks)
+                WeightSlot(piece, stream, here, self._blocks)
                 for piece, stream in zip(pieces if self._blocks else (), self._streams, strict=False)
             ]
         for stream in self._streams:
@@ -236,10 +235,10 @@ class OffloadedWeights:
         if slot is not None and self._compute is not None:
             slot.computed = self._compute.record()
 
-    def _slot_of(self, index: int) -> _Slot | None:
+    def _slot_of(self, index: int) -> WeightSlot | None:
         return next((slot for slot in self._slots if slot.block == index), None)
 
-    def _fetch(self, index: int) -> _Slot:
+    def _fetch(self, index: int) -> WeightSlot:
         """Set a block's weights out for the place that nobody computes in and that was filled the longest ago."""
         free = [slot for slot in self._slots if slot.block not in self._active]
         if not free:
@@ -264,126 +263,7 @@ class OffloadedWeights:
             self._fetch(coming)
 
 
-class _Block:
-    """Weights that come and go together. `home` is where they are in main memory: where they were, or, `pin`ned, in
-    `memory`."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.tensors = [*tensors]
-        self.packing = Packing.of(self.tensors)
-        self.home = [tensor.data for tensor in self.tensors]
-        self.memory = torch.empty(0, dtype=torch.uint8)
-
-    def point_to(self, values: Sequence[Tensor]) -> None:
-        """Let the weights have these values, which are theirs, from other memory."""
-        for tensor, value in zip(self.tensors, values, strict=True):
-            tensor.data = value
-
-    @property
-    def pinned(self) -> bool:
-        """Whether they lie in one piece, which the device copies."""
-        return len(self.memory) > 0
-
-    def pin(self, memory: Tensor) -> None:
-        """Have them in `memory`, one piece."""
-        self.packing.write(memory, self.home)
-        self.home, self.memory = self.packing.views(memory), memory
-        self.point_to(self.home)
-
-    def unpin(self) -> None:
-        """Have each in ordinary memory of its own, as before."""
-        if self.pinned:
-            self.home = [*map(_moved, self.home)]
-            self.memory = torch.empty(0, dtype=torch.uint8)
-            self.point_to(self.home)
-
-
-def _pieces(device: StreamDevice, blocks: Sequence[_Block]) -> Iterator[Tensor]:
-    """Memory for each of `blocks` that the device copies by itself, or, where there is too much of that, ordinary.
-
-    Several together: torch takes powers of two, of which single blocks would leave up to a half.
-    """
-    left = sum(block.packing.bytes for block in blocks)
-    most = block_bytes(_TOGETHER * max((block.packing.bytes for block in blocks), default=0))
-    memory = torch.empty(0, dtype=torch.uint8)
-    for block in blocks:
-        size = block.packing.bytes
-        if size > len(memory):
-            memory = device.pinned(min(most, left))
-        yield memory[:size]
-        memory, left = memory[size:], left - size
-
-
-def _moved(tensor: Tensor) -> Tensor:
-    """The same values, by the same strides, in memory of their own."""
-    with torch.inference_mode(False), torch.no_grad():
-        alone = Packing.of([tensor])
-        memory = torch.empty(alone.bytes, dtype=torch.uint8)
-        alone.write(memory, [tensor])
-        return alone.views(memory)[0]
-
-
-class _Slot:
-    """A place on the device that one block at a time has its weights in. `arrived`: the event when they are there;
-    `computed`: when the one before was computed with for the last time. Of slots, that with the largest `turn` was
-    filled last."""
-
-    def __init__(self, memory: Tensor, stream: Stream, computed: Event, blocks: Sequence[_Block]) -> None:
-        self._memory, self._stream, self._blocks = memory, stream, blocks
-        self.block: int | None = None
-        self.arrived = self.computed = computed
-        self.turn = 0
-        self._views: dict[int, list[Tensor]] = {}
-
-    def fill(self, block: int, source: Tensor) -> None:
-        """Copy a block's weights here as soon as what is here was computed with."""
-        self.block = None
-        self._stream.wait_event(self.computed)
-        if len(source):
-            self._stream.copy(self._memory[: len(source)], source)
-        self.arrived = self._stream.record()
-        self.block = block
-
-    def views(self, block: int) -> list[Tensor]:
-        """A block's weights, where they lie here."""
-        if block not in self._views:
-            with torch.inference_mode(False), torch.no_grad():
-                self._views[block] = self._blocks[block].packing.views(self._memory)
-        return self._views[block]
-
-
-class ResidentWeights(nn.Module):
-    """`size` bytes of `device`, as a module, which hosts know how to bring there, count and take away."""
-
-    def __init__(self, size: int, device: torch.device, left: Callable[[], object]) -> None:
-        super().__init__()
-        self.register_buffer("told", torch.empty(size, dtype=torch.uint8, device="meta"))  # for who counts
-        self.size, self._where, self._left = size, device, left
-        self.memory: Tensor | None = None
-
-    def to(self, device: torch.device | str, *_: Any, **__: Any) -> ResidentWeights:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take the memory, if that is the device; else give it back."""
-        if torch.device(device).type == self._where.type:
-            self.arrive()
-        else:
-            self.leave()
-        return self
-
-    def arrive(self) -> Tensor:
-        """The memory [size] uint8, taken now if it was not."""
-        if self.memory is None:
-            with torch.inference_mode(False):
-                self.memory = torch.empty(self.size, dtype=torch.uint8, device=self._where)
-        return self.memory
-
-    def leave(self) -> None:
-        """Give it back, once nobody has weights in it any more."""
-        if self.memory is not None:
-            self._left()
-            self.memory = None
-
-
-def _tensors(blocks: Sequence[_Block]) -> list[list[Tensor]]:
+def _tensors(blocks: Sequence[WeightBlock]) -> list[list[Tensor]]:
     return [block.tensors for block in blocks]
 
 

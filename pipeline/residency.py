@@ -107,15 +107,19 @@ def _offload_of(context: RunContext, runner: ModelRunner) -> OffloadedWeights | 
     """What brings the weights of `runner` block by block; None where that cannot be done with them."""
     if isinstance(runner.offload, OffloadedWeights):
         return runner.offload
+    if runner.in_one_piece:
+        return None
     context.take_away(runner)
     with torch.inference_mode(False), torch.no_grad():
         runner.module.to("cpu")
-    if not can_be_cut(runner.module):
+    runner.in_one_piece = not can_be_cut(runner.module)
+    if runner.in_one_piece:
         return None
     try:
         torch.empty(0).data = torch.empty(0, device=context.device)  # not of some devices that torch does not bring
         use = use_of_weights(runner.module, runner.forward, runner.info)
     except Exception as error:  # a network may fail in any way where it was not meant to be computed
+        runner.in_one_piece = not context.is_out_of_memory(error)  # not tried again before every run
         logger.info("the weights of %s cannot come in parts: %s", runner.info.name, first_line(error))
         return None
     streams = stream_device(context.device) if context.switches.pinned_memory else None

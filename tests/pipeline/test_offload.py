@@ -512,14 +512,26 @@ def test_weights_that_the_caller_changes_between_two_runs_are_the_new_ones(devic
     assert torch.equal(after, run(StandaloneContext("cpu"), model).image)
 
 
-def test_a_model_that_cannot_be_computed_on_a_cpu_is_brought_whole(device, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
-        raise RuntimeError("not implemented for 'Half'")
+@pytest.mark.parametrize(
+    ("error", "again"), [(RuntimeError("not implemented for 'Half'"), False), (MemoryError("just now"), True)]
+)
+def test_a_model_that_cannot_be_computed_on_a_cpu_is_brought_whole(
+    device, error: Exception, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[nn.Module] = []
+
+    def fails(module: nn.Module, *_: object) -> None:
+        tried.append(module)
+        raise error
 
     monkeypatch.setattr(residency, "use_of_weights", fails)
-    card = Card(1 << 62, weights_stay=False)
-    assert run(card, zoo.deep()).report.notes == ()
-    assert not isinstance(card.brought[-1], OffloadedWeights)
+    card, model, sessions = Card(1 << 62, weights_stay=False), zoo.deep(), new_sessions()
+    for _ in range(3):
+        assert run(card, model, sessions).report.notes == ()
+        assert not isinstance(card.brought[-1], OffloadedWeights)
+    assert (len(tried) > len(set(tried))) == again, (
+        "a copy of the model is tried before every run only for want of memory"
+    )
 
 
 def test_what_is_compiled_is_left_out(device: LaggingDevice) -> None:
