@@ -27,7 +27,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from cudaspeed.pipeline.memory_counters import most_resident_bytes
 from cudaspeed.storage.fingerprint import describe_environment
 
 Record = dict[str, Any]
@@ -85,6 +84,9 @@ def give_back() -> None:
 def resident_growth(work: Work) -> int:
     """The most that the process' resident memory grew over its start while `work` ran, bytes: sampled every 2 ms; where
     it never was as much before, as the system tells it."""
+    # here: this file also starts processes of an older checkout, which has no such module
+    from cudaspeed.pipeline.memory_counters import most_resident_bytes
+
     process, done = psutil.Process(), threading.Event()
     ever = most_resident_bytes()
     start = most = process.memory_info().rss
