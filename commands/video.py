@@ -10,6 +10,7 @@ from ..api.options import UpscaleOptions
 from ..images.jobs import Job, Plan, refuse_unwritable
 from ..models.loader import check_file
 from ..video.films import plan_films
+from ..video.frame_pattern import frame_pattern
 from ..video.options import VideoOptions
 from ..video.pyav import load_av
 from .console import Console
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_file(arguments.model)
     check_device(arguments.device, arguments.reserve_vram)
     os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 tells a page of settings otherwise
-    load_av()
+    if not all(frame_pattern(job.source) and frame_pattern(job.target) for job in plan.jobs):
+        load_av()
     request = FilmRequest(
         plan, options, video, arguments.model, arguments.device, arguments.reserve_vram, arguments.overwrite
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,17 @@ class FilmFacts:
     rotation: int = 0
     display_matrix: tuple[int, ...] | None = None
     interlaced: bool = False
+
+
+@dataclass(frozen=True)
+class FilmTags:
+    """What a film's file says of it in words: of all of it, `of_file`, and of its pictures, `of_stream`, whose
+    `disposition` says when players show them; and its `chapters`, as PyAV has them."""
+
+    of_file: Mapping[str, str] = field(default_factory=dict)
+    of_stream: Mapping[str, str] = field(default_factory=dict)
+    disposition: int = 0
+    chapters: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ class FilmFormat:
     notes: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The encoder's."""
+        return self.encoder.name
+
+    @property
     def has_alpha(self) -> bool:
         return has_alpha(self.pixel_format)
 

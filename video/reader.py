@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from ..api.errors import BadFilmError
-from .facts import FilmFacts, Losses, PacketCount
+from .colour import ToPixels
+from .facts import FilmFacts, FilmTags, Losses, PacketCount
 from .packets import count_packets
+from .pixel_formats import has_alpha
 from .pyav import load_av
 from .side_data import display_matrix
 from .timeline import Timeline
@@ -40,13 +44,14 @@ class Frame:
 
 class FilmReader:
     """The film in the file `path`, from `with` on: its `facts`, the streams that are not upscaled, `others`, and the
-    `covers` among these, encoded pictures by their stream's index.
+    `covers` among these, encoded pictures by their stream's index. There are no `notes` on what was read.
 
     The film is the stream that players show, and no cover picture. Raises `BadFilmError` where there is none, or none
     of its frames can be decoded, and `MissingLibraryError`.
     """
 
     facts: FilmFacts
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self._path, self._av = path, load_av()
@@ -72,14 +77,10 @@ class FilmReader:
         return Losses(self._damaged, self._timeline.mended)
 
     @property
-    def container(self) -> InputContainer:
-        """The open file, for its tags and chapters."""
-        return self._container
-
-    @property
-    def stream(self) -> VideoStream:
-        """The film's, for its tags and disposition."""
-        return self._stream
+    def tags(self) -> FilmTags:
+        """What its file says of it in words."""
+        stream, container = self._stream, self._container
+        return FilmTags(container.metadata, stream.metadata, stream.disposition, container.chapters())
 
     @property
     def first(self) -> Frame:
@@ -93,6 +94,10 @@ class FilmReader:
         self._before.clear()
         yield self._first
         yield from self._rest
+
+    def to_pixels(self, alpha: bool) -> Callable[[Any], NDArray[Any]]:
+        """What makes pixels of a frame's picture, with `alpha` if the film has some."""
+        return ToPixels(alpha and has_alpha(self.facts.pixel_format))
 
     def _open(self) -> InputContainer:
         try:

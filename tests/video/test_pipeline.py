@@ -24,7 +24,7 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.resize import Resize
 from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import upscale
-from cudaspeed.video import pipeline
+from cudaspeed.video import pipeline, reader, writer
 from cudaspeed.video.colour import FromPixels, ToPixels, colour_of
 from cudaspeed.video.facts import PacketCount
 from cudaspeed.video.options import VideoOptions
@@ -143,7 +143,7 @@ def test_few_frames_are_there_at_once(
             most = max(most, len(alive))
             return pixels
 
-    monkeypatch.setattr(pipeline, "ToPixels", Watched)
+    monkeypatch.setattr(reader, "ToPixels", Watched)
     run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
     assert len(decoded(tmp_path / "out.mkv")) == 90
     assert 2 < most <= 22
@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_left(
     tmp_path: Path, model: ImageModelDescriptor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_film(tmp_path / "film.mkv", every(40, 60))
-    write, written = pipeline.FilmWriter.write, [0]
+    write, written = writer.FilmWriter.write, [0]
 
     def fill(self: Any, *frame: Any) -> None:
         written[0] += 1
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_left(
             raise OSError(28, "No space left on device")
         write(self, *frame)
 
-    monkeypatch.setattr(pipeline.FilmWriter, "write", fill)
+    monkeypatch.setattr(writer.FilmWriter, "write", fill)
     with pytest.raises(OutputError, match=r"No space left.*the film takes about .* GB, and .* GB are free"):
         run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]
@@ -280,7 +280,7 @@ def test_what_fails_in_the_decoder_is_raised_and_nothing_is_left(
             return super().__call__(frame)
 
     make_film(tmp_path / "film.mkv", every(40, 30))
-    monkeypatch.setattr(pipeline, "ToPixels", Failing)
+    monkeypatch.setattr(reader, "ToPixels", Failing)
     with pytest.raises(CudaspeedError, match=r"64x48 does not fit into memory.*no memory for a frame"):
         run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]
