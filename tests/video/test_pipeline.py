@@ -26,9 +26,11 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 from cudaspeed.video import pipeline, reader, writer
 from cudaspeed.video.colour import FromPixels, ToPixels, colour_of
+from cudaspeed.video.deinterlace import Deinterlacer
 from cudaspeed.video.facts import PacketCount
 from cudaspeed.video.options import VideoOptions
 from cudaspeed.video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
+from cudaspeed.video.reader import FilmReader, Frame
 
 LOSSLESS = VideoOptions("ffv1")
 PLAIN = UpscaleOptions(precision="fp32", compile=False, reproducible=True)
@@ -217,9 +219,23 @@ def test_what_is_wrong_with_a_film_is_counted_in_the_report(tmp_path: Path, mode
     assert len(decoded(tmp_path / "out.mkv")) == report.frames >= 25
 
 
-def test_an_interlaced_film_is_warned_of(tmp_path: Path, model: ImageModelDescriptor) -> None:
-    make_film(tmp_path / "film.mkv", every(40, 3), Look(options={"x264-params": "tff=1"}))
-    assert any("interlaced" in warning for warning in run(tmp_path / "film.mkv", tmp_path / "out.mkv", model).warnings)
+def test_an_interlaced_film_is_warned_of_and_deinterlaced_where_asked_for(
+    tmp_path: Path, model: ImageModelDescriptor
+) -> None:
+    look = Look(pixel_format="yuv420p10le", options={"x264-params": "tff=1"}, fields="tff")
+    make_film(tmp_path / "film.mkv", every(40, 3), look, Beside(("eng",)))
+    report = run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
+    assert sum("interlaced" in warning and "--deinterlace" in warning for warning in report.warnings) == 1
+    asked = VideoOptions("ffv1", deinterlace=True)
+    report = run(tmp_path / "film.mkv", tmp_path / "whole.mkv", model, video=asked)
+    assert report.frames == 3 and not report.warnings and report.pixel_format == "yuv420p10le"
+    with FilmReader(tmp_path / "film.mkv") as given:
+        whole = [one.picture for one in Deinterlacer(True).through(given.items()) if isinstance(one, Frame)]
+        pixels = torch.from_numpy(np.stack([*map(ToPixels(alpha=False), whole)])).clamp(0, 1)
+        back = FromPixels("yuv420p10le", colour_of(whole[0]))
+    made = upscale(pixels, model, PLAIN, StandaloneContext("cpu"), new_sessions()).image
+    assert_same(decoded(tmp_path / "whole.mkv"), [back(frame.numpy()) for frame in made])
+    assert packets(tmp_path / "whole.mkv", 1) == packets(tmp_path / "film.mkv", 1)
 
 
 def test_progress_tells_every_frame(tmp_path: Path, model: ImageModelDescriptor) -> None:
