@@ -114,6 +114,7 @@ def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
         "frames": report.frames,
         "variable_rate": report.variable_rate,
         "damaged": report.losses.damaged,
+        "missing": report.losses.missing,
         "retimed": report.losses.retimed,
         "codec": report.encoder,
         "pixel_format": report.pixel_format,

@@ -55,10 +55,12 @@ class FilmTags:
 @dataclass(frozen=True)
 class Losses:
     """What a reader met: `damaged` packets and frames, as the decoder tells them; `retimed` frames whose time was
-    missing, equal to the one before or earlier."""
+    missing, equal to the one before or earlier; about how many are `missing` at the end, by the length that the file
+    tells."""
 
     damaged: int = 0
     retimed: int = 0
+    missing: int = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -66,6 +68,8 @@ class Losses:
         told = []
         if self.damaged:
             told.append(f"{self.damaged} damaged packets or frames were met; what could be decoded is there")
+        if self.missing:
+            told.append(f"about {self.missing} frames are missing at the end: the file is cut short")
         if self.retimed:
             told.append(f"{self.retimed} frames had no time, or one that ran backwards: they were put in order")
         return tuple(told)

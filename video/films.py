@@ -69,6 +69,14 @@ def is_called_like_a_film(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
+def holds_films(folder: Path) -> bool:
+    """Whether it is a folder, and some lie in it. Raises nothing."""
+    try:
+        return any(map(is_called_like_a_film, folder.iterdir()))
+    except OSError:
+        return False
+
+
 def _is_folder(output: str) -> bool:
     separators = tuple(separator for separator in (os.sep, os.altsep) if separator)
     if os.path.isdir(output) or output.endswith(separators):  # noqa: PTH112  # raises nothing, whatever its name is

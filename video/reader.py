@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_FAILURES = 100  # of reading on, one after the other, before the rest of a file counts as gone
 _USUAL_RATE = Fraction(25)
+_EARLY = Fraction(1, 4)  # second, and a frame, that a file may be shorter than it says: it need not be exact
 _SLOWEST, _FASTEST = Fraction(1), Fraction(1000)  # frames a second that are believed
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave alpha out
 
@@ -55,7 +58,7 @@ class FilmReader:
 
     def __init__(self, path: Path) -> None:
         self._path, self._av = path, load_av()
-        self._damaged = 0
+        self._damaged = self._missing = 0
 
     def __enter__(self) -> FilmReader:
         with self._open() as container:
@@ -74,7 +77,7 @@ class FilmReader:
     @property
     def losses(self) -> Losses:
         """What could not be read so far."""
-        return Losses(self._damaged, self._timeline.mended)
+        return Losses(self._damaged, self._timeline.mended, self._missing)
 
     @property
     def tags(self) -> FilmTags:
@@ -100,10 +103,12 @@ class FilmReader:
         return ToPixels(alpha and has_alpha(self.facts.pixel_format))
 
     def _open(self) -> InputContainer:
+        if os.path.exists(self._path) and not os.path.isfile(self._path):  # noqa: PTH110, PTH113  # raise nothing
+            raise BadFilmError(f"{self._path}: is a folder, a pipe or a device, and no file; copy the film into one")
         try:
             return self._av.open(str(self._path), "r", metadata_errors="replace")
         except self._av.error.FFmpegError as error:
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno != errno.EIO:  # which files that are cut off give
                 raise BadFilmError(f"{self._path}: cannot be read: {error.strerror}") from error
             raise BadFilmError(f"{self._path}: is no film, or is damaged from its start: {error.strerror}") from error
 
@@ -172,17 +177,26 @@ class FilmReader:
     def _packets(self) -> Iterator[Packet[Any] | None]:
         """All that can be read; at the end an empty one, or None, after which the decoder gives what it still has."""
         streams = [stream for stream in self._container.streams if stream.type != "attachment"]
-        failures = 0
+        failures, end = 0, Fraction(0)
         while failures < _MOST_FAILURES:
             try:
                 for packet in self._container.demux(streams):
                     failures = 0
+                    end = max(end, _end_of(packet))
                     yield packet
+                self._missing = self._frames_after(end)
                 return
             except self._av.error.FFmpegError:  # what follows may be whole
                 failures += 1
                 self._damaged += failures == 1
+        self._missing = self._frames_after(end)
         yield None
+
+    def _frames_after(self, end: Fraction) -> int:
+        """About how many there would be after `end`, in seconds, if the file were as long as it says."""
+        container = self._container
+        said = Fraction((container.start_time or 0) + (container.duration or 0), self._av.time_base)
+        return round((said - end) * self._rate) if said - end > _EARLY + 1 / self._rate else 0
 
     def _decode(self, packet: Packet[Any] | None) -> Iterator[Frame]:
         try:
@@ -198,6 +212,11 @@ class FilmReader:
             duration = picture.duration or nominal
             pts = self._timeline.place(picture.pts, duration)
             yield Frame(picture, pts, duration)
+
+
+def _end_of(packet: Packet[Any]) -> Fraction:
+    """Where it ends, in seconds; 0 if it does not say."""
+    return Fraction(0) if packet.pts is None else (packet.pts + (packet.duration or 0)) * packet.time_base
 
 
 def _rate_of(stream: VideoStream, counted: PacketCount) -> Fraction:

@@ -131,7 +131,7 @@ def test_nothing_of_frames_is_lost_in_a_lossless_film(
     top = 255 if bits == 8 else 1023
     for number, frame in enumerate(decoded(tmp_path / "out.mkv")):
         made = ToPixels(alpha=channels == 4)(frame) / (255 if bits == 8 else 1)
-        assert np.abs(made - computed(tmp_path / f"{number}.png", model).pixels).max() < 0.6 / top
+        assert np.abs(made - computed(tmp_path / f"{number}.png", model).pixels).max() < 1.5 / top
 
 
 def test_grey_frames_become_a_film(tmp_path: Path, model: ImageModelDescriptor) -> None:

@@ -73,6 +73,6 @@ def test_where_there_is_none_it_is_told_what_would_find_some(
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadFilmError, match="cannot look into .*none: No such file"):
+    with pytest.raises(BadFilmError, match=r"cannot look into .*none: No such file"):
         pattern(tmp_path / "none" / "%d.png").frames()
     assert pattern_of_pictures(tmp_path / "none") is None
