@@ -10,29 +10,38 @@ import json
 import sys
 import time
 from fractions import Fraction
+from importlib import import_module
+from typing import Any
 
-model_file, film, out = sys.argv[1:]
-sys.argv[1:] = ["--cpu"]
 
-import comfy.cli_args  # type: ignore[import-not-found]  # noqa: E402  # which reads the arguments when it is imported
+def load(model_file: str) -> Any:
+    """As core's loader does."""
+    management, patching = import_module("comfy.model_management"), import_module("comfy.model_patcher")
+    weights = import_module("comfy.utils").load_torch_file(model_file, safe_load=True)
+    model: Any = import_module("spandrel").ModelLoader().load_from_state_dict(weights).eval()
+    model.patcher = patching.CoreModelPatcher(
+        model.model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
+    )
+    return model
 
-comfy.cli_args.args.cpu = True
 
-import comfy.model_management as management  # type: ignore[import-not-found]  # noqa: E402
-import comfy.model_patcher as patching  # type: ignore[import-not-found]  # noqa: E402
-import comfy.utils  # type: ignore[import-not-found]  # noqa: E402
-from comfy_api.latest import InputImpl, Types  # type: ignore[import-not-found]  # noqa: E402
-from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel  # type: ignore[import-not-found]  # noqa: E402
-from spandrel import ModelLoader  # noqa: E402
+def main() -> None:
+    model_file, film, out = sys.argv[1:]
+    import_module("comfy.cli_args").args.cpu = True  # first of all: what is imported next looks for CUDA
+    video = import_module("comfy_api.latest")
+    node = import_module("comfy_extras.nodes_upscale_model").ImageUpscaleWithModel
+    model = load(model_file)
+    began = time.perf_counter()
+    loaded = video.InputImpl.VideoFromFile(film)
+    parts = loaded.get_components()
+    larger = node.execute(model, parts.images).args[0]
+    made = video.InputImpl.VideoFromComponents(
+        video.Types.VideoComponents(images=larger, audio=parts.audio, frame_rate=Fraction(parts.frame_rate))
+    )
+    made.save_to(out, format=video.Types.VideoContainer("mp4"), codec=video.Types.VideoCodec("auto"))
+    told = {"seconds": time.perf_counter() - began, "frames": len(parts.images)}
+    sys.stdout.write(json.dumps(told) + "\n")
 
-model = ModelLoader().load_from_state_dict(comfy.utils.load_torch_file(model_file, safe_load=True)).eval()
-model.patcher = patching.CoreModelPatcher(
-    model.model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
-)
-began = time.perf_counter()
-loaded = InputImpl.VideoFromFile(film)
-components = loaded.get_components()
-larger = ImageUpscaleWithModel.execute(model, components.images).args[0]
-parts = Types.VideoComponents(images=larger, audio=components.audio, frame_rate=Fraction(components.frame_rate))
-InputImpl.VideoFromComponents(parts).save_to(out, format=Types.VideoContainer("mp4"), codec=Types.VideoCodec("auto"))
-sys.stdout.write(json.dumps({"seconds": time.perf_counter() - began, "frames": len(components.images)}) + "\n")
+
+if __name__ == "__main__":
+    main()
