@@ -35,10 +35,11 @@ from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 from cudaspeed.video.colour import ToPixels
 from cudaspeed.video.copies import CopyPlan
+from cudaspeed.video.facts import Frame
 from cudaspeed.video.formats import plan_format
 from cudaspeed.video.options import VideoOptions
 from cudaspeed.video.pipeline import FilmJob, upscale_film
-from cudaspeed.video.reader import FilmReader, Frame
+from cudaspeed.video.reader import FilmReader
 from cudaspeed.video.writer import FilmWriter
 
 from .film_zoo import moving, talking_head, write_film

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .facts import Frame
 from .pyav import load_av
-from .reader import Frame
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-_AS_IT_IS = (
+AS_IT_IS = (
     "the film is interlaced, and upscaled as it is: its lines will show where things move; --deinterlace makes whole "
     "pictures of them"
 )
@@ -25,7 +25,7 @@ _LEAST = (4, 3)  # (height, width) that bwdif takes
 
 
 class Deinterlacer:
-    """Between a film's reader and what becomes of its frames: with `wanted`, interlaced ones are made whole pictures;
+    """Between a film's decoder and what becomes of its frames: with `wanted`, interlaced ones are made whole pictures;
     without, they are only noticed. As many frames come out as go in, with their times, tags and bits."""
 
     def __init__(self, wanted: bool) -> None:
@@ -33,16 +33,11 @@ class Deinterlacer:
         self._interlaced = 0
 
     @property
-    def warning(self) -> str:
-        """A sentence on what becomes of an interlaced film; "" where that is what one would have it."""
-        return "" if self._wanted else _AS_IT_IS
-
-    @property
     def note(self) -> str:
-        """The same of the frames that went through."""
-        if self._interlaced:
-            return self.warning
-        return _PROGRESSIVE if self._wanted else ""
+        """A sentence on the frames that went through; "" where all is as one would have it."""
+        if self._wanted:
+            return "" if self._interlaced else _PROGRESSIVE
+        return AS_IT_IS if self._interlaced else ""
 
     def through(self, items: Iterator[Any]) -> Iterator[Any]:
         """`items`, a reader's, in order, but that packets may come a frame earlier: bwdif looks one frame ahead."""

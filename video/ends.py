@@ -44,7 +44,7 @@ OutputFormat = FilmFormat | FramesFormat
 def open_frames(source: Path, options: VideoOptions) -> FrameReader:
     """Who reads what is at `source`: a film, or the pattern of frames' names."""
     pattern = frame_pattern(source)
-    return FolderReader(pattern, options.fps) if pattern else FilmReader(source)
+    return FolderReader(pattern, options.fps) if pattern else FilmReader(source, options.deinterlace)
 
 
 def plan_output(

@@ -1,4 +1,4 @@
-"""What is known of a film before its frames are computed."""
+"""What is known of a film before its frames are computed, and of a frame."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame, which stands at `pts` and lasts `duration` ticks of the film's time base; 0: unknown."""
+
+    picture: VideoFrame
+    pts: int
+    duration: int
 
 
 @dataclass(frozen=True)

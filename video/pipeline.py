@@ -31,7 +31,7 @@ from ..api.resize import Resize
 from ..tiling.fit import result_size
 from ..upscale_engine import upscale_frames
 from .copies import CopyPlan
-from .deinterlace import Deinterlacer
+from .deinterlace import AS_IT_IS
 from .ends import (
     FrameFiles,
     FrameReader,
@@ -43,12 +43,11 @@ from .ends import (
     plan_output,
     write_output,
 )
-from .facts import FilmFacts, Losses
+from .facts import FilmFacts, Frame, Losses
 from .folder_reader import PictureFrame
 from .frames import FilmSink, FilmSource, FrameReading, MadeFrame, ReadFrame
 from .options import VideoOptions
 from .queues import ByteQueue, Stopped
-from .reader import Frame
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -137,7 +136,7 @@ def upscale_film(
         shaped = replace(facts, pixel_aspect=_pixel_aspect(facts, size, options.resize))
         planned, copies = plan_output(shaped, reader, size, job.target, job.video)
         options = exactly(options, planned)
-        film = _Film(reader, planned, copies, tell, Deinterlacer(job.video.deinterlace))
+        film = _Film(reader, planned, copies, tell)
         for note in film.notes:
             logger.warning("%s: %s", job.source, note)
         try:
@@ -163,18 +162,15 @@ def upscale_film(
 class _Film:
     """One film on its way. `notes` are sentences on what is not as it was."""
 
-    def __init__(
-        self, reader: FrameReader, planned: OutputFormat, copies: CopyPlan, tell: Tell, deinterlacer: Deinterlacer
-    ) -> None:
+    def __init__(self, reader: FrameReader, planned: OutputFormat, copies: CopyPlan, tell: Tell) -> None:
         self._reader, self._planned, self._copies, self._tell = reader, planned, copies, tell
-        self._deinterlacer = deinterlacer
         self._read: ByteQueue[ReadFrame] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._made: ByteQueue[MadeFrame | Packet[Any]] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         self._done = self._pixels = self._bytes = 0
         self.notes = [*planned.notes, *copies.notes]
-        if reader.facts.interlaced and deinterlacer.warning:
-            self.notes.append(deinterlacer.warning)
+        if reader.facts.interlaced:
+            self.notes.append(AS_IT_IS)
 
     def run(
         self, file: BinaryIO | FrameFiles, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
@@ -186,7 +182,7 @@ class _Film:
                 reports = [*self._upscale(reading, model, options, context)]
         finally:
             self._bytes = file.tell()
-        for note in (self._deinterlacer.note, *self._reader.notes, *writer.notes):
+        for note in (*self._reader.notes, *writer.notes):
             self._note(note)
         return self._done, reports
 
@@ -252,7 +248,7 @@ class _Film:
         """On a thread: frames into one queue, packets past the engine into the other."""
         to_pixels = self._reader.to_pixels(self._planned.has_alpha)
         try:
-            for item in self._deinterlacer.through(self._reader.items()):
+            for item in self._reader.items():
                 if isinstance(item, (Frame, PictureFrame)):
                     pixels = to_pixels(item.picture)
                     self._read.put(ReadFrame(pixels, item.pts, item.duration), pixels.nbytes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from ..api.errors import BadFilmError
 from .colour import ToPixels
-from .facts import FilmFacts, FilmTags, Losses, PacketCount
+from .deinterlace import Deinterlacer
+from .facts import FilmFacts, FilmTags, Frame, Losses, PacketCount
 from .packets import count_packets
 from .pixel_formats import has_alpha
 from .pyav import load_av
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.stream import Stream
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 _MOST_FAILURES = 100  # of reading on, one after the other, before the rest of a file counts as gone
@@ -36,28 +35,20 @@ _SLOWEST, _FASTEST = Fraction(1), Fraction(1000)  # frames a second that are bel
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave alpha out
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A decoded frame, which stands at `pts` and lasts `duration` ticks of the film's time base; 0: unknown."""
-
-    picture: VideoFrame
-    pts: int
-    duration: int
-
-
 class FilmReader:
     """The film in the file `path`, from `with` on: its `facts`, the streams that are not upscaled, `others`, and the
-    `covers` among these, encoded pictures by their stream's index. There are no `notes` on what was read.
+    `covers` among these, encoded pictures by their stream's index. With `deinterlace`, interlaced frames
+    come as whole pictures.
 
     The film is the stream that players show, and no cover picture. Raises `BadFilmError` where there is none, or none
     of its frames can be decoded, and `MissingLibraryError`.
     """
 
     facts: FilmFacts
-    notes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, deinterlace: bool = False) -> None:
         self._path, self._av = path, load_av()
+        self._deinterlacer = Deinterlacer(deinterlace)
         self._damaged = self._missing = 0
 
     def __enter__(self) -> FilmReader:
@@ -78,6 +69,11 @@ class FilmReader:
     def losses(self) -> Losses:
         """What could not be read so far."""
         return Losses(self._damaged, self._timeline.mended, self._missing)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the frames, once all are read, in sentences."""
+        return (self._deinterlacer.note,) if self._deinterlacer.note else ()
 
     @property
     def tags(self) -> FilmTags:
@@ -128,7 +124,7 @@ class FilmReader:
         self._timeline = Timeline(self._time_base)
         self._rate = _rate_of(stream, counted)
         self._decoder = self._decoder_of(stream)
-        self._rest = self._read()
+        self._rest = self._deinterlacer.through(self._read())
         self._before: list[Packet[Any]] = []
         self.covers: dict[int, bytes] = {}
         for item in self._rest:

@@ -11,15 +11,17 @@ import pytest
 from films import FULL, LIMITED, MASTERING, MILLISECONDS, REC709, REC2020, Look, av, every, make_film, of_fields, plane
 
 from cudaspeed.video.deinterlace import Deinterlacer
-from cudaspeed.video.reader import FilmReader, Frame
+from cudaspeed.video.facts import Frame
+from cudaspeed.video.reader import FilmReader
 
 X265 = f"log-level=none:master-display={MASTERING}:max-cll=1000,400"
 
 
 def frames(path: Path, wanted: bool = True) -> tuple[list[Frame], str]:
-    deinterlacer = Deinterlacer(wanted)
-    with FilmReader(path) as reader:
-        return [*deinterlacer.through(reader.items())], deinterlacer.note
+    with FilmReader(path, wanted) as reader:
+        found = [item for item in reader.items() if isinstance(item, Frame)]
+        assert reader.first.picture is found[0].picture and reader.facts.interlaced == found[0].picture.interlaced_frame
+        return found, " ".join(reader.notes)
 
 
 def make(path: Path, look: Look, number: int = 5) -> list[Frame]:

@@ -26,11 +26,10 @@ from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 from cudaspeed.video import pipeline, reader, writer
 from cudaspeed.video.colour import FromPixels, ToPixels, colour_of
-from cudaspeed.video.deinterlace import Deinterlacer
-from cudaspeed.video.facts import PacketCount
+from cudaspeed.video.facts import Frame, PacketCount
 from cudaspeed.video.options import VideoOptions
 from cudaspeed.video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
-from cudaspeed.video.reader import FilmReader, Frame
+from cudaspeed.video.reader import FilmReader
 
 LOSSLESS = VideoOptions("ffv1")
 PLAIN = UpscaleOptions(precision="fp32", compile=False, reproducible=True)
@@ -229,8 +228,8 @@ def test_an_interlaced_film_is_warned_of_and_deinterlaced_where_asked_for(
     asked = VideoOptions("ffv1", deinterlace=True)
     report = run(tmp_path / "film.mkv", tmp_path / "whole.mkv", model, video=asked)
     assert report.frames == 3 and not report.warnings and report.pixel_format == "yuv420p10le"
-    with FilmReader(tmp_path / "film.mkv") as given:
-        whole = [one.picture for one in Deinterlacer(True).through(given.items()) if isinstance(one, Frame)]
+    with FilmReader(tmp_path / "film.mkv", deinterlace=True) as given:
+        whole = [one.picture for one in given.items() if isinstance(one, Frame)]
         pixels = torch.from_numpy(np.stack([*map(ToPixels(alpha=False), whole)])).clamp(0, 1)
         back = FromPixels("yuv420p10le", colour_of(whole[0]))
     made = upscale(pixels, model, PLAIN, StandaloneContext("cpu"), new_sessions()).image
