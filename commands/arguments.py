@@ -19,6 +19,7 @@ from ..images.naming import FORMATS
 from ..models.loader import DEFAULT_MODEL
 from ..video.encoders import CONTAINERS
 from ..video.films import ENDINGS as FILMS
+from ..video.frame_rate import parse_rate
 from ..video.options import BITS, CODECS
 from .console import Console
 from .exit_codes import EXPLAINED
@@ -134,6 +135,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _told_alone(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse`, whose errors say what is wrong better than argparse does in its own words."""
+
+    def told(text: str) -> Any:
+        try:
+            return parse(text)
+        except BadOptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return told
+
+
 def _later(module: str, function: str = "run") -> Run:
     """The `function` in `module` of this package, which is imported when the command is carried out."""
 
@@ -224,13 +237,18 @@ def _add_file_arguments(command: argparse.ArgumentParser) -> None:
 
 def _add_film_arguments(command: argparse.ArgumentParser) -> None:
     """Which films, and how they are written: those of `VideoOptions`."""
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help=f"films, or folders of them ({', '.join(FILMS)})")
+    command.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help=f"films, or folders of them ({', '.join(FILMS)}), or frames that are pictures: frames/%%06d.png",
+    )
     command.add_argument(
         "-o",
         "--output",
         required=True,
-        help=f"a film ({', '.join(CONTAINERS)}), or a folder, where films keep their names, and their endings if these "
-        "can be written; others become .mkv, which keeps the most",
+        help=f"a film ({', '.join(CONTAINERS)}), frames that are pictures (out/%%06d.png), or a folder, where films "
+        "keep their names, and their endings if these can be written; others become .mkv, which keeps the most",
     )
     command.add_argument(
         "--overwrite",
@@ -248,6 +266,17 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--bits", type=int, choices=BITS[1:], default=BITS[0], help="a channel (default: 8 as the film, 10 for more)"
+    )
+    command.add_argument(
+        "--fps",
+        type=_told_alone(parse_rate),
+        metavar="N",
+        help="frames a second of a film that is made of pictures, such as 25 or 24000/1001",
+    )
+    command.add_argument(
+        "--deinterlace",
+        action="store_true",
+        help="make whole pictures of interlaced frames, by bwdif, before upscaling",
     )
 
 

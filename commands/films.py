@@ -16,6 +16,7 @@ from ..images.jobs import Job, Refused
 from ..images.whole import sweep_leftovers
 from ..models.loader import load_model
 from ..upscale_engine import finish_learning
+from ..video.frame_pattern import bytes_of
 from ..video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
 from .console import Console, line_of_undone
 from .exit_codes import DONE, FAILED
@@ -113,10 +114,11 @@ def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
         "frames": report.frames,
         "variable_rate": report.variable_rate,
         "damaged": report.losses.damaged,
+        "missing": report.losses.missing,
         "retimed": report.losses.retimed,
         "codec": report.encoder,
         "pixel_format": report.pixel_format,
-        "bytes": job.target.stat().st_size,
+        "bytes": bytes_of(job.target),
         "model": model,
         "architecture": upscaling.model,
         "scale": upscaling.scale,

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from ..images.jobs import Job, Plan, Refused, plan_jobs, refuse_unwritable
 from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions
 from ..models.loader import check_file
-from ..video.films import is_called_like_a_film
+from ..video.films import holds_films, is_called_like_a_film
 from .console import Console
 from .devices import check_device
 from .options import options_of, upscale_options
+
+VIDEO_UPSCALES = "'cudaspeed video' upscales films"
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ def _checked(arguments: argparse.Namespace) -> Request:
     if is_called_like_a_film(Path(arguments.output)) and not os.path.isdir(arguments.output):  # noqa: PTH112
         raise BadOptionError(f"{arguments.output} is called like a film; 'cudaspeed video' writes films")
     limits = options_of(DecodeLimits, arguments)
-    plan = refuse_unwritable(plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments)))
-    plan = _without_films(plan)
+    with _hinting_at_films(arguments.inputs):
+        plan = plan_jobs(arguments.inputs, arguments.output, options_of(FolderOptions, arguments))
+    plan = _without_films(refuse_unwritable(plan))
     check_file(arguments.model)
     check_device(arguments.device, arguments.reserve_vram)
     return Request(
@@ -67,18 +72,31 @@ def _checked(arguments: argparse.Namespace) -> Request:
     )
 
 
+@contextmanager
+def _hinting_at_films(inputs: Sequence[str]) -> Iterator[None]:
+    """Where nothing can be done of `inputs`, and a folder among them holds films, say who takes these."""
+    try:
+        yield
+    except BadOptionError as error:
+        if any(map(holds_films, map(Path, inputs))):
+            raise BadOptionError(f"{error}; {VIDEO_UPSCALES}") from error
+        raise
+
+
 def _without_films(plan: Plan) -> Plan:
     """The plan, with films refused that were named. Raises `BadOptionError` where nothing else is left."""
-    steps = [
-        Refused(step.source, f"{step.source} is a film; 'cudaspeed video' upscales films")
-        if isinstance(step, Job) and is_called_like_a_film(step.source) and not is_picture(step.source)
-        else step
-        for step in plan.steps
-    ]
+    steps = [_without_film(step) for step in plan.steps]
     refused = [step for step in steps if isinstance(step, Refused)]
     if len(refused) == len(steps) and refused:
         raise BadOptionError(refused[0].reason)
     return replace(plan, steps=tuple(steps))
+
+
+def _without_film(step: Job | Refused) -> Job | Refused:
+    if isinstance(step, Job):
+        is_film = is_called_like_a_film(step.source) and not is_picture(step.source)
+        return Refused(step.source, f"{step.source} is a film; {VIDEO_UPSCALES}") if is_film else step
+    return replace(step, reason=f"{step.reason}; {VIDEO_UPSCALES}") if holds_films(step.source) else step
 
 
 def _exists(target: Path) -> bool:

@@ -30,11 +30,12 @@ from ..pipeline.monitor import Monitor
 from ..storage.location import compiled_folder
 from ..tiling.fit import result_size
 from ..upscale_engine import finish_learning, upscale
+from ..video.films import is_called_like_a_film
 from .animations import Progress, upscale_frames
 from .console import Console, line_of_undone
 from .exit_codes import DONE, FAILED
 from .reading import Read
-from .request import Request
+from .request import VIDEO_UPSCALES, Request
 
 logger = logging.getLogger("cudaspeed")
 
@@ -82,7 +83,8 @@ def _warn_of_unwritable_cache() -> None:
 def _tell_passed_over(others: PassedOver, console: Console) -> None:
     count, names = len(others.names), others.names[:_MOST_NAMES]
     more = f" and {count - len(names)} more" if count > len(names) else ""
-    logger.warning("%s: %d passed over: %s%s", others.folder, count, ", ".join(names), more)
+    films = f"; {VIDEO_UPSCALES}" if any(is_called_like_a_film(Path(name)) for name in others.names) else ""
+    logger.warning("%s: %d passed over: %s%s%s", others.folder, count, ", ".join(names), more, films)
     if console.json:
         console.tell({"input": str(others.folder), "passed_over": count, "names": names}, "")
 

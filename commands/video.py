@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from ..api.options import UpscaleOptions
 from ..images.jobs import Job, Plan, refuse_unwritable
 from ..models.loader import check_file
+from ..video.encoders import ENCODERS
 from ..video.films import plan_films
-from ..video.options import VideoOptions
+from ..video.frame_pattern import frame_pattern
+from ..video.options import AUTOMATIC, VideoOptions
 from ..video.pyav import load_av
 from .console import Console
 from .devices import check_device
@@ -43,7 +45,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_file(arguments.model)
     check_device(arguments.device, arguments.reserve_vram)
     os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 tells a page of settings otherwise
-    load_av()
+    if not all(frame_pattern(job.source) and frame_pattern(job.target) for job in plan.jobs):
+        load_av()
+        if video.codec != AUTOMATIC:
+            from ..video.formats import check_opens  # with numpy
+
+            check_opens(ENCODERS[video.codec])
     request = FilmRequest(
         plan, options, video, arguments.model, arguments.device, arguments.reserve_vram, arguments.overwrite
     )

@@ -108,8 +108,8 @@ class ToPixels:
 
 
 class FromPixels:
-    """From pixels [H, W, C] float32 of 0..1 (C: 3, or 4 with alpha) to frames of `pixel_format`, tagged as `colour`
-    is. One object for one thread."""
+    """From pixels [H, W, C] float32 of 0..1 (grey or RGB, or either with alpha) to frames of `pixel_format`, tagged as
+    `colour` is. One object for one thread."""
 
     def __init__(self, pixel_format: str, colour: Colour) -> None:
         self._format, self._colour, self._reformatter = pixel_format, colour, _reformatter()
@@ -118,6 +118,8 @@ class FromPixels:
 
     def __call__(self, pixels: NDArray[np.float32]) -> VideoFrame:
         alpha, deep = has_alpha(self._format), is_deep(self._format)
+        if pixels.shape[-1] <= 2:
+            pixels = np.dstack([pixels[..., :1]] * 3 + [pixels[..., 1:]])
         if not alpha:
             pixels = pixels[..., :3]
         elif pixels.shape[-1] == 3:

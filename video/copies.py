@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.stream import Stream
 
-    from .reader import FilmReader
+    from .ends import FrameReader
 
 _MILLISECONDS = Fraction(1, 1000)
 _LEFT_OUT = {(".webm", "attachment"), (".mov", "cover")}  # by muxers that do not say so
@@ -73,10 +73,10 @@ def plan_copies(streams: Sequence[Stream], ending: str) -> CopyPlan:
         elif stream.type == "subtitle" and is_text(_codec(stream)):
             converted.append(stream.index)
             keeps = "" if ending == ".mkv" else "; mkv keeps it as it is"
-            notes.append(f"{_name(stream)} becomes {IN_CONTAINER[ending]}, plain text{keeps}")
+            notes.append(f"{name_of(stream)} becomes {IN_CONTAINER[ending]}, plain text{keeps}")
         else:
             keeps = "" if ending == ".mkv" else "; mkv keeps it"
-            notes.append(f"{_name(stream)} is left out, {ending[1:]} does not take it{keeps}")
+            notes.append(f"{name_of(stream)} is left out, {ending[1:]} does not take it{keeps}")
     return CopyPlan(tuple(copied), tuple(converted), tuple(notes))
 
 
@@ -84,7 +84,7 @@ class Copier:
     """Streams of the film that `reader` has open, copied into `container` as `plan` says, from before its header is
     written on."""
 
-    def __init__(self, container: OutputContainer, reader: FilmReader, plan: CopyPlan, ending: str) -> None:
+    def __init__(self, container: OutputContainer, reader: FrameReader, plan: CopyPlan, ending: str) -> None:
         self._container, self._ending, self._plan = container, ending, plan
         self._targets: dict[int, Stream] = {}
         self._timelines: dict[int, Timeline] = {}
@@ -183,7 +183,7 @@ def _codec(stream: Stream) -> str:
     return context.name if context else ""
 
 
-def _name(stream: Stream) -> str:
+def name_of(stream: Stream) -> str:
     """As people know it: "subtitles 3 (srt, eng)"."""
     language = stream.metadata.get("language", "")
     named = stream.metadata.get("filename", "")

@@ -1,10 +1,24 @@
-"""What is known of a film before its frames are computed."""
+"""What is known of a film before its frames are computed, and of a frame."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame, which stands at `pts` and lasts `duration` ticks of the film's time base; 0: unknown."""
+
+    picture: VideoFrame
+    pts: int
+    duration: int
 
 
 @dataclass(frozen=True)
@@ -40,12 +54,25 @@ class FilmFacts:
 
 
 @dataclass(frozen=True)
+class FilmTags:
+    """What a film's file says of it in words: of all of it, `of_file`, and of its pictures, `of_stream`, whose
+    `disposition` says when players show them; and its `chapters`, as PyAV has them."""
+
+    of_file: Mapping[str, str] = field(default_factory=dict)
+    of_stream: Mapping[str, str] = field(default_factory=dict)
+    disposition: int = 0
+    chapters: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
 class Losses:
     """What a reader met: `damaged` packets and frames, as the decoder tells them; `retimed` frames whose time was
-    missing, equal to the one before or earlier."""
+    missing, equal to the one before or earlier; about how many are `missing` at the end, by the length that the file
+    tells."""
 
     damaged: int = 0
     retimed: int = 0
+    missing: int = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -53,6 +80,8 @@ class Losses:
         told = []
         if self.damaged:
             told.append(f"{self.damaged} damaged packets or frames were met; what could be decoded is there")
+        if self.missing:
+            told.append(f"about {self.missing} frames are missing at the end: the file is cut short")
         if self.retimed:
             told.append(f"{self.retimed} frames had no time, or one that ran backwards: they were put in order")
         return tuple(told)

@@ -10,8 +10,11 @@ from pathlib import Path
 from ..api.errors import BadOptionError
 from ..images.folders import identity
 from ..images.jobs import Job, Plan, Refused
+from ..images.kinds import ENDINGS as PICTURES
 from ..images.naming import place_of
 from .encoders import CONTAINERS
+from .frame_jobs import check_jobs, check_named, film_of, pictures_instead
+from .frame_pattern import FramePattern, frame_pattern
 from .options import VideoOptions
 
 ENDINGS = (
@@ -31,18 +34,20 @@ ENDINGS = (
     ".3gp",
 )
 """Of files that are taken for films in a folder."""
+_DIGITS = 6  # of frames' numbers, where we suggest how they are named
 _MOST_KEPT = ".mkv"  # what other films become, and those whose container the encoder does not go into
 
 
 def plan_films(inputs: Sequence[str], output: str, options: VideoOptions, overwrite: bool) -> Plan:
     """Which film goes where; changes nothing on disk.
 
-    A folder among `inputs` stands for the films that lie in it, by their endings, in the order of their names. `output`
+    A folder among `inputs` stands for the films that lie in it, by their endings, in the order of their names; the
+    pattern of frames' names (`frame_pattern`) for a film that they are. `output`
     is a folder if it exists as one, ends with a separator, or is not called like a film: there a film keeps its name,
     and its ending where films with it are written and the encoder goes into them. Refused, and the rest is done: what
     would be written over an input, or over what another becomes. Raises `BadOptionError` where nothing but refusals is
-    left, for an output that cannot be written by this encoder, for one that exists, unless `overwrite`, and for one
-    file as the output of several.
+    left, for an output that cannot be written by this encoder, for one that exists, unless `overwrite`, for one
+    file as the output of several, and for what makes no sense with frames.
     """
     if _is_folder(output):
         steps = [*_steps([*_found(inputs)], Path(output), options)]
@@ -54,7 +59,9 @@ def plan_films(inputs: Sequence[str], output: str, options: VideoOptions, overwr
     if len(refused) == len(steps):
         more = f" (and {len(refused) - 1} more that cannot be done)" if len(refused) > 1 else ""
         raise BadOptionError(refused[0].reason + more)
-    return Plan(tuple(steps))
+    plan = Plan(tuple(steps))
+    check_jobs(plan.jobs, options)
+    return plan
 
 
 def is_called_like_a_film(path: Path) -> bool:
@@ -62,20 +69,41 @@ def is_called_like_a_film(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
+def holds_films(folder: Path) -> bool:
+    """Whether it is a folder, and some lie in it. Raises nothing."""
+    try:
+        return any(map(is_called_like_a_film, folder.iterdir()))
+    except OSError:
+        return False
+
+
 def _is_folder(output: str) -> bool:
     separators = tuple(separator for separator in (os.sep, os.altsep) if separator)
     if os.path.isdir(output) or output.endswith(separators):  # noqa: PTH112  # raises nothing, whatever its name is
         return True
+    if Path(output).suffix.lower() in PICTURES:
+        return False
     kind = mimetypes.guess_type(output)[0] or ""  # so that out.gif is a file that is no film, and not a folder
     return not is_called_like_a_film(Path(output)) and not kind.startswith(("video/", "image/", "audio/"))
 
 
 def _single(inputs: Sequence[str], target: Path, options: VideoOptions, overwrite: bool) -> Job:
     ending = target.suffix.lower()
-    if ending not in CONTAINERS:
+    is_pattern = frame_pattern(target) is not None
+    if ending in PICTURES and not is_pattern:
+        pattern = FramePattern(target.parent, f"{target.stem}_", _DIGITS, target.suffix)
+        raise BadOptionError(f"cannot write {target}; films become many pictures, name them by a pattern: {pattern}")
+    if ending not in CONTAINERS and not is_pattern:
         raise BadOptionError(f"cannot write {target}; its ending must be one of {', '.join(CONTAINERS)}")
+    if len(inputs) == 1 and os.path.isdir(inputs[0]):  # noqa: PTH112
+        only = [*_found(inputs)]
+        if isinstance(only[0], Refused):
+            raise BadOptionError(only[0].reason)
     if len(inputs) > 1 or os.path.isdir(inputs[0]):  # noqa: PTH112
         raise BadOptionError(f"several films cannot all become {target}; name a folder")
+    if is_pattern:
+        check_named(target, options, overwrite)
+        return Job(Path(inputs[0]), target)
     options.check(ending)
     if os.path.exists(target) and not overwrite:  # noqa: PTH110
         raise BadOptionError(f"{target} exists; --overwrite replaces it, or name another output")
@@ -96,7 +124,9 @@ def _found(inputs: Sequence[str]) -> Iterator[Path | Refused]:
                 continue
             films = [path for path in films if not path.name.startswith(".")]
             if not films:
-                yield Refused(given, f"the folder {given} holds no films ({', '.join(ENDINGS)})")
+                pictures = pictures_instead(given)
+                told = f"the folder {given} holds no films ({', '.join(ENDINGS)})"
+                yield Refused(given, f"{told}; {pictures}" if pictures else told)
         for film in films:
             place = os.path.realpath(film)
             if place not in seen:
@@ -111,9 +141,10 @@ def _steps(found: Sequence[Path | Refused], folder: Path, options: VideoOptions)
         if isinstance(source, Refused):
             yield source
             continue
-        ending = source.suffix.lower()
+        ending, pattern = source.suffix.lower(), frame_pattern(source)
         fits = ending in CONTAINERS and ending in options.encoder(ending).containers
-        target = folder / (source.name if fits else f"{source.stem}{_fitting(options)}")
+        name = film_of(pattern) if pattern else source.stem
+        target = folder / (source.name if fits else f"{name}{_fitting(options)}")
         options.check(target.suffix.lower())
         writer = writers.setdefault(place_of(target), source)
         if writer == source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..api.errors import BadOptionError
@@ -50,6 +51,11 @@ class FilmFormat:
     notes: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The encoder's."""
+        return self.encoder.name
+
+    @property
     def has_alpha(self) -> bool:
         return has_alpha(self.pixel_format)
 
@@ -79,6 +85,7 @@ def plan_format(
     """
     encoder = options.encoder(ending)
     options.check(ending)
+    check_opens(encoder)
     pixel_format = format_for(facts.pixel_format, _offered(encoder), options.bits, encoder.name)
     stored = _stored(size, encoder, pixel_format)
     _check_size(stored, encoder, ending)
@@ -111,7 +118,16 @@ def plan_format(
 
 def encoders_here() -> tuple[str, ...]:
     """The names of those that open on this machine, with these libraries."""
-    return tuple(name for name, encoder in ENCODERS.items() if not _why_not(encoder))
+    return tuple(name for name in ENCODERS if not _why_not(name))
+
+
+def check_opens(encoder: Encoder) -> None:
+    """Raise `BadOptionError`, with those that do, for an encoder that is not there or does not open here at all."""
+    _offered(encoder)
+    why = _why_not(encoder.name)
+    if why:
+        driver = " (it needs an NVIDIA card and its driver)" if encoder.name.endswith("_nvenc") else ""
+        raise BadOptionError(f"{encoder.name} does not open here: {why}{driver}; here open {_listed()}")
 
 
 def _offered(encoder: Encoder) -> tuple[str, ...]:
@@ -200,9 +216,10 @@ def _listed() -> str:
     return ", ".join(encoders_here()) or "none"
 
 
-def _why_not(encoder: Encoder) -> str:
-    """Why it does not open for a small film; "" where it does."""
-    av = load_av()
+@cache
+def _why_not(name: str) -> str:
+    """Why it does not open for a small film; "" where it does. Tried once in a process."""
+    av, encoder = load_av(), ENCODERS[name]
     try:
         context: Any = av.CodecContext.create(encoder.name, "w")
         context.width, context.height, context.pix_fmt = 320, 240, _offered(encoder)[0]
@@ -210,5 +227,5 @@ def _why_not(encoder: Encoder) -> str:
         context.options = {"x265-params": "log-level=error"} if encoder.name == "libx265" else {}
         context.open()
     except (av.error.FFmpegError, ValueError, IndexError) as error:
-        return str(error) or type(error).__name__
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,8 @@ class FrameReading:
 
 
 class FilmSource:
-    """A `FrameSource` of all frames of one size that `reading` has next. So many as `ahead` are read before the one
-    that is asked for, so that the end is known in time."""
+    """A `FrameSource` of all frames of one size, and of as many channels, that `reading` has next. So many as `ahead`
+    are read before the one that is asked for, so that the end is known in time."""
 
     device = torch.device("cpu")
 
@@ -105,7 +106,8 @@ class FilmSource:
             self._read += 1
 
     def _ends(self) -> bool:
-        return self._reading.next is None or self._reading.next.size != self.size
+        following = self._reading.next
+        return following is None or following.pixels.shape != (*self.size, self.channels)
 
 
 class FilmSink:
@@ -128,14 +130,19 @@ class FilmSink:
 
     def frame(self, index: int) -> Tensor:
         if index not in self._frames:
-            try:
-                self._frames[index] = self._free.get_nowait()
-            except queue.Empty:
-                with torch.inference_mode(False):
-                    self._frames[index] = torch.empty(self._shape)
+            self._frames[index] = self._memory()
         return self._frames[index]
 
     def finish(self, index: int) -> None:
         pixels = self._frames.pop(index)
         self._made.put(MadeFrame(pixels, *self._source.times(index)), pixels.nbytes)
         self._finished()
+
+    def _memory(self) -> Tensor:
+        """That of an earlier frame, where it has the same shape."""
+        with suppress(queue.Empty):
+            while (used := self._free.get_nowait()).shape != self._shape:
+                pass  # another run's: let go of
+            return used
+        with torch.inference_mode(False):
+            return torch.empty(self._shape)

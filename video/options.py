@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from ..api.checks import check_choice
 from ..api.errors import BadOptionError
@@ -17,11 +18,15 @@ BITS = (0, 8, 10)
 class VideoOptions:
     """How a film is written: by which encoder (one of `CODECS`; "auto": the container's usual one), with which `crf`,
     the encoder's own number for quality, small is good (None: its default here), and with how many `bits` a channel (0:
-    8 as the source, or 10 for one of more). Raises `BadOptionError` for what makes no sense."""
+    8 as the source, or 10 for one of more). Frames that are pictures follow each other at `fps` a second, which films
+    say themselves (None). With `deinterlace`, interlaced frames become whole pictures first. Raises `BadOptionError`
+    for what makes no sense."""
 
     codec: str = AUTOMATIC
     crf: int | None = None
     bits: int = 0
+    fps: Fraction | None = None
+    deinterlace: bool = False
 
     def __post_init__(self) -> None:
         check_choice("codec", self.codec, CODECS)

@@ -28,19 +28,26 @@ from ..api.errors import CudaspeedError, OutputError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
 from ..api.resize import Resize
-from ..images.whole import write_whole
 from ..tiling.fit import result_size
 from ..upscale_engine import upscale_frames
-from .colour import ToPixels
-from .copies import CopyPlan, plan_copies
-from .facts import FilmFacts, Losses
-from .formats import FilmFormat, plan_format
+from .copies import CopyPlan
+from .deinterlace import AS_IT_IS
+from .ends import (
+    FrameFiles,
+    FrameReader,
+    FrameWriter,
+    OutputFormat,
+    exactly,
+    open_frames,
+    open_writer,
+    plan_output,
+    write_output,
+)
+from .facts import FilmFacts, Frame, Losses
+from .folder_reader import PictureFrame
 from .frames import FilmSink, FilmSource, FrameReading, MadeFrame, ReadFrame
 from .options import VideoOptions
-from .pixel_formats import has_alpha
 from .queues import ByteQueue, Stopped
-from .reader import FilmReader, Frame
-from .writer import FilmWriter
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -122,18 +129,18 @@ def upscale_film(
     raises.
     """
     began = time.perf_counter()
-    with FilmReader(job.source) as reader:
+    with open_frames(job.source, job.video) as reader:
         facts = reader.facts
         options = replace(options, resize=_as_stored(options.resize, facts))
         size = result_size(facts.size, model.scale, options.resize)
         shaped = replace(facts, pixel_aspect=_pixel_aspect(facts, size, options.resize))
-        planned = plan_format(shaped, reader.first.picture, size, job.target.suffix.lower(), job.video)
-        copies = plan_copies(reader.others, planned.ending)
+        planned, copies = plan_output(shaped, reader, size, job.target, job.video)
+        options = exactly(options, planned)
         film = _Film(reader, planned, copies, tell)
         for note in film.notes:
             logger.warning("%s: %s", job.source, note)
         try:
-            made, reports = write_whole(job.target, lambda file: film.run(file, model, options, context))
+            made, reports = write_output(job.target, lambda file: film.run(file, model, options, context))
         except OutputError as error:
             if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
                 raise
@@ -142,7 +149,7 @@ def upscale_film(
             frames=made,
             input_size=facts.size,
             output_size=planned.stored,
-            encoder=planned.encoder.name,
+            encoder=planned.name,
             pixel_format=planned.pixel_format,
             variable_rate=facts.count.variable,
             losses=reader.losses,
@@ -155,27 +162,28 @@ def upscale_film(
 class _Film:
     """One film on its way. `notes` are sentences on what is not as it was."""
 
-    def __init__(self, reader: FilmReader, planned: FilmFormat, copies: CopyPlan, tell: Tell) -> None:
+    def __init__(self, reader: FrameReader, planned: OutputFormat, copies: CopyPlan, tell: Tell) -> None:
         self._reader, self._planned, self._copies, self._tell = reader, planned, copies, tell
-        self._alpha = planned.has_alpha and has_alpha(reader.facts.pixel_format)
         self._read: ByteQueue[ReadFrame] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._made: ByteQueue[MadeFrame | Packet[Any]] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         self._done = self._pixels = self._bytes = 0
         self.notes = [*planned.notes, *copies.notes]
         if reader.facts.interlaced:
-            self.notes.append("the film is interlaced, and upscaled as it is: its lines will show where things move")
+            self.notes.append(AS_IT_IS)
 
     def run(
-        self, file: BinaryIO, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
+        self, file: BinaryIO | FrameFiles, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
     ) -> tuple[int, list[UpscaleReport]]:
         """Write the film into `file`; return how many frames it has, and a report for each size that they came in."""
         try:
-            with FilmWriter(file, self._reader, self._planned, self._copies) as writer, self._beside(writer):
+            with open_writer(file, self._reader, self._planned, self._copies) as writer, self._beside(writer):
                 reading = FrameReading(self._read, self._reader.facts.count.packets)
                 reports = [*self._upscale(reading, model, options, context)]
         finally:
             self._bytes = file.tell()
+        for note in (*self._reader.notes, *writer.notes):
+            self._note(note)
         return self._done, reports
 
     def room_needed(self, target: Path) -> str:
@@ -189,7 +197,7 @@ class _Film:
         )
 
     @contextmanager
-    def _beside(self, writer: FilmWriter) -> Iterator[None]:
+    def _beside(self, writer: FrameWriter) -> Iterator[None]:
         """Decoding and encoding go on in threads of their own while the body does; when it ends well, both are over and
         the film is written. When it does not, they stop."""
         decoding = threading.Thread(target=self._decode, name="cudaspeed decoding", daemon=True)
@@ -218,7 +226,8 @@ class _Film:
             source = FilmSource(reading, options.batch_size)
             if source.size != self._reader.facts.size:
                 told = f"{source.size[1]}x{source.size[0]} from frame {self._done}"
-                self._note(f"the film changes its size, to {told}; all of it is written as {width}x{height}")
+                kind = "the film changes its size"
+                self._note(f"{kind}, to {told}; all of it is written as {width}x{height}", kind)
                 options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
 
             def finished(pixels: int = source.size[0] * source.size[1]) -> None:
@@ -229,18 +238,18 @@ class _Film:
             sink = FilmSink(source, self._made, (height, width, source.channels), self._free, finished)
             yield upscale_frames((source, sink), model, options, context)
 
-    def _note(self, note: str) -> None:
-        """Once: a film may change its size again and again."""
-        if not any(known.startswith("the film changes its size") for known in self.notes):
+    def _note(self, note: str, kind: str = "") -> None:
+        """Once, or once of all that begin like its `kind`: a film may change its size again and again."""
+        if note and not any(known.startswith(kind or note) for known in self.notes):
             logger.warning("%s: %s", self._reader.facts.path, note)
             self.notes.append(note)
 
     def _decode(self) -> None:
         """On a thread: frames into one queue, packets past the engine into the other."""
-        to_pixels = ToPixels(self._alpha)
+        to_pixels = self._reader.to_pixels(self._planned.has_alpha)
         try:
             for item in self._reader.items():
-                if isinstance(item, Frame):
+                if isinstance(item, (Frame, PictureFrame)):
                     pixels = to_pixels(item.picture)
                     self._read.put(ReadFrame(pixels, item.pts, item.duration), pixels.nbytes)
                 else:
@@ -255,7 +264,7 @@ class _Film:
         except BaseException as error:  # raised where the engine asks for the next frame
             self._read.end(error)
 
-    def _encode(self, writer: FilmWriter) -> None:
+    def _encode(self, writer: FrameWriter) -> None:
         """On a thread: packets wait for the pictures of their time, so that both lie near each other in the file."""
         waiting: deque[Packet[Any]] = deque()
         written = Fraction(-1)

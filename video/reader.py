@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import errno
+import os
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from ..api.errors import BadFilmError
-from .facts import FilmFacts, Losses, PacketCount
+from .colour import ToPixels
+from .deinterlace import Deinterlacer
+from .facts import FilmFacts, FilmTags, Frame, Losses, PacketCount
 from .packets import count_packets
+from .pixel_formats import has_alpha
 from .pyav import load_av
 from .side_data import display_matrix
 from .timeline import Timeline
@@ -20,27 +26,19 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.stream import Stream
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 _MOST_FAILURES = 100  # of reading on, one after the other, before the rest of a file counts as gone
 _USUAL_RATE = Fraction(25)
+_EARLY = Fraction(1, 4)  # second, and a frame, that a file may be shorter than it says: it need not be exact
 _SLOWEST, _FASTEST = Fraction(1), Fraction(1000)  # frames a second that are believed
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave alpha out
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A decoded frame, which stands at `pts` and lasts `duration` ticks of the film's time base; 0: unknown."""
-
-    picture: VideoFrame
-    pts: int
-    duration: int
-
-
 class FilmReader:
     """The film in the file `path`, from `with` on: its `facts`, the streams that are not upscaled, `others`, and the
-    `covers` among these, encoded pictures by their stream's index.
+    `covers` among these, encoded pictures by their stream's index. With `deinterlace`, interlaced frames
+    come as whole pictures.
 
     The film is the stream that players show, and no cover picture. Raises `BadFilmError` where there is none, or none
     of its frames can be decoded, and `MissingLibraryError`.
@@ -48,9 +46,10 @@ class FilmReader:
 
     facts: FilmFacts
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, deinterlace: bool = False) -> None:
         self._path, self._av = path, load_av()
-        self._damaged = 0
+        self._deinterlacer = Deinterlacer(deinterlace)
+        self._damaged = self._missing = 0
 
     def __enter__(self) -> FilmReader:
         with self._open() as container:
@@ -69,17 +68,18 @@ class FilmReader:
     @property
     def losses(self) -> Losses:
         """What could not be read so far."""
-        return Losses(self._damaged, self._timeline.mended)
+        return Losses(self._damaged, self._timeline.mended, self._missing)
 
     @property
-    def container(self) -> InputContainer:
-        """The open file, for its tags and chapters."""
-        return self._container
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the frames, once all are read, in sentences."""
+        return (self._deinterlacer.note,) if self._deinterlacer.note else ()
 
     @property
-    def stream(self) -> VideoStream:
-        """The film's, for its tags and disposition."""
-        return self._stream
+    def tags(self) -> FilmTags:
+        """What its file says of it in words."""
+        stream, container = self._stream, self._container
+        return FilmTags(container.metadata, stream.metadata, stream.disposition, container.chapters())
 
     @property
     def first(self) -> Frame:
@@ -94,11 +94,17 @@ class FilmReader:
         yield self._first
         yield from self._rest
 
+    def to_pixels(self, alpha: bool) -> Callable[[Any], NDArray[Any]]:
+        """What makes pixels of a frame's picture, with `alpha` if the film has some."""
+        return ToPixels(alpha and has_alpha(self.facts.pixel_format))
+
     def _open(self) -> InputContainer:
+        if os.path.exists(self._path) and not os.path.isfile(self._path):  # noqa: PTH110, PTH113  # raise nothing
+            raise BadFilmError(f"{self._path}: is a folder, a pipe or a device, and no file; copy the film into one")
         try:
             return self._av.open(str(self._path), "r", metadata_errors="replace")
         except self._av.error.FFmpegError as error:
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno != errno.EIO:  # which files that are cut off give
                 raise BadFilmError(f"{self._path}: cannot be read: {error.strerror}") from error
             raise BadFilmError(f"{self._path}: is no film, or is damaged from its start: {error.strerror}") from error
 
@@ -118,7 +124,7 @@ class FilmReader:
         self._timeline = Timeline(self._time_base)
         self._rate = _rate_of(stream, counted)
         self._decoder = self._decoder_of(stream)
-        self._rest = self._read()
+        self._rest = self._deinterlacer.through(self._read())
         self._before: list[Packet[Any]] = []
         self.covers: dict[int, bytes] = {}
         for item in self._rest:
@@ -167,17 +173,26 @@ class FilmReader:
     def _packets(self) -> Iterator[Packet[Any] | None]:
         """All that can be read; at the end an empty one, or None, after which the decoder gives what it still has."""
         streams = [stream for stream in self._container.streams if stream.type != "attachment"]
-        failures = 0
+        failures, end = 0, Fraction(0)
         while failures < _MOST_FAILURES:
             try:
                 for packet in self._container.demux(streams):
                     failures = 0
+                    end = max(end, _end_of(packet))
                     yield packet
+                self._missing = self._frames_after(end)
                 return
             except self._av.error.FFmpegError:  # what follows may be whole
                 failures += 1
                 self._damaged += failures == 1
+        self._missing = self._frames_after(end)
         yield None
+
+    def _frames_after(self, end: Fraction) -> int:
+        """About how many there would be after `end`, in seconds, if the file were as long as it says."""
+        container = self._container
+        said = Fraction((container.start_time or 0) + (container.duration or 0), self._av.time_base)
+        return round((said - end) * self._rate) if said - end > _EARLY + 1 / self._rate else 0
 
     def _decode(self, packet: Packet[Any] | None) -> Iterator[Frame]:
         try:
@@ -193,6 +208,11 @@ class FilmReader:
             duration = picture.duration or nominal
             pts = self._timeline.place(picture.pts, duration)
             yield Frame(picture, pts, duration)
+
+
+def _end_of(packet: Packet[Any]) -> Fraction:
+    """Where it ends, in seconds; 0 if it does not say."""
+    return Fraction(0) if packet.pts is None else (packet.pts + (packet.duration or 0)) * packet.time_base
 
 
 def _rate_of(stream: VideoStream, counted: PacketCount) -> Fraction:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-    from .reader import FilmReader
+    from .ends import FrameReader
 
 # Of a container, written anew; of a stream, counted by the program that wrote it, and no longer true.
 _NOT_COPIED = {"major_brand", "minor_version", "compatible_brands", "encoder"}
@@ -30,9 +30,12 @@ _COUNTED = ("bps", "duration", "number_of_frames", "number_of_bytes", "_statisti
 
 class FilmWriter:
     """A film that is written into `file` from `with` on, as `planned` and `copies` say, with the tags, chapters and the
-    turn of the one that `reader` has open. Used by one thread. Raises `OutputError` where it cannot be written."""
+    turn of the one that `reader` has open. Used by one thread; it has no `notes`. Raises `OutputError` where it cannot
+    be written."""
 
-    def __init__(self, file: BinaryIO, reader: FilmReader, planned: FilmFormat, copies: CopyPlan) -> None:
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, file: BinaryIO, reader: FrameReader, planned: FilmFormat, copies: CopyPlan) -> None:
         self._av, self._file, self._reader = load_av(), file, reader
         self._format, self._copies = planned, copies
         self._finished = False
@@ -43,11 +46,10 @@ class FilmWriter:
             self._container = self._av.open(self._file, "w", format=CONTAINERS[self._format.ending])
             self._stream = self._add_film()
             self._copier = Copier(self._container, self._reader, self._copies, self._format.ending)
-            given = self._reader.container
-            self._container.metadata.update(_without(given.metadata, _NOT_COPIED))
-            chapters = given.chapters()
-            if chapters:
-                self._container.set_chapters(chapters)
+            given = self._reader.tags
+            self._container.metadata.update(_without(given.of_file, _NOT_COPIED))
+            if given.chapters:
+                self._container.set_chapters([*given.chapters])
             self._container.start_encoding()
         except (self._av.error.FFmpegError, ValueError) as error:
             raise OutputError(f"the film cannot be begun: {error}") from error
@@ -75,12 +77,12 @@ class FilmWriter:
         self._guarded(lambda: self._copier.copy(packet))
 
     def _add_film(self) -> VideoStream:
-        planned, given = self._format, self._reader.stream
+        planned, given = self._format, self._reader.tags
         stream = self._container.add_stream(planned.encoder.name, rate=planned.rate, options=dict(planned.options))
         planned.set_up(stream.codec_context)
         if self._reader.facts.display_matrix:
             stream.set_display_matrix(self._reader.facts.display_matrix)
-        stream.metadata.update({name: value for name, value in given.metadata.items() if not _is_counted(name)})
+        stream.metadata.update({name: value for name, value in given.of_stream.items() if not _is_counted(name)})
         if planned.has_alpha:
             stream.metadata["alpha_mode"] = "1"
         else:

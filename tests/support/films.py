@@ -23,7 +23,8 @@ MASTERING = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,5
 
 @dataclass(frozen=True)
 class Look:
-    """How a film's pictures are stored. `colour` is (matrix, range, primaries, transfer); None: it does not say."""
+    """How a film's pictures are stored. `colour` is (matrix, range, primaries, transfer); None: it does not say.
+    `fields`: which of an interlaced frame's comes first, "tff" the top one, "bff" the other."""
 
     codec: str = "libx264"
     pixel_format: str = "yuv420p"
@@ -34,6 +35,7 @@ class Look:
     pixel_aspect: Fraction | None = None
     tags: dict[str, str] = field(default_factory=dict)
     b_frames: int = 2
+    fields: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,21 @@ def _frame(pixels: NDArray[np.uint8], time: int, look: Look) -> Any:
     else:
         frame.colorspace = frame.color_primaries = frame.color_trc = 2
         frame.color_range = 0
-    return frame
+    return of_fields(frame, look.fields) if look.fields else frame
+
+
+def of_fields(frame: Any, order: str) -> Any:
+    """The frame, saying that it is interlaced, which PyAV has no name for."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
+    )
+    told, sink = graph.add("setfield", order), graph.add("buffersink")
+    source.link_to(told)
+    told.link_to(sink)
+    graph.configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def _form(look: Look) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,76 @@ def test_two_films_of_one_name_do_not_become_one(folder: Path) -> None:
 def test_a_film_given_twice_is_done_once(folder: Path) -> None:
     plan = plan_films([str(folder / "b.mp4"), str(folder)], str(folder / "out"), PLAIN, overwrite=False)
     assert len(plan.steps) == 3
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """A folder of frames, beside a film."""
+    (tmp_path / "shot").mkdir()
+    for number in (8, 9, 10):
+        (tmp_path / "shot" / f"{number:04}.png").write_bytes(b"")
+    (tmp_path / "a.mkv").write_bytes(b"")
+    return tmp_path
+
+
+RATE = VideoOptions(fps=Fraction(25))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "options", "made"),
+    [
+        (["shot/%04d.png"], "out.mp4", RATE, ["out.mp4"]),
+        (["shot/%04d.png"], "out/%06d.tif", PLAIN, ["out/%06d.tif"]),
+        (["a.mkv"], "out/%06d.exr", PLAIN, ["out/%06d.exr"]),
+        (["a.mkv", "shot/%04d.png"], "out", RATE, ["out/a.mkv", "out/shot.mkv"]),
+        (["shot/%04d.png"], "shot/%d.png", PLAIN, ["shot/%d.png"]),
+    ],
+)
+def test_frames_are_named_by_a_pattern(
+    frames: Path, inputs: list[str], output: str, options: VideoOptions, made: list[str]
+) -> None:
+    given = [str(frames / name) for name in inputs]
+    plan = plan_films(given, str(frames / output), options, overwrite=False)
+    assert [str(job.target.relative_to(frames)) for job in plan.jobs] == made
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "options", "told"),
+    [
+        (["shot/%04d.png"], "out.mp4", PLAIN, "pictures do not say .* --fps 25"),
+        (["shot/%04d.png"], "out", PLAIN, "pictures do not say .* --fps 25"),
+        (["a.mkv"], "out.mp4", RATE, "a film has its own times, leave it out"),
+        (["a.mkv"], "out/%d.png", RATE, "a film has its own times, leave it out"),
+        (["shot/%04d.png"], "out/%d.png", RATE, "they become frames again, leave it out"),
+        (["shot/%04d.png"], "out.mp4", VideoOptions(fps=Fraction(25), deinterlace=True), "--deinterlace is of films"),
+        (["a.mkv"], "shot/%04d.png", PLAIN, r"0008\.png exists; --overwrite replaces frames"),
+        (["a.mkv"], "out/%d.bmp", PLAIN, r"frames must end with one of \.png"),
+        (["a.mkv"], "out/%d.png", VideoOptions("ffv1", crf=None), "without --codec"),
+        (["a.mkv"], "out/%d.png", VideoOptions(crf=3), "without --crf"),
+        (["a.mkv", "shot/%04d.png"], "out/%d.png", PLAIN, "several films"),
+        (["a.mkv"], "out.png", PLAIN, r"many pictures, name them by a pattern: .*out_%06d\.png"),
+        (["a.mkv"], "out.exr", PLAIN, r"many pictures, name them by a pattern: .*out_%06d\.exr"),
+        (["shot"], "out.mp4", RATE, r"holds no films.* named so: .*shot/%04d\.png, with --fps"),
+        (["shot"], "out", PLAIN, r"holds no films.* named so: .*shot/%04d\.png, with --fps"),
+    ],
+)
+def test_what_cannot_be_of_frames_is_told_in_one_sentence(
+    frames: Path, inputs: list[str], output: str, options: VideoOptions, told: str
+) -> None:
+    with pytest.raises(BadOptionError, match=told):
+        plan_films([str(frames / name) for name in inputs], str(frames / output), options, overwrite=False)
+    assert not (frames / "out").exists()
+
+
+def test_frames_are_never_written_over_inputs(frames: Path) -> None:
+    given = [str(frames / "shot" / "%04d.png")]
+    for output in ("shot/%04d.png", "shot/../shot/%04d.png"):
+        with pytest.raises(BadOptionError, match=r"0008\.png is an input"):
+            plan_films(given, str(frames / output), PLAIN, overwrite=True)
+
+
+def test_a_folder_of_pictures_without_numbers_is_one_for_another_command(frames: Path) -> None:
+    (frames / "photos").mkdir()
+    (frames / "photos" / "dawn.png").write_bytes(b"")
+    with pytest.raises(BadOptionError, match="'cudaspeed upscale' upscales its pictures"):
+        plan_films([str(frames / "photos")], str(frames / "out"), PLAIN, overwrite=False)

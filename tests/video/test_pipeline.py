@@ -24,11 +24,12 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.resize import Resize
 from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import upscale
-from cudaspeed.video import pipeline
+from cudaspeed.video import pipeline, reader, writer
 from cudaspeed.video.colour import FromPixels, ToPixels, colour_of
-from cudaspeed.video.facts import PacketCount
+from cudaspeed.video.facts import Frame, PacketCount
 from cudaspeed.video.options import VideoOptions
 from cudaspeed.video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
+from cudaspeed.video.reader import FilmReader
 
 LOSSLESS = VideoOptions("ffv1")
 PLAIN = UpscaleOptions(precision="fp32", compile=False, reproducible=True)
@@ -143,7 +144,7 @@ def test_few_frames_are_there_at_once(
             most = max(most, len(alive))
             return pixels
 
-    monkeypatch.setattr(pipeline, "ToPixels", Watched)
+    monkeypatch.setattr(reader, "ToPixels", Watched)
     run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
     assert len(decoded(tmp_path / "out.mkv")) == 90
     assert 2 < most <= 22
@@ -217,9 +218,23 @@ def test_what_is_wrong_with_a_film_is_counted_in_the_report(tmp_path: Path, mode
     assert len(decoded(tmp_path / "out.mkv")) == report.frames >= 25
 
 
-def test_an_interlaced_film_is_warned_of(tmp_path: Path, model: ImageModelDescriptor) -> None:
-    make_film(tmp_path / "film.mkv", every(40, 3), Look(options={"x264-params": "tff=1"}))
-    assert any("interlaced" in warning for warning in run(tmp_path / "film.mkv", tmp_path / "out.mkv", model).warnings)
+def test_an_interlaced_film_is_warned_of_and_deinterlaced_where_asked_for(
+    tmp_path: Path, model: ImageModelDescriptor
+) -> None:
+    look = Look(pixel_format="yuv420p10le", options={"x264-params": "tff=1"}, fields="tff")
+    make_film(tmp_path / "film.mkv", every(40, 3), look, Beside(("eng",)))
+    report = run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
+    assert sum("interlaced" in warning and "--deinterlace" in warning for warning in report.warnings) == 1
+    asked = VideoOptions("ffv1", deinterlace=True)
+    report = run(tmp_path / "film.mkv", tmp_path / "whole.mkv", model, video=asked)
+    assert report.frames == 3 and not report.warnings and report.pixel_format == "yuv420p10le"
+    with FilmReader(tmp_path / "film.mkv", deinterlace=True) as given:
+        whole = [one.picture for one in given.items() if isinstance(one, Frame)]
+        pixels = torch.from_numpy(np.stack([*map(ToPixels(alpha=False), whole)])).clamp(0, 1)
+        back = FromPixels("yuv420p10le", colour_of(whole[0]))
+    made = upscale(pixels, model, PLAIN, StandaloneContext("cpu"), new_sessions()).image
+    assert_same(decoded(tmp_path / "whole.mkv"), [back(frame.numpy()) for frame in made])
+    assert packets(tmp_path / "whole.mkv", 1) == packets(tmp_path / "film.mkv", 1)
 
 
 def test_progress_tells_every_frame(tmp_path: Path, model: ImageModelDescriptor) -> None:
@@ -256,7 +271,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_left(
     tmp_path: Path, model: ImageModelDescriptor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_film(tmp_path / "film.mkv", every(40, 60))
-    write, written = pipeline.FilmWriter.write, [0]
+    write, written = writer.FilmWriter.write, [0]
 
     def fill(self: Any, *frame: Any) -> None:
         written[0] += 1
@@ -264,7 +279,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_left(
             raise OSError(28, "No space left on device")
         write(self, *frame)
 
-    monkeypatch.setattr(pipeline.FilmWriter, "write", fill)
+    monkeypatch.setattr(writer.FilmWriter, "write", fill)
     with pytest.raises(OutputError, match=r"No space left.*the film takes about .* GB, and .* GB are free"):
         run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]
@@ -280,7 +295,7 @@ def test_what_fails_in_the_decoder_is_raised_and_nothing_is_left(
             return super().__call__(frame)
 
     make_film(tmp_path / "film.mkv", every(40, 30))
-    monkeypatch.setattr(pipeline, "ToPixels", Failing)
+    monkeypatch.setattr(reader, "ToPixels", Failing)
     with pytest.raises(CudaspeedError, match=r"64x48 does not fit into memory.*no memory for a frame"):
         run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]

@@ -11,8 +11,8 @@ import pytest
 from films import Beside, Look, av, every, make_film, overwrite, picture
 
 from cudaspeed.api.errors import BadFilmError
-from cudaspeed.video.facts import FilmFacts, Losses
-from cudaspeed.video.reader import FilmReader, Frame
+from cudaspeed.video.facts import FilmFacts, Frame, Losses
+from cudaspeed.video.reader import FilmReader
 
 
 def read(path: Path) -> tuple[FilmFacts, list[Frame], list[bytes], Losses]:

@@ -32,9 +32,10 @@ from cudaspeed.api.errors import BadOptionError
 from cudaspeed.video.colour import ToPixels
 from cudaspeed.video.copies import plan_copies
 from cudaspeed.video.encoders import CONTAINERS, ENCODERS
+from cudaspeed.video.facts import Frame
 from cudaspeed.video.formats import FilmFormat, encoders_here, plan_format
 from cudaspeed.video.options import VideoOptions
-from cudaspeed.video.reader import FilmReader, Frame
+from cudaspeed.video.reader import FilmReader
 from cudaspeed.video.side_data import brightness_of
 from cudaspeed.video.writer import FilmWriter
 
