@@ -45,7 +45,7 @@ class FilmWriter:
             self._copier = Copier(self._container, self._reader, self._copies, self._format.ending)
             given = self._reader.container
             self._container.metadata.update(_without(given.metadata, _NOT_COPIED))
-            chapters = given.chapters()
+            chapters = self._reader.chapters()
             if chapters:
                 self._container.set_chapters(chapters)
             self._container.start_encoding()
