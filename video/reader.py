@@ -144,9 +144,7 @@ class FilmReader:
         self._container = self._open()
         try:
             self._stream = stream = self._film(self._container)
-            self.others: tuple[Stream, ...] = tuple(
-                one for one in self._container.streams if one.index != stream.index
-            )
+            self.others: tuple[Stream, ...] = tuple(one for one in self._container.streams if one.index != stream.index)
             self._decoder = self._decoder_of(stream)
         except BaseException:
             self._container.close()
