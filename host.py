@@ -39,6 +39,7 @@ from .storage.location import compiled_folder
 
 _FOLDER = "upscale_models"
 _PARTS = 1000  # of a run, on ComfyUI's bar, whose end must not move
+_UPDATE = "update ComfyUI to 0.8 or newer"
 _PREVIEW = 512  # pixels along a side of what is shown on the way
 _ON_DETACH = "on_detach_after"  # comfy.patcher_extension.CallbacksMP.ON_DETACH
 # What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.
@@ -61,13 +62,13 @@ class VideoTypes:
 
 
 def video_types() -> VideoTypes:
-    """Raises `MissingLibraryError` in a ComfyUI that has no VIDEO."""
+    """Raises `MissingLibraryError` outside ComfyUI, and in one that has no VIDEO, or none that tells its file."""
     try:
         from comfy_api.latest import Input, InputImpl, Types
     except ImportError as error:
-        raise MissingLibraryError(
-            f"this ComfyUI has no VIDEO that can be streamed ({first_line(error)}); update it to 0.3.60 or newer"
-        ) from error
+        raise MissingLibraryError(f"ComfyUI's VIDEO is not there ({first_line(error)}); {_UPDATE}") from error
+    if not hasattr(Input.Video, "get_stream_source"):
+        raise MissingLibraryError(f"this ComfyUI's VIDEO does not tell its file; {_UPDATE}")
     return VideoTypes(Input.Video, InputImpl.VideoFromComponents, Types.VideoComponents)
 
 

@@ -79,7 +79,7 @@ class LazyVideo:
     def __init__(self, source: Source, work: Work, window: Window = WHOLE) -> None:
         self._source, self._work, self._window = source, work, window
         self._known: _Outline | None = None
-        self._made: Made | None = None
+        self._made: list[Made] = []
         self._streamed: Made | None = None
 
     def check(self) -> None:
@@ -195,16 +195,19 @@ class LazyVideo:
 
     def _save(self, target: Path | BinaryIO, wish: Wish, tags: Mapping[str, str]) -> None:
         """Copy what there is, or compute it: where it is wanted, or else in a temporary file that is then copied."""
-        if self._made is None or self._made.wish != wish or not self._made.is_there():
+        self._made = [made for made in self._made if made.is_there()]
+        made = next((made for made in self._made if made.wish == wish), None)
+        if made is None:
             direct = isinstance(target, Path) and target.suffix.lower() == wish.ending
             path = target if direct and isinstance(target, Path) else _temporary(wish.ending)
             self._compute(path, wish, tags)
-            self._made = Made.now(path, wish, tags)
+            made = Made.now(path, wish, tags)
+            self._made.append(made)
             if direct:
                 return
-        made = self._made
         if isinstance(target, Path):
             write_whole(target, lambda file: copy_film(made.path, file, tags, made.tags))
+            self._made.append(Made.now(target, wish, tags))
         else:
             copy_film(made.path, target, tags, made.tags)
 

@@ -15,6 +15,7 @@ from . import host
 from .api.errors import BadFilmError
 from .api.options import UpscaleOptions
 from .lazy_video import LazyVideo, Work, seconds
+from .models.loader import check_model
 from .video.clip import Clip
 from .video.options import VideoOptions
 from .video.pyav import load_av
@@ -27,9 +28,13 @@ _FINEST_RATE = 1001  # as in 24000/1001 frames a second
 
 def lazy_video(video: Any, model: ImageModelDescriptor, options: UpscaleOptions, written: VideoOptions) -> LazyVideo:
     """The host's `video`, to be upscaled and `written` so: a VIDEO for any node of the host's. Raises
-    `MissingLibraryError` where PyAV is missing or too old, or the host."""
+    `MissingLibraryError` where PyAV is missing or too old, or the host, `BadModelError`, and `BadFilmError` for
+    what is no VIDEO."""
+    check_model(model)
     load_av()
     types = host.video_types()
+    if not isinstance(video, types.video):
+        raise BadFilmError(f"video is a {type(video).__name__}; connect the output of Load Video or Create Video")
     work = Work(model, options, written)
     if isinstance(video, types.from_components):
         return _kind(types.video)(ClipSource(_clip(video)), work)
