@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .window import Cut
 
 _REORDERED = 32  # packets at most that frames are apart from the order in which they are decoded
+_BEFORE, _TICK = Fraction(10), Fraction(1, 1000)  # seconds
 _JITTER = 0.01  # of the time between frames that a file's rounding may change
 
 
@@ -56,8 +58,11 @@ def count_packets(container: InputContainer, stream: VideoStream, cut: Cut) -> P
 
     gaps, packets = _Gaps(), 0
     try:
-        if cut.first > 0:
-            container.seek(cut.first, stream=stream)
+        # earlier, as files are gone to by the times of decoding, and not all exactly
+        first = cut.first - round(_BEFORE / (stream.time_base or _TICK))
+        if first > 0:
+            with suppress(FFmpegError):  # else from the beginning
+                container.seek(first, stream=stream)
         for packet in container.demux(stream):
             if cut.is_past(packet.dts):  # and so is whatever is decoded later
                 break
