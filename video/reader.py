@@ -74,8 +74,7 @@ class FilmReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._before.clear()
-        self._cover_packets.clear()
+        self._let_go()
         self._container.close()
 
     @property
@@ -155,6 +154,7 @@ class FilmReader:
         self._time_base = stream.time_base or _USUAL_TICK
         self._cut = Cut(self._window, self._time_base)
         self._rate = _rate_of(stream, counted)
+        self._rest: Iterator[Frame | Packet[Any]] = iter(())
         self._before: list[Packet[Any]] = []
         self._cover_packets: dict[int, Packet[Any]] = {}
         self.covers: dict[int, bytes] = {}
@@ -193,10 +193,16 @@ class FilmReader:
                     return found
             if self._decoder is not self._stream:
                 self._decoder.flush_buffers()
-        self._cover_packets.clear()  # before their file is closed
+        self._let_go()
         self._container.close()
         self._open_film()
         return self._first_from_here(reached=True)
+
+    def _let_go(self) -> None:
+        """Of all packets, before their file is closed."""
+        self._rest = iter(())
+        self._before.clear()
+        self._cover_packets.clear()
 
     def _find_covers(self) -> None:
         """They lie at the start of a file, and are not met again by who begins elsewhere."""

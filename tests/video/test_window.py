@@ -99,6 +99,15 @@ def test_frames_stand_where_they_stood_from_the_first_of_them_on(tmp_path: Path)
     assert frames[-1].duration * reader.facts.time_base * 1000 <= 40, "it ends where the part does"
 
 
+@pytest.mark.parametrize("name", ["film.mkv", "film.mp4"])
+def test_a_part_may_begin_before_the_film_does(tmp_path: Path, name: str) -> None:
+    make_film(tmp_path / name, [2000 + 40 * k for k in range(20)], beside=Beside(sounds=("eng",)))
+    frames, packets, reader = read(tmp_path / name, part(1, 1.4))
+    assert len(frames) == 10
+    assert (frames[0].pts, reader.begins) == (0, 2)
+    assert packets[0][1] < Fraction(22, 1000)
+
+
 def test_sound_subtitles_and_chapters_are_cut_with_it(tmp_path: Path) -> None:
     beside = Beside(sounds=("eng",), subtitles=True, chapters=True)
     make_film(tmp_path / "film.mkv", every(40, 50), beside=beside)
