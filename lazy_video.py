@@ -80,7 +80,6 @@ class LazyVideo:
         self._source, self._work, self._window = source, work, window
         self._known: _Outline | None = None
         self._made: list[Made] = []
-        self._streamed: Made | None = None
 
     def check(self) -> None:
         """Raise what can be known to go wrong: no film, an encoder that does not open, sizes that it does not write."""
@@ -152,11 +151,13 @@ class LazyVideo:
 
     def get_stream_source(self) -> str:
         """The path of a file in the host's temporary folder, which is made once."""
-        if self._streamed is None or not self._streamed.is_there():
-            wish, path = self._usual, _temporary(self._usual.ending)
-            self._save(path, wish, {})
-            self._streamed = Made.now(path, wish, ())
-        return str(self._streamed.path)
+        usual, folder = self._usual, host.temporary_folder()
+        there = [made.path for made in self._made if made.wish == usual and made.is_there()]
+        path = next((path for path in there if path.parent == folder), None)
+        if path is None:
+            path = _temporary(usual.ending)
+            self._save(path, usual, {})
+        return str(path)
 
     def get_components(self) -> Any:
         """All frames, and the sound, in memory. Raises `OutOfMemoryError` where the frames take more than half of what
@@ -206,10 +207,10 @@ class LazyVideo:
             if direct:
                 return
         if isinstance(target, Path):
-            write_whole(target, lambda file: copy_film(made.path, file, tags, made.tags))
+            write_whole(target, lambda file: copy_film(made.path, wish.ending, file, tags, made.tags))
             self._made.append(Made.now(target, wish, tags))
         else:
-            copy_film(made.path, target, tags, made.tags)
+            copy_film(made.path, wish.ending, target, tags, made.tags)
 
     def _compute(self, path: Path, wish: Wish, tags: Mapping[str, str]) -> None:
         source = self._source if wish.colour is None else self._source.in_colour(wish.colour)

@@ -195,7 +195,7 @@ def test_what_cannot_be_written_is_one_clear_error(film: Path, tmp_path: Path, a
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_a_stream_gets_the_container_that_is_asked_for(film: Path, tmp_path: Path) -> None:
+def test_a_stream_gets_the_container_that_is_asked_for(film: Path, tmp_path: Path, computing: Computing) -> None:
     made = upscaled(from_file(film))
     for container, name in (("auto", "mov,mp4"), ("mkv", "matroska")):
         stream = io.BytesIO()
@@ -205,7 +205,12 @@ def test_a_stream_gets_the_container_that_is_asked_for(film: Path, tmp_path: Pat
             assert found.format.name.startswith(name)
             assert len([*found.decode(video=0)]) == FRAMES
     made.save_to(str(tmp_path / "odd.dat"), format="mkv")
-    assert len(decoded(tmp_path / "odd.dat")) == FRAMES
+    for path in (tmp_path / "temp").iterdir():
+        path.unlink()
+    made.save_to(str(tmp_path / "odder.dat"), format="mkv")
+    assert packets(tmp_path / "odd.dat", 0) == packets(tmp_path / "odder.dat", 0)
+    assert len(decoded(tmp_path / "odder.dat")) == FRAMES
+    assert computing.runs == 2
 
 
 def test_a_film_in_memory_is_read_like_a_file(film: Path, tmp_path: Path) -> None:
@@ -248,7 +253,9 @@ def test_its_stream_source_is_one_file_in_the_temporary_folder(
     assert [*(tmp_path / "temp").iterdir()] == [path]
     path.unlink()
     assert Path(made.get_stream_source()).is_file()
+    made.save_to(io.BytesIO())
     assert computing.runs == 1
+    assert len([*(tmp_path / "temp").iterdir()]) == 1
 
 
 def test_a_part_is_the_same_whether_the_source_or_the_result_is_cut(film: Path, tmp_path: Path) -> None:

@@ -34,11 +34,13 @@ class _Others:
     covers: dict[int, bytes]
 
 
-def copy_film(source: Path, file: BinaryIO, tags: Mapping[str, str], dropped: Collection[str] = ()) -> None:
-    """Write the film in `source`, which is one of ours, into `file`, in the same container, with these `tags` beside
-    its own, of which those with `dropped` names go. Raises `OutputError` where it cannot be written."""
+def copy_film(
+    source: Path, ending: str, file: BinaryIO, tags: Mapping[str, str], dropped: Collection[str] = ()
+) -> None:
+    """Write the film in `source`, which is one of ours, into `file`, in the same container, that of files with this
+    `ending`, with these `tags` beside its own, of which those with `dropped` names go. Raises `OutputError` where it
+    cannot be written."""
     av = load_av()
-    ending = source.suffix.lower()
     covers = _covers(source) if ending == ".mkv" else {}
     with av.open(str(source)) as given:
         gone = NOT_COPIED | {name.lower() for name in dropped}

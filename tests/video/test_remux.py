@@ -36,9 +36,9 @@ def test_all_but_the_tags_stays(tmp_path: Path, name: str, look: Look, beside: B
     make_film(given, every(40, 30), look, beside)
     first, second = tmp_path / f"first{ending}", tmp_path / f"second{ending}"
     with first.open("wb") as file:
-        copy_film(given, file, {"prompt": '{"1": 2}', "workflow": "w"})
+        copy_film(given, ending, file, {"prompt": '{"1": 2}', "workflow": "w"})
     with second.open("wb") as file:
-        copy_film(first, file, {"prompt": "new"}, ["prompt", "workflow"])
+        copy_film(first, ending, file, {"prompt": "new"}, ["prompt", "workflow"])
     assert described(given) == described(first) == described(second)
     assert packets(given, 0) == packets(first, 0) == packets(second, 0)
     assert [frame.pts for frame in decoded(given)] == [frame.pts for frame in decoded(second)]
