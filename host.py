@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from spandrel import ImageModelDescriptor
 
 from .api.context import Resident, RunContext, Switches
-from .api.errors import BadOptionError, first_line
+from .api.errors import BadOptionError, MissingLibraryError, first_line
 from .api.options import Precision
 from .api.surroundings import inside_comfyui
 from .devices.backends import automatic_kind, backend_of, has_own_memory
@@ -35,6 +39,8 @@ from .storage.location import compiled_folder
 
 _FOLDER = "upscale_models"
 _PARTS = 1000  # of a run, on ComfyUI's bar, whose end must not move
+_UPDATE = "update ComfyUI to 0.8 or newer"
+_PREVIEW = 512  # pixels along a side of what is shown on the way
 _ON_DETACH = "on_detach_after"  # comfy.patcher_extension.CallbacksMP.ON_DETACH
 # What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.
 _PATCHER_NOTES = (
@@ -46,10 +52,49 @@ _PATCHER_NOTES = (
 )
 
 
+@dataclass(frozen=True)
+class VideoTypes:
+    """ComfyUI's classes: of what goes along VIDEO wires, of such that are frames in memory, and of a film in parts."""
+
+    video: type
+    from_components: type
+    components: type
+
+
+def video_types() -> VideoTypes:
+    """Raises `MissingLibraryError` outside ComfyUI, and in one that has no VIDEO, or none that tells its file."""
+    try:
+        from comfy_api.latest import Input, InputImpl, Types
+    except ImportError as error:
+        raise MissingLibraryError(f"ComfyUI's VIDEO is not there ({first_line(error)}); {_UPDATE}") from error
+    if not hasattr(Input.Video, "get_stream_source"):
+        raise MissingLibraryError(f"this ComfyUI's VIDEO does not tell its file; {_UPDATE}")
+    return VideoTypes(Input.Video, InputImpl.VideoFromComponents, Types.VideoComponents)
+
+
+def temporary_folder() -> Path:
+    """Where ComfyUI keeps what it deletes when it starts anew."""
+    if not inside_comfyui():
+        return Path(tempfile.gettempdir())
+    import folder_paths
+
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @contextmanager
-def run_context(model: object) -> Iterator[RunContext]:
-    """The host's context for one run of `model`, an UPSCALE_MODEL off the wire."""
+def run_context(model: object) -> Iterator[HostContext]:
+    """The host's context for one run of `model`, an UPSCALE_MODEL off the wire, on behalf of the node that is executing
+    now."""
     yield ComfyContext(model) if inside_comfyui() else StandaloneContext()
+
+
+class HostContext(RunContext, Protocol):
+    """A `RunContext` that can also show pictures on the way."""
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Show a finished picture [H, W, 3]."""
 
 
 class StandaloneContext:
@@ -119,6 +164,9 @@ class StandaloneContext:
     def say(self, text: str) -> None:
         if self._on_say:
             self._on_say(text)
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Nobody looks."""
 
     def raise_if_interrupted(self) -> None:
         """Ctrl-C raises by itself."""
@@ -224,6 +272,14 @@ class ComfyContext:
         executing = get_executing_context()
         if send is not None and executing is not None:
             send(text, executing.node_id)
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """A picture [H, W, 3] on the node that is executing, beside its bar."""
+        from PIL import Image
+
+        if self._bar is None:
+            self._bar = self._utils.ProgressBar(_PARTS)
+        self._bar.update_absolute(self._bar.current, _PARTS, ("JPEG", Image.fromarray(picture), _PREVIEW))
 
     def raise_if_interrupted(self) -> None:
         self._management.throw_exception_if_processing_interrupted()

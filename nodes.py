@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from . import host
-from .api.errors import BadOptionError
-from .api.options import (
-    ALPHA_MODES,
-    COMPILE_MODES,
-    LEVELS,
-    MAX_BATCH,
-    MAX_OVERLAP,
-    MAX_TILE,
-    PRECISION_CHOICES,
-    TILING_MODES,
-    UpscaleOptions,
-)
-from .api.resize import FITS, MOST_SCALE, MOST_SIDE, RESAMPLES, Resize
+from .lazy_video import LazyVideo
 from .upscale_engine import upscale, warm_up
-
-# Widgets that are called otherwise than the option they set: by the original pack's names, or saved workflows break.
-_OPTIONS = {
-    "use_autocast": "autocast",
-    "tile_size": "tile",
-    "enable_compile": "compile",
-    "optimization_level": "level",
-}
-# Those of the size that is wanted, and what `Resize` calls them.
-_SIZE = {
-    "scale_by": "scale_by",
-    "target_width": "width",
-    "target_height": "height",
-    "fit": "fit",
-    "resample": "resample",
-}
-_SWITCHES = {"use_autocast": "enable", "enable_compile": "enable", "reproducible": "disable"}  # as they are by default
+from .video_wires import lazy_video
+from .widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 
 host.offer_bundled_models()
-
-
-def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
-    """A node's widgets, name -> value, as options: "enable" and "disable" become booleans. What has no widget stays as
-    it is by default. Raises `BadOptionError` on a value that cannot be."""
-    options = {_OPTIONS.get(name, name): value for name, value in widgets.items() if name not in _SIZE}
-    size = {_SIZE[name]: value for name, value in widgets.items() if name in _SIZE}
-    for name, usual in _SWITCHES.items():
-        switch = widgets.get(name, usual)
-        if switch not in ("enable", "disable"):
-            raise BadOptionError(f"{name} is {switch!r}; choose enable or disable")
-        options[_OPTIONS.get(name, name)] = switch == "enable"
-    return UpscaleOptions(**options, resize=Resize(**size))
 
 
 class UpscaleImageCUDAspeed:
@@ -70,141 +29,13 @@ class UpscaleImageCUDAspeed:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        # Names, order, types and defaults are the original pack's: saved workflows hold values by position.
         return {
             "required": {
-                "upscale_model": ("UPSCALE_MODEL", {"tooltip": "From Load Upscale Model."}),
+                "upscale_model": MODEL,
                 "image": ("IMAGE", {"tooltip": "One or more frames, with or without alpha."}),
-                "use_autocast": (
-                    ["enable", "disable"],
-                    {
-                        "default": "enable",
-                        "tooltip": "In half precision, keep delicate operations in fp32. Disable: everything in half.",
-                    },
-                ),
-                "precision": (
-                    [*PRECISION_CHOICES],
-                    {"default": "auto", "tooltip": "auto: the fastest that this model and device do well."},
-                ),
-                "tile_size": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": MAX_TILE,
-                        "step": 64,
-                        "tooltip": "Largest side of a tile in input pixels; 0: as large as memory allows.",
-                    },
-                ),
-                "overlap": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": MAX_OVERLAP,
-                        "step": 8,
-                        "tooltip": "Least overlap of neighbouring tiles in input pixels; 0: what suits the model.",
-                    },
-                ),
-                "enable_compile": (
-                    ["enable", "disable"],
-                    {"default": "enable", "tooltip": "Compile the model where the work ahead repays the wait."},
-                ),
-                "optimization_level": (
-                    [*LEVELS],
-                    {
-                        "default": "balanced",
-                        "tooltip": "How much of the free memory to use: half (balanced), nearly all (speed), "
-                        "as little as is sensible (memory).",
-                    },
-                ),
+                **REQUIRED,
             },
-            "optional": {
-                "batch_size": (
-                    "INT",
-                    {"default": 1, "min": 1, "max": MAX_BATCH, "step": 1, "tooltip": "Most frames computed at once."},
-                ),
-                "compile_mode": (
-                    [*COMPILE_MODES],
-                    {
-                        "default": "auto",
-                        "tooltip": "auto: compile in the background once the work repays it. background: at once. "
-                        "wait: before the first tile.",
-                    },
-                ),
-                "tiling_mode": (
-                    [*TILING_MODES],
-                    {
-                        "default": "none",
-                        "tooltip": "For seamless textures, which stay seamless. wrap: in both directions. "
-                        "wrap_x: left to right. wrap_y: top to bottom.",
-                    },
-                ),
-                "alpha_mode": (
-                    [*ALPHA_MODES],
-                    {
-                        "default": "auto",
-                        "tooltip": "How transparency is enlarged. auto: sharp edges by the model, anything else "
-                        "smoothly (lanczos).",
-                    },
-                ),
-                "reproducible": (
-                    ["disable", "enable"],
-                    {
-                        "default": "disable",
-                        "tooltip": "Only choices that need no measuring, so that two machines of one kind agree: "
-                        "fp32 unless asked otherwise, torch's own kernels, nothing compiled. Slower.",
-                    },
-                ),
-                "scale_by": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": MOST_SCALE,
-                        "step": 0.01,
-                        "tooltip": "Size of the result, as a factor of the input's; 0: the model's. Results are made "
-                        "that size before they are stored; the model runs again where one run is not enough.",
-                    },
-                ),
-                "target_width": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": MOST_SIDE,
-                        "step": 1,
-                        "tooltip": "Width of the result in pixels, instead of scale_by; 0: by the height.",
-                    },
-                ),
-                "target_height": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": MOST_SIDE,
-                        "step": 1,
-                        "tooltip": "Height of the result in pixels, instead of scale_by; 0: by the width.",
-                    },
-                ),
-                "fit": (
-                    [*FITS],
-                    {
-                        "default": "stretch",
-                        "tooltip": "Where target_width and target_height have another aspect. stretch: give it up. "
-                        "crop: fill them, cut the rest off. pad: all of it, in black or transparent. inside: as large "
-                        "as fits.",
-                    },
-                ),
-                "resample": (
-                    [*RESAMPLES],
-                    {
-                        "default": "lanczos",
-                        "tooltip": "How the model's result is made the wanted size. lanczos: sharp. bicubic: softer. "
-                        "area: the mean of what a pixel covers.",
-                    },
-                ),
-            },
+            "optional": OPTIONAL,
         }
 
     def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> tuple[Tensor]:
@@ -219,6 +50,37 @@ class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
     """The same node under the original pack's id, so that workflows saved with that run."""
 
     DEPRECATED = True
+
+
+class UpscaleVideoCUDAspeed:
+    """Upscale a film with a model while it is saved, so that it may be of any length."""
+
+    CATEGORY = "image/upscaling"
+    DESCRIPTION = (
+        "Upscales a video of any length with an upscale model. It is computed frame by frame while Save Video writes "
+        "it, with its sound, subtitles, chapters and colours, in memory that does not grow with it. "
+        "Every setting can stay as it is."
+    )
+    SEARCH_ALIASES = ("video upscaler", "upscale film", "enlarge video", "super resolution", "video enhance")
+    RETURN_TYPES = ("VIDEO",)
+    OUTPUT_TOOLTIPS = ("Upscaled when it is saved. For its frames as images it must fit into memory.",)
+    FUNCTION = "upscale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "upscale_model": MODEL,
+                "video": ("VIDEO", {"tooltip": "From Load Video, or any other node that makes one."}),
+            },
+            "optional": FILM,
+        }
+
+    def upscale(self, upscale_model: ImageModelDescriptor, video: Any, **widgets: Any) -> tuple[LazyVideo]:
+        """The video upscaled, of which nothing but the first frame was looked at. Raises what cannot be written."""
+        made = lazy_video(video, upscale_model, options_of(widgets), video_options_of(widgets))
+        made.check()
+        return (made,)
 
 
 class WarmUpUpscalerCUDAspeed:
@@ -238,13 +100,12 @@ class WarmUpUpscalerCUDAspeed:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         side = {"default": 1024, "min": 1, "max": 16384, "step": 1}
-        asked = UpscaleImageCUDAspeed.INPUT_TYPES()["required"]
         return {
             "required": {
-                "upscale_model": asked["upscale_model"],
+                "upscale_model": MODEL,
                 "width": ("INT", {**side, "tooltip": "Width of the pictures to come, before upscaling."}),
                 "height": ("INT", {**side, "tooltip": "Height of the pictures to come, before upscaling."}),
-                **{name: asked[name] for name in ("use_autocast", "precision", "tile_size")},
+                **{name: REQUIRED[name] for name in ("use_autocast", "precision", "tile_size")},
             }
         }
 
@@ -275,12 +136,14 @@ class UpscaleModelLoader:
 NODE_CLASS_MAPPINGS = {
     "UpscaleImageCUDAspeed": UpscaleImageCUDAspeed,
     "ImageUpscaleWithModelCUDAspeedFixed": ImageUpscaleWithModelCUDAspeedFixed,
+    "UpscaleVideoCUDAspeed": UpscaleVideoCUDAspeed,
     "WarmUpUpscalerCUDAspeed": WarmUpUpscalerCUDAspeed,
     "UpscaleModelLoader": UpscaleModelLoader,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "UpscaleImageCUDAspeed": "🚀 Upscale Image CUDAspeed",
     "ImageUpscaleWithModelCUDAspeedFixed": "🚀 Upscale Image CUDAspeed (old workflows)",
+    "UpscaleVideoCUDAspeed": "🚀 Upscale Video CUDAspeed",
     "WarmUpUpscalerCUDAspeed": "Warm Up Upscaler (CUDAspeed)",
     "UpscaleModelLoader": "Load Upscale Model",
 }

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import zoo
@@ -418,3 +419,14 @@ def test_nothing_is_asked_for_outside() -> None:
     assert switches.torch_attention
     assert switches.cuda_graphs
     assert switches.pinned_memory
+
+
+def test_pictures_on_the_way_are_shown_beside_the_bar_which_stays_where_it_is(started) -> None:
+    host = started(cpu=True)
+    context = ComfyContext(zoo.compact())
+    context.progress(3, 4)
+    context.show(np.zeros((4, 6, 3), np.uint8))
+    (before, total, nothing), (value, most, (kind, picture, side)) = host.told
+    assert (before, total, nothing) == (value, most, None)
+    assert (kind, picture.size) == ("JPEG", (6, 4))
+    assert side >= 256

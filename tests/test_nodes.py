@@ -11,6 +11,7 @@ import zoo
 from cudaspeed import host, nodes
 from cudaspeed.api.errors import BadModelError, BadOptionError
 from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.video.options import VideoOptions
 
 DEFAULTS = {
     "use_autocast": "enable",
@@ -155,3 +156,21 @@ def test_the_warm_up_node_compiles_for_the_size_and_hands_the_model_on(monkeypat
     assert out["result"] == (model, "compiled")
     assert out["ui"] == {"text": ("compiled",)}
     assert asked == [(model, (480, 640), UpscaleOptions())]
+
+
+def test_the_film_node_has_few_widgets_to_see_and_those_of_pictures_folded_away() -> None:
+    inputs = nodes.UpscaleVideoCUDAspeed.INPUT_TYPES()
+    assert [*inputs["required"]] == ["upscale_model", "video"]
+    seen = [name for name, (_, shown) in inputs["optional"].items() if not shown.get("advanced")]
+    assert seen == ["codec", "crf", "bit_depth", "scale_by", "target_width", "target_height", "fit"]
+    of_pictures = {*DEFAULTS, *OURS} - {"tiling_mode"}
+    assert {*inputs["optional"]} == of_pictures | {"codec", "crf", "bit_depth"}
+    assert all("tooltip" in shown for _, shown in inputs["optional"].values())
+    json.dumps(inputs)
+    untouched = {name: shown["default"] for name, (_, shown) in inputs["optional"].items()}
+    assert nodes.options_of(untouched) == UpscaleOptions()
+    assert nodes.video_options_of(untouched) == nodes.video_options_of({}) == VideoOptions()
+    chosen = nodes.video_options_of({"codec": "libx265", "crf": 20, "bit_depth": "10"})
+    assert chosen == VideoOptions("libx265", 20, 10)
+    with pytest.raises(BadOptionError, match="bit_depth is '12'; choose one of auto, 8, 10"):
+        nodes.video_options_of({"bit_depth": "12"})

@@ -99,6 +99,7 @@ def test_inside_comfyui_it_hands_over_what_is_looked_for(tmp_path: Path) -> None
             "UpscaleImageCUDAspeed",
             "ImageUpscaleWithModelCUDAspeedFixed",
             "UpscaleModelLoader",
+            "UpscaleVideoCUDAspeed",
             "WarmUpUpscalerCUDAspeed",
         }
     )

@@ -86,6 +86,8 @@ class ToPixels:
 
     def __call__(self, frame: VideoFrame) -> NDArray[Any]:
         colour, name = colour_of(frame), frame.format.name
+        if name in ("gbrpf32le", "gbrapf32le"):  # as it is wanted
+            return frame.to_ndarray()[..., : 4 if self._alpha else 3]
         forms = ("rgba", "gbrapf32le") if self._alpha else ("rgb24", "gbrpf32le")
         levels = FULL if frame.format.is_rgb or frame.format.has_palette else colour.levels
         given = to_limited(frame) if levels == FULL and between(name) else frame

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.stream import Stream
 
-    from .ends import FrameReader
+    from .inputs import Beside
 
 _MILLISECONDS = Fraction(1, 1000)
 _LEFT_OUT = {(".webm", "attachment"), (".mov", "cover")}  # by muxers that do not say so
@@ -59,16 +59,17 @@ class CopyPlan:
     notes: tuple[str, ...] = ()
 
 
-def plan_copies(streams: Sequence[Stream], ending: str) -> CopyPlan:
+def plan_copies(streams: Sequence[Stream], ending: str, tagged: bool = False) -> CopyPlan:
     """What of `streams` the container of files with this `ending` takes: each is tried on an output that goes
-    nowhere."""
+    nowhere. One that is `tagged` by names of our own takes no cover, where these have its place."""
     copied: list[int] = []
     converted: list[int] = []
     notes: list[str] = []
     for stream in streams:
         if _is_chapters(stream):
             continue
-        if (ending, _kind(stream)) not in _LEFT_OUT and _is_taken(stream, ending):
+        no_place = (ending, _kind(stream)) in _LEFT_OUT or (tagged and (ending, _kind(stream)) == (".mp4", "cover"))
+        if not no_place and _is_taken(stream, ending):
             copied.append(stream.index)
         elif stream.type == "subtitle" and is_text(_codec(stream)):
             converted.append(stream.index)
@@ -84,7 +85,7 @@ class Copier:
     """Streams of the film that `reader` has open, copied into `container` as `plan` says, from before its header is
     written on."""
 
-    def __init__(self, container: OutputContainer, reader: FrameReader, plan: CopyPlan, ending: str) -> None:
+    def __init__(self, container: OutputContainer, reader: Beside, plan: CopyPlan, ending: str) -> None:
         self._container, self._ending, self._plan = container, ending, plan
         self._targets: dict[int, Stream] = {}
         self._timelines: dict[int, Timeline] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -17,6 +17,7 @@ from .folder_reader import FolderReader
 from .folder_writer import WITHOUT_ALPHA, FolderWriter, FrameFiles, FramesFormat, counted, with_bits
 from .formats import FilmFormat, plan_format
 from .frame_pattern import frame_pattern
+from .inputs import FilmInput
 from .options import VideoOptions
 from .pixel_formats import bits_of, has_alpha
 from .pyav import load_av
@@ -31,7 +32,7 @@ _REC2020 = 9  # primaries, as ITU-T H.273 numbers them
 _AS_RGB = {"yuv420p": "rgb24", "yuva420p": "rgba", "yuv420p10le": "gbrp10le", "yuva420p10le": "gbrap10le"}
 
 
-FrameReader = FilmReader | FolderReader
+FrameReader = FilmInput | FolderReader
 """Who reads frames, from `with` on, gives them and the packets between them by `items`. What `to_pixels` makes turns a
 frame's `picture` into pixels; the frame stands at `pts` for `duration` ticks. What could not be read is in `losses` and
 `notes`."""
@@ -41,39 +42,47 @@ OutputFormat = FilmFormat | FramesFormat
 """How they are written."""
 
 
-def open_frames(source: Path, options: VideoOptions) -> FrameReader:
-    """Who reads what is at `source`: a film, or the pattern of frames' names."""
+def open_frames(source: Path | FilmInput, options: VideoOptions) -> FrameReader:
+    """Who reads what is at `source`: a film, or the pattern of frames' names; or `source` itself."""
+    if not isinstance(source, Path):
+        return source
     pattern = frame_pattern(source)
-    return FolderReader(pattern, options.fps) if pattern else FilmReader(source, options.deinterlace)
+    return FolderReader(pattern, options.fps) if pattern else FilmReader(source, deinterlace=options.deinterlace)
 
 
 def plan_output(
     facts: FilmFacts, reader: FrameReader, size: tuple[int, int], target: Path, options: VideoOptions
-) -> tuple[OutputFormat, CopyPlan]:
-    """How frames of `size` (height, width) are written into `target`, a film or the pattern of frames' names, and what
-    of the source is copied beside them. `facts` are the reader's, with what is to become of them.
+) -> OutputFormat:
+    """How frames of `size` (height, width) are written into `target`, a film or the pattern of frames' names. `facts`
+    are the reader's, with what is to become of them.
 
     Raises what `plan_format` does, and `BadImageError` for sizes that the pictures' format does not have.
     """
     if frame_pattern(target):
-        return _plan_frames(facts, reader, size, target, options), CopyPlan()
+        return _plan_frames(facts, reader, size, target, options)
     ending = target.suffix.lower()
-    if isinstance(reader, FilmReader):
-        planned = plan_format(facts, reader.first.picture, size, ending, options)
-        return planned, plan_copies(reader.others, ending)
+    if not isinstance(reader, FolderReader):
+        return plan_format(facts, reader.first.picture, size, ending, options)
     if options.encoder(ending).name in _LOSSLESS:
         facts = replace(facts, pixel_format=_AS_RGB[facts.pixel_format])
     stand_in = load_av().VideoFrame(16, facts.size[0], facts.pixel_format)
     planned = plan_format(facts, stand_in, size, ending, options)
-    return replace(planned, notes=(*planned.notes, *reader.notes)), CopyPlan()
+    return replace(planned, notes=(*planned.notes, *reader.notes))
+
+
+def plan_copied(reader: FrameReader, planned: OutputFormat, tagged: bool) -> CopyPlan:
+    """What of the source is copied beside its frames; more tags may be written (`tagged`) into the film."""
+    if isinstance(reader, FolderReader) or isinstance(planned, FramesFormat):
+        return CopyPlan()
+    return plan_copies(reader.others, planned.ending, tagged)
 
 
 def open_writer(
-    file: BinaryIO | FrameFiles, reader: FrameReader, planned: OutputFormat, copies: CopyPlan
+    file: BinaryIO | FrameFiles, reader: FrameReader, planned: OutputFormat, copies: CopyPlan, tags: Mapping[str, str]
 ) -> FrameWriter:
-    """Who writes what `reader` reads into `file`, as it was planned by `plan_output`."""
+    """Who writes what `reader` reads into `file`, as it was planned by `plan_output`; a film with more `tags`."""
     if isinstance(planned, FilmFormat):
-        return FilmWriter(cast(BinaryIO, file), reader, planned, copies)
+        return FilmWriter(cast(BinaryIO, file), reader, planned, copies, tags)
     numbered = isinstance(reader, FolderReader)
     origin = reader.beside if numbered else counted(planned.bits)
     if numbered and planned.bits != reader.first.picture.bits:  # other bits are asked for
@@ -109,7 +118,7 @@ def _plan_frames(
     return replace(planned, notes=tuple(notes))
 
 
-def _lost(facts: FilmFacts, reader: FilmReader, target: Path) -> Iterator[str]:
+def _lost(facts: FilmFacts, reader: FilmInput, target: Path) -> Iterator[str]:
     """What a film loses that becomes pictures, in sentences."""
     names = [name_of(stream) for stream in reader.others]
     if names:

@@ -6,7 +6,7 @@ import queue
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,10 +41,21 @@ class MadeFrame:
     duration: int
 
 
+class Frames(Protocol):
+    """Where read frames come from: a `ByteQueue`, say."""
+
+    def get(self) -> ReadFrame | None:
+        """The next one; None after the last."""
+        ...
+
+    def done(self, size: int) -> None:
+        """One of so many bytes is not needed any more."""
+
+
 class FrameReading:
     """The frames that come out of `frames`, as far as somebody looked. `expected`: how many are to come."""
 
-    def __init__(self, frames: ByteQueue[ReadFrame], expected: int) -> None:
+    def __init__(self, frames: Frames, expected: int) -> None:
         self._frames = frames
         self.next: ReadFrame | None = None
         self.expected, self.read = expected, 0
@@ -111,8 +122,8 @@ class FilmSource:
 
 
 class FilmSink:
-    """A `FrameSink` that hands finished frames [H, W, C] = `shape` on into `made`, with the times of `source`'s. Memory
-    that comes back through `free` is used again."""
+    """A `FrameSink` that hands finished frames [H, W, C] = `shape` on into `made`, with the times of `source`'s, after
+    `finished` saw them. Memory that comes back through `free` is used again."""
 
     device = torch.device("cpu")
 
@@ -122,7 +133,7 @@ class FilmSink:
         made: ByteQueue[Any],
         shape: tuple[int, int, int],
         free: queue.SimpleQueue[Tensor],
-        finished: Callable[[], None],
+        finished: Callable[[Tensor], None],
     ) -> None:
         self._source, self._made, self._shape, self._free, self._finished = source, made, shape, free, finished
         self._frames: dict[int, Tensor] = {}
@@ -135,8 +146,8 @@ class FilmSink:
 
     def finish(self, index: int) -> None:
         pixels = self._frames.pop(index)
+        self._finished(pixels)
         self._made.put(MadeFrame(pixels, *self._source.times(index)), pixels.nbytes)
-        self._finished()
 
     def _memory(self) -> Tensor:
         """That of an earlier frame, where it has the same shape."""

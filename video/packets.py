@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+    from .window import Cut
+
 _REORDERED = 32  # packets at most that frames are apart from the order in which they are decoded
+_BEFORE, _TICK = Fraction(10), Fraction(1, 1000)  # seconds
 _JITTER = 0.01  # of the time between frames that a file's rounding may change
 
 
@@ -47,15 +51,23 @@ class _Gaps:
         self._last = time
 
 
-def count_packets(container: InputContainer, stream: VideoStream) -> PacketCount:
-    """All packets of `stream`, which is read to its end, or to where it cannot be read: what reads it next meets that,
-    too."""
+def count_packets(container: InputContainer, stream: VideoStream, cut: Cut) -> PacketCount:
+    """All packets of `stream` that are in `cut`, which is read to its end, or to where it cannot be read: what reads it
+    next meets that, too."""
     from av.error import FFmpegError
 
     gaps, packets = _Gaps(), 0
     try:
+        # earlier, as files are gone to by the times of decoding, and not all exactly
+        first = cut.first - round(_BEFORE / (stream.time_base or _TICK))
+        if first > 0:
+            with suppress(FFmpegError):  # else from the beginning
+                container.seek(first, stream=stream)
         for packet in container.demux(stream):
-            if packet.size:
+            if cut.is_past(packet.dts):  # and so is whatever is decoded later
+                break
+            time = packet.dts if packet.pts is None else packet.pts
+            if packet.size and (time is None or cut.has(time)):
                 packets += 1
                 if packet.pts is not None:
                     gaps.add(packet.pts)

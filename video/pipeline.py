@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -40,12 +40,14 @@ from .ends import (
     exactly,
     open_frames,
     open_writer,
+    plan_copied,
     plan_output,
     write_output,
 )
 from .facts import FilmFacts, Frame, Losses
 from .folder_reader import PictureFrame
 from .frames import FilmSink, FilmSource, FrameReading, MadeFrame, ReadFrame
+from .inputs import FilmInput
 from .options import VideoOptions
 from .queues import ByteQueue, Stopped
 
@@ -61,22 +63,26 @@ _COPIED_AHEAD = Fraction(1)  # second that copied packets may come before the pi
 
 @dataclass(frozen=True)
 class FilmJob:
-    """A film to upscale from `source` into `target`, whose ending says in which container, and how it is written."""
+    """A film to upscale from `source`, a file or what reads a film that is not open yet, into `target`, whose ending
+    says in which container, and how it is written: `tags` are added to the film's own."""
 
-    source: Path
+    source: Path | FilmInput
     target: Path
     video: VideoOptions = field(default_factory=VideoOptions)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FilmProgress:
     """How far a film is: `done` of about `total` frames, after so many `seconds`; `pixels` is how many of the source
-    these frames have."""
+    these frames have. `frame` [H, W, C] float32 of 0..1 is the last one of them, to be looked at until the call that
+    brings it returns: its memory is used again."""
 
     done: int
     total: int
     seconds: float
     pixels: int
+    frame: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         """In a few words: "120 of 2400 frames, 8.3 frames/s, 0.64 MP/s, 4:35 left"."""
@@ -131,14 +137,13 @@ def upscale_film(
     began = time.perf_counter()
     with open_frames(job.source, job.video) as reader:
         facts = reader.facts
-        options = replace(options, resize=_as_stored(options.resize, facts))
-        size = result_size(facts.size, model.scale, options.resize)
-        shaped = replace(facts, pixel_aspect=_pixel_aspect(facts, size, options.resize))
-        planned, copies = plan_output(shaped, reader, size, job.target, job.video)
+        options = replace(options, resize=as_stored(options.resize, facts))
+        planned = plan_film(reader, model.scale, options.resize, job.target, job.video)
+        copies = plan_copied(reader, planned, tagged=bool(job.tags))
         options = exactly(options, planned)
-        film = _Film(reader, planned, copies, tell)
+        film = _Film(reader, planned, copies, tell, job.tags)
         for note in film.notes:
-            logger.warning("%s: %s", job.source, note)
+            logger.warning("%s: %s", facts.path, note)
         try:
             made, reports = write_output(job.target, lambda file: film.run(file, model, options, context))
         except OutputError as error:
@@ -159,11 +164,22 @@ def upscale_film(
         )
 
 
+def plan_film(reader: FrameReader, scale: int, resize: Resize, target: Path, video: VideoOptions) -> OutputFormat:
+    """How the film that is open in `reader` is written into `target`, by a model of this `scale` and in a size that is
+    wanted of its frames as they are stored. Raises what `plan_output` does."""
+    facts = reader.facts
+    size = result_size(facts.size, scale, resize)
+    shaped = replace(facts, pixel_aspect=_pixel_aspect(facts, size, resize))
+    return plan_output(shaped, reader, size, target, video)
+
+
 class _Film:
     """One film on its way. `notes` are sentences on what is not as it was."""
 
-    def __init__(self, reader: FrameReader, planned: OutputFormat, copies: CopyPlan, tell: Tell) -> None:
-        self._reader, self._planned, self._copies, self._tell = reader, planned, copies, tell
+    def __init__(
+        self, reader: FrameReader, planned: OutputFormat, copies: CopyPlan, tell: Tell, tags: Mapping[str, str]
+    ) -> None:
+        self._reader, self._planned, self._copies, self._tell, self._tags = reader, planned, copies, tell, tags
         self._read: ByteQueue[ReadFrame] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._made: ByteQueue[MadeFrame | Packet[Any]] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
@@ -177,7 +193,8 @@ class _Film:
     ) -> tuple[int, list[UpscaleReport]]:
         """Write the film into `file`; return how many frames it has, and a report for each size that they came in."""
         try:
-            with open_writer(file, self._reader, self._planned, self._copies) as writer, self._beside(writer):
+            writes = open_writer(file, self._reader, self._planned, self._copies, self._tags)
+            with writes as writer, self._beside(writer):
                 reading = FrameReading(self._read, self._reader.facts.count.packets)
                 reports = [*self._upscale(reading, model, options, context)]
         finally:
@@ -230,10 +247,10 @@ class _Film:
                 self._note(f"{kind}, to {told}; all of it is written as {width}x{height}", kind)
                 options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
 
-            def finished(pixels: int = source.size[0] * source.size[1]) -> None:
+            def finished(frame: Tensor, pixels: int = source.size[0] * source.size[1]) -> None:
                 self._done, self._pixels = self._done + 1, self._pixels + pixels
                 total = max(self._done, reading.expected)
-                self._tell(FilmProgress(self._done, total, time.perf_counter() - began, self._pixels))
+                self._tell(FilmProgress(self._done, total, time.perf_counter() - began, self._pixels, frame))
 
             sink = FilmSink(source, self._made, (height, width, source.channels), self._free, finished)
             yield upscale_frames((source, sink), model, options, context)
@@ -300,7 +317,7 @@ def _wait_for(thread: threading.Thread) -> None:
         thread.join(0.1)  # so that it can be interrupted everywhere
 
 
-def _as_stored(resize: Resize, facts: FilmFacts) -> Resize:
+def as_stored(resize: Resize, facts: FilmFacts) -> Resize:
     """The size that is wanted, of frames as they are stored: those of a film that is shown lying are turned."""
     if facts.rotation % 180 == 90:
         return replace(resize, width=resize.height, height=resize.width)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ from .pixel_formats import has_alpha
 from .pyav import load_av
 from .side_data import display_matrix
 from .timeline import Timeline
+from .window import WHOLE, Cut, Window
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -29,16 +33,20 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _MOST_FAILURES = 100  # of reading on, one after the other, before the rest of a file counts as gone
+_USUAL_TICK = Fraction(1, 1000)
 _USUAL_RATE = Fraction(25)
 _EARLY = Fraction(1, 4)  # second, and a frame, that a file may be shorter than it says: it need not be exact
 _SLOWEST, _FASTEST = Fraction(1), Fraction(1000)  # frames a second that are believed
+_FEW = 32  # packets
+_APART = Fraction(10)  # seconds that sound may lie behind the pictures of its time in a file
+_BACK = (Fraction(0), Fraction(1), Fraction(10))  # seconds before a window that a frame to begin with is looked for
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave alpha out
 
 
 class FilmReader:
-    """The film in the file `path`, from `with` on: its `facts`, the streams that are not upscaled, `others`, and the
-    `covers` among these, encoded pictures by their stream's index. With `deinterlace`, interlaced frames
-    come as whole pictures.
+    """The film in `file`, or the part of it that is in `window`, from `with` on: its `facts`, the streams that are not
+    upscaled, `others`, and the `covers` among these, encoded pictures by their stream's index. With `deinterlace`,
+    interlaced frames come as whole pictures.
 
     The film is the stream that players show, and no cover picture. Raises `BadFilmError` where there is none, or none
     of its frames can be decoded, and `MissingLibraryError`.
@@ -46,15 +54,16 @@ class FilmReader:
 
     facts: FilmFacts
 
-    def __init__(self, path: Path, deinterlace: bool = False) -> None:
-        self._path, self._av = path, load_av()
-        self._deinterlacer = Deinterlacer(deinterlace)
+    def __init__(self, file: Path | BytesIO, window: Window = WHOLE, deinterlace: bool = False) -> None:
+        self._file, self._window, self._deinterlace, self._av = file, window, deinterlace, load_av()
+        self._path = file if isinstance(file, Path) else Path("film in memory")
         self._damaged = self._missing = 0
 
     def __enter__(self) -> FilmReader:
         with self._open() as container:
-            counted = count_packets(container, self._film(container))
-        self._container = self._open()
+            film = self._film(container)
+            counted = count_packets(container, film, Cut(self._window, film.time_base or _USUAL_TICK))
+        self._open_film()
         try:
             self._begin(counted)
         except BaseException:  # an interrupt, too: `__exit__` is not called for what never began
@@ -63,6 +72,7 @@ class FilmReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._let_go()
         self._container.close()
 
     @property
@@ -79,30 +89,44 @@ class FilmReader:
     def tags(self) -> FilmTags:
         """What its file says of it in words."""
         stream, container = self._stream, self._container
-        return FilmTags(container.metadata, stream.metadata, stream.disposition, container.chapters())
+        chapters = self._cut.chapters(container.chapters())
+        return FilmTags(container.metadata, stream.metadata, stream.disposition, chapters)
 
     @property
     def first(self) -> Frame:
         """The first frame, which `items` gives, too."""
         return self._first
 
+    @property
+    def begins(self) -> Fraction:
+        """The second in the file that stands at 0."""
+        return self._cut.seconds
+
     def items(self) -> Iterator[Frame | Packet[Any]]:
         """Once: frames in the order in which they are shown, between the packets of `others` as these lie in the
         file."""
-        yield from self._before
+        for packet in self._before:
+            if self._is_cover(packet) or self._cut.takes(packet):
+                yield packet
         self._before.clear()
         yield self._first
-        yield from self._rest
+        for item in self._rest:
+            if isinstance(item, Frame):
+                yield self._placed(item)
+            elif self._is_cover(item) or self._cut.takes(item):
+                yield item
 
     def to_pixels(self, alpha: bool) -> Callable[[Any], NDArray[Any]]:
         """What makes pixels of a frame's picture, with `alpha` if the film has some."""
         return ToPixels(alpha and has_alpha(self.facts.pixel_format))
 
     def _open(self) -> InputContainer:
-        if os.path.exists(self._path) and not os.path.isfile(self._path):  # noqa: PTH110, PTH113  # raise nothing
+        if isinstance(self._file, Path) and os.path.exists(self._file) and not os.path.isfile(self._file):  # noqa: PTH110, PTH113  # raise nothing
             raise BadFilmError(f"{self._path}: is a folder, a pipe or a device, and no file; copy the film into one")
+        # every reader with a place of its own in it; the bytes are shared
+        file = str(self._file) if isinstance(self._file, Path) else BytesIO(self._file.getvalue())
         try:
-            return self._av.open(str(self._path), "r", metadata_errors="replace")
+            return self._av.open(file, "r", metadata_errors="replace")
         except self._av.error.FFmpegError as error:
             if isinstance(error, OSError) and error.errno != errno.EIO:  # which files that are cut off give
                 raise BadFilmError(f"{self._path}: cannot be read: {error.strerror}") from error
@@ -117,26 +141,32 @@ class FilmReader:
             raise BadFilmError(f"{self._path}: has {covers}, so there is nothing to upscale")
         return next((stream for stream in films if stream.disposition & flags.default), films[0])
 
+    def _open_film(self) -> None:
+        self._container = self._open()
+        try:
+            self._stream = stream = self._film(self._container)
+            self.others: tuple[Stream, ...] = tuple(one for one in self._container.streams if one.index != stream.index)
+            self._decoder = self._decoder_of(stream)
+        except BaseException:
+            self._container.close()
+            raise
+
     def _begin(self, counted: PacketCount) -> None:
-        self._stream = stream = self._film(self._container)
-        self.others: tuple[Stream, ...] = tuple(one for one in self._container.streams if one.index != stream.index)
-        self._time_base = stream.time_base or Fraction(1, 1000)
-        self._timeline = Timeline(self._time_base)
+        stream = self._stream
+        self._time_base = stream.time_base or _USUAL_TICK
+        self._cut = Cut(self._window, self._time_base)
         self._rate = _rate_of(stream, counted)
-        self._decoder = self._decoder_of(stream)
-        self._rest = self._deinterlacer.through(self._read())
+        self._rest: Iterator[Frame | Packet[Any]] = iter(())
         self._before: list[Packet[Any]] = []
+        self._cover_packets: dict[int, Packet[Any]] = {}
         self.covers: dict[int, bytes] = {}
-        for item in self._rest:
-            if isinstance(item, Frame):
-                self._first = item
-                break
-            self._before.append(item)
-            if item.stream.disposition & self._av.stream.Disposition.attached_pic:
-                self.covers[item.stream.index] = bytes(item)
-        else:
+        found = self._find_first()
+        if found is None:
             lost = f" ({counted.packets} packets cannot be decoded)" if counted.packets else ""
-            raise BadFilmError(f"{self._path}: has no frame that can be decoded{lost}")
+            where = "" if self._window == WHOLE else f" in the part that begins at {float(self._window.start):g} s"
+            raise BadFilmError(f"{self._path}: has no frame that can be decoded{where}{lost}")
+        self._cut.begin(found.pts)
+        self._first = self._placed(found)
         picture = self._first.picture
         self.facts = FilmFacts(
             path=self._path,
@@ -145,11 +175,69 @@ class FilmReader:
             time_base=self._time_base,
             rate=self._rate,
             count=counted,
-            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
+            pixel_aspect=self._stream.sample_aspect_ratio or Fraction(1),
             rotation=picture.rotation,
             display_matrix=display_matrix(picture),
             interlaced=picture.interlaced_frame,
         )
+
+    def _find_first(self) -> Frame | None:
+        """The first frame of the window. What is decoded begins at a frame before it that needs no other, which is not
+        always where a file is said to have one: times of decoding and of showing differ."""
+        if self._cut.first <= 0:
+            return self._first_from_here(reached=True)
+        self._find_covers()
+        for back in _BACK:
+            with suppress(self._av.error.FFmpegError):  # not every file can be gone to and fro in
+                self._container.seek(self._cut.first - round(back / self._time_base), stream=self._stream)
+                found = self._first_from_here(reached=False)
+                if found is not None:
+                    return found
+            if self._decoder is not self._stream:
+                self._decoder.flush_buffers()
+        self._let_go()
+        self._container.close()
+        self._open_film()
+        return self._first_from_here(reached=True)
+
+    def _let_go(self) -> None:
+        """Of all packets, before their file is closed."""
+        self._rest = iter(())
+        self._before.clear()
+        self._cover_packets.clear()
+
+    def _find_covers(self) -> None:
+        """They lie at the start of a file, and are not met again by who begins elsewhere."""
+        for packet in islice(self._packets(), _FEW):
+            if packet is not None and packet.size and self._is_cover(packet):
+                self._cover_packets[packet.stream.index] = packet
+
+    def _first_from_here(self, reached: bool) -> Frame | None:
+        """The first frame of the window, from where the file stands on; None, if there is none, and, unless it is known
+        to be `reached`, if decoding began behind the start of the window, so that it may not be the first."""
+        self._damaged, self._is_over, self._before = 0, False, [*self._cover_packets.values()]
+        self.covers = {index: bytes(packet) for index, packet in self._cover_packets.items()}
+        self._timeline, self._deinterlacer = Timeline(self._time_base), Deinterlacer(self._deinterlace)
+        self._rest = self._deinterlacer.through(self._read())
+        for item in self._rest:
+            if isinstance(item, Frame):
+                reached = reached or item.pts <= self._cut.first
+                if not reached:
+                    return None
+                if self._cut.has(item.pts):
+                    return item
+            elif not self._is_cover(item):
+                self._before.append(item)
+            elif item.stream.index not in self.covers:
+                self._before.append(item)
+                self.covers[item.stream.index] = bytes(item)
+        return None
+
+    def _is_cover(self, packet: Packet[Any]) -> bool:
+        return bool(packet.stream.disposition & self._av.stream.Disposition.attached_pic)
+
+    def _placed(self, frame: Frame) -> Frame:
+        return Frame(frame.picture, *self._cut.place(frame.pts, frame.duration))
 
     def _decoder_of(self, stream: VideoStream) -> Any:
         """What decodes the stream's packets: with alpha, where there is some."""
@@ -163,12 +251,16 @@ class FilmReader:
         return decoder
 
     def _read(self) -> Iterator[Frame | Packet[Any]]:
+        """Packets, and frames from where the decoder began on, which may be before the window."""
         for packet in self._packets():
             if packet is not None and packet.stream.index != self._stream.index:  # `stream_index` is 0 at the end
                 if packet.size:
                     yield packet
-            else:
-                yield from self._decode(packet)
+            elif not self._is_over:
+                self._is_over = packet is not None and self._cut.is_past(packet.dts)
+                yield from self._decode(None if self._is_over else packet)
+            elif packet is not None and self._cut.is_past(packet.dts, _APART):
+                return
 
     def _packets(self) -> Iterator[Packet[Any] | None]:
         """All that can be read; at the end an empty one, or None, after which the decoder gives what it still has."""
@@ -207,6 +299,9 @@ class FilmReader:
             nominal = round(1 / (self._rate * self._time_base))
             duration = picture.duration or nominal
             pts = self._timeline.place(picture.pts, duration)
+            if self._cut.is_past(pts):
+                self._is_over = True
+                return
             yield Frame(picture, pts, duration)
 
 

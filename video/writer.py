@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -18,36 +18,44 @@ from .formats import FilmFormat
 from .pyav import load_av
 
 if TYPE_CHECKING:
+    from av.container import OutputContainer
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-    from .ends import FrameReader
+    from .inputs import Original
 
 # Of a container, written anew; of a stream, counted by the program that wrote it, and no longer true.
-_NOT_COPIED = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+NOT_COPIED = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder"))
 _COUNTED = ("bps", "duration", "number_of_frames", "number_of_bytes", "_statistics", "encoder", "source_id")
 
 
 class FilmWriter:
     """A film that is written into `file` from `with` on, as `planned` and `copies` say, with the tags, chapters and the
-    turn of the one that `reader` has open. Used by one thread; it has no `notes`. Raises `OutputError` where it cannot
-    be written."""
+    turn of the one that `reader` has open, and with more `tags`. Used by one thread; it has no `notes`. Raises
+    `OutputError` where it cannot be written."""
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, file: BinaryIO, reader: FrameReader, planned: FilmFormat, copies: CopyPlan) -> None:
-        self._av, self._file, self._reader = load_av(), file, reader
+    def __init__(
+        self,
+        file: BinaryIO,
+        reader: Original,
+        planned: FilmFormat,
+        copies: CopyPlan,
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._av, self._file, self._reader, self._tags = load_av(), file, reader, tags
         self._format, self._copies = planned, copies
         self._finished = False
         self._from_pixels = FromPixels(planned.pixel_format, planned.colour)
 
     def __enter__(self) -> FilmWriter:
         try:
-            self._container = self._av.open(self._file, "w", format=CONTAINERS[self._format.ending])
+            self._container = open_output(self._file, self._format.ending, self._tags)
             self._stream = self._add_film()
             self._copier = Copier(self._container, self._reader, self._copies, self._format.ending)
             given = self._reader.tags
-            self._container.metadata.update(_without(given.of_file, _NOT_COPIED))
+            self._container.metadata.update({**_without(given.of_file, NOT_COPIED), **self._tags})
             if given.chapters:
                 self._container.set_chapters([*given.chapters])
             self._container.start_encoding()
@@ -78,7 +86,7 @@ class FilmWriter:
 
     def _add_film(self) -> VideoStream:
         planned, given = self._format, self._reader.tags
-        stream = self._container.add_stream(planned.encoder.name, rate=planned.rate, options=dict(planned.options))
+        stream: Any = self._container.add_stream(planned.encoder.name, rate=planned.rate, options=dict(planned.options))
         planned.set_up(stream.codec_context)
         if self._reader.facts.display_matrix:
             stream.set_display_matrix(self._reader.facts.display_matrix)
@@ -100,13 +108,21 @@ class FilmWriter:
             raise OutputError(f"the film cannot be written: {error}") from error
 
 
+def open_output(file: BinaryIO, ending: str, tags: Mapping[str, str]) -> OutputContainer:
+    """A film to write into `file`, as files with this `ending` are, which is to have these `tags`, whatever they are
+    called."""
+    # mp4 and mov keep the tags that they know, or all of them in another place, where fewer programs look.
+    options = {"movflags": "use_metadata_tags"} if tags and ending in (".mp4", ".mov") else {}
+    return load_av().open(file, "w", format=CONTAINERS[ending], options=options)
+
+
 def _padded(pixels: NDArray[np.float32], stored: tuple[int, int]) -> NDArray[np.float32]:
     """With its last row and column again, where `stored` (height, width) is larger."""
     rows, columns = stored[0] - pixels.shape[0], stored[1] - pixels.shape[1]
     return np.pad(pixels, ((0, rows), (0, columns), (0, 0)), mode="edge") if rows or columns else pixels
 
 
-def _without(tags: Mapping[str, str], names: set[str]) -> dict[str, str]:
+def _without(tags: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if name.lower() not in names}
 
 

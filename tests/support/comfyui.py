@@ -10,6 +10,7 @@ import enum
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -66,11 +67,23 @@ class LoadedModel:
         self._finalizer.detach()
 
 
+class ProgressBar:
+    """Tells what it is told: (value, total, preview)."""
+
+    def __init__(self, told: list[tuple[int, int, Any]], total: int) -> None:
+        self._told, self.total, self.current = told, total, 0
+
+    def update_absolute(self, value: int, total: int | None = None, preview: Any = None) -> None:
+        self.current, self.total = value, total or self.total
+        self._told.append((self.current, self.total, preview))
+
+
 class ComfyUI:
     """ComfyUI started with some switches, by their names in Python, on a machine with a card or (`--cpu`) without.
 
     `loaded` models, the newest first; `requests` the bytes that were asked for beside them, `asked_for` those that
-    others were to make room for; `free` what the card has left, `others` what models that may leave have of it.
+    others were to make room for; `free` what the card has left, `others` what models that may leave have of it;
+    `told` what its bars show.
     """
 
     def __init__(self, card: str = "cuda:0", **switches: Any) -> None:
@@ -80,6 +93,7 @@ class ComfyUI:
         self.asked_for: list[int] = []
         self.free, self.others = 8 * GIGABYTE, 0
         self.interrupted = False
+        self.told: list[tuple[int, int, Any]] = []
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> ComfyUI:
         """Make its modules the ones that are imported."""
@@ -88,7 +102,7 @@ class ComfyUI:
             "comfy.cli_args": {"args": self.args},
             "comfy.model_management": self._management(),
             "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
-            "comfy.utils": {"ProgressBar": lambda total: SimpleNamespace(update_absolute=lambda value: None)},
+            "comfy.utils": {"ProgressBar": partial(ProgressBar, self.told)},
         }.items():
             module = ModuleType(name)
             vars(module).update(content)
