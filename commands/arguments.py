@@ -249,6 +249,14 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bits", type=int, choices=BITS[1:], default=BITS[0], help="a channel (default: 8 as the film, 10 for more)"
     )
+    command.add_argument(
+        "--still",
+        type=int,
+        default=0,
+        metavar="N",
+        help="parts that differ by at most N/255 from when they were last computed stand still, for up to a second "
+        "(default: %(default)s, only what is exactly the same)",
+    )
 
 
 def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:

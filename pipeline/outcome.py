@@ -17,7 +17,8 @@ from .session import Session
 class Outcome:
     """Grows while frames get done, each of so many pictures for the model. `schedule` is the one that the run stands
     on, or ended with; `compiled`: compiled code computed tiles in the mode that it ended with. `repairs` are those of
-    frames that are kept. `out_of_memory`: how often memory ran out, and the run went on."""
+    frames that are kept. `out_of_memory`: how often memory ran out, and the run went on. So many `still_tiles` were not
+    computed, because they are those of the frame before; `still_frames` are, as a whole."""
 
     pictures_per_frame: int
     verdicts: list[FrameVerdict] = field(default_factory=list)
@@ -25,6 +26,14 @@ class Outcome:
     schedule: Schedule | None = None
     compiled: bool = False
     out_of_memory: int = 0
+    still_tiles: int = 0
+    still_frames: int = 0
+
+    def add(self, verdict: FrameVerdict, still_tiles: int, still: bool) -> None:
+        """A frame is done, of which so many tiles were not computed; `still`: it is the frame before."""
+        self.verdicts.append(verdict)
+        self.still_tiles += still_tiles
+        self.still_frames += still
 
     @property
     def frames_done(self) -> int:
@@ -72,6 +81,8 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         health=health,
         memory=memory,
         out_of_memory=outcome.out_of_memory,
+        still_tiles=outcome.still_tiles,
+        still_frames=outcome.still_frames,
         profile=session.told_profile(),
         notes=(*session.notes, *(told for told in (offloaded, overlap) if told)),
     )
@@ -114,6 +125,7 @@ def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> U
         compiled=any(report.compiled for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
         out_of_memory=sum(report.out_of_memory for report in reports),
+        still_tiles=sum(report.still_tiles for report in reports),
         health=ImageHealth(
             repairs=tuple(repair for health in healths for repair in health.repairs),
             given_up=next((health.given_up for health in healths if health.given_up), None),

@@ -49,12 +49,14 @@ class Schedule:
     """How frames are computed until something makes the run think again: tiles, and how many of them at once.
 
     `frames_on_device`: frames that the model's pictures have to be made into are made where the model computes, not
-    where the result lies.
+    where the result lies. `keeps_tiles`: what came of a frame's tiles is kept, for those of the next one that are the
+    same.
     """
 
     plan: TilePlan
     batch: int
     frames_on_device: bool = False
+    keeps_tiles: bool = False
 
     @property
     def pixels(self) -> int:
@@ -72,29 +74,32 @@ class Limits:
     """What a run found out the hard way. Its later schedules keep to it, in whatever mode.
 
     `max_pixels`: a forward of more input pixels ran out of memory. `one_by_one`: the model fails on several tiles at
-    once. `frames_on_device`: there was room for making frames there so far.
+    once. `frames_on_device`: there was room for making frames there so far; `keeps_tiles`: and for keeping tiles.
     """
 
     max_pixels: int | None = None
     one_by_one: bool = False
     frames_on_device: bool = True
+    keeps_tiles: bool = True
 
     def after_out_of_memory(self, schedule: Schedule) -> Limits:
         """Half of what `schedule` gives a forward: fewer tiles at once, or smaller ones where it was a single one."""
         tiles = max(1, schedule.batch // 2)
         pixels = tiles * schedule.plan.tile_pixels if schedule.batch > 1 else schedule.plan.tile_pixels // 2
-        return replace(self, max_pixels=max(1, pixels), frames_on_device=False)
+        return replace(self, max_pixels=max(1, pixels), frames_on_device=False, keeps_tiles=False)
 
 
 @dataclass(frozen=True)
 class Budget:
     """What a forward costs on `device`, and the bytes that are free there beside the weights and what the run holds,
-    with `frames_on_device` what it takes to make frames there, too."""
+    with `frames_on_device` what it takes to make frames there, too, with `keeps_tiles` what it takes to keep those of a
+    frame."""
 
     cost: MemoryCost
     free_bytes: int
     device: torch.device
     frames_on_device: bool = False
+    keeps_tiles: bool = False
 
 
 class _CostedPlan(NamedTuple):
@@ -158,7 +163,8 @@ class Scheduler:
         if last is None or last[0] != asked:
             plan = self._best(compiled, limits).plan
             on_device = self._budget.frames_on_device and limits.frames_on_device
-            last = self._last = asked, Schedule(plan, self.batch(plan, compiled, limits), on_device)
+            keeps = self._budget.keeps_tiles and limits.keeps_tiles
+            last = self._last = asked, Schedule(plan, self.batch(plan, compiled, limits), on_device, keeps)
         return last[1]
 
     def batch(self, plan: TilePlan, compiled: Compiled, limits: Limits) -> int:
