@@ -64,8 +64,8 @@ class Settling:
         self.retry = TileRetry(session.chain, self._observations, monitor, progress, repairs, alignment)
 
     def settle(self, work: Work, stats: list[list[float]], transfer: Transfer) -> Iterator[FinishedFrame]:
-        """Put the tiles of a part into their frames: those of its batch, with these stats, and those that are known. Gives
-        frames that are complete, also where they come again.
+        """Put the tiles of a part into their frames: those of its batch, with these stats, and those that are known.
+        Gives frames that are complete, also where they come again.
 
         Raises `Reschedule` when what is in work had better be done another way.
         """
