@@ -45,11 +45,12 @@ class Part(NamedTuple):
 
 class FinishedFrame(NamedTuple):
     """A frame, by its `number`, of which nothing is left to do; its pixels are in their place when `arrived` is
-    past. `handed_on` of its tiles were not computed; if it is `repeated`, it is the frame before once more."""
+    past. `handed_on` of its `tiles` were not computed; if it is `repeated`, it is the frame before once more."""
 
     number: int
     verdict: FrameVerdict
     arrived: Event
+    tiles: int = 0
     handed_on: int = 0
     repeated: bool = False
 
@@ -97,6 +98,7 @@ class FrameGroup:
         self._plan, self._channels = setup.schedule.plan, setup.channels
         last, same = max(frames.items())
         self.stop = last + same + 1
+        self._tiles = self._channels.pictures_per_frame * self._plan.count
         self._jobs_cut = 0
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
         self._sources: dict[int, Tensor] = {}  # frame -> the frame with its padding, where it is prepared
@@ -170,6 +172,7 @@ class FrameGroup:
             self._canvases[first + k] = to_canvas(picture, self._plan, self.setup.device)
         if self.setup.schedule.keeps_tiles:
             jobs = (job for job in self.jobs if first <= job.picture < first + pictures)
+            self._still.see([self._canvases[picture] for picture in range(first, first + pictures)])
             self._still.look_at(frame, {self.place_of(job)[1]: self._tile(job) for job in jobs})
 
     def hand_on(self, job: Job, known: tuple[Tensor, Event]) -> FinishedFrame | None:
@@ -179,9 +182,9 @@ class FrameGroup:
 
     def again(self, finished: FinishedFrame) -> Iterator[FinishedFrame]:
         """The frames after one of the group's that are the same."""
-        tiles, first = len(self.jobs) // len(self._frames), finished.number + 1
+        first = finished.number + 1
         for number in range(first, first + self._repeats[finished.number]):
-            yield finished._replace(number=number, handed_on=tiles, repeated=True)
+            yield finished._replace(number=number, handed_on=self._tiles, repeated=True)
 
     def add(self, job: Job, tile: Tensor, computed: Event, faulty: bool) -> FinishedFrame | None:
         """Take the upscaled tile [C', h*s, w*s] of `job`, there when `computed` is past; its frame when that is
@@ -203,7 +206,7 @@ class FrameGroup:
             del self._canvases[job.picture]
             if k + 1 < self._channels.pictures_per_frame:
                 return None
-            return self._finish(frame)._replace(handed_on=self._handed_on[frame])
+            return self._finish(frame)._replace(tiles=self._tiles, handed_on=self._handed_on[frame])
 
     def _put(self, frame: int, k: int, top: int, rows: Tensor) -> None:
         """Finished rows of a frame's `k`-th picture go to their place."""

@@ -22,6 +22,7 @@ from .fallback import Execution
 from .forwards import ForwardFailedError, Forwards, forget_tensors
 from .frame_io import FrameSink, FrameSource
 from .frames import FinishedFrame, FrameGroup, FrameSetup
+from .moving import MovingPart, may_move
 from .outcome import Outcome
 from .progress import TileProgress
 from .schedule_maker import Reschedule
@@ -59,7 +60,8 @@ class Pipeline:
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
-        self._still = StillTiles(self._options.still / 255, self._source.rate)
+        moving = MovingPart(session.known.info, self._options.overlap) if self._may_follow() else None
+        self._still = StillTiles(self._options.still / 255, self._source.rate, moving)
         self._forwards = Forwards(session, self.outcome, progress, self._still)
         self._settling = Settling(session, self.outcome, progress, self._still, self._compute)
 
@@ -135,7 +137,7 @@ class Pipeline:
 
     def _keep(self, frame: FinishedFrame) -> None:
         """A finished frame is never done again."""
-        self.outcome.add(frame.verdict, frame.handed_on, frame.repeated)
+        self.outcome.add(frame)
         self._settling.retry.confirm(frame.number)
         (self._sink.repeat if frame.repeated else self._sink.finish)(frame.number)
         self._source.release(frame.number)
@@ -164,9 +166,7 @@ class Pipeline:
                         yield from self._repeat(first, schedule)
                         first += 1
                         continue
-                    if first > start and (
-                        self._forwards.limits != limits or session.schedules.has_better(schedule, limits)
-                    ):
+                    if first > start and self._is_over(schedule, limits, len(self._source) - first):
                         break
                     group = FrameGroup(upcoming.group(first), self._setup(schedule), transfer, self._still)
                     first = group.stop
@@ -184,6 +184,20 @@ class Pipeline:
                 yield from self._arrived(wait=True)
                 raise
             yield from self._arrived(wait=True)
+
+    def _is_over(self, schedule: Schedule, limits: Limits, frames_left: int) -> bool:
+        """Whether another schedule has become better for so many frames to come."""
+        moving = self._still.moving
+        if moving and schedule.keeps_tiles and moving.moves_on(schedule.plan, frames_left):
+            self._forwards.limits = replace(self._forwards.limits, moving=moving.box)
+            self.outcome.followed = True
+        return self._forwards.limits != limits or self._session.schedules.has_better(schedule, limits)
+
+    def _may_follow(self) -> bool:
+        """Whether tiles may lie around what moves: where the user leaves it to us how they lie."""
+        known, device = self._session.known, self._context.device
+        chosen = self._options.tile or self._options.level == "memory" or known.padding()
+        return not chosen and may_move(known.info, self._source.size, device)
 
     def _setup(self, schedule: Schedule) -> FrameSetup:
         known, device, resampler = self._session.known, self._context.device, self._resampler
@@ -254,7 +268,7 @@ class Pipeline:
         """A frame is the one before, which is finished."""
         verdict = self._finished[-1].verdict if self._finished else self.outcome.verdicts[-1]
         tiles = self._tiles_of_frame(schedule)
-        self._finished.append(FinishedFrame(number, verdict, PastEvent(), tiles, repeated=True))
+        self._finished.append(FinishedFrame(number, verdict, PastEvent(), tiles, tiles, repeated=True))
         self._went_on(tiles, schedule)
         yield from self._arrived()
 

@@ -8,13 +8,14 @@ of a frame changes. Tiles of one value, bars above and below a film, are compute
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .frame_io import FrameSource
+from .moving import MovingPart
 from .streams import Event
 
 Place = tuple[int, int, int]
@@ -43,10 +44,11 @@ class StillTiles:
     computed after all.
 
     `tolerance` is how much (0..1) a value may differ and count as the same, `rate` how many frames a second has, if
-    that is known.
+    that is known. `moving` is told of all frames, if it is to be.
     """
 
-    def __init__(self, tolerance: float = 0.0, rate: float | None = None) -> None:
+    def __init__(self, tolerance: float = 0.0, rate: float | None = None, moving: MovingPart | None = None) -> None:
+        self.moving = moving
         self._tolerance, self._interval = tolerance, max(1, round(rate or _USUAL_RATE))
         self._on = False
         self._due = 0  # the frame where everything is computed anew
@@ -70,6 +72,8 @@ class StillTiles:
         self._from: dict[tuple[int, Place], Hashable] = {}
         self._flat: dict[tuple[int, Place], tuple[float, ...]] = {}
         self._values: OrderedDict[Hashable, None] = OrderedDict()
+        if self.moving:
+            self.moving.forget()
 
     def computed_in(self, way: object) -> None:
         """Tiles are computed in this `way` by now: what came of another one is not handed on."""
@@ -81,6 +85,11 @@ class StillTiles:
     def is_due(self, frame: int) -> bool:
         """Whether `frame` is one where everything that is not quite the same is computed anew."""
         return self._tolerance > 0 and frame >= self._due
+
+    def see(self, pictures: Sequence[Tensor]) -> None:
+        """The next frame, as the pictures [C, H, W] that it is for the model."""
+        if self._on and self.moving:
+            self.moving.see(pictures)
 
     def look_at(self, frame: int, tiles: Mapping[Place, Tensor]) -> None:
         """Find out which of the `tiles` [C, h, w] of `frame`, all that it has, need not be computed."""
