@@ -94,6 +94,11 @@ class UpscaleReport:
     notes: tuple[str, ...] = ()
 
     @property
+    def still_share(self) -> float:
+        """How much of all tiles was not computed."""
+        return self.still_tiles / max(1, self.tiles)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know, in sentences: the notes, and one for each thing that was wrong with the output;
         none for a picture that was healthy and computed as asked."""

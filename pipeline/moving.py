@@ -55,7 +55,7 @@ class MovingPart:
         if around and (tiles := plan_around(*size, self._info, around, self._overlap)):
             choices[around] = _computed(tiles, around)
         best = min(choices, key=lambda box: choices[box])
-        if best == self.box or choices[best] > _CLEARLY * now:
+        if best == self.box or choices[best] >= (_CLEARLY if best else 1.0) * now:
             return False
         self.box = best
         self._boxes.clear()

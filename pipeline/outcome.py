@@ -130,7 +130,6 @@ def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> U
         compiled=any(report.compiled for report in reports),
         peak_bytes=max(report.peak_bytes for report in reports),
         out_of_memory=sum(report.out_of_memory for report in reports),
-        still_tiles=sum(report.still_tiles for report in reports),
         health=ImageHealth(
             repairs=tuple(repair for health in healths for repair in health.repairs),
             given_up=next((health.given_up for health in healths if health.given_up), None),

@@ -216,7 +216,7 @@ class _Film:
         height, width = self._planned.size
         began = time.perf_counter()
         while reading.next is not None:
-            source = FilmSource(reading, options.batch_size, float(self._reader.facts.rate))
+            source = FilmSource(reading, options.batch_size, self._reader.facts.count.rate)
             if source.size != self._reader.facts.size:
                 told = f"{source.size[1]}x{source.size[0]} from frame {self._done}"
                 self._note(f"the film changes its size, to {told}; all of it is written as {width}x{height}")
