@@ -153,7 +153,8 @@ def _summary(report: UpscaleReport) -> str:
     (height, width), (rows, columns), tiles = report.input_size, report.output_size, report.tiles
     pieces = f"{tiles} tiles" if tiles > 1 else "one piece"
     sizes = f"{width}x{height} -> {columns}x{rows}"
-    return f"{sizes}, {report.precision}, {pieces}, {report.seconds:.1f} s, {report.memory}"
+    still = f", {report.still_share:.0%} stood still" if report.still_tiles else ""
+    return f"{sizes}, {report.precision}, {pieces}{still}, {report.seconds:.1f} s, {report.memory}"
 
 
 def _log(report: UpscaleReport) -> None:

@@ -23,6 +23,7 @@ ALPHA_MODES: tuple[str, ...] = get_args(AlphaMode)
 MAX_TILE = 2048  # pixels; the limit the original pack's widget had
 MAX_OVERLAP = 128
 MAX_BATCH = 16
+MAX_STILL = 255
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class UpscaleOptions:
     axes along which the picture is tileable and stays so: both ("wrap"), left to right ("wrap_x"), top to bottom
     ("wrap_y"). `alpha_mode` says how alpha is enlarged; "auto": by the model where it has sharp edges. `reproducible`:
     only choices that need no measuring, so that two machines of one kind agree. `resize`: the size that results are
-    wanted in. Raises `BadOptionError` on a value out of range.
+    wanted in. `still`: how much a tile's values may differ, in 255ths, from when it was last computed, and it is
+    not computed again. Raises `BadOptionError` on a value out of range.
     """
 
     precision: PrecisionChoice = "auto"
@@ -50,6 +52,7 @@ class UpscaleOptions:
     alpha_mode: AlphaMode = "auto"
     reproducible: bool = False
     resize: Resize = MODELS_SIZE
+    still: int = 0
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISION_CHOICES)
@@ -65,3 +68,4 @@ class UpscaleOptions:
         check_number("tile size", self.tile, 0, MAX_TILE)
         check_number("overlap", self.overlap, 0, MAX_OVERLAP)
         check_number("batch size", self.batch_size, 1, MAX_BATCH)
+        check_number("still", self.still, 0, MAX_STILL)

@@ -278,6 +278,14 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make whole pictures of interlaced frames, by bwdif, before upscaling",
     )
+    command.add_argument(
+        "--still",
+        type=int,
+        default=0,
+        metavar="N",
+        help="parts that differ by at most N/255 from when they were last computed stand still, for up to a second "
+        "(default: %(default)s, only what is exactly the same)",
+    )
 
 
 def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:

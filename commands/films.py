@@ -126,6 +126,9 @@ def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
         "precision": upscaling.precision,
         "tile": upscaling.tile[::-1],
         "tiles": upscaling.tiles,
+        "still_tiles": upscaling.still_tiles,
+        "still_frames": upscaling.still_frames,
+        "still_share": round(upscaling.still_share, 4),
         "compiled": upscaling.compiled,
         "profile": upscaling.profile,
         "seconds": report.seconds,
@@ -141,7 +144,8 @@ def _line(record: dict[str, Any]) -> str:
     name = Path(record["input"]).name
     (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
     speed = record["frames"] / max(record["seconds"], 1e-9)
+    still = f"{record['still_share']:.0%} stood still, " if record["still_tiles"] else ""
     return (
         f"{name}: {width}x{height} -> {out_width}x{out_height}, {record['frames']} frames, {speed:.1f} frames/s, "
-        f"written to {record['output']}"
+        f"{still}written to {record['output']}"
     )

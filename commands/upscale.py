@@ -222,6 +222,8 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "tile": report.tile[::-1],
         "overlap": report.overlap[::-1],
         "tiles": report.tiles,
+        "still_tiles": report.still_tiles,
+        "still_frames": report.still_frames,
         "compiled": report.compiled,
         "compiling": report.compiling,
         "profile": report.profile,

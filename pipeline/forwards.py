@@ -17,6 +17,7 @@ from .pieces import in_pieces, smaller_forwards
 from .progress import Forward, TileProgress
 from .residency import bring_back
 from .session import Session
+from .still import StillTiles
 
 logger = logging.getLogger("cudaspeed")
 
@@ -26,9 +27,11 @@ class ForwardFailedError(ModelFailedError):
 
 
 class Forwards:
-    """Runs a session's forwards, within `limits`, and finds out more of these. `outcome` is told of lacks of memory."""
+    """Runs a session's forwards, within `limits`, and finds out more of these. `outcome` is told of lacks of memory;
+    `still` gives back what it keeps then."""
 
-    def __init__(self, session: Session, outcome: Outcome, progress: TileProgress) -> None:
+    def __init__(self, session: Session, outcome: Outcome, progress: TileProgress, still: StillTiles) -> None:
+        self._still = still
         self._session, self._outcome, self._progress, self._context = session, outcome, progress, progress.monitor
         self._noted: set[str] = set()
         self.limits = session.room.limits(session.chain.now.cost)
@@ -81,6 +84,7 @@ class Forwards:
         """Give back what can be, after `error`, and ask the host for room for a forward of so many input pixels."""
         forget_tensors(error)
         self._outcome.out_of_memory += 1
+        self._still.stop()
         step.runner.release_graphs()
         self._context.release_cached()
         device = self._context.device
@@ -90,7 +94,7 @@ class Forwards:
         """No forward has more than so many input pixels from now on, if `tiles` at once, which did not fit, have."""
         if pixels < min(len(tiles) * tiles[0, 0].numel(), self.limits.max_pixels or pixels + 1):
             self.note_lack_of_memory((tiles.shape[2], tiles.shape[3]), len(tiles))
-            self.limits = replace(self.limits, max_pixels=pixels, frames_on_device=False)
+            self.limits = replace(self.limits, max_pixels=pixels, frames_on_device=False, keeps_tiles=False)
             self._session.room.remember_limit(self._session.chain.now.cost, pixels)
 
     def _in_pieces(self, step: Step, tiles: Tensor, most: int) -> tuple[Forward, Tensor]:

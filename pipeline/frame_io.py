@@ -18,6 +18,8 @@ class FrameSource(Protocol):
     """1 grey, 2 grey + alpha, 3 RGB, 4 RGBA."""
     device: torch.device
     """Where the frames lie."""
+    rate: float | None
+    """Frames a second, on average, where there is such a thing."""
 
     def __len__(self) -> int:
         """How many there are; at least one. Where that is not known before all are read: about how many, and exactly
@@ -30,6 +32,10 @@ class FrameSource(Protocol):
 
     def alphas(self) -> Iterable[Tensor]:
         """The alphas [H, W] of frames, of those with some: enough of them to know how all are best enlarged."""
+        ...
+
+    def repeats(self, index: int) -> bool:
+        """Whether frame `index` is the one before, bit for bit. Where that is not known it may say no."""
         ...
 
     def release(self, index: int) -> None:
@@ -51,12 +57,17 @@ class FrameSink(Protocol):
     def finish(self, index: int) -> None:
         """Every pixel of frame `index` is in its place."""
 
+    def repeat(self, index: int) -> None:
+        """Frame `index` is the one before, which is finished, once more; it is finished with this."""
+
 
 class TensorSource:
     """The frames of `image` [B, H, W, C]."""
 
     def __init__(self, image: Tensor) -> None:
         self._image, self._count = image, len(image)
+        self.rate: float | None = None
+        self._repeats: dict[int, bool] = {}
         self.size, self.channels, self.device = (image.shape[1], image.shape[2]), image.shape[3], image.device
 
     def __len__(self) -> int:
@@ -67,6 +78,11 @@ class TensorSource:
 
     def alphas(self) -> Iterable[Tensor]:
         return self._image[..., -1]
+
+    def repeats(self, index: int) -> bool:
+        if index not in self._repeats:
+            self._repeats[index] = index > 0 and torch.equal(self._image[index], self._image[index - 1])
+        return self._repeats[index]
 
     def release(self, index: int) -> None:
         """It is the caller's."""
@@ -83,3 +99,6 @@ class TensorSink:
 
     def finish(self, index: int) -> None:
         """It is where it stays."""
+
+    def repeat(self, index: int) -> None:
+        self.tensor[index].copy_(self.tensor[index - 1])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from ..tiling.pad import WrapPadding, cut_tile, to_canvas
 from ..tiling.resample import Resampler
 from .resizing import FrameResizer
 from .scheduler import Schedule
+from .still import Place, Seat, StillTiles
 from .streams import Event
 from .transfer import Transfer
 
@@ -33,13 +35,24 @@ class Job(NamedTuple):
     column: int
 
 
+class Part(NamedTuple):
+    """The next `jobs`, in their order. Those in `seats` are computed, in a batch of so many tiles, each where its seat
+    says; the others' tiles are known. No seats: there is nothing to compute."""
+
+    jobs: list[Job]
+    seats: dict[Job, Seat]
+
+
 class FinishedFrame(NamedTuple):
     """A frame, by its `number`, of which nothing is left to do; its pixels are in their place when `arrived` is
-    past."""
+    past. `handed_on` of its `tiles` were not computed; if it is `repeated`, it is the frame before once more."""
 
     number: int
     verdict: FrameVerdict
     arrived: Event
+    tiles: int = 0
+    handed_on: int = 0
+    repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,17 +88,24 @@ class FrameSetup:
 
 
 class FrameGroup:
-    """The frames `frames` on their way from a transfer's source to its sink. Tiles are added in the order of `jobs`."""
+    """Some frames on their way from a transfer's source to its sink, each with how many come after it that are the
+    same (`frames`). Tiles are added in the order of `jobs`; `still` knows which need not be computed. `stop` is
+    the frame after all of them."""
 
-    def __init__(self, frames: range, setup: FrameSetup, transfer: Transfer) -> None:
-        self.setup, self._frames, self._transfer = setup, frames, transfer
+    def __init__(self, frames: Mapping[int, int], setup: FrameSetup, transfer: Transfer, still: StillTiles) -> None:
+        self.setup, self._frames, self._transfer, self._still = setup, [*frames], transfer, still
+        self._repeats = frames
         self._plan, self._channels = setup.schedule.plan, setup.channels
+        last, same = max(frames.items())
+        self.stop = last + same + 1
+        self._tiles = self._channels.pictures_per_frame * self._plan.count
         self._jobs_cut = 0
         self._canvases: dict[int, Tensor] = {}  # picture -> what its tiles are cut from
         self._sources: dict[int, Tensor] = {}  # frame -> the frame with its padding, where it is prepared
         self._targets: dict[int, Tensor] = {}  # frame -> where its pictures' rows go, but for
         self._resizers: dict[int, FrameResizer] = {}  # frame -> what its rows go through
         self._faulty: set[int] = set()
+        self._handed_on: Counter[int] = Counter()
         # what whole frames are judged by, and what is filtered, is not rounded
         widen = setup.defer_clamp or setup.resampler is not None or transfer.download.widens
         self._blender = TileBlender(self._plan, setup.info.scale, widen)
@@ -98,28 +118,73 @@ class FrameGroup:
 
     @property
     def share_left(self) -> float:
-        """How much of the work no batch has been cut for yet."""
+        """How much of the work is in no part yet."""
         return 1 - self._jobs_cut / len(self.jobs)
 
-    def next_jobs(self, most: int) -> list[Job]:
-        """The jobs of the next batch, at most so many; none when all are cut."""
-        return self.jobs[self._jobs_cut : self._jobs_cut + most]
+    def next_part(self, most: int) -> Part:
+        """The next jobs, of which at most so many are computed.
+
+        Whatever stands still, a tile is computed in a batch of as many, and at the same place of it, as if all of the
+        group were computed: its last bits depend on that.
+        """
+        total, first = len(self.jobs), self._jobs_cut
+        whole = total - total % most
+        begin, size = (0, most) if first < whole else (whole, total - whole)
+        part = Part([], {})
+        for number in range(first, whole if first < whole else total):
+            job, seat = self.jobs[number], (size, (number - begin) % size)
+            self._prepare(self.frame_of(job))
+            if not self._still.is_known(*self.place_of(job), seat):
+                if seat in part.seats.values():
+                    break
+                part.seats[job] = seat
+                self._still.expect(*self.place_of(job), seat)
+            part.jobs.append(job)
+        self._jobs_cut += len(part.jobs)
+        return part
 
     def frame_of(self, job: Job) -> int:
         """The frame of the whole input that a tile belongs to."""
         return self._frames[job.picture // self._channels.pictures_per_frame]
 
-    def cut(self, jobs: list[Job]) -> Tensor:
-        """The tile batch [N, C, h, w] float32 on the device, for N jobs."""
-        for frame in sorted({self.frame_of(job) for job in jobs} - self._sources.keys()):
-            first = (frame - self._frames[0]) * self._channels.pictures_per_frame
-            source = self._sources[frame] = self.setup.padding.pad(self._transfer.upload.frame(frame))
-            for k, picture in enumerate(self._channels.to_model(source)):
-                self._canvases[first + k] = to_canvas(picture, self._plan, self.setup.device)
-        self._jobs_cut += len(jobs)
-        wraparound = self.setup.info.wraparound
-        tiles = [cut_tile(self._canvases[job.picture], self._plan, (job.row, job.column), wraparound) for job in jobs]
-        return torch.stack(tiles)
+    def place_of(self, job: Job) -> tuple[int, Place]:
+        """The same, and where the tile lies in it."""
+        return self.frame_of(job), (job.picture % self._channels.pictures_per_frame, job.row, job.column)
+
+    def cut(self, part: Part) -> Tensor:
+        """The tile batch [N, C, h, w] float32 on the device, of a part with something to compute. Where no job has its
+        seat there is any of the tiles, once more."""
+        tiles = {number: self._tile(job) for job, (_, number) in part.seats.items()}
+        size, any_tile = next(iter(part.seats.values()))[0], next(iter(tiles.values()))
+        return torch.stack([tiles.get(number, any_tile) for number in range(size)])
+
+    def _tile(self, job: Job) -> Tensor:
+        return cut_tile(self._canvases[job.picture], self._plan, (job.row, job.column), self.setup.info.wraparound)
+
+    def _prepare(self, frame: int) -> None:
+        """Have what the frame's tiles are cut from, and look at what of it stands still."""
+        if frame in self._sources:
+            return
+        pictures = self._channels.pictures_per_frame
+        first = self._frames.index(frame) * pictures
+        source = self._sources[frame] = self.setup.padding.pad(self._transfer.upload.frame(frame))
+        for k, picture in enumerate(self._channels.to_model(source)):
+            self._canvases[first + k] = to_canvas(picture, self._plan, self.setup.device)
+        if self.setup.schedule.keeps_tiles:
+            jobs = (job for job in self.jobs if first <= job.picture < first + pictures)
+            self._still.see([self._canvases[picture] for picture in range(first, first + pictures)])
+            self._still.look_at(frame, {self.place_of(job)[1]: self._tile(job) for job in jobs})
+
+    def hand_on(self, job: Job, known: tuple[Tensor, Event]) -> FinishedFrame | None:
+        """`add` for a tile that was not computed: what came of an equal one before, and when that is there."""
+        self._handed_on[self.frame_of(job)] += 1
+        return self.add(job, *known, faulty=False)
+
+    def again(self, finished: FinishedFrame) -> Iterator[FinishedFrame]:
+        """The frames after one of the group's that are the same."""
+        first = finished.number + 1
+        for number in range(first, first + self._repeats[finished.number]):
+            yield finished._replace(number=number, handed_on=self._tiles, repeated=True)
 
     def add(self, job: Job, tile: Tensor, computed: Event, faulty: bool) -> FinishedFrame | None:
         """Take the upscaled tile [C', h*s, w*s] of `job`, there when `computed` is past; its frame when that is
@@ -128,7 +193,7 @@ class FrameGroup:
         `faulty`: something is wrong with it that can only be mended in the whole picture. Raises `BrokenOutputError`
         when the frame turns out to be no picture.
         """
-        frame, k = self.frame_of(job), job.picture % self._channels.pictures_per_frame
+        frame, (k, _, _) = self.place_of(job)
         if faulty:
             self._faulty.add(frame)
         with self._transfer.download.leaving(computed, tile, self._sources[frame]):
@@ -141,7 +206,7 @@ class FrameGroup:
             del self._canvases[job.picture]
             if k + 1 < self._channels.pictures_per_frame:
                 return None
-            return self._finish(frame)
+            return self._finish(frame)._replace(tiles=self._tiles, handed_on=self._handed_on[frame])
 
     def _put(self, frame: int, k: int, top: int, rows: Tensor) -> None:
         """Finished rows of a frame's `k`-th picture go to their place."""

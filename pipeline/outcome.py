@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ..api.report import NOT_NEEDED, ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
 from ..tiling.fit import Pass, Resampling
+from .frames import FinishedFrame
 from .residency import told_of
 from .scheduler import Schedule
 from .session import Session
@@ -17,7 +18,9 @@ from .session import Session
 class Outcome:
     """Grows while frames get done, each of so many pictures for the model. `schedule` is the one that the run stands
     on, or ended with; `compiled`: compiled code computed tiles in the mode that it ended with. `repairs` are those of
-    frames that are kept. `out_of_memory`: how often memory ran out, and the run went on."""
+    frames that are kept. `out_of_memory`: how often memory ran out, and the run went on. Of all `tiles`, so many
+    `still_tiles` were not computed, because they are those of the frame before; `still_frames` are, as a whole.
+    `followed`: tiles lay around what moved for some time."""
 
     pictures_per_frame: int
     verdicts: list[FrameVerdict] = field(default_factory=list)
@@ -25,6 +28,17 @@ class Outcome:
     schedule: Schedule | None = None
     compiled: bool = False
     out_of_memory: int = 0
+    tiles: int = 0
+    still_tiles: int = 0
+    still_frames: int = 0
+    followed: bool = False
+
+    def add(self, frame: FinishedFrame) -> None:
+        """One more is done."""
+        self.verdicts.append(frame.verdict)
+        self.tiles += frame.tiles
+        self.still_tiles += frame.handed_on
+        self.still_frames += frame.repeated
 
     @property
     def frames_done(self) -> int:
@@ -63,7 +77,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         kernels=mode.kernels,
         tile=schedule.tile,
         overlap=(plan.rows.overlap, plan.columns.overlap),
-        tiles=frames * outcome.pictures_per_frame * plan.count,
+        tiles=outcome.tiles if outcome.followed else frames * outcome.pictures_per_frame * plan.count,
         batch=schedule.batch,
         compiled=outcome.compiled,
         compiling=session.compiling(outcome.compiled),
@@ -72,6 +86,8 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         health=health,
         memory=memory,
         out_of_memory=outcome.out_of_memory,
+        still_tiles=outcome.still_tiles,
+        still_frames=outcome.still_frames,
         profile=session.told_profile(),
         notes=(*session.notes, *(told for told in (offloaded, overlap) if told)),
     )

@@ -21,6 +21,8 @@ class RelaySink:
     def __init__(self, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> None:
         self.shape, self.device, self._dtype = shape, device, dtype
         self.frames: dict[int, Tensor] = {}
+        self.repeated: set[int] = set()
+        self._last: Tensor | None = None
 
     def frame(self, index: int) -> Tensor:
         if index not in self.frames:
@@ -29,6 +31,12 @@ class RelaySink:
 
     def finish(self, index: int) -> None:
         """It waits until it is read."""
+        self._last = self.frames[index]
+
+    def repeat(self, index: int) -> None:
+        assert self._last is not None
+        self.frames[index] = self._last
+        self.repeated.add(index)
 
 
 class RelaySource:
@@ -40,7 +48,7 @@ class RelaySource:
 
     def __init__(self, sink: RelaySink, given: FrameSource, made: Iterator[int], of_all: Clock) -> None:
         (*size, self.channels), self.device = sink.shape, sink.device
-        self.size = size[0], size[1]
+        self.size, self.rate = (size[0], size[1]), given.rate
         self._sink, self._given, self._made, self._clock = sink, given, made, of_all
         self._there = 0  # frames that are finished
         self._seconds = 0.0
@@ -49,6 +57,15 @@ class RelaySource:
         return len(self._given)
 
     def frame(self, index: int) -> Tensor:
+        self._reach(index)
+        return self._sink.frames[index]
+
+    def repeats(self, index: int) -> bool:
+        self._reach(index)
+        return index in self._sink.repeated
+
+    def _reach(self, index: int) -> None:
+        """Let the pass before go on until it has made frame `index`."""
         began = self._clock()
         try:
             with torch.inference_mode():
@@ -58,7 +75,6 @@ class RelaySource:
             raise ModelFailedError(str(error)) from error
         finally:
             self._seconds += self._clock() - began
-        return self._sink.frames[index]
 
     def alphas(self) -> Iterable[Tensor]:
         """Those of the input: every pass treats alpha alike, and for all frames, of which none is there yet."""
@@ -66,6 +82,7 @@ class RelaySource:
 
     def release(self, index: int) -> None:
         self._sink.frames.pop(index, None)
+        self._sink.repeated.discard(index)
 
     def clock(self) -> float:
         return self._clock() - self._seconds

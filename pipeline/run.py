@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -22,38 +21,21 @@ from ..tiling.resample import Resampler
 from .fallback import Execution
 from .forwards import ForwardFailedError, Forwards, forget_tensors
 from .frame_io import FrameSink, FrameSource
-from .frames import FinishedFrame, FrameGroup, FrameSetup, Job
+from .frames import FinishedFrame, FrameGroup, FrameSetup
+from .moving import MovingPart, may_move
 from .outcome import Outcome
-from .progress import Forward, TileProgress
-from .retry import SuspectTile, TileRetry
+from .progress import TileProgress
 from .schedule_maker import Reschedule
 from .scheduler import Limits, Schedule
 from .session import BatchTime, Session
-from .streams import Event
-from .tile_check import TileStats, measure_tiles
+from .settling import Batch, Settling, Work
+from .still import StillTiles, Upcoming
+from .streams import PastEvent
+from .tile_check import measure_tiles
 from .transfer import Transfer
 from .workload import Workload, workload_of
 
 logger = logging.getLogger("cudaspeed")
-
-
-class _Batch(NamedTuple):
-    """A tile batch of `group` that the device may still be computing: [N, C, h, w] in, [N, C', sh, sw] out, there when
-    `computed` is past, and its stats, which `stats()` waits for."""
-
-    group: FrameGroup
-    jobs: list[Job]
-    tiles: Tensor
-    results: Tensor
-    computed: Event
-    stats: Callable[[], Tensor]
-    execution: Execution
-    forward: Forward
-    began: float
-
-    @property
-    def pixels(self) -> int:
-        return len(self.tiles) * self.tiles[0, 0].numel()
 
 
 class Pipeline:
@@ -75,12 +57,13 @@ class Pipeline:
             self._resampler = Resampler(resampling, self._context.device) if resampling else None
         self._progress = progress
         self.outcome = Outcome(channels.pictures_per_frame)
-        repairs, alignment = self.outcome.repairs, session.known.info.alignment
-        self._retry = TileRetry(session.chain, session.known.observations, self._context, progress, repairs, alignment)
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
-        self._forwards = Forwards(session, self.outcome, progress)
+        moving = MovingPart(session.known.info, self._options.overlap) if self._may_follow() else None
+        self._still = StillTiles(self._options.still / 255, self._source.rate, moving)
+        self._forwards = Forwards(session, self.outcome, progress, self._still)
+        self._settling = Settling(session, self.outcome, progress, self._still, self._compute)
 
     def frames(self) -> Generator[int, None, None]:
         """Upscale frame after frame, giving the number of each that is finished. What goes wrong changes the schedule,
@@ -108,7 +91,7 @@ class Pipeline:
                 if not isinstance(raised, ForwardFailedError) and not self._context.is_out_of_memory(raised):
                     raise
                 error = raised
-            self._retry.discard()
+            self._settling.retry.discard()
             if error and self.outcome.frames_done < len(self._source):
                 forget_tensors(error)
                 self._context.release_cached()
@@ -154,9 +137,9 @@ class Pipeline:
 
     def _keep(self, frame: FinishedFrame) -> None:
         """A finished frame is never done again."""
-        self.outcome.verdicts.append(frame.verdict)
-        self._retry.confirm(frame.number)
-        self._sink.finish(frame.number)
+        self.outcome.add(frame)
+        self._settling.retry.confirm(frame.number)
+        (self._sink.repeat if frame.repeated else self._sink.finish)(frame.number)
         self._source.release(frame.number)
 
     def _stream(self, schedule: Schedule) -> Iterator[FinishedFrame]:
@@ -166,26 +149,33 @@ class Pipeline:
         A device that works on its own has the next batch to compute while the host looks at one.
         """
         session, limits = self._session, self._forwards.limits
-        frames = range(self.outcome.frames_done, len(self._source))
-        in_flight: deque[_Batch] = deque()
+        first = start = self.outcome.frames_done
+        upcoming, in_flight = Upcoming(self._source, self._still, self._options.batch_size), deque[Work]()
         self._finished.clear()
-        self._tiles_done = frames.start * self._channels.pictures_per_frame * schedule.plan.count
+        self._still.begin(schedule.keeps_tiles)
+        self._tiles_done = first * self._tiles_of_frame(schedule)
         self._progress.stand(self._tiles_done, self._total_tiles(schedule), schedule.plan.tile_pixels)
         self._last_arrival = session.clock()
         with Transfer(self._source, self._sink, session.streams) as transfer:
             try:
-                for first in frames[:: self._options.batch_size]:
-                    if first >= len(self._source):  # it has turned out to have fewer
-                        break
-                    if first > frames.start and (
-                        self._forwards.limits != limits or session.schedules.has_better(schedule, limits)
-                    ):
-                        break
-                    some = range(first, min(first + self._options.batch_size, len(self._source)))
-                    group = FrameGroup(some, self._setup(schedule), transfer)
-                    while jobs := group.next_jobs(session.schedules.batch(schedule, self._forwards.limits)):
+                while first < len(self._source):  # it may turn out to have fewer
+                    if upcoming.repeats(first):
                         self._context.raise_if_interrupted()
-                        in_flight.append(self._compute(group, jobs, transfer))
+                        while in_flight:
+                            yield from self._look_at(in_flight.popleft(), transfer)
+                        yield from self._repeat(first, schedule)
+                        first += 1
+                        continue
+                    if first > start and self._is_over(schedule, limits, len(self._source) - first):
+                        break
+                    group = FrameGroup(upcoming.group(first), self._setup(schedule), transfer, self._still)
+                    first = group.stop
+                    while group.share_left:
+                        self._context.raise_if_interrupted()
+                        self._progress.phase("preparing the picture")
+                        part = group.next_part(session.schedules.batch(schedule, self._forwards.limits))
+                        batch = self._compute(group.cut(part), transfer) if part.seats else None
+                        in_flight.append(Work(group, part, batch))
                         if len(in_flight) > session.schedules.batches_ahead:
                             yield from self._look_at(in_flight.popleft(), transfer)
                 while in_flight:
@@ -195,15 +185,27 @@ class Pipeline:
                 raise
             yield from self._arrived(wait=True)
 
+    def _is_over(self, schedule: Schedule, limits: Limits, frames_left: int) -> bool:
+        """Whether another schedule has become better for so many frames to come."""
+        moving = self._still.moving
+        if moving and schedule.keeps_tiles and moving.moves_on(schedule.plan, frames_left):
+            self._forwards.limits = replace(self._forwards.limits, moving=moving.box)
+            self.outcome.followed = True
+        return self._forwards.limits != limits or self._session.schedules.has_better(schedule, limits)
+
+    def _may_follow(self) -> bool:
+        """Whether tiles may lie around what moves: where the user leaves it to us how they lie."""
+        known, device = self._session.known, self._context.device
+        chosen = self._options.tile or self._options.level == "memory" or known.padding()
+        return not chosen and may_move(known.info, self._source.size, device)
+
     def _setup(self, schedule: Schedule) -> FrameSetup:
         known, device, resampler = self._session.known, self._context.device, self._resampler
         padding, defer_clamp = known.padding(), known.observations.defer_clamp
         return FrameSetup(schedule, known.info, self._channels, padding, device, defer_clamp, resampler)
 
-    def _compute(self, group: FrameGroup, jobs: list[Job], transfer: Transfer) -> _Batch:
+    def _compute(self, tiles: Tensor, transfer: Transfer) -> Batch:
         step, began = self._session.chain.now, self._session.clock()
-        self._progress.phase("preparing the picture")
-        tiles = group.cut(jobs)
         executor: Executor | None = step.compiled.take(tiles) if step.compiled else None
         if executor is None or not executor.accepts(tiles.shape):
             executor = step.runner.executor(self._context.device, self._context.switches.cuda_graphs)
@@ -216,26 +218,31 @@ class Pipeline:
         execution = Execution(step, executor, executor.mode)  # asked now: it tells how this was computed
         stats = measure_tiles(tiles, results)
         computed = transfer.computed()
-        numbers = transfer.fetch(stats, computed)
+        fetched = transfer.fetch(stats, computed)
         transfer.upload.prefetch()
-        return _Batch(group, jobs, tiles, results, computed, numbers, execution, forward, began)
+        return Batch(tiles, results, computed, fetched, execution, forward, began)
 
-    def _look_at(self, batch: _Batch, transfer: Transfer) -> Iterator[FinishedFrame]:
+    def _look_at(self, work: Work, transfer: Transfer) -> Iterator[FinishedFrame]:
         """Wait for a batch and put it into its frames; yield those that are in their places by now."""
+        group, batch = work.group, work.batch
+        if batch is None:
+            yield from self._settle(work, [], transfer)
+            return
         if self._context.device.type == "cuda":  # others do not wait, or cannot be asked
             self._progress.wait(batch.forward, batch.computed)
         stats = batch.stats().tolist()  # waits for it
         self._progress.arrived(batch.forward)
         self._progress.phase("looking at the result")
+        self._still.computed_in((batch.execution.step.mode, batch.execution.mode.backend == "compiled"))
         began, self._last_arrival = max(batch.began, self._last_arrival), self._session.clock()
         seconds = self._last_arrival - began
-        yield from self._settle(batch, stats, transfer)
+        yield from self._settle(work, stats, transfer)
         transfer.download.throttle()
         self.outcome.compiled |= batch.execution.mode.backend == "compiled"
         self._batches_done += 1
-        schedule = batch.group.setup.schedule
+        schedule = group.setup.schedule
         pixels_left = (self._total_tiles(schedule) - self._tiles_done) * schedule.plan.tile_pixels
-        told = BatchTime(batch.execution, batch.pixels, seconds, batch.group.share_left, pixels_left)
+        told = BatchTime(batch.execution, batch.pixels, seconds, group.share_left, pixels_left)
         change = self._session.after_batch(told, schedule, self._forwards.limits)
         if change:
             try:
@@ -243,43 +250,38 @@ class Pipeline:
             finally:
                 del change  # an error that knows the frame that knows it would keep the batch's tensors alive
 
+    def _settle(self, work: Work, stats: list[list[float]], transfer: Transfer) -> Iterator[FinishedFrame]:
+        schedule, tiles = work.group.setup.schedule, len(work.part.jobs)
+        for finished in self._settling.settle(work, stats, transfer):
+            self._finished.append(finished)
+            tiles += finished.repeated * self._tiles_of_frame(schedule)
+        self._went_on(tiles, schedule)
+        yield from self._arrived()
+
     def _arrived(self, wait: bool = False) -> Iterator[FinishedFrame]:
         """The finished frames that are in their places, or, if `wait`, all finished frames."""
         while self._finished and (wait or self._finished[0].arrived.query()):
             self._finished[0].arrived.synchronize()  # raises what went wrong on the way
             yield self._finished.popleft()
 
-    def _settle(self, batch: _Batch, stats: list[list[float]], transfer: Transfer) -> Iterator[FinishedFrame]:
-        """Mend what is faulty in a batch, by its stats, and put the tiles into their frames.
-
-        Raises `Reschedule` when what is in work had better be done another way.
-        """
-        for k, job in enumerate(batch.jobs):
-            suspect = SuspectTile(
-                tile=batch.tiles[k],
-                result=batch.results[k],
-                stats=TileStats(*stats[k]),
-                execution=batch.execution,
-                frame=batch.group.frame_of(job),
-                place=(job.row, job.column),
-            )
-            result, left = self._retry.settle(suspect)
-            if self._retry.fall_back():
-                self.outcome.compiled = False
-                raise Reschedule("going on in a safer way")
-            if self._session.known.observations.defer_clamp and not batch.group.setup.defer_clamp:
-                raise Reschedule("the model leaves faults in the picture, whole frames are looked after")
-            computed = batch.computed if result is suspect.result else transfer.computed()
-            self._progress.phase("putting the picture together")
-            finished = batch.group.add(job, result, computed, left not in (None, "drifting colours"))
-            if finished is not None:
-                self._finished.append(finished)
-        self._tiles_done += len(batch.jobs)
-        total = self._total_tiles(batch.group.setup.schedule)
-        self._share_written = max(self._share_written, self._tiles_done / total)  # what is done anew was written, too
-        self._progress.stand(self._tiles_done, total, batch.group.setup.schedule.plan.tile_pixels)
-        self._progress.tell()
+    def _repeat(self, number: int, schedule: Schedule) -> Iterator[FinishedFrame]:
+        """A frame is the one before, which is finished."""
+        verdict = self._finished[-1].verdict if self._finished else self.outcome.verdicts[-1]
+        tiles = self._tiles_of_frame(schedule)
+        self._finished.append(FinishedFrame(number, verdict, PastEvent(), tiles, tiles, repeated=True))
+        self._went_on(tiles, schedule)
         yield from self._arrived()
 
+    def _went_on(self, tiles: int, schedule: Schedule) -> None:
+        """So many more tiles are done."""
+        self._tiles_done += tiles
+        total = self._total_tiles(schedule)
+        self._share_written = max(self._share_written, self._tiles_done / total)  # what is done anew was written, too
+        self._progress.stand(self._tiles_done, total, schedule.plan.tile_pixels)
+        self._progress.tell()
+
     def _total_tiles(self, schedule: Schedule) -> int:
-        return len(self._source) * self._channels.pictures_per_frame * schedule.plan.count
+        return len(self._source) * self._tiles_of_frame(schedule)
+
+    def _tiles_of_frame(self, schedule: Schedule) -> int:
+        return self._channels.pictures_per_frame * schedule.plan.count

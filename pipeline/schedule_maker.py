@@ -26,6 +26,8 @@ _AHEAD = {"cuda": 1}  # batches that are computed while an earlier one is looked
 # Frames made of several pictures are made on the device where three of them (the pictures, what becomes of them, the
 # frame) take no more than this share of what is free.
 _SHARE_FOR_FRAMES = 1 / 4
+# What came of a frame's tiles is kept where that takes no more than this share.
+_SHARE_FOR_STILL = 1 / 8
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
 _UNBOUNDED = 1 << 62  # bytes
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
@@ -113,6 +115,8 @@ class ScheduleMaker:
         forward, frames = working_bytes(self._cost, schedule.pixels, device), self._bytes_of_frames(workload)
         if schedule.frames_on_device:
             frames += workload.bytes_to_make_frames(known.info, known.padding())
+        if schedule.keeps_tiles:
+            frames += workload.bytes_to_keep_tiles(known.info, known.padding())
         setting = Setting(device, self._streams, forward, frames)
         return memory_use(known.held(runner), runner, known.info, schedule, workload, setting)
 
@@ -233,8 +237,11 @@ class ScheduleMaker:
 
         def enough() -> int:
             most = enough_pixels(size, pictures, known.info, self._options)
+            kept = workload.bytes_to_keep_tiles(known.info, padding)
             otherwise = device.type != "cpu" or self._streams or compiled  # what is compiled may be for larger tiles
-            return _UNBOUNDED if most is None or otherwise else free_for(rough, most, level, device) + held
+            if most is None or otherwise:
+                return _UNBOUNDED
+            return max(free_for(rough, most, level, device) + kept, int(kept / _SHARE_FOR_STILL)) + held
 
         def plan() -> _Plan:
             exact_or_rough = costs.enough_for(pixels, available - held, level, device)
@@ -253,11 +260,14 @@ class ScheduleMaker:
     def _budget(self, workload: Workload, cost: MemoryCost, padding: WrapPadding, free: int) -> Budget:
         """What is left of `free` bytes for forwards, beside what the run holds."""
         free -= self._bytes_of_frames(workload) + workload.held_bytes
+        kept = workload.bytes_to_keep_tiles(self._known.info, padding)
+        keeps = 0 < kept <= _SHARE_FOR_STILL * free
+        free -= kept * keeps
         if self._context.device.type == "cpu" and not self._streams:
-            return Budget(cost, max(0, free), self._context.device)
+            return Budget(cost, max(0, free), self._context.device, keeps_tiles=keeps)
         made = workload.bytes_to_make_frames(self._known.info, padding) if self._streams else 0
         on_device = 0 < made <= _SHARE_FOR_FRAMES * free
-        return Budget(cost, max(0, free - made * on_device), self._context.device, on_device)
+        return Budget(cost, max(0, free - made * on_device), self._context.device, on_device, keeps)
 
     def _bytes_of_frames(self, workload: Workload) -> int:
         """What the frames in work take where the model computes, unless they are made there."""

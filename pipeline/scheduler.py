@@ -19,7 +19,16 @@ from ..api.options import Level, UpscaleOptions
 from ..compiling.shapes import TileShapes
 from ..memory import MemoryCost, affordable_pixels
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
-from ..tiling.plan import TilePlan, automatic_overlap, memory_saving_side, plan_fixed, plan_tiles, round_up
+from ..tiling.plan import (
+    Box,
+    TilePlan,
+    automatic_overlap,
+    memory_saving_side,
+    plan_around,
+    plan_fixed,
+    plan_tiles,
+    round_up,
+)
 
 # Where nothing was measured: beyond this many pixels a batch no longer fills the device better. A CPU is full with one
 # small tile.
@@ -49,12 +58,14 @@ class Schedule:
     """How frames are computed until something makes the run think again: tiles, and how many of them at once.
 
     `frames_on_device`: frames that the model's pictures have to be made into are made where the model computes, not
-    where the result lies.
+    where the result lies. `keeps_tiles`: what came of a frame's tiles is kept, for those of the next one that are the
+    same.
     """
 
     plan: TilePlan
     batch: int
     frames_on_device: bool = False
+    keeps_tiles: bool = False
 
     @property
     def pixels(self) -> int:
@@ -72,29 +83,34 @@ class Limits:
     """What a run found out the hard way. Its later schedules keep to it, in whatever mode.
 
     `max_pixels`: a forward of more input pixels ran out of memory. `one_by_one`: the model fails on several tiles at
-    once. `frames_on_device`: there was room for making frames there so far.
+    once. `frames_on_device`: there was room for making frames there so far; `keeps_tiles`: and for keeping tiles.
+    `moving`: nothing but that part of the frames changes from one to the next.
     """
 
     max_pixels: int | None = None
     one_by_one: bool = False
     frames_on_device: bool = True
+    keeps_tiles: bool = True
+    moving: Box | None = None
 
     def after_out_of_memory(self, schedule: Schedule) -> Limits:
         """Half of what `schedule` gives a forward: fewer tiles at once, or smaller ones where it was a single one."""
         tiles = max(1, schedule.batch // 2)
         pixels = tiles * schedule.plan.tile_pixels if schedule.batch > 1 else schedule.plan.tile_pixels // 2
-        return replace(self, max_pixels=max(1, pixels), frames_on_device=False)
+        return replace(self, max_pixels=max(1, pixels), frames_on_device=False, keeps_tiles=False)
 
 
 @dataclass(frozen=True)
 class Budget:
     """What a forward costs on `device`, and the bytes that are free there beside the weights and what the run holds,
-    with `frames_on_device` what it takes to make frames there, too."""
+    with `frames_on_device` what it takes to make frames there, too, with `keeps_tiles` what it takes to keep those of a
+    frame."""
 
     cost: MemoryCost
     free_bytes: int
     device: torch.device
     frames_on_device: bool = False
+    keeps_tiles: bool = False
 
 
 class _CostedPlan(NamedTuple):
@@ -158,7 +174,8 @@ class Scheduler:
         if last is None or last[0] != asked:
             plan = self._best(compiled, limits).plan
             on_device = self._budget.frames_on_device and limits.frames_on_device
-            last = self._last = asked, Schedule(plan, self.batch(plan, compiled, limits), on_device)
+            keeps = self._budget.keeps_tiles and limits.keeps_tiles
+            last = self._last = asked, Schedule(plan, self.batch(plan, compiled, limits), on_device, keeps)
         return last[1]
 
     def batch(self, plan: TilePlan, compiled: Compiled, limits: Limits) -> int:
@@ -167,7 +184,7 @@ class Scheduler:
         total, most = self._pictures * plan.count, max(1, self._room(limits) // plan.tile_pixels)
         shapes = self._costed(plan, compiled, limits).shapes
         bounds = (total, most, self._appetite(plan, min(total, most)), shapes.batch if shapes else most)
-        most = 1 if limits.one_by_one else max(1, min(bounds))
+        most = 1 if limits.one_by_one or not plan.alike else max(1, min(bounds))
         return -(-total // -(-total // most))
 
     def improves(self, schedule: Schedule, compiled: Compiled, limits: Limits, share_left: float = 1.0) -> bool:
@@ -211,7 +228,10 @@ class Scheduler:
         return "speed" if self._info.global_context and level == "balanced" else level
 
     def _best(self, compiled: Compiled, limits: Limits) -> _CostedPlan:
-        """The cheapest plan: the best one for any forward, or one in tiles that a compiled forward takes."""
+        """The cheapest plan: the best one for any forward, or one in tiles that a compiled forward takes; where
+        one part of the frames moves, that with tiles around it."""
+        if limits.moving and limits.keeps_tiles and (around := self._plan_around(limits.moving, limits)):
+            return self._costed(around, compiled, limits)
         compiled_plans = (self._plan_in(shapes, limits) for shapes in compiled)
         plans = [self._fastest_plan(self._max_side(), self._info, limits), *filter(None, compiled_plans)]
         return min((self._costed(plan, compiled, limits) for plan in plans), key=lambda costed: costed.price)
@@ -244,6 +264,11 @@ class Scheduler:
         """Within what is affordable; the whole picture in one where that fits."""
         overlap = self._options.overlap or None
         return plan_tiles(*self._size, info, max_pixels=self._room(limits), max_side=max_side, overlap=overlap)
+
+    def _plan_around(self, moving: Box, limits: Limits) -> TilePlan | None:
+        overlap = self._options.overlap or automatic_overlap(self._info)
+        plan = plan_around(*self._size, self._info, moving, overlap)
+        return plan if plan and plan.tile_pixels <= self._room(limits) else None
 
     def _plan_in(self, shapes: TileShapes, limits: Limits) -> TilePlan | None:
         """The plan in tiles of these shapes; None where limits or memory do not allow it."""
@@ -278,4 +303,4 @@ class Scheduler:
         eager = self._throughput.relative(together * plan.tile_pixels)
         prices = [(eager, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
         cost, shapes = min(prices, key=lambda price: price[0])
-        return _CostedPlan(plan, cost * plan.count * plan.tile_pixels, shapes)
+        return _CostedPlan(plan, cost * plan.pixels, shapes)

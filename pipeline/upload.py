@@ -71,7 +71,9 @@ class StreamUpload:
         return sent.frame
 
     def prefetch(self) -> None:
-        """Let the next frame set out, if there is one."""
+        """Let the next frame set out, if there is one that is not what was there before."""
+        while self._next < len(self._source) and self._source.repeats(self._next):
+            self._next += 1
         if self._next < len(self._source):
             self._send(self._next)
 

@@ -21,6 +21,7 @@ _LEAST_CONTRAST = 0.1  # standard deviation of a piece's values
 _RGB = 3  # channels
 _FLOAT = 4  # bytes
 _TO_BLEED = 6  # frames that it takes to spread a frame's colours under what is transparent
+_OVERLAPPING = 1.5  # as many pixels as the picture has the tiles that are not wasteful
 _TO_ENLARGE_ALPHA = 3  # planes of the result's size
 
 
@@ -67,6 +68,15 @@ class Workload:
     def frame_bytes(self) -> int:
         """Bytes of a frame in float32."""
         return math.prod(self.size) * self.channels.picture * 4
+
+    def bytes_to_keep_tiles(self, info: ModelInfo, padding: WrapPadding) -> int:
+        """What it takes to keep what a frame's tiles are cut from, and what came of them, until the next one; tiles
+        overlap. 0 for a single frame, after which there is none."""
+        if self.frames == 1:
+            return 0
+        values = info.in_channels + info.out_channels * info.scale**2
+        plane = math.prod(padding.padded_size(self.size)) * _FLOAT
+        return int(_OVERLAPPING * plane * values * self.channels.pictures_per_frame)
 
     def bytes_to_make_frames(self, info: ModelInfo, padding: WrapPadding) -> int:
         """What it takes, on a device apart from the host, to make a frame of the model's pictures: these, what becomes

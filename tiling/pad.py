@@ -94,7 +94,7 @@ def tile_slices(axis: Axis, index: int, wraparound: int) -> tuple[slice, ...]:
     beyond the seam and where the overlap has room for it, the other end of the canvas: what their edge has on its other
     side when the picture is one piece.
     """
-    start, stop = axis.origins[index], axis.origins[index] + axis.tile
+    start, stop = axis.origins[index], axis.stop(index)
     if len(axis.origins) > 1 and index == 0 and has_room(stop - axis.origins[1], wraparound):
         return slice(start, stop - wraparound), slice(axis.canvas - wraparound, axis.canvas)
     if len(axis.origins) > 1 and stop == axis.canvas and has_room(axis.origins[-2] + axis.tile - start, wraparound):

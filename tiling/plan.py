@@ -33,13 +33,18 @@ _LARGE = 256
 _SMALLEST_AUTOMATIC = 128
 
 
+Box = tuple[int, int, int, int]
+"""A part of a picture: from its first row and to the one after its last, and its columns alike."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis of a tile plan, in input pixels.
 
     The picture's `size` lies at the start of a canvas of `canvas` >= size pixels (more only where the model's own
     size requirements or window grid ask for it). Tiles of `tile` pixels start at `origins`; neighbours i and i+1 are
-    blended over `seams[i]` = (start, stop), outside of which exactly one tile fills the output.
+    blended over `seams[i]` = (start, stop), outside of which exactly one tile fills the output. Where tiles are not
+    alike, `sides` are their own, and `tile` is the largest.
     """
 
     size: int
@@ -47,12 +52,21 @@ class Axis:
     tile: int
     origins: tuple[int, ...]
     seams: tuple[tuple[int, int], ...]
+    sides: tuple[int, ...] = ()
+
+    def stop(self, index: int) -> int:
+        """Where tile `index` ends."""
+        return self.origins[index] + (self.sides[index] if self.sides else self.tile)
+
+    def covered(self, start: int, stop: int) -> int:
+        """Pixels of all tiles that show something from `start` to `stop`."""
+        spans = [(origin, self.stop(index)) for index, origin in enumerate(self.origins)]
+        return sum(end - origin for origin, end in spans if origin < stop and end > start)
 
     @property
     def overlap(self) -> int:
         """The least that two neighbouring tiles share, 0 with one tile."""
-        steps = [b - a for a, b in pairwise(self.origins)]
-        return self.tile - max(steps) if steps else 0
+        return min((self.stop(index) - after for index, after in enumerate(self.origins[1:])), default=0)
 
 
 @dataclass(frozen=True)
@@ -72,9 +86,19 @@ class TilePlan:
         return self.rows.tile * self.columns.tile
 
     @property
+    def alike(self) -> bool:
+        """Whether all tiles are of one size."""
+        return not (self.rows.sides or self.columns.sides)
+
+    @property
+    def pixels(self) -> int:
+        """Of all tiles of a frame."""
+        return self.rows.covered(0, self.rows.canvas) * self.columns.covered(0, self.columns.canvas)
+
+    @property
     def recomputed(self) -> float:
         """Pixels computed beyond the picture's own, as a share of them."""
-        return self.count * self.tile_pixels / (self.rows.size * self.columns.size) - 1.0
+        return self.pixels / (self.rows.size * self.columns.size) - 1.0
 
 
 @lru_cache(maxsize=64)  # asked a dozen times a run
@@ -171,6 +195,46 @@ def plan_fixed(height: int, width: int, info: ModelInfo, tile: tuple[int, int], 
     overlap = automatic_overlap(info) if overlap is None else overlap
     return TilePlan(
         rows=_axis(height, info, None, tile[0], overlap), columns=_axis(width, info, None, tile[1], overlap)
+    )
+
+
+def plan_around(height: int, width: int, info: ModelInfo, box: Box, overlap: int) -> TilePlan | None:
+    """The plan with one tile for all that changes where `box` does, and others for what does not; they share at least
+    `overlap`. None where that tile would be the whole picture.
+
+    The others show nothing of the box, and the one in the middle fills all of the result that a model sees from it,
+    whose receptive field is within half of the overlap.
+    """
+    top, bottom, left, right = box
+    rows, columns = (
+        _axis_around(height, info, (top, bottom), overlap),
+        _axis_around(width, info, (left, right), overlap),
+    )
+    return TilePlan(rows, columns) if rows.sides or columns.sides else None
+
+
+def _axis_around(size: int, info: ModelInfo, part: tuple[int, int], overlap: int) -> Axis:
+    """At most three tiles: before the `part` (start, stop), around it, and after it."""
+    g, canvas = info.alignment, _canvas(size, info)
+    shared = round_up(max(overlap, 1), g)
+    least = max(smallest_side(info), 2 * shared)
+    before, after = _round_down(part[0], g), round_up(part[1], g)
+    spans = [(0, before)] if before >= least else []
+    rest = [(after, canvas)] if canvas - after >= least else []
+    start, stop = before - shared if spans else 0, after + shared if rest else canvas
+    if not (spans or rest) or stop - start < smallest_side(info):
+        return _axis(size, info, 1, _whole(size, info), overlap)
+    spans += [(start, stop), *rest]
+    width = _seam_width(shared)
+    seams = [b[0] + (a[1] - b[0] - width) // 2 for a, b in pairwise(spans)]
+    sides = tuple(end - begin for begin, end in spans)
+    return Axis(
+        size=size,
+        canvas=canvas,
+        tile=max(sides),
+        origins=tuple(begin for begin, _ in spans),
+        seams=tuple((seam, seam + width) for seam in seams),
+        sides=sides,
     )
 
 

@@ -30,6 +30,11 @@ class PacketCount:
     seconds: Fraction = Fraction(0)
     variable: bool = False
 
+    @property
+    def rate(self) -> float | None:
+        """Frames a second, where that is known."""
+        return float((self.packets - 1) / self.seconds) if self.packets > 1 and self.seconds > 0 else None
+
 
 @dataclass(frozen=True)
 class FilmFacts:

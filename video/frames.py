@@ -20,11 +20,13 @@ _MORE = 64  # frames that a film of more than it said is taken to have left
 
 @dataclass(frozen=True)
 class ReadFrame:
-    """Pixels [H, W, C], bytes or float32 of 0..1, that stand at `pts` and last `duration` ticks."""
+    """Pixels [H, W, C], bytes or float32 of 0..1, that stand at `pts` and last `duration` ticks. If it `repeats`, they
+    are those of the frame before."""
 
     pixels: NDArray[Any]
     pts: int
     duration: int
+    repeats: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -34,11 +36,17 @@ class ReadFrame:
 
 @dataclass(frozen=True)
 class MadeFrame:
-    """Upscaled pixels [H, W, C] float32 of 0..1 in memory of our own, that stand at `pts` and last `duration` ticks."""
+    """Upscaled pixels [H, W, C] float32 of 0..1 in memory of our own, that stand at `pts` and last `duration` ticks.
+    None: those of the frame before once more."""
 
-    pixels: Tensor
+    pixels: Tensor | None
     pts: int
     duration: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory that it holds."""
+        return 0 if self.pixels is None else self.pixels.nbytes
 
 
 class Frames(Protocol):
@@ -74,13 +82,14 @@ class FrameReading:
 
 class FilmSource:
     """A `FrameSource` of all frames of one size, and of as many channels, that `reading` has next. So many as `ahead`
-    are read before the one that is asked for, so that the end is known in time."""
+    are read before the one that is asked for, so that the end is known in time. `rate` is frames a second on
+    average."""
 
     device = torch.device("cpu")
 
-    def __init__(self, reading: FrameReading, ahead: int) -> None:
+    def __init__(self, reading: FrameReading, ahead: int, rate: float | None) -> None:
         assert reading.next is not None
-        self._reading, self._ahead = reading, ahead
+        self._reading, self._ahead, self.rate = reading, ahead, rate
         self.size, self.channels = reading.next.size, reading.next.pixels.shape[2]
         self._frames: dict[int, ReadFrame] = {}
         self._times: dict[int, tuple[int, int]] = {}  # kept longer: there may be passes between
@@ -100,6 +109,10 @@ class FilmSource:
     def alphas(self) -> Iterable[Tensor]:
         """Those of the frames that are read before the first is computed: a film is as it begins."""
         return [self.frame(index)[..., -1] for index in [*self._frames]]
+
+    def repeats(self, index: int) -> bool:
+        self._reach(index + self._ahead)
+        return index > 0 and self._frames[index].repeats
 
     def release(self, index: int) -> None:
         self._reading.let_go(self._frames.pop(index))
@@ -133,7 +146,7 @@ class FilmSink:
         made: ByteQueue[Any],
         shape: tuple[int, int, int],
         free: queue.SimpleQueue[Tensor],
-        finished: Callable[[Tensor], None],
+        finished: Callable[[Tensor | None], None],
     ) -> None:
         self._source, self._made, self._shape, self._free, self._finished = source, made, shape, free, finished
         self._frames: dict[int, Tensor] = {}
@@ -145,9 +158,14 @@ class FilmSink:
         return self._frames[index]
 
     def finish(self, index: int) -> None:
-        pixels = self._frames.pop(index)
-        self._finished(pixels)
-        self._made.put(MadeFrame(pixels, *self._source.times(index)), pixels.nbytes)
+        self._hand_on(MadeFrame(self._frames.pop(index), *self._source.times(index)))
+
+    def repeat(self, index: int) -> None:
+        self._hand_on(MadeFrame(None, *self._source.times(index)))
+
+    def _hand_on(self, frame: MadeFrame) -> None:
+        self._finished(frame.pixels)
+        self._made.put(frame, frame.nbytes)
 
     def _memory(self) -> Tensor:
         """That of an earlier frame, where it has the same shape."""

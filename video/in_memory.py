@@ -30,7 +30,7 @@ def upscale_into_memory(
     reading = FrameReading(_Decoded(reader), facts.count.packets)
     sink: _MemorySink | None = None
     while reading.next is not None:  # once, unless frames change their size
-        source = FilmSource(reading, options.batch_size)
+        source = FilmSource(reading, options.batch_size, facts.count.rate)
         if source.size != facts.size:
             options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
         sink = sink or _MemorySink(facts.count.packets, (height, width, source.channels))
@@ -92,3 +92,7 @@ class _MemorySink:
 
     def finish(self, index: int) -> None:
         self._finished = self._before + index + 1
+
+    def repeat(self, index: int) -> None:
+        self.frame(index).copy_(self.frame(index - 1))
+        self.finish(index)

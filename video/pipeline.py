@@ -20,6 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
@@ -240,14 +241,14 @@ class _Film:
         height, width = self._planned.size
         began = time.perf_counter()
         while reading.next is not None:
-            source = FilmSource(reading, options.batch_size)
+            source = FilmSource(reading, options.batch_size, self._reader.facts.count.rate)
             if source.size != self._reader.facts.size:
                 told = f"{source.size[1]}x{source.size[0]} from frame {self._done}"
                 kind = "the film changes its size"
                 self._note(f"{kind}, to {told}; all of it is written as {width}x{height}", kind)
                 options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
 
-            def finished(frame: Tensor, pixels: int = source.size[0] * source.size[1]) -> None:
+            def finished(frame: Tensor | None, pixels: int = source.size[0] * source.size[1]) -> None:
                 self._done, self._pixels = self._done + 1, self._pixels + pixels
                 total = max(self._done, reading.expected)
                 self._tell(FilmProgress(self._done, total, time.perf_counter() - began, self._pixels, frame))
@@ -263,12 +264,14 @@ class _Film:
 
     def _decode(self) -> None:
         """On a thread: frames into one queue, packets past the engine into the other."""
-        to_pixels = self._reader.to_pixels(self._planned.has_alpha)
+        to_pixels, before = self._reader.to_pixels(self._planned.has_alpha), None
         try:
             for item in self._reader.items():
                 if isinstance(item, (Frame, PictureFrame)):
                     pixels = to_pixels(item.picture)
-                    self._read.put(ReadFrame(pixels, item.pts, item.duration), pixels.nbytes)
+                    repeats = before is not None and np.array_equal(pixels, before)
+                    self._read.put(ReadFrame(pixels, item.pts, item.duration, repeats), pixels.nbytes)
+                    before = pixels
                 else:
                     self._made.put(item, item.size)
             self._read.end()
@@ -284,14 +287,18 @@ class _Film:
     def _encode(self, writer: FrameWriter) -> None:
         """On a thread: packets wait for the pictures of their time, so that both lie near each other in the file."""
         waiting: deque[Packet[Any]] = deque()
-        written = Fraction(-1)
+        written, pixels = Fraction(-1), None
         try:
             while (item := self._made.get()) is not None:
                 if isinstance(item, MadeFrame):
-                    writer.write(item.pixels.numpy(), item.pts, item.duration)
+                    if item.pixels is not None:
+                        if pixels is not None:
+                            self._free.put(pixels)
+                        pixels = item.pixels
+                    assert pixels is not None
+                    writer.write(pixels.numpy(), item.pts, item.duration)
                     written = item.pts * self._planned.time_base
-                    self._made.done(item.pixels.nbytes)
-                    self._free.put(item.pixels)
+                    self._made.done(item.nbytes)
                 else:
                     waiting.append(item)
                     self._made.done(item.size)

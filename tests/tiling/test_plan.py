@@ -12,7 +12,15 @@ import pytest
 
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.model_info import ModelInfo
-from cudaspeed.tiling.plan import Axis, TilePlan, automatic_overlap, memory_saving_side, plan_tiles, smallest_side
+from cudaspeed.tiling.plan import (
+    Axis,
+    TilePlan,
+    automatic_overlap,
+    memory_saving_side,
+    plan_around,
+    plan_tiles,
+    smallest_side,
+)
 
 
 def info(**more) -> ModelInfo:
@@ -283,3 +291,26 @@ def test_the_memory_saving_tile_is_small_but_not_wasteful(overlap: int) -> None:
         assert side % demands.alignment == 0
         least = max(128, demands.minimum, min(8 * overlap, max(256, 4 * overlap)))
         assert least <= side < least + demands.alignment
+
+
+@pytest.mark.parametrize("alignment", [1, 4, 8])
+@pytest.mark.parametrize("box", [(0, 90, 0, 100), (60, 120, 70, 200), (100, 240, 250, 321), (110, 111, 160, 161)])
+def test_tiles_around_a_part_cover_the_picture_and_only_one_shows_the_part(
+    box: tuple[int, int, int, int], alignment: int
+) -> None:
+    plan = plan_around(240, 321, info(alignment=alignment, multiple_of=alignment, minimum=alignment), box, 16)
+    assert plan is not None
+    assert not plan.alike
+    for axis, (start, stop) in ((plan.rows, box[:2]), (plan.columns, box[2:])):
+        ends = [axis.stop(index) for index in range(len(axis.origins))]
+        assert (axis.origins[0], ends[-1]) == (0, axis.canvas)
+        assert sum(origin < stop and end > start for origin, end in zip(axis.origins, ends, strict=True)) == 1
+        assert all(side % alignment == 0 for side in axis.sides)
+        for index, (begin, end) in enumerate(axis.seams):
+            assert axis.origins[index + 1] + 4 <= begin < end <= ends[index] - 4
+            assert end <= start - 4 or begin >= stop + 4
+    assert plan.pixels < 1.6 * 240 * 321
+
+
+def test_no_tiles_lie_around_what_is_nearly_all() -> None:
+    assert plan_around(240, 321, SMALL, (10, 230, 12, 310), 16) is None

@@ -18,7 +18,7 @@ X265 = f"log-level=none:master-display={MASTERING}:max-cll=1000,400"
 
 
 def frames(path: Path, wanted: bool = True) -> tuple[list[Frame], str]:
-    with FilmReader(path, wanted) as reader:
+    with FilmReader(path, deinterlace=wanted) as reader:
         found = [item for item in reader.items() if isinstance(item, Frame)]
         assert reader.first.picture is found[0].picture and reader.facts.interlaced == found[0].picture.interlaced_frame
         return found, " ".join(reader.notes)

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import films
 import numpy as np
 import pytest
 import torch
@@ -98,6 +99,39 @@ def test_it_is_the_same_as_in_memory(
     report = run(tmp_path / "film.mkv", tmp_path / "out.mkv", model, options)
     assert (report.frames, report.input_size, report.output_size) == (13, (48, 64), (96, 128))
     assert_same(decoded(tmp_path / "out.mkv"), expected(tmp_path / "film.mkv", model, options, pixel_format))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_film_on_threes_is_computed_once_for_three_frames(
+    tmp_path: Path, model: ImageModelDescriptor, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    options = UpscaleOptions(precision="fp32", compile=False, reproducible=True, batch_size=batch_size)
+    picture = films.picture
+    monkeypatch.setattr(films, "picture", lambda number, size: picture(number // 3, size))
+    make_film(tmp_path / "film.mkv", every(40, 13), Look("ffv1", "bgr0"))
+    report = run(tmp_path / "film.mkv", tmp_path / "out.mkv", model, options)
+    assert (report.frames, report.upscaling.still_frames) == (13, 8)
+    made = decoded(tmp_path / "out.mkv", "rgb24")
+    monkeypatch.setattr("cudaspeed.video.frames.FilmSource.repeats", lambda source, index: False)
+    every_one = run(tmp_path / "film.mkv", tmp_path / "each.mkv", model, options)
+    assert every_one.upscaling.still_frames == 0
+    assert all(np.array_equal(a, b) for a, b in zip(made, decoded(tmp_path / "each.mkv", "rgb24"), strict=True))
+    times = [[frame.pts for frame in decoded(tmp_path / name)] for name in ("film.mkv", "out.mkv")]
+    assert times[0] == times[1]
+
+
+def test_little_noise_is_none_where_that_is_wanted(
+    tmp_path: Path, model: ImageModelDescriptor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = films.picture
+    monkeypatch.setattr(films, "picture", lambda number, size: picture(0, size) + np.uint8(number % 2))
+    make_film(tmp_path / "film.mkv", every(200, 11), Look("ffv1", "bgr0"))  # five a second
+    counts = []
+    for still in (0, 1):
+        options = UpscaleOptions(precision="fp32", compile=False, still=still)
+        report = run(tmp_path / "film.mkv", tmp_path / f"{still}.mkv", model, options)
+        counts.append(report.upscaling.still_tiles)
+    assert counts == [0, 11 - 3]  # once a second all of it is computed anew
 
 
 @pytest.mark.parametrize("claimed", [0, 1, 5, 12, 14, 1000])
