@@ -58,6 +58,9 @@ class FilmReader:
         self._file, self._window, self._deinterlace, self._av = file, window, deinterlace, load_av()
         self._path = file if isinstance(file, Path) else Path("film in memory")
         self._damaged = self._missing = 0
+        self._rest: Iterator[Frame | Packet[Any]] = iter(())
+        self._before: list[Packet[Any]] = []
+        self._cover_packets: dict[int, Packet[Any]] = {}
 
     def __enter__(self) -> FilmReader:
         with self._open() as container:
@@ -67,6 +70,7 @@ class FilmReader:
         try:
             self._begin(counted)
         except BaseException:  # an interrupt, too: `__exit__` is not called for what never began
+            self._let_go()
             self._container.close()
             raise
         return self
@@ -156,9 +160,6 @@ class FilmReader:
         self._time_base = stream.time_base or _USUAL_TICK
         self._cut = Cut(self._window, self._time_base)
         self._rate = _rate_of(stream, counted)
-        self._rest: Iterator[Frame | Packet[Any]] = iter(())
-        self._before: list[Packet[Any]] = []
-        self._cover_packets: dict[int, Packet[Any]] = {}
         self.covers: dict[int, bytes] = {}
         found = self._find_first()
         if found is None:
