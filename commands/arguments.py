@@ -32,7 +32,7 @@ _A_MODEL = "a name that 'cudaspeed models' lists, or a model file"
 _OF_FILMS = """Upscale films, frame by frame, in memory that does not grow with their length.
 
 Sound, subtitles and all else in a film's file are copied; what a container does not take is named before the first
-frame. Needs PyAV 17 or newer: pip install "cudaspeed[video]". What is stopped begins anew the next time."""
+frame. Needs PyAV 17.1 or newer: pip install "cudaspeed[video]". What is stopped begins anew the next time."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,9 +7,9 @@ from types import ModuleType
 
 from ..api.errors import MissingLibraryError
 
-LEAST = 17
-"""The major version: 16 decodes what is tagged as BT.709 by BT.601, and lacks names."""
-_REMEDY = 'pip install "av>=17" installs it (or pip install "cudaspeed[video]")'
+LEAST = (17, 1)
+"""Version: 16 decodes what is tagged as BT.709 by BT.601, and lacks names; 17.0 cannot write how a film is turned."""
+_REMEDY = 'pip install "av>=17.1" installs it (or pip install "cudaspeed[video]")'
 
 
 def load_av() -> ModuleType:
@@ -19,7 +19,7 @@ def load_av() -> ModuleType:
     except ImportError as error:
         raise MissingLibraryError(f"films need PyAV, which cannot be imported ({error}); {_REMEDY}") from error
     version = str(getattr(av, "__version__", "unknown"))
-    major = re.match("[0-9]+", version)
-    if not major or int(major[0]) < LEAST:
-        raise MissingLibraryError(f"films need PyAV {LEAST} or newer, and this is {version}; {_REMEDY}")
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if not number or (int(number[1]), int(number[2])) < LEAST:
+        raise MissingLibraryError(f"films need PyAV 17.1 or newer, and this is {version}; {_REMEDY}")
     return av

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-av = pytest.importorskip("av", minversion="17", reason="films need PyAV 17 or newer: pip install 'av>=17'")
+av = pytest.importorskip("av", minversion="17.1", reason="films need PyAV 17.1 or newer: pip install 'av>=17.1'")
 
 MILLISECONDS = Fraction(1, 1000)
 REC601, REC709, REC2020 = 6, 1, 9  # matrices, as FFmpeg numbers them

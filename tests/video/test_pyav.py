@@ -12,14 +12,14 @@ from cudaspeed.api.errors import MissingLibraryError
 from cudaspeed.video.pyav import load_av
 
 
-@pytest.mark.parametrize("version", ["16.1.0", "9.2.0", "unknown"])
+@pytest.mark.parametrize("version", ["16.1.0", "9.2.0", "17.0.1", "unknown"])
 def test_an_older_version_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setitem(sys.modules, "av", SimpleNamespace(__version__=version))
-    with pytest.raises(MissingLibraryError, match=f"{version}.*av>=17"):
+    with pytest.raises(MissingLibraryError, match=f"{version}.*av>=17.1"):
         load_av()
 
 
-@pytest.mark.parametrize("version", ["17.0.0", "18.1.0", "100.0.0rc1"])
+@pytest.mark.parametrize("version", ["17.1.0", "18.0.1", "100.0.0rc1"])
 def test_newer_ones_are_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     module = SimpleNamespace(__version__=version)
     monkeypatch.setitem(sys.modules, "av", module)
