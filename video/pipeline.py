@@ -13,12 +13,12 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from spandrel import ImageModelDescriptor
 from torch import Tensor
@@ -33,13 +33,20 @@ from ..tiling.fit import result_size
 from ..upscale_engine import upscale_frames
 from .colour import ToPixels
 from .copies import CopyPlan, plan_copies
-from .facts import FilmFacts, Losses
+from .facts import FilmFacts
 from .formats import FilmFormat, plan_format
 from .frames import FilmSink, FilmSource, FrameReading, MadeFrame, ReadFrame
+from .interleave import is_due
+from .join import Joining
+from .manifest import Manifest, of_input, of_work
 from .options import VideoOptions
 from .pixel_formats import has_alpha
 from .queues import ByteQueue, Stopped
 from .reader import FilmReader, Frame
+from .report import FilmProgress, FilmReport, FilmResult, Tell
+from .resume import Grouping
+from .segmented import SegmentedWork, write_in_segments
+from .segments import SegmentWriter
 from .writer import FilmWriter
 
 if TYPE_CHECKING:
@@ -49,62 +56,20 @@ logger = logging.getLogger("cudaspeed")
 
 _MOST_BYTES = 256 << 20  # in both queues together
 _MOST_ITEMS = 16  # in each: more would smooth nothing, and take memory that a short film does not
-_COPIED_AHEAD = Fraction(1)  # second that copied packets may come before the pictures of their time
+
+Writer = FilmWriter | SegmentWriter
+Items = Callable[[ToPixels], "Generator[ReadFrame, None, None] | Generator[ReadFrame | Packet[Any], None, None]"]
 
 
 @dataclass(frozen=True)
 class FilmJob:
-    """A film to upscale from `source` into `target`, whose ending says in which container, and how it is written."""
+    """A film to upscale from `source` into `target`, whose ending says in which container, and how it is written. With
+    `restart`, segments of it that are there are not gone on with."""
 
     source: Path
     target: Path
     video: VideoOptions = field(default_factory=VideoOptions)
-
-
-@dataclass(frozen=True)
-class FilmProgress:
-    """How far a film is: `done` of about `total` frames, after so many `seconds`; `pixels` is how many of the source
-    these frames have."""
-
-    done: int
-    total: int
-    seconds: float
-    pixels: int
-
-    def __str__(self) -> str:
-        """In a few words: "120 of 2400 frames, 8.3 frames/s, 0.64 MP/s, 4:35 left"."""
-        seconds = max(self.seconds, 1e-6)
-        left = round(max(0, self.total - self.done) * seconds / max(1, self.done))
-        minutes, rest = divmod(left, 60)
-        hours, minutes = divmod(minutes, 60)
-        time_left = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-        speed, megapixels = self.done / seconds, self.pixels / seconds / 1e6
-        return f"{self.done} of {self.total} frames, {speed:.1f} frames/s, {megapixels:.2f} MP/s, {time_left} left"
-
-
-@dataclass(frozen=True)
-class FilmReport:
-    """How a film was upscaled and written. Sizes are (height, width). `losses` are what could not be read, `upscaling`
-    is the engine's report, of the frames of the last size. `notes` are sentences on what is not as it was."""
-
-    frames: int
-    input_size: tuple[int, int]
-    output_size: tuple[int, int]
-    encoder: str
-    pixel_format: str
-    variable_rate: bool
-    losses: Losses
-    seconds: float
-    upscaling: UpscaleReport
-    notes: tuple[str, ...]
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the user should know, in sentences."""
-        return (*dict.fromkeys((*self.notes, *self.losses.warnings, *self.upscaling.warnings)),)
-
-
-Tell = Callable[[FilmProgress], None]
+    restart: bool = False
 
 
 def upscale_film(
@@ -129,56 +94,85 @@ def upscale_film(
         shaped = replace(facts, pixel_aspect=_pixel_aspect(facts, size, options.resize))
         planned = plan_format(shaped, reader.first.picture, size, job.target.suffix.lower(), job.video)
         copies = plan_copies(reader.others, planned.ending)
-        film = _Film(reader, planned, copies, tell)
+        film = _Film(reader, planned, copies, _Engine(model, options, context), tell)
         for note in film.notes:
             logger.warning("%s: %s", job.source, note)
-        try:
-            made, reports = write_whole(job.target, lambda file: film.run(file, model, options, context))
-        except OutputError as error:
-            if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
-                raise
-            raise OutputError(f"{error}; {film.room_needed(job.target)}") from error
+        if job.video.segment_seconds:
+            work = SegmentedWork(
+                reader=reader,
+                target=job.target,
+                joining=Joining(facts, planned, copies),
+                made_from=Manifest(
+                    {**of_input(job.source), **of_work(planned, model, options, job.video, context.device)}
+                ),
+                restart=job.restart,
+                grouping=Grouping(job.video.segment_seconds, options.batch_size, film.with_alpha),
+            )
+            done = write_in_segments(work, film.run)
+        else:
+            done = film.at_once(job.target)
         return FilmReport(
-            frames=made,
+            frames=done.frames,
             input_size=facts.size,
             output_size=planned.stored,
             encoder=planned.encoder.name,
             pixel_format=planned.pixel_format,
             variable_rate=facts.count.variable,
-            losses=reader.losses,
+            losses=done.losses,
             seconds=time.perf_counter() - began,
-            upscaling=reports[-1],
-            notes=tuple(film.notes),
+            upscaling=done.reports[-1] if done.reports else None,
+            notes=(*film.notes, *done.notes),
+            resumed=done.resumed,
         )
+
+
+class _Engine(NamedTuple):
+    model: ImageModelDescriptor
+    options: UpscaleOptions
+    context: RunContext
 
 
 class _Film:
     """One film on its way. `notes` are sentences on what is not as it was."""
 
-    def __init__(self, reader: FilmReader, planned: FilmFormat, copies: CopyPlan, tell: Tell) -> None:
+    def __init__(self, reader: FilmReader, planned: FilmFormat, copies: CopyPlan, engine: _Engine, tell: Tell) -> None:
         self._reader, self._planned, self._copies, self._tell = reader, planned, copies, tell
-        self._alpha = planned.has_alpha and has_alpha(reader.facts.pixel_format)
+        self._engine = engine
+        self.with_alpha = planned.has_alpha and has_alpha(reader.facts.pixel_format)
         self._read: ByteQueue[ReadFrame] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._made: ByteQueue[MadeFrame | Packet[Any]] = ByteQueue(_MOST_BYTES // 2, _MOST_ITEMS)
         self._free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
-        self._done = self._pixels = self._bytes = 0
+        self._resumed = self._done = self._pixels = self._bytes = 0
         self.notes = [*planned.notes, *copies.notes]
         if reader.facts.interlaced:
             self.notes.append("the film is interlaced, and upscaled as it is: its lines will show where things move")
 
-    def run(
-        self, file: BinaryIO, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
-    ) -> tuple[int, list[UpscaleReport]]:
-        """Write the film into `file`; return how many frames it has, and a report for each size that they came in."""
-        try:
-            with FilmWriter(file, self._reader, self._planned, self._copies) as writer, self._beside(writer):
-                reading = FrameReading(self._read, self._reader.facts.count.packets)
-                reports = [*self._upscale(reading, model, options, context)]
-        finally:
-            self._bytes = file.tell()
-        return self._done, reports
+    def at_once(self, target: Path) -> FilmResult:
+        """Write all of the film into the file `target`, which is replaced once it is whole."""
 
-    def room_needed(self, target: Path) -> str:
+        def write(file: BinaryIO) -> list[UpscaleReport]:
+            try:
+                return self.run(FilmWriter(file, self._reader, self._planned, self._copies), self._items, 0)
+            finally:
+                self._bytes = file.tell()
+
+        try:
+            reports = write_whole(target, write)
+        except OutputError as error:
+            if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
+                raise
+            raise OutputError(f"{error}; {self._room_needed(target)}") from error
+        return FilmResult(self._done, reports, self._reader.losses)
+
+    def run(self, writer: Writer, items: Items, resumed: int) -> list[UpscaleReport]:
+        """Take the frames among `items` through the engine into `writer`, and packets past it; `resumed` frames of the
+        film are done already. Returns a report for each size that frames came in."""
+        self._resumed = resumed
+        with writer, self._beside(writer, items):
+            reading = FrameReading(self._read, self._reader.facts.count.packets - resumed)
+            return [*self._upscale(reading)]
+
+    def _room_needed(self, target: Path) -> str:
         """What is free at the target, now that what was written is gone, and what the film would take: as much a frame
         as it took so far."""
         free = shutil.disk_usage(target.absolute().parent).free
@@ -189,10 +183,10 @@ class _Film:
         )
 
     @contextmanager
-    def _beside(self, writer: FilmWriter) -> Iterator[None]:
+    def _beside(self, writer: Writer, items: Items) -> Iterator[None]:
         """Decoding and encoding go on in threads of their own while the body does; when it ends well, both are over and
         the film is written. When it does not, they stop."""
-        decoding = threading.Thread(target=self._decode, name="cudaspeed decoding", daemon=True)
+        decoding = threading.Thread(target=self._decode, args=(items,), name="cudaspeed decoding", daemon=True)
         encoding = threading.Thread(target=self._encode, args=(writer,), name="cudaspeed encoding", daemon=True)
         decoding.start()
         encoding.start()
@@ -208,23 +202,24 @@ class _Film:
             encoding.join()
         self._made.raise_error()
 
-    def _upscale(
-        self, reading: FrameReading, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
-    ) -> Iterator[UpscaleReport]:
+    def _upscale(self, reading: FrameReading) -> Iterator[UpscaleReport]:
         """All frames through the engine: in one run, and one more whenever their size changes."""
-        height, width = self._planned.size
+        (model, options, context), (height, width) = self._engine, self._planned.size
         began = time.perf_counter()
+        if self._resumed:
+            self._tell(FilmProgress(self._resumed, self._resumed + reading.expected, 0.0, 0, self._resumed))
         while reading.next is not None:
             source = FilmSource(reading, options.batch_size)
             if source.size != self._reader.facts.size:
-                told = f"{source.size[1]}x{source.size[0]} from frame {self._done}"
+                told = f"{source.size[1]}x{source.size[0]} from frame {self._resumed + self._done}"
                 self._note(f"the film changes its size, to {told}; all of it is written as {width}x{height}")
                 options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
 
             def finished(pixels: int = source.size[0] * source.size[1]) -> None:
                 self._done, self._pixels = self._done + 1, self._pixels + pixels
-                total = max(self._done, reading.expected)
-                self._tell(FilmProgress(self._done, total, time.perf_counter() - began, self._pixels))
+                done, seconds = self._resumed + self._done, time.perf_counter() - began
+                total = max(done, self._resumed + reading.expected)
+                self._tell(FilmProgress(done, total, seconds, self._pixels, self._resumed))
 
             sink = FilmSink(source, self._made, (height, width, source.channels), self._free, finished)
             yield upscale_frames((source, sink), model, options, context)
@@ -235,16 +230,20 @@ class _Film:
             logger.warning("%s: %s", self._reader.facts.path, note)
             self.notes.append(note)
 
-    def _decode(self) -> None:
+    def _items(self, to_pixels: ToPixels) -> Generator[ReadFrame | Packet[Any], None, None]:
+        """All of the film's."""
+        for item in self._reader.items():
+            yield ReadFrame(to_pixels(item.picture), item.pts, item.duration) if isinstance(item, Frame) else item
+
+    def _decode(self, items: Items) -> None:
         """On a thread: frames into one queue, packets past the engine into the other."""
-        to_pixels = ToPixels(self._alpha)
         try:
-            for item in self._reader.items():
-                if isinstance(item, Frame):
-                    pixels = to_pixels(item.picture)
-                    self._read.put(ReadFrame(pixels, item.pts, item.duration), pixels.nbytes)
-                else:
-                    self._made.put(item, item.size)
+            with closing(items(ToPixels(self.with_alpha))) as found:
+                for item in found:
+                    if isinstance(item, ReadFrame):
+                        self._read.put(item, item.pixels.nbytes)
+                    else:
+                        self._made.put(item, item.size)
             self._read.end()
         except Stopped:
             pass
@@ -255,7 +254,7 @@ class _Film:
         except BaseException as error:  # raised where the engine asks for the next frame
             self._read.end(error)
 
-    def _encode(self, writer: FilmWriter) -> None:
+    def _encode(self, writer: Writer) -> None:
         """On a thread: packets wait for the pictures of their time, so that both lie near each other in the file."""
         waiting: deque[Packet[Any]] = deque()
         written = Fraction(-1)
@@ -269,7 +268,7 @@ class _Film:
                 else:
                     waiting.append(item)
                     self._made.done(item.size)
-                while waiting and _time_of(waiting[0]) <= written + _COPIED_AHEAD:
+                while waiting and is_due(waiting[0], written):
                     writer.copy(waiting.popleft())
             for packet in waiting:
                 writer.copy(packet)
@@ -278,12 +277,6 @@ class _Film:
             pass
         except BaseException as error:  # raised where the engine hands over the next frame
             self._made.stop(error)
-
-
-def _time_of(packet: Packet[Any]) -> Fraction:
-    """In seconds; of one that does not say, before all others."""
-    time = packet.dts if packet.dts is not None else packet.pts
-    return Fraction(-1) if time is None else time * packet.time_base
 
 
 def _wait_for(thread: threading.Thread) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -43,18 +44,20 @@ class FilmReader:
     `covers` among these, encoded pictures by their stream's index.
 
     The film is the stream that players show, and no cover picture. Raises `BadFilmError` where there is none, or none
-    of its frames can be decoded, and `MissingLibraryError`.
+    of its frames can be decoded, and `MissingLibraryError`. Packets that were `counted` before are not again.
     """
 
     facts: FilmFacts
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._av = path, load_av()
+    def __init__(self, path: Path, counted: PacketCount | None = None) -> None:
+        self._path, self._counted, self._av = path, counted, load_av()
         self._damaged = 0
 
     def __enter__(self) -> FilmReader:
-        with self._open() as container:
-            counted = count_packets(container, self._film(container))
+        counted = self._counted
+        if counted is None:
+            with self._open() as container:
+                counted = count_packets(container, self._film(container))
         self._container = self._open()
         try:
             self._begin(counted)
@@ -86,13 +89,28 @@ class FilmReader:
         """The first frame, which `items` gives, too."""
         return self._first
 
-    def items(self) -> Iterator[Frame | Packet[Any]]:
+    def items(self) -> Generator[Frame | Packet[Any], None, None]:
         """Once: frames in the order in which they are shown, between the packets of `others` as these lie in the
         file."""
         yield from self._before
         self._before.clear()
         yield self._first
         yield from self._rest
+
+    def sought(self, pts: int) -> Generator[Frame | Packet[Any], None, None]:
+        """Instead of `items`: from a key frame on that stands at `pts` or before, if the file leads there."""
+        self._timeline = Timeline(self._time_base)
+        with suppress(self._av.error.FFmpegError):  # where it is then shows by what comes
+            self._container.seek(pts, stream=self._stream)
+        yield from self._read()
+
+    def beside(self) -> Generator[Packet[Any], None, None]:
+        """Instead of `items`: what lies between the frames, none of which is decoded any more."""
+        yield from self._before
+        self._before.clear()
+        for packet in self._packets():
+            if packet is not None and packet.stream.index != self._stream.index and packet.size:
+                yield packet
 
     def _open(self) -> InputContainer:
         try:
