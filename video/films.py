@@ -13,6 +13,7 @@ from ..images.jobs import Job, Plan, Refused
 from ..images.naming import place_of
 from .encoders import CONTAINERS
 from .options import VideoOptions
+from .parts import is_partial
 
 ENDINGS = (
     *CONTAINERS,
@@ -94,7 +95,7 @@ def _found(inputs: Sequence[str]) -> Iterator[Path | Refused]:
             except OSError as error:
                 yield Refused(given, f"cannot look into the folder {given}: {error.strerror or error}")
                 continue
-            films = [path for path in films if not path.name.startswith(".")]
+            films = [path for path in films if not path.name.startswith(".") and not is_partial(path)]
             if not films:
                 yield Refused(given, f"the folder {given} holds no films ({', '.join(ENDINGS)})")
         for film in films:

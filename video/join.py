@@ -83,10 +83,10 @@ class Joining:
                 for mine, known in _packets(piece):
                     mine.time_base = self.planned.time_base
                     mine.pts, mine.dts, mine.duration = known.pts, next(decoded), known.duration
-                    writer.put(mine)
                     while packet is not None and is_due(packet, known.pts * self.planned.time_base):
                         writer.copy(packet)
                         packet = next(beside, None)
+                    writer.put(mine)  # after those before it, which the muxer sorts only as far as it looks
                     del mine  # of a file that is closed next
             while packet is not None and is_whole:
                 writer.copy(packet)

@@ -47,7 +47,7 @@ class Manifest:
         mine = json.loads(self.text)  # tuples become lists
         return [
             f"{name} was {_told(kept, name)}, is {_told(mine, name)}"
-            for name in dict.fromkeys((*mine, *kept))
+            for name in dict.fromkeys((*self.entries, *kept))
             if name not in mine or name not in kept or mine[name] != kept[name]
         ]
 

@@ -150,7 +150,11 @@ def opened_parts(target: Path, manifest: Manifest, restart: bool) -> Iterator[Pa
             noted = _agree(folder, manifest)
             parts = Parts(folder, target, manifest.digest)
             parts.notes[:0] = noted
-            yield parts
+            try:
+                yield parts
+            finally:
+                if not parts.segments and not (folder / _MARK).exists():
+                    parts.remove()  # nothing is done, so nothing is left
         if sys.platform == "win32" and not (folder / _MANIFEST).exists():  # where nobody deletes what is open
             _clear(folder, target)
     except TimeoutError as error:

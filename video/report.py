@@ -12,7 +12,8 @@ from .facts import Losses
 @dataclass(frozen=True)
 class FilmProgress:
     """How far a film is: `done` of about `total` frames, after so many `seconds`; `pixels` is how many of the source
-    these frames have. `resumed` frames were done by an earlier run, and count neither in seconds nor in pixels."""
+    these frames have. `resumed` frames were done by an earlier run, and count neither in seconds nor in pixels; a few
+    that the engine has to compute again, for those beside them, count twice."""
 
     done: int
     total: int

@@ -60,7 +60,7 @@ class FramesLeft:
     def __init__(self, reader: FilmReader, parts: Parts, grouping: Grouping) -> None:
         self._reader, self._parts = reader, parts
         self._batch, self._alpha = grouping.batch, grouping.alpha
-        self._seconds = Fraction(grouping.segment_seconds)
+        self._seconds = Fraction(grouping.segment_seconds).limit_denominator(1000)
         self._seen, self._before = reader, Losses()
         self._size: tuple[int, int] | None = None
         self.origins: dict[int, Origin] = {}
