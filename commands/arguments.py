@@ -262,6 +262,7 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
         "--resume",
         dest="restart",
         action="store_false",
+        default=False,  # of both
         help="go on with what an earlier run left; with another input or other options that is an error (the default)",
     )
     again.add_argument("--restart", action="store_true", help="throw away what an earlier run left, and begin anew")

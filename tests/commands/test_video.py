@@ -125,8 +125,13 @@ def test_upscale_says_that_there_is_video(
     assert "'cudaspeed video'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [(), ("--resume",)])
 def test_ctrl_c_ends_the_queue_and_the_next_call_goes_on(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    films: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
 ) -> None:
     for name in ("a", "b", "c"):
         make_film(films / f"{name}.mkv", every(40, 40))
@@ -147,7 +152,7 @@ def test_ctrl_c_ends_the_queue_and_the_next_call_goes_on(
     assert sorted(path.name for path in out.iterdir()) == ["a.mkv", "b.mkv.parts", "b.partial.mkv"]
     assert Path(records[1]["partial"]) == out / "b.partial.mkv" and decoded(out / "b.partial.mkv")
     monkeypatch.undo()
-    code, records, errors = run(capsys, films, "-o", out, "--segment-seconds", "0.4", "--resume")
+    code, records, errors = run(capsys, films, "-o", out, "--segment-seconds", "0.4", *more)
     assert code == 0 and records[0]["skipped"] and [record["frames"] for record in records[1:]] == [40, 40]
     resumed = records[1]["resumed_frames"]
     assert resumed in (10, 20) and records[2]["resumed_frames"] == 0
