@@ -32,10 +32,11 @@ from .video.facts import FilmFacts
 from .video.in_memory import upscale_into_memory
 from .video.inputs import FilmInput
 from .video.options import AUTOMATIC, VideoOptions
-from .video.pipeline import FilmJob, FilmReport, as_stored, plan_film, upscale_film
+from .video.pipeline import FilmJob, as_stored, plan_film, upscale_film
 from .video.pixel_formats import bits_of, has_alpha
 from .video.previews import Previews
 from .video.remux import copy_film
+from .video.report import FilmReport
 from .video.sources import Source, colour_name
 from .video.window import WHOLE, Window
 from .video.wishes import Made, Wish, ending_of

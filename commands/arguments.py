@@ -26,13 +26,16 @@ from .exit_codes import EXPLAINED
 
 Run = Callable[[argparse.Namespace, Console], int]
 
+_SEGMENT_SECONDS = 10.0
 _A_MODEL = "a name that 'cudaspeed models' lists, or a model file"
 
 
 _OF_FILMS = """Upscale films, frame by frame, in memory that does not grow with their length.
 
 Sound, subtitles and all else in a film's file are copied; what a container does not take is named before the first
-frame. Needs PyAV 17.1 or newer: pip install "cudaspeed[video]". What is stopped begins anew the next time."""
+frame. Needs PyAV 17.1 or newer: pip install "cudaspeed[video]". Work is kept in
+segments beside the output, in a folder called like it with .parts behind: whatever stops a film, the same command goes
+on with it. Ctrl-C leaves a film of what is done, called out.partial.mp4 where it is to be out.mp4."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -264,6 +267,23 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--crf", type=int, metavar="N", help="the encoder's number for quality, small is good (default: 17 of libx264)"
     )
+    command.add_argument(
+        "--segment-seconds",
+        type=float,
+        default=_SEGMENT_SECONDS,
+        metavar="N",
+        help="length of the segments that work is kept in, 0 = none: what is stopped then begins anew "
+        "(default: %(default)g)",
+    )
+    again = command.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        dest="restart",
+        action="store_false",
+        default=False,  # of both
+        help="go on with what an earlier run left; with another input or other options that is an error (the default)",
+    )
+    again.add_argument("--restart", action="store_true", help="throw away what an earlier run left, and begin anew")
     command.add_argument(
         "--bits", type=int, choices=BITS[1:], default=BITS[0], help="a channel (default: 8 as the film, 10 for more)"
     )

@@ -11,22 +11,27 @@ from spandrel import ImageModelDescriptor
 from tqdm import tqdm
 
 from ..api.errors import BadModelError, CudaspeedError, OutputError, first_line
+from ..api.report import UpscaleReport
 from ..host import StandaloneContext
 from ..images.jobs import Job, Refused
 from ..images.whole import sweep_leftovers
 from ..models.loader import load_model
 from ..upscale_engine import finish_learning
 from ..video.frame_pattern import bytes_of
-from ..video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
+from ..video.pipeline import FilmJob, upscale_film
+from ..video.report import FilmProgress, FilmReport
+from ..video.segmented import FilmStopped
 from .console import Console, line_of_undone
 from .exit_codes import DONE, FAILED
+from .signals import Stopped
 from .video import FilmRequest
 
 logger = logging.getLogger("cudaspeed")
 
 
 def upscale_all(request: FilmRequest, console: Console) -> int:
-    """Upscale what can be upscaled; of each film a record or a line says what came of it."""
+    """Upscale what can be upscaled; of each film a record or a line says what came of it. Ctrl-C, once something of a
+    film is done, is one more way to fail, after which nothing follows."""
     model = load_model(request.model)
     _context(request)  # raises where this machine has no such device, before anything is begun
     for folder in {job.target.parent for job in request.plan.jobs}:
@@ -44,6 +49,8 @@ def upscale_all(request: FilmRequest, console: Console) -> int:
             logger.error(record["error"])
         if console.json or "error" not in record:
             console.tell(record, _line(record))
+        if "stopped_after" in record:
+            break
     finish_learning()
     return code
 
@@ -52,13 +59,19 @@ def _attempt(job: Job, model: ImageModelDescriptor, request: FilmRequest, consol
     """The record of a film, once it is done or has failed. What every other film would meet as well is raised."""
     try:
         with console.progress(job.source.name) as bar:
-            display = _Display(bar)
+            display = _Display(bar, lambda line: console.complain(f"{job.source.name}: {line}"))
             context = _context(request, on_say=display.say)
             _make_folder(job.target)
-            film = FilmJob(job.source, job.target, request.video)
+            film = FilmJob(job.source, job.target, request.video, restart=request.restart)
             report = upscale_film(film, model, request.options, context, display.show)
     except BadModelError:
         raise
+    except FilmStopped as stop:
+        if isinstance(stop.__cause__, Stopped):  # by a signal that the exit code names
+            logger.warning("%s: %s", job.source, stop)
+            raise stop.__cause__ from None
+        partial = str(stop.partial) if stop.partial else None
+        return {**_failed(job.source, str(stop)), "stopped_after": stop.frames, "partial": partial}
     except CudaspeedError as error:
         return _failed(job.source, str(error))
     except Exception as error:  # what breaks on one film must not cost the others
@@ -70,16 +83,20 @@ def _attempt(job: Job, model: ImageModelDescriptor, request: FilmRequest, consol
 
 
 class _Display:
-    """What a film's bar shows: what the engine says until there is a frame, then how fast these come."""
+    """What a film's bar shows: what the engine says until there is a frame, then how fast these come. That it goes on
+    with an earlier run is a line, which `tell` takes."""
 
-    def __init__(self, bar: tqdm[Any]) -> None:
-        self._bar, self._runs = bar, False
+    def __init__(self, bar: tqdm[Any], tell: Callable[[str], None]) -> None:
+        self._bar, self._tell, self._runs = bar, tell, False
 
     def say(self, text: str) -> None:
         if not self._runs:
             self._bar.set_postfix_str(text)
 
     def show(self, progress: FilmProgress) -> None:
+        if progress.done == progress.resumed and not self._runs:
+            self._tell(f"resuming at frame {progress.done} of {progress.total}")
+            return
         self._runs = True
         self._bar.total, self._bar.n = progress.total, progress.done
         self._bar.set_postfix_str(str(progress), refresh=False)
@@ -105,13 +122,13 @@ def _failed(source: Path, reason: str) -> dict[str, Any]:
 
 def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
     """What is told of a finished film; sizes are (width, height)."""
-    upscaling = report.upscaling
     return {
         "input": str(job.source),
         "output": str(job.target),
         "input_size": report.input_size[::-1],
         "output_size": report.output_size[::-1],
         "frames": report.frames,
+        "resumed_frames": report.resumed,
         "variable_rate": report.variable_rate,
         "damaged": report.losses.damaged,
         "missing": report.losses.missing,
@@ -120,6 +137,15 @@ def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
         "pixel_format": report.pixel_format,
         "bytes": bytes_of(job.target),
         "model": model,
+        **(_of_engine(report.upscaling) if report.upscaling else {}),
+        "seconds": report.seconds,
+        "warnings": [*report.warnings],
+    }
+
+
+def _of_engine(upscaling: UpscaleReport) -> dict[str, Any]:
+    """How frames were computed, where not all of them were there already."""
+    return {
         "architecture": upscaling.model,
         "scale": upscaling.scale,
         "passes": upscaling.passes,
@@ -131,9 +157,7 @@ def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
         "still_share": round(upscaling.still_share, 4),
         "compiled": upscaling.compiled,
         "profile": upscaling.profile,
-        "seconds": report.seconds,
         "peak_bytes": upscaling.peak_bytes,
-        "warnings": [*report.warnings],
     }
 
 
@@ -143,8 +167,8 @@ def _line(record: dict[str, Any]) -> str:
         return undone
     name = Path(record["input"]).name
     (width, height), (out_width, out_height) = record["input_size"], record["output_size"]
-    speed = record["frames"] / max(record["seconds"], 1e-9)
-    still = f"{record['still_share']:.0%} stood still, " if record["still_tiles"] else ""
+    speed = (record["frames"] - record["resumed_frames"]) / max(record["seconds"], 1e-9)
+    still = f"{record['still_share']:.0%} stood still, " if record.get("still_tiles") else ""
     return (
         f"{name}: {width}x{height} -> {out_width}x{out_height}, {record['frames']} frames, {speed:.1f} frames/s, "
         f"{still}written to {record['output']}"

@@ -23,7 +23,7 @@ from .options import options_of, upscale_options
 class FilmRequest:
     """Which films are to be upscaled, and how, as far as it can be told to make sense. `model` is a name or a path,
     `device` a name, of whose memory `reserve_vram` GB are left to others; unless `overwrite`, an output that exists
-    counts as done."""
+    counts as done; on a `restart` what is done of others does not."""
 
     plan: Plan
     options: UpscaleOptions
@@ -32,6 +32,7 @@ class FilmRequest:
     device: str
     reserve_vram: float | None
     overwrite: bool
+    restart: bool
 
     def is_done(self, job: Job) -> bool:
         """Whether there is nothing to do, because the output exists."""
@@ -52,7 +53,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
             check_opens(ENCODERS[video.codec])
     request = FilmRequest(
-        plan, options, video, arguments.model, arguments.device, arguments.reserve_vram, arguments.overwrite
+        plan=plan,
+        options=options,
+        video=video,
+        model=arguments.model,
+        device=arguments.device,
+        reserve_vram=arguments.reserve_vram,
+        overwrite=arguments.overwrite,
+        restart=arguments.restart,
     )
     from .films import upscale_all  # with torch and spandrel, which takes seconds
 

@@ -16,6 +16,7 @@ from .encoders import CONTAINERS
 from .frame_jobs import check_jobs, check_named, film_of, pictures_instead
 from .frame_pattern import FramePattern, frame_pattern
 from .options import VideoOptions
+from .parts import is_partial
 
 ENDINGS = (
     *CONTAINERS,
@@ -122,7 +123,7 @@ def _found(inputs: Sequence[str]) -> Iterator[Path | Refused]:
             except OSError as error:
                 yield Refused(given, f"cannot look into the folder {given}: {error.strerror or error}")
                 continue
-            films = [path for path in films if not path.name.startswith(".")]
+            films = [path for path in films if not path.name.startswith(".") and not is_partial(path)]
             if not films:
                 pictures = pictures_instead(given)
                 told = f"the folder {given} holds no films ({', '.join(ENDINGS)})"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .pipeline import FilmProgress
+from .report import FilmProgress
 
 _BETWEEN = 2.0  # seconds
 _SIDE = 512  # pixels, nearly

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
@@ -49,23 +49,31 @@ class FilmReader:
     interlaced frames come as whole pictures.
 
     The film is the stream that players show, and no cover picture. Raises `BadFilmError` where there is none, or none
-    of its frames can be decoded, and `MissingLibraryError`.
+    of its frames can be decoded, and `MissingLibraryError`. Packets that were `counted` before are not again.
     """
 
     facts: FilmFacts
 
-    def __init__(self, file: Path | BytesIO, window: Window = WHOLE, deinterlace: bool = False) -> None:
-        self._file, self._window, self._deinterlace, self._av = file, window, deinterlace, load_av()
-        self._path = file if isinstance(file, Path) else Path("film in memory")
+    def __init__(
+        self,
+        file: Path | BytesIO,
+        window: Window = WHOLE,
+        deinterlace: bool = False,
+        counted: PacketCount | None = None,
+    ) -> None:
+        self._file, self._window, self._deinterlace, self._counted = file, window, deinterlace, counted
+        self._av, self._path = load_av(), file if isinstance(file, Path) else Path("film in memory")
         self._damaged = self._missing = 0
         self._rest: Iterator[Frame | Packet[Any]] = iter(())
         self._before: list[Packet[Any]] = []
         self._cover_packets: dict[int, Packet[Any]] = {}
 
     def __enter__(self) -> FilmReader:
-        with self._open() as container:
-            film = self._film(container)
-            counted = count_packets(container, film, Cut(self._window, film.time_base or _USUAL_TICK))
+        counted = self._counted
+        if counted is None:
+            with self._open() as container:
+                film = self._film(container)
+                counted = count_packets(container, film, Cut(self._window, film.time_base or _USUAL_TICK))
         self._open_film()
         try:
             self._begin(counted)
@@ -106,7 +114,21 @@ class FilmReader:
         """The second in the file that stands at 0."""
         return self._cut.seconds
 
-    def items(self) -> Iterator[Frame | Packet[Any]]:
+    @property
+    def window(self) -> Window:
+        """The part of the file that it reads."""
+        return self._window
+
+    @property
+    def file(self) -> Path | BytesIO:
+        """What it reads."""
+        return self._file
+
+    def again(self) -> FilmReader:
+        """The same film, to be opened once more."""
+        return FilmReader(self._file, self._window, self._deinterlace, self.facts.count)
+
+    def items(self) -> Generator[Frame | Packet[Any], None, None]:
         """Once: frames in the order in which they are shown, between the packets of `others` as these lie in the
         file."""
         for packet in self._before:
@@ -123,6 +145,33 @@ class FilmReader:
     def to_pixels(self, alpha: bool) -> Callable[[Any], NDArray[Any]]:
         """What makes pixels of a frame's picture, with `alpha` if the film has some."""
         return ToPixels(alpha and has_alpha(self.facts.pixel_format))
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether frames come as they do from the start where reading begins at one of them: interlaced ones are made
+        whole by those before, too."""
+        return self._window == WHOLE and not self._deinterlace
+
+    def sought(self, pts: int) -> Generator[Frame | Packet[Any], None, None]:
+        """Instead of `items`, of a film that `can_seek`: from a key frame on that stands at `pts` or before, if the
+        file leads there."""
+        self._timeline = Timeline(self._time_base)
+        with suppress(self._av.error.FFmpegError):  # where it is then shows by what comes
+            self._container.seek(pts, stream=self._stream)
+        yield from self._read()
+
+    def beside(self) -> Generator[Packet[Any], None, None]:
+        """Instead of `items`: what lies between the frames, none of which is decoded any more."""
+        for packet in self._before:
+            if self._is_cover(packet) or self._cut.takes(packet):
+                yield packet
+        self._before.clear()
+        for packet in self._packets():
+            if packet is None or packet.stream.index == self._stream.index:
+                if packet is not None and self._cut.is_past(packet.dts, _APART):
+                    return
+            elif packet.size and (self._is_cover(packet) or self._cut.takes(packet)):
+                yield packet
 
     def _open(self) -> InputContainer:
         if isinstance(self._file, Path) and os.path.exists(self._file) and not os.path.isfile(self._file):  # noqa: PTH110, PTH113  # raise nothing

@@ -32,7 +32,10 @@ _COUNTED = ("bps", "duration", "number_of_frames", "number_of_bytes", "_statisti
 class FilmWriter:
     """A film that is written into `file` from `with` on, as `planned` and `copies` say, with the tags, chapters and the
     turn of the one that `reader` has open, and with more `tags`. Used by one thread; it has no `notes`. Raises
-    `OutputError` where it cannot be written."""
+    `OutputError` where it cannot be written.
+
+    With `encoded`, what decoders are told first (b"": nothing), its frames are there as packets, encoded as planned.
+    """
 
     notes: tuple[str, ...] = ()
 
@@ -43,9 +46,10 @@ class FilmWriter:
         planned: FilmFormat,
         copies: CopyPlan,
         tags: Mapping[str, str] = MappingProxyType({}),
+        encoded: bytes | None = None,
     ) -> None:
         self._av, self._file, self._reader, self._tags = load_av(), file, reader, tags
-        self._format, self._copies = planned, copies
+        self._format, self._copies, self._encoded = planned, copies, encoded
         self._finished = False
         self._from_pixels = FromPixels(planned.pixel_format, planned.colour)
 
@@ -70,15 +74,20 @@ class FilmWriter:
 
     def finish(self) -> None:
         """All frames and packets are there: the film is whole when this returns."""
-        self._guarded(lambda: self._container.mux(self._stream.encode()))
+        self._guarded(self._flush)
         self._finished = True  # the end is written once, whatever comes of it
         self._guarded(self._container.close)
 
     def write(self, pixels: NDArray[np.float32], pts: int, duration: int) -> None:
         """The next frame [H, W, C] of 0..1, at `pts` and for `duration` ticks of the film's time base."""
-        frame = self._from_pixels(_padded(pixels, self._format.stored))
+        frame = self._from_pixels(padded(pixels, self._format.stored))
         frame.pts, frame.duration, frame.time_base = pts, duration, self._format.time_base
         self._guarded(lambda: self._container.mux(self._stream.encode(frame)))
+
+    def put(self, packet: Packet[Any]) -> None:
+        """The film's next packet, with its times."""
+        packet.stream = self._stream
+        self._guarded(lambda: self._container.mux(packet))
 
     def copy(self, packet: Packet[Any]) -> None:
         """A packet of another stream of the film's file."""
@@ -97,7 +106,17 @@ class FilmWriter:
             stream.metadata.pop("alpha_mode", None)
             stream.metadata.pop("ALPHA_MODE", None)
         stream.disposition = given.disposition
+        if self._encoded is not None:  # the header is that of frames encoded here, in the form the packets are in
+            context: Any = stream.codec_context
+            context.open()
+            if context.extradata and self._encoded:
+                context.extradata = self._encoded
         return stream
+
+    def _flush(self) -> None:
+        left = self._stream.encode()  # to be told of the end, SVT-AV1 asks even where it was given nothing
+        if self._encoded is None:
+            self._container.mux(left)
 
     def _guarded(self, work: Any) -> None:
         try:
@@ -116,7 +135,7 @@ def open_output(file: BinaryIO, ending: str, tags: Mapping[str, str]) -> OutputC
     return load_av().open(file, "w", format=CONTAINERS[ending], options=options)
 
 
-def _padded(pixels: NDArray[np.float32], stored: tuple[int, int]) -> NDArray[np.float32]:
+def padded(pixels: NDArray[np.float32], stored: tuple[int, int]) -> NDArray[np.float32]:
     """With its last row and column again, where `stored` (height, width) is larger."""
     rows, columns = stored[0] - pixels.shape[0], stored[1] - pixels.shape[1]
     return np.pad(pixels, ((0, rows), (0, columns), (0, 0)), mode="edge") if rows or columns else pixels

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ from films import Beside, Look, av, decoded, every, make_film, overwrite, pictur
 from PIL import Image
 
 from cudaspeed.cli import main
+from cudaspeed.commands import films as film_command
 from cudaspeed.video import formats
+from cudaspeed.video.report import FilmProgress
 
 
 @pytest.fixture
@@ -89,6 +92,8 @@ def test_warnings_are_told_in_the_record_and_the_log(
         (["a.mkv", "-o", "out.mkv", "--codec", "ffv1", "--crf", "9"], "ffv1 has no such number"),
         (["a.mkv", "-o", "out.mkv", "--bits", "9"], "invalid choice"),
         (["a.mkv", "-o", "out.avi"], "cannot write"),
+        (["a.mkv", "-o", "out.mkv", "--segment-seconds", "0.01"], "segment_seconds is 0.01"),
+        (["a.mkv", "-o", "out.mkv", "--resume", "--restart"], "not allowed with"),
     ],
 )
 def test_what_makes_no_sense_is_bad_usage_and_nothing_is_opened(
@@ -237,3 +242,70 @@ def test_of_a_whole_film_none_is_missing(films: Path, tmp_path: Path, capsys: py
         make_film(films / name, every(40, 60), Look(options={"preset": "ultrafast"}), Beside(("eng",)))
         code, records, errors = run(capsys, films / name, "-o", tmp_path / f"{name}.mkv", "--crf", 40)
         assert (code, records[0]["missing"], errors) == (0, 0, "")
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_ctrl_c_ends_the_queue_and_the_next_call_goes_on(
+    films: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+) -> None:
+    for name in ("a", "b", "c"):
+        make_film(films / f"{name}.mkv", every(40, 40))
+    out, show = tmp_path / "out", film_command._Display.show
+    shown = [0]
+
+    def stop(self: Any, progress: FilmProgress) -> None:
+        shown[0] += 1
+        if shown[0] == 40 + 30:
+            raise KeyboardInterrupt
+        time.sleep(0.02)  # so that what is done is encoded
+        show(self, progress)
+
+    monkeypatch.setattr(film_command._Display, "show", stop)
+    code, records, errors = run(capsys, films, "-o", out, "--segment-seconds", "0.4")
+    assert code == 1 and [Path(record["input"]).name for record in records] == ["a.mkv", "b.mkv"]
+    assert records[1]["stopped_after"] and "stopped after" in errors and "the same call goes on" in errors
+    assert sorted(path.name for path in out.iterdir()) == ["a.mkv", "b.mkv.parts", "b.partial.mkv"]
+    assert Path(records[1]["partial"]) == out / "b.partial.mkv" and decoded(out / "b.partial.mkv")
+    monkeypatch.undo()
+    code, records, errors = run(capsys, films, "-o", out, "--segment-seconds", "0.4", *more)
+    assert code == 0 and records[0]["skipped"] and [record["frames"] for record in records[1:]] == [40, 40]
+    resumed = records[1]["resumed_frames"]
+    assert resumed in (10, 20) and records[2]["resumed_frames"] == 0
+    assert f"b.mkv: resuming at frame {resumed} of 40" in errors and errors.count("resuming") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["a.mkv", "b.mkv", "c.mkv"]
+
+
+def test_a_film_of_what_is_done_is_no_input(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_film(films / "a.mkv", every(40, 2))
+    make_film(films / "my.partial.mkv", every(40, 2))  # somebody's own
+    make_film(films / "b.partial.mp4", every(40, 2))
+    (films / "b.mp4.parts").mkdir()
+    code, records, _ = run(capsys, films, "-o", tmp_path / "out")
+    assert code == 0 and [Path(record["input"]).name for record in records] == ["a.mkv", "my.partial.mkv"]
+
+
+def test_what_differs_from_an_earlier_run_is_told_and_others_are_done(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_film(films / "a.mkv", every(40, 30))
+    make_film(films / "b.mkv", every(40, 3))
+    out, show = tmp_path / "out", film_command._Display.show
+
+    def stop(self: Any, progress: FilmProgress) -> None:
+        time.sleep(0.02)
+        if progress.done == 29:
+            raise KeyboardInterrupt
+        show(self, progress)
+
+    monkeypatch.setattr(film_command._Display, "show", stop)
+    assert run(capsys, films, "-o", out, "--segment-seconds", "0.4")[0] == 1
+    monkeypatch.undo()
+    code, records, errors = run(capsys, films, "-o", out, "--segment-seconds", "0.4", "--crf", "30")
+    assert code == 1 and "crf was null, is 30" in records[0]["error"] and "--restart" in errors
+    assert records[1]["frames"] == 3
+    code, records, _ = run(capsys, films, "-o", out, "--segment-seconds", "0.4", "--crf", "30", "--restart")
+    assert code == 0 and (records[0]["frames"], records[0]["resumed_frames"]) == (30, 0) and records[1]["skipped"]

@@ -28,7 +28,8 @@ from cudaspeed.images.files import read_image, write_image
 from cudaspeed.upscale_engine import upscale
 from cudaspeed.video.colour import ToPixels
 from cudaspeed.video.options import VideoOptions
-from cudaspeed.video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
+from cudaspeed.video.pipeline import FilmJob, upscale_film
+from cudaspeed.video.report import FilmProgress, FilmReport
 
 PLAIN = UpscaleOptions(precision="fp32", compile=False, reproducible=True)
 RATE = VideoOptions(fps=Fraction(24000, 1001))

@@ -29,8 +29,9 @@ from cudaspeed.video import pipeline, reader, writer
 from cudaspeed.video.colour import FromPixels, ToPixels, colour_of
 from cudaspeed.video.facts import Frame, PacketCount
 from cudaspeed.video.options import VideoOptions
-from cudaspeed.video.pipeline import FilmJob, FilmProgress, FilmReport, upscale_film
+from cudaspeed.video.pipeline import FilmJob, upscale_film
 from cudaspeed.video.reader import FilmReader
+from cudaspeed.video.report import FilmProgress, FilmReport
 
 LOSSLESS = VideoOptions("ffv1")
 PLAIN = UpscaleOptions(precision="fp32", compile=False, reproducible=True)
