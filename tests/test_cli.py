@@ -141,6 +141,8 @@ def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
         "tile": [16, 12],
         "overlap": [0, 0],
         "tiles": 1,
+        "still_tiles": 0,
+        "still_frames": 0,
         "compiled": False,
         "compiling": "off",
         "profile": "rev 1",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth, UpscaleResult
 from cudaspeed.host import StandaloneContext
-from cudaspeed.pipeline import run as run_module
+from cudaspeed.pipeline import settling
 from cudaspeed.pipeline.retry import SuspectTile, TileRetry
 from cudaspeed.pipeline.tile_check import measure_tiles
 from cudaspeed.upscale_engine import upscale
@@ -69,7 +69,7 @@ def test_twenty_healthy_runs_of_a_model(make, monkeypatch: pytest.MonkeyPatch) -
         assert result.report.health == ImageHealth()
         assert not any("tiles" not in warning for warning in result.report.warnings)
         with monkeypatch.context() as patched:
-            patched.setattr(run_module, "TileRetry", Unwatched)
+            patched.setattr(settling, "TileRetry", Unwatched)
             assert torch.equal(result.image, run().image)
         clamped += int((result.image == 1).sum() + (result.image == 0).sum())
     assert clamped, "they leave the range, and are clamped"

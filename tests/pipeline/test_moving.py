@@ -84,7 +84,7 @@ def test_it_follows_and_gives_up() -> None:
     result = Run(image)
     alone = torch.cat([Run(frame[None]).image for frame in image[::13]])
     assert float((result.image[::13] - alone).abs().max()) < 1e-4
-    assert sum(result.forwards) < 0.75 * FRAMES * PIXELS
+    assert sum(result.forwards) < 0.8 * FRAMES * PIXELS
     assert result.forwards.count(PIXELS) >= 4 + 5  # while all of it moves, it is in one piece, too
 
 
