@@ -21,12 +21,14 @@ _MORE = 64  # frames that a film of more than it said is taken to have left
 @dataclass(frozen=True)
 class ReadFrame:
     """Pixels [H, W, C], bytes or float32 of 0..1, that stand at `pts` and last `duration` ticks. If it `repeats`, they
-    are those of the frame before."""
+    are those of the frame before. Frames of another `segment` are of another run of the engine, so that nothing of one
+    segment has a part in another."""
 
     pixels: NDArray[Any]
     pts: int
     duration: int
     repeats: bool = False
+    segment: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,11 +63,13 @@ class Frames(Protocol):
 
 
 class FrameReading:
-    """The frames that come out of `frames`, as far as somebody looked. `expected`: how many are to come."""
+    """The frames that come out of `frames`, as far as somebody looked. `expected`: how many are to come; `alphas`: of
+    the first ones, once they are known."""
 
     def __init__(self, frames: Frames, expected: int) -> None:
         self._frames = frames
         self.next: ReadFrame | None = None
+        self.alphas: list[Tensor] | None = None
         self.expected, self.read = expected, 0
         self.advance()
 
@@ -81,9 +85,9 @@ class FrameReading:
 
 
 class FilmSource:
-    """A `FrameSource` of all frames of one size, and of as many channels, that `reading` has next. So many as `ahead`
-    are read before the one that is asked for, so that the end is known in time. `rate` is frames a second on
-    average."""
+    """A `FrameSource` of all frames of one size, and of as many channels, that `reading` has next, in one segment. So
+    many as `ahead` are read before the one that is asked for, so that the end is known in time. `rate` is frames a
+    second on average."""
 
     device = torch.device("cpu")
 
@@ -91,6 +95,7 @@ class FilmSource:
         assert reading.next is not None
         self._reading, self._ahead, self.rate = reading, ahead, rate
         self.size, self.channels = reading.next.size, reading.next.pixels.shape[2]
+        self._segment = reading.next.segment
         self._frames: dict[int, ReadFrame] = {}
         self._times: dict[int, tuple[int, int]] = {}  # kept longer: there may be passes between
         self._read = 0
@@ -107,8 +112,10 @@ class FilmSource:
         return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.clamp(0, 1)
 
     def alphas(self) -> Iterable[Tensor]:
-        """Those of the frames that are read before the first is computed: a film is as it begins."""
-        return [self.frame(index)[..., -1] for index in [*self._frames]]
+        """Those of the frames that are read before the first of all is computed: a film is as it begins."""
+        if self._reading.alphas is None:
+            self._reading.alphas = [self.frame(index)[..., -1].clone() for index in [*self._frames]]
+        return self._reading.alphas
 
     def repeats(self, index: int) -> bool:
         self._reach(index + self._ahead)
@@ -131,7 +138,8 @@ class FilmSource:
 
     def _ends(self) -> bool:
         following = self._reading.next
-        return following is None or following.pixels.shape != (*self.size, self.channels)
+        shape = (*self.size, self.channels)
+        return following is None or following.pixels.shape != shape or following.segment != self._segment
 
 
 class FilmSink:

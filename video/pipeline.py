@@ -44,7 +44,7 @@ from .join import Joining
 from .manifest import Manifest, of_input, of_work
 from .options import VideoOptions
 from .reader import FilmReader
-from .report import FilmReport, FilmResult, Tell
+from .report import FilmReport, FilmResult, Tell, joined_over_time
 from .resume import Grouping
 from .segmented import SegmentedWork, write_in_segments
 from .stages import Engine, Stages
@@ -105,7 +105,7 @@ def upscale_film(
             variable_rate=facts.count.variable,
             losses=done.losses,
             seconds=time.perf_counter() - began,
-            upscaling=done.reports[-1] if done.reports else None,
+            upscaling=joined_over_time(done.reports),
             notes=(*notes, *stages.notes, *late),
             resumed=done.resumed,
         )

@@ -32,13 +32,12 @@ class KnownPacket(NamedTuple):
 @dataclass(frozen=True)
 class Segment:
     """A segment that is whole: the `index`-th of the film's grid. Its `frames` frames are the film's from the
-    `first`-th on; after them the engine had been given `in_run` frames of this size. By then `losses` were met. `last`:
+    `first`-th on. By then `losses` were met. `last`:
     the film ends with it. Its file has so many `bytes`, whose hash is `sha256`."""
 
     index: int
     first: int
     frames: int
-    in_run: int
     losses: Losses
     last: bool
     bytes: int
@@ -65,14 +64,14 @@ def read_record(path: Path, made_from: str) -> tuple[Segment, Times] | None:
     try:
         frames = [KnownFrame(*_integers(entry, 3)) for entry in kept["known"]]
         packets = [KnownPacket(*_integers(entry, 2)) for entry in kept["packets"]]
-        index, first, in_run, size = _integers([kept[name] for name in ("index", "first", "in_run", "bytes")], 4)
+        index, first, size = _integers([kept[name] for name in ("index", "first", "bytes")], 3)
         losses = Losses(*_integers([kept["losses"][name] for name in ("damaged", "retimed", "missing")], 3))
         last, sha256 = kept["last"], kept["sha256"]
     except (KeyError, TypeError, ValueError):
         return None
     if not frames or len(packets) != len(frames) or not isinstance(last, bool) or not isinstance(sha256, str):
         return None
-    return Segment(index, first, len(frames), in_run, losses, last, size, sha256), Times(frames, packets)
+    return Segment(index, first, len(frames), losses, last, size, sha256), Times(frames, packets)
 
 
 def read_json(path: Path) -> Any:

@@ -1,15 +1,14 @@
 """Which frames of a film are to be computed, when segments of it are there: the same ones, from the same pixels, and
-in the same groups, as if nothing had been there."""
+in the same runs of the engine, as if nothing had been there."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
-from itertools import chain
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,8 +30,8 @@ ToPixels = Callable[["VideoFrame"], NDArray[Any]]
 
 
 class Grouping(NamedTuple):
-    """What makes frames belong together: a segment begins every `segment_seconds`, wherever the frames stand; the
-    engine takes `batch` frames at once; with `alpha` a film is as it begins."""
+    """What makes frames belong together: a segment begins every `segment_seconds`, wherever the frames stand, and is a
+    run of the engine, which takes `batch` frames at once; with `alpha` a film is as it begins."""
 
     segment_seconds: float
     batch: int
@@ -40,29 +39,27 @@ class Grouping(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a frame is from: the number of its `segment`, its own `number` in the film, how many frames of one size the
-    engine had been given with it, and the CRC-32 of its pixels."""
+    """Where a frame is from: the number of its `segment`, its own `number` in the film, and the CRC-32 of its
+    pixels."""
 
     segment: int
     number: int
-    in_run: int
     crc: int
 
 
 class FramesLeft:
     """The frames of the film that `reader` has open, and that are not in `parts`.
 
-    What comes of a frame may depend, in its last bits, on how many the engine is at: so a group of frames is computed
-    as a whole, or not at all. Of a film with alpha the first frames decide how all of it is enlarged: they are computed
-    again. `origins` has what the frames that were given are from, by their pts.
+    What comes of a frame may depend, in its last bits, on those before it: so a segment is computed as a whole, in a
+    run of its own, or not at all. Of a film with alpha the first frames decide how all of it is enlarged: they are
+    computed again. `origins` has what the frames that were given are from, by their pts.
     """
 
     def __init__(self, reader: FilmReader, parts: Parts, grouping: Grouping) -> None:
         self._reader, self._parts = reader, parts
-        self._batch, self._alpha = grouping.batch, grouping.alpha
+        self._decide = grouping.batch + 1 if grouping.alpha else 0  # so many of the first frames
         self._seconds = Fraction(grouping.segment_seconds).limit_denominator(1000)
         self._seen, self._before = reader, Losses()
-        self._size: tuple[int, int] | None = None
         self.origins: dict[int, Origin] = {}
 
     @property
@@ -79,107 +76,50 @@ class FramesLeft:
             return
         tail = self._tail()
         if tail:
-            done = self._parts.begun()
             with self._reader.again() as reader, closing(reader.sought(tail[0].pts)) as items:
                 frames = _frames(items)
-                held = self._as_known(frames, tail, to_pixels)
-                if held:
+                if self._come_as_known(frames, tail, to_pixels):
                     self._seen, self._before = reader, reader.losses
-                    number = sum(segment.frames for segment in done) - len(held)
-                    groups = self._groups(chain(_emptied(held), frames), number, done[-1].in_run - len(held))
-                    yield from self._needed(groups, to_pixels)
+                    yield from self._needed(frames, sum(segment.frames for segment in self._parts.begun()), to_pixels)
                     return
         with closing(self._reader.items()) as items:
-            yield from self._needed(self._groups(_frames(items), 0, 0), to_pixels)
+            yield from self._needed(_frames(items), 0, to_pixels)
 
     def _tail(self) -> list[KnownFrame]:
         """The frames before the first that is missing, if a film can be gone on with from somewhere in it: if these are
         many enough, and no time had to be mended, which would depend on all before."""
-        done, count = self._parts.begun(), max(_COMPARED, 2 * self._batch)
-        if (
-            not self._reader.can_seek
-            or self._alpha
-            or not done
-            or done[-1].losses != Losses()
-            or done[-1].in_run < count
-        ):
+        done = self._parts.begun()
+        if not self._reader.can_seek or self._decide or not done or done[-1].losses != Losses():
             return []
-        return self._parts.tail(count)
+        tail = self._parts.tail(_COMPARED)
+        return tail if len(tail) == _COMPARED else []
 
-    def _as_known(self, frames: Iterator[Frame], tail: list[KnownFrame], to_pixels: ToPixels) -> deque[Frame] | None:
-        """The last two groups of `tail`, if `frames`, from a seek on, has all of it as it was the first time: with
+    def _come_as_known(self, frames: Iterator[Frame], tail: list[KnownFrame], to_pixels: ToPixels) -> bool:
+        """Whether `frames`, from a seek on, has all of `tail` as it was the first time, and stands behind it: with
         frames that need others from before the seek, or times that are not those of the file, it has not."""
-        held: deque[Frame] = deque(maxlen=2 * self._batch)
-        frames = (frame for frame in frames if frame.pts >= tail[0].pts)
+        found = dropwhile(lambda frame: frame.pts < tail[0].pts, frames)
         for known in tail:
-            frame = next(frames, None)
+            frame = next(found, None)
             if frame is None or known != (frame.pts, frame.duration, _crc(to_pixels(frame.picture))):
-                return None
-            held.append(frame)
-        return held
+                return False
+        return True
 
-    def _groups(self, frames: Iterator[Frame], number: int, in_run: int) -> Iterator[list[_Numbered]]:
-        """As the engine takes them: so many at once, but for the last ones of a size."""
-        group: list[_Numbered] = []
-        for at, frame in enumerate(frames, number):
-            if group and _size(frame) != _size(group[-1].frame):
-                yield group
-                group = []
-            if self._size not in (None, _size(frame)):
-                in_run = 0
-            self._size = _size(frame)
-            in_run += 1
-            group.append(_Numbered(frame, at, in_run))
-            if in_run % self._batch == 0:
-                yield group
-                group = []
-        if group:
-            yield group
-
-    def _needed(self, groups: Iterator[list[_Numbered]], to_pixels: ToPixels) -> Iterator[ReadFrame]:
-        before: list[_Numbered] = []
-        given = False
-        for group in groups:
-            if group[0].in_run == 1:
-                before, given = [], False
-            if not self._is_needed(group):
-                before = group
-                continue
-            # The plan is made for as many as are in flight: it must be the same where only few are left.
-            short = group[-1].in_run % self._batch != 0
-            for one in (*(before if short and not given else ()), *group):
-                pixels = to_pixels(one.frame.picture)
-                self.origins[one.frame.pts] = Origin(self._segment(one.frame), one.number, one.in_run, _crc(pixels))
-                yield ReadFrame(pixels, one.frame.pts, one.frame.duration)
-            before, given = [], True
-
-    def _is_needed(self, group: list[_Numbered]) -> bool:
-        if self._alpha and group[0].in_run <= self._batch + 1:
-            return True
-        return any(self._segment(one.frame) not in self._parts.found for one in group)
+    def _needed(self, frames: Iterator[Frame], first: int, to_pixels: ToPixels) -> Iterator[ReadFrame]:
+        """Of `frames`, the film's from the `first`-th on, those that are to be computed."""
+        for number, frame in enumerate(frames, first):
+            segment = self._segment(frame)
+            if segment not in self._parts.found or number < self._decide:
+                pixels = to_pixels(frame.picture)
+                self.origins[frame.pts] = Origin(segment, number, _crc(pixels))
+                yield ReadFrame(pixels, frame.pts, frame.duration, segment=segment)
 
     def _segment(self, frame: Frame) -> int:
         facts = self._reader.facts
         return math.floor((frame.pts - self._reader.first.pts) * facts.time_base / self._seconds)
 
 
-class _Numbered(NamedTuple):
-    frame: Frame
-    number: int
-    in_run: int
-
-
 def _frames(items: Iterator[Any]) -> Iterator[Frame]:
     return (item for item in items if isinstance(item, Frame))
-
-
-def _emptied(held: deque[Frame]) -> Iterator[Frame]:
-    while held:
-        yield held.popleft()
-
-
-def _size(frame: Frame) -> tuple[int, int]:
-    return frame.picture.height, frame.picture.width
 
 
 def _crc(pixels: NDArray[Any]) -> int:

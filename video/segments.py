@@ -67,7 +67,7 @@ class SegmentWriter:
 
     def write(self, pixels: NDArray[np.float32], pts: int, duration: int) -> None:
         """The next frame [H, W, C] of 0..1, at `pts` and for `duration` ticks of the film's time base. One of a segment
-        that is there already, computed because the engine takes several at once, goes no further."""
+        that is there already, computed because a film is as it begins, goes no further."""
         origin = self._left.origins.pop(pts)
         index = origin.segment
         if index in self._parts.found:
@@ -81,7 +81,6 @@ class SegmentWriter:
         frame.pts, frame.duration, frame.time_base = pts, duration, self._planned.time_base
         self._open.write(frame)
         self._open.frames.append(KnownFrame(pts, duration, origin.crc))
-        self._in_run = origin.in_run
 
     def copy(self, packet: Packet[Any]) -> None:
         """Nothing: what is copied comes in when segments are joined."""
@@ -99,7 +98,6 @@ class SegmentWriter:
             index=done.index,
             first=self._first,
             frames=len(done.frames),
-            in_run=self._in_run,
             losses=self._left.losses,
             last=last,
             bytes=done.path.stat().st_size,
