@@ -215,7 +215,9 @@ class LazyVideo:
 
     def _compute(self, path: Path, wish: Wish, tags: Mapping[str, str]) -> None:
         source = self._source if wish.colour is None else self._source.in_colour(wish.colour)
-        job = FilmJob(source.reader(self._window, wish.ending), path, wish.video, tags)
+        # Save Video numbers its files on by the names that it finds, but for those that begin with a dot
+        parts = path.with_name(f".{path.name}.parts")
+        job = FilmJob(source.reader(self._window, wish.ending), path, wish.video, tags, parts)
         with self._context() as context:
             previews = Previews(context.show, self._outline().facts.rotation)
             report = upscale_film(job, self._work.model, self._work.options, context, previews.tell)
@@ -247,8 +249,9 @@ def _check_memory(reader: FilmInput, scale: int, options: UpscaleOptions) -> Non
 
 def _summary(report: FilmReport) -> str:
     """What remains to be read on the node that saved it."""
-    (height, width), speed = report.output_size, report.frames / max(report.seconds, 1e-9)
-    told = f"{report.frames} frames of {width}x{height}, {report.encoder}, {speed:.1f} frames/s"
+    (height, width), speed = report.output_size, (report.frames - report.resumed) / max(report.seconds, 1e-9)
+    before = f" ({report.resumed} were there)" if report.resumed else ""
+    told = f"{report.frames} frames of {width}x{height}{before}, {report.encoder}, {speed:.1f} frames/s"
     return "; ".join((told, *report.warnings))
 
 

@@ -196,7 +196,17 @@ _OF_FILMS: Widgets = {
         [AUTOMATIC, *(str(bits) for bits in BITS if bits)],
         {"default": AUTOMATIC, "tooltip": "Bits a channel of the result. auto: 8 as the film, 10 for one of more."},
     ),
+    "segments": (
+        ["disable", "enable"],
+        {
+            "default": "disable",
+            "advanced": True,
+            "tooltip": "Keep what is done in segments of 10 seconds: after an interrupt or a crash, the same prompt "
+            "goes on with them. The video takes twice the room while it is put together.",
+        },
+    ),
 }
+_SEGMENT_SECONDS = 10.0
 _NOT_FOR_FILMS = {"tiling_mode"}  # nobody's film is a seamless texture
 _FOR_ALL_TO_SEE = ("scale_by", "target_width", "target_height", "fit")
 FILM: Widgets = {
@@ -218,10 +228,7 @@ def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
     options = {_OPTIONS.get(name, name): value for name, value in of_pictures.items() if name not in _SIZE}
     size = {_SIZE[name]: value for name, value in widgets.items() if name in _SIZE}
     for name, usual in _SWITCHES.items():
-        switch = widgets.get(name, usual)
-        if switch not in ("enable", "disable"):
-            raise BadOptionError(f"{name} is {switch!r}; choose enable or disable")
-        options[_OPTIONS.get(name, name)] = switch == "enable"
+        options[_OPTIONS.get(name, name)] = _is_enabled(name, widgets.get(name, usual))
     return UpscaleOptions(**options, resize=Resize(**size))
 
 
@@ -231,8 +238,16 @@ def video_options_of(widgets: Mapping[str, Any]) -> VideoOptions:
     choices = _OF_FILMS["bit_depth"][0]
     if bits not in choices:
         raise BadOptionError(f"bit_depth is {bits!r}; choose one of {', '.join(choices)}")
+    segments = _is_enabled("segments", widgets.get("segments", "disable"))
     return VideoOptions(
         codec=widgets.get("codec", AUTOMATIC),
         crf=None if crf == -1 else crf,
         bits=0 if bits == AUTOMATIC else int(bits),
+        segment_seconds=_SEGMENT_SECONDS if segments else 0,
     )
+
+
+def _is_enabled(name: str, switch: object) -> bool:
+    if switch not in ("enable", "disable"):
+        raise BadOptionError(f"{name} is {switch!r}; choose enable or disable")
+    return switch == "enable"

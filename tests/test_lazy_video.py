@@ -6,6 +6,7 @@ import enum
 import io
 import json
 import logging
+import time
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -296,6 +297,36 @@ def test_an_interrupt_leaves_nothing_and_the_next_time_all_is_done(
     assert len(decoded(out / "film.mp4")) == FRAMES
 
 
+def test_with_segments_the_next_time_goes_on_with_what_an_interrupt_left(
+    tmp_path: Path, computing: Computing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film, out = tmp_path / "slow.mkv", tmp_path / "out"
+    make_film(film, every(1000, 24))  # three segments
+    out.mkdir()
+    upscaled(from_file(film)).save_to(str(tmp_path / "whole.mkv"), metadata={"prompt": {"1": 2}})
+    made = upscaled(from_file(film), segments="enable")
+    calls: list[float] = []
+
+    def interrupt(done: float, total: int) -> None:
+        time.sleep(0.02)  # so that what is done is encoded
+        calls.append(done)
+        if len(calls) == 18:
+            raise Interrupted
+
+    monkeypatch.setattr(computing, "_progress", interrupt)
+    with pytest.raises(Interrupted):
+        made.save_to(str(out / "film.mkv"), metadata={"prompt": {"1": 2}})
+    (kept,) = out.iterdir()
+    assert kept.name.startswith("."), "Save Video goes on with its numbers by the names that it finds"
+    made.save_to(str(out / "film.mkv"), metadata={"prompt": {"1": 2}})
+    assert [path.name for path in out.iterdir()] == ["film.mkv"]
+    assert len(calls) == 18 + 14, "the first ten frames are not computed again"
+    frames = (decoded(path, "rgb24") for path in (out / "film.mkv", tmp_path / "whole.mkv"))
+    for one, other in zip(*frames, strict=True):  # encoded in other pieces
+        assert np.abs(one.astype(int) - other).mean() < 2
+    assert "prompt" in tags(out / "film.mkv")
+
+
 def test_pictures_are_shown_on_the_way_turned_and_small(
     tmp_path: Path, computing: Computing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,8 +416,8 @@ def test_what_is_missing_and_wrong_wires_are_one_clear_error(film: Path, monkeyp
         upscaled(from_file(film, start_time=50))
     with pytest.raises(BadFilmError, match="no frames"):
         upscaled(of_frames(frames=0))
-    monkeypatch.setattr(pyav, "LEAST", 99)
-    with pytest.raises(MissingLibraryError, match=r"need PyAV 99 or newer, and this is .*pip install"):
+    monkeypatch.setattr(pyav, "LEAST", (99, 0))
+    with pytest.raises(MissingLibraryError, match=r"need PyAV 99.0 or newer, and this is .*pip install"):
         upscaled(from_file(film))
     monkeypatch.undo()
     with pytest.raises(MissingLibraryError, match=r"VIDEO is not there .*update ComfyUI"):

@@ -17,7 +17,7 @@ from ..images.whole import write_whole
 from .copies import CopyPlan
 from .formats import FilmFormat
 from .interleave import is_due
-from .parts import parts_of, sync_folder
+from .parts import sync_folder
 from .pyav import load_av
 from .reader import FilmReader
 from .records import KnownPacket
@@ -56,7 +56,7 @@ class Joining:
     def _join(self, target: Path, pieces: Sequence[Piece], is_whole: bool) -> None:
         needed = sum(piece.path.stat().st_size for piece in pieces)
         if _free(target) < needed:
-            raise OutputError(f"{target}: no room to join its segments; {_room(needed, target)}")
+            raise OutputError(f"{target}: no room to join its segments; {_room(needed, target, pieces)}")
 
         def fill(file: BinaryIO) -> None:
             self._fill(file, pieces, is_whole)
@@ -68,7 +68,7 @@ class Joining:
         except OutputError as error:
             if getattr(error.__cause__, "errno", None) != errno.ENOSPC:
                 raise
-            raise OutputError(f"{error}; {_room(needed, target)}") from error
+            raise OutputError(f"{error}; {_room(needed, target, pieces)}") from error
         sync_folder(target.absolute().parent)
 
     def _fill(self, file: BinaryIO, pieces: Sequence[Piece], is_whole: bool) -> None:
@@ -134,8 +134,8 @@ def _free(target: Path) -> int:
     return shutil.disk_usage(target.absolute().parent).free
 
 
-def _room(needed: int, target: Path) -> str:
+def _room(needed: int, target: Path, pieces: Sequence[Piece]) -> str:
     return (
         f"the film takes {needed / 1e9:.2f} GB and what its sound takes, and {_free(target) / 1e9:.2f} GB are free "
-        f"there; make room, and the same call goes on: the segments are kept in {parts_of(target).name}"
+        f"there; make room, and the same call goes on: the segments are kept in {pieces[0].path.parent}"
     )

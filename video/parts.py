@@ -135,13 +135,14 @@ class Parts:
 
 
 @contextmanager
-def opened_parts(target: Path, manifest: Manifest, restart: bool) -> Iterator[Parts]:
-    """What is done of the film that is to be `target`, for this process alone; with `restart` nothing is.
+def opened_parts(places: tuple[Path, Path], manifest: Manifest, restart: bool) -> Iterator[Parts]:
+    """What is done of a film, in the `places` for its segments and itself, for this process alone; with `restart`
+    nothing is.
 
     Raises `BadOptionError` where it was made from something else, and says what differs, and `OutputError` where
     another run is at it, or the folder cannot be made.
     """
-    folder = parts_of(target)
+    folder, target = places
     try:
         folder.mkdir(exist_ok=True)
         with locked(folder / _LOCK, 0):  # ends with its process, however that ends

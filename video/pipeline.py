@@ -43,6 +43,7 @@ from .inputs import FilmInput
 from .join import Joining
 from .manifest import Manifest, of_input, of_work
 from .options import VideoOptions
+from .parts import parts_of
 from .reader import FilmReader
 from .report import FilmReport, FilmResult, Tell, joined_over_time
 from .resume import Grouping
@@ -58,13 +59,15 @@ _Ends = tuple[FrameReader, OutputFormat, CopyPlan]  # what reads, how it is writ
 @dataclass(frozen=True)
 class FilmJob:
     """A film to upscale from `source`, a file or what reads a film that is not open yet, into `target`, whose ending
-    says in which container, and how it is written: `tags` are added to the film's own. With `restart`, segments of it
-    that are there are not gone on with."""
+    says in which container, and how it is written: `tags` are added to the film's own. Segments are kept in the folder
+    `parts` (None: beside the target, called like it with ".parts" behind); with `restart`, those that are there are not
+    gone on with."""
 
     source: Path | FilmInput
     target: Path
     video: VideoOptions = field(default_factory=VideoOptions)
     tags: Mapping[str, str] = field(default_factory=dict)
+    parts: Path | None = None
     restart: bool = False
 
 
@@ -141,6 +144,7 @@ def _in_segments(job: FilmJob, ends: _Ends, engine: Engine) -> SegmentedWork | N
         joining=Joining(reader, planned, copies, job.tags),
         made_from=Manifest({**of_input(reader.file, reader.window), **of_work(planned, *engine, job.video)}),
         grouping=Grouping(job.video.segment_seconds, engine.options.batch_size, has_alpha),
+        parts=job.parts or parts_of(job.target),
         restart=job.restart,
     )
 

@@ -21,5 +21,5 @@ def load_av() -> ModuleType:
     version = str(getattr(av, "__version__", "unknown"))
     number = re.match(r"(\d+)\.(\d+)", version)
     if not number or (int(number[1]), int(number[2])) < LEAST:
-        raise MissingLibraryError(f"films need PyAV 17.1 or newer, and this is {version}; {_REMEDY}")
+        raise MissingLibraryError(f"films need PyAV {LEAST[0]}.{LEAST[1]} or newer, and this is {version}; {_REMEDY}")
     return av

@@ -38,14 +38,15 @@ class FilmStopped(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class SegmentedWork:
-    """A film that `reader` has open and that becomes `target`, `joining` segments, which are gone on with if they were
-    `made_from` the same, unless it is a `restart`."""
+    """A film that `reader` has open and that becomes `target`, `joining` segments in the folder `parts`, which are gone
+    on with if they were `made_from` the same, unless it is a `restart`."""
 
     reader: FilmReader
     target: Path
     joining: Joining
     made_from: Manifest
     grouping: Grouping
+    parts: Path
     restart: bool
 
 
@@ -56,7 +57,7 @@ def write_in_segments(work: SegmentedWork, run: Run) -> FilmResult:
     interrupt after the first frame, and `OutputError`; what is done by then is kept.
     """
     facts = work.reader.facts
-    with opened_parts(work.target, work.made_from, work.restart) as parts:
+    with opened_parts((work.parts, work.target), work.made_from, work.restart) as parts:
         for note in parts.notes:
             logger.warning("%s", note)
         resumed = parts.frames

@@ -6,6 +6,7 @@ Needs COMFYUI_DIR and COMFYUI_PYTHON as test_comfyui.py does. Skipped without th
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         make_film(
             folder / "input" / "long.mp4", every(40, 1500), Look(size=(240, 320), options={"preset": "ultrafast"})
         )
+        make_film(folder / "input" / "slow.mp4", every(1000, 60), Look(size=(480, 640)))
         yield running
 
 
@@ -190,3 +192,23 @@ def test_an_interrupt_in_mid_film_leaves_no_file_and_the_next_prompt_runs(server
     assert not [*(server.folder / "output" / "stopped").iterdir()]
     made = film_of(server, loaded(up=ours(), save=save(server, "up", "after")))
     assert len(decoded(made)) == FRAMES
+
+
+def test_with_segments_an_interrupted_film_is_gone_on_with_by_the_same_prompt(server: Server) -> None:
+    prompt = loaded("slow.mp4", up=ours(segments="enable"), save=save(server, "up", "kept/film"))
+    page, folder = Page(server, prompt), server.folder / "output" / "kept"
+    for _ in range(1200):
+        if [*folder.glob(".*/000000.json")]:  # the first ten of sixty seconds
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("no segment was there in a minute: " + server.log())
+    server.post("/interrupt", {})
+    _, how = page.wait()
+    assert how == "execution_interrupted", server.log()
+    again = Page(server, prompt)
+    _, how = again.wait()
+    assert how == "execution_success" and [path.name for path in folder.iterdir()] == ["film_00001_.mp4"], server.log()
+    _, told = again.texts("save")[-1]
+    assert re.match(r"60 frames of 1280x960 \([1-5]0 were there\)", told), told
+    assert len(decoded(folder / "film_00001_.mp4")) == 60

@@ -86,7 +86,7 @@ class Upscaling:
                     time.sleep(0.01)
                 raise stop[1]
 
-        job = FilmJob(self.source, self.target(name), video, restart)
+        job = FilmJob(self.source, self.target(name), video, restart=restart)
         return upscale_film(job, self.model, options, StandaloneContext("cpu"), tell)
 
     def target(self, name: str) -> Path:
@@ -353,7 +353,7 @@ def test_so_is_another_model(upscaling: Upscaling) -> None:
 
 def test_another_run_is_refused_while_the_first_lives(upscaling: Upscaling) -> None:
     target = upscaling.target("out.mkv")
-    with opened_parts(target, Manifest({"of": "another"}), restart=False):
+    with opened_parts((parts_of(target), target), Manifest({"of": "another"}), restart=False):
         for restart in (False, True):
             with pytest.raises(OutputError, match="another run is writing it"):
                 upscaling("out.mkv", restart=restart)
