@@ -164,7 +164,7 @@ def test_the_film_node_has_few_widgets_to_see_and_those_of_pictures_folded_away(
     seen = [name for name, (_, shown) in inputs["optional"].items() if not shown.get("advanced")]
     assert seen == ["codec", "crf", "bit_depth", "scale_by", "target_width", "target_height", "fit"]
     of_pictures = {*DEFAULTS, *OURS} - {"tiling_mode"}
-    assert {*inputs["optional"]} == of_pictures | {"codec", "crf", "bit_depth"}
+    assert {*inputs["optional"]} == of_pictures | {"codec", "crf", "bit_depth", "segments"}
     assert all("tooltip" in shown for _, shown in inputs["optional"].values())
     json.dumps(inputs)
     untouched = {name: shown["default"] for name, (_, shown) in inputs["optional"].items()}
@@ -172,5 +172,8 @@ def test_the_film_node_has_few_widgets_to_see_and_those_of_pictures_folded_away(
     assert nodes.video_options_of(untouched) == nodes.video_options_of({}) == VideoOptions()
     chosen = nodes.video_options_of({"codec": "libx265", "crf": 20, "bit_depth": "10"})
     assert chosen == VideoOptions("libx265", 20, 10)
+    assert nodes.video_options_of({"segments": "enable"}).segment_seconds == 10
+    with pytest.raises(BadOptionError, match="segments is True; choose enable or disable"):
+        nodes.video_options_of({"segments": True})
     with pytest.raises(BadOptionError, match="bit_depth is '12'; choose one of auto, 8, 10"):
         nodes.video_options_of({"bit_depth": "12"})
