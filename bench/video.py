@@ -6,7 +6,8 @@
 it. `core`: memory and time of ComfyUI core's nodes for the same film of 300 frames (needs COMFYUI_DIR and
 COMFYUI_PYTHON). `threes`, `head`: a film whose frames stand for three, or of which a quarter moves : one that moves
 everywhere. `segments`, `resume`: work kept in segments : not, and killed in the middle and gone on with : not.
-Commands are processes of their own, in turn; of their seconds only those of the film count, not Python's start.
+`node`: our node inside ComfyUI : the command line (needs the same two). Commands are processes of their own, in turn;
+of their seconds only those of the film count, not Python's start.
 """
 
 from __future__ import annotations
@@ -127,16 +128,13 @@ def memory(setting: Setting) -> list[Record]:
 
 def core(setting: Setting) -> list[Record]:
     """Both in processes of their own, in turn."""
-    comfyui = os.environ.get("COMFYUI_DIR")
-    if not comfyui:
-        raise MissingError("COMFYUI_DIR names no checkout of ComfyUI")
     count = setting.frames(300)
     film = setting.film(f"moving{count}", moving(count))
     few = count // 5
-    short = _core(setting, comfyui, setting.film(f"moving{few}", moving(few)))
+    short = _in_comfyui(setting, "core", setting.film(f"moving{few}", moving(few)))
     ours, theirs = [], []
     for _ in range(setting.rounds):
-        theirs.append(_core(setting, comfyui, film))
+        theirs.append(_in_comfyui(setting, "core", film))
         ours.append(_video(setting, film))
     peak = [statistics.median(one.peak_bytes for one in ended) for ended in (ours, theirs)]
     seconds = [statistics.median(one.seconds for one in ended) for ended in (ours, theirs)]
@@ -148,19 +146,24 @@ def core(setting: Setting) -> list[Record]:
 
 
 def still(setting: Setting, name: str, to_reach: float) -> list[Record]:
-    """A film in which something stands still : one of as many frames in which nothing does."""
+    """A film in which something stands still : one of as many frames in which nothing does; on a grid of two by two,
+    and with the tiles that are automatic."""
     count = setting.frames(240)
     pictures = {"threes": partial(moving, held=3), "head": talking_head}[name]
     films = {
         name: setting.film(f"{name}{count}", pictures(count), "ffv1"),
         "moving": setting.film(f"exact{count}", moving(count), "ffv1"),
     }
-    taken: dict[str, list[float]] = {one: [] for one in films}
-    for _ in range(setting.rounds):
-        for one, film in films.items():
-            taken[one].append(_video(setting, film, "--tile", str(_TILE)).seconds)
-    ratio = statistics.median(taken[name]) / statistics.median(taken["moving"])
-    return [_row(f"{name} : all moves, {count} frames", ratio, to_reach, seconds=taken)]
+    rows = []
+    for tile in (_TILE, 0):
+        taken: dict[str, list[float]] = {one: [] for one in films}
+        for _ in range(setting.rounds):
+            for one, film in films.items():
+                taken[one].append(_video(setting, film, "--tile", str(tile)).seconds)
+        ratio = statistics.median(taken[name]) / statistics.median(taken["moving"])
+        told = f"tiles of {tile}" if tile else "automatic tiles"
+        rows.append(_row(f"{name} : all moves, {count} frames, {told}", ratio, to_reach, seconds=taken))
+    return rows
 
 
 def segments(setting: Setting) -> list[Record]:
@@ -195,8 +198,15 @@ def resume(setting: Setting) -> list[Record]:
 
 
 def node(setting: Setting) -> list[Record]:
-    """Our node in ComfyUI against the command line."""
-    raise MissingError("needs a running ComfyUI: not measured here yet")
+    """Our node in ComfyUI, whose server is not there : the command line, in turn."""
+    count = setting.frames(300)
+    film = setting.film(f"moving{count}", moving(count))
+    inside, outside = [], []
+    for _ in range(setting.rounds):
+        inside.append(_in_comfyui(setting, "ours", film).seconds)
+        outside.append(_video(setting, film, "--segment-seconds", "0").seconds)
+    ratio = statistics.median(inside) / statistics.median(outside)
+    return [_row(f"node in ComfyUI : command line, {count} frames", ratio, 1.10, seconds=[inside, outside])]
 
 
 PARTS: dict[str, Callable[[Setting], list[Record]]] = {
@@ -223,9 +233,13 @@ def _video(setting: Setting, film: Path, *options: str) -> Ended:
     return _ended(_command(film, setting.folder / "out" / film.name, "--overwrite", *options))
 
 
-def _core(setting: Setting, comfyui: str, film: Path) -> Ended:
-    python, target = os.environ.get("COMFYUI_PYTHON", sys.executable), setting.folder / "core.mp4"
-    command = [python, str(ROOT / "bench" / "core_film.py"), str(_MODEL_FILE), str(film), str(target)]
+def _in_comfyui(setting: Setting, whose: str, film: Path) -> Ended:
+    """By its own nodes ("core"), or by "ours"."""
+    comfyui = os.environ.get("COMFYUI_DIR")
+    if not comfyui:
+        raise MissingError("COMFYUI_DIR names no checkout of ComfyUI")
+    python, target = os.environ.get("COMFYUI_PYTHON", sys.executable), setting.folder / f"{whose}.mp4"
+    command = [python, str(ROOT / "bench" / "comfyui_film.py"), whose, str(_MODEL_FILE), str(film), str(target)]
     return _ended(command, {"PYTHONPATH": comfyui})
 
 
