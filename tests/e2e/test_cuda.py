@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info
+from cudaspeed.models.loader import load_model
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline import output, schedule_maker
@@ -347,3 +349,36 @@ def test_small_frames_are_replayed_as_they_were_recorded(truth) -> None:
             video, model, UpscaleOptions(precision="fp32", compile=False), StandaloneContext("cuda"), sessions
         )
         assert float((result.image - truth(video, model)).abs().max()) <= 2 / 255
+
+
+def test_what_stands_still_is_handed_on_and_is_what_it_would_be() -> None:
+    video = zoo.photograph(200, 150, frames=2).repeat_interleave(3, 0)
+    video[4:, 150:, 100:] = 1 - video[4:, 150:, 100:]  # one corner
+    model = zoo.compact(4)
+    result = run(video, model, precision="fp32", tile=64)
+    assert result.report.still_frames == 3  # the second and third, and the last of all
+    assert result.report.still_tiles > 3 * result.report.tiles // len(video)
+    for frame, found in zip(video, result.image, strict=True):
+        alone = run(frame[None], model, precision="fp32", tile=64).image[0]
+        assert float((found - alone).abs().max()) <= 1e-4
+
+
+@pytest.mark.parametrize("codec", ["libx264", "h264_nvenc", "hevc_nvenc", "av1_nvenc"])
+def test_a_film(codec: str, tmp_path: Path) -> None:
+    films = pytest.importorskip("films", reason="films need PyAV")
+    from cudaspeed.video import formats
+    from cudaspeed.video.options import VideoOptions
+    from cudaspeed.video.pipeline import FilmJob, upscale_film
+
+    if formats._why_not(codec):
+        pytest.skip(f"{codec} does not open here: {formats._why_not(codec)}")
+    films.make_film(tmp_path / "film.mkv", films.every(40, 30), films.Look(size=(240, 320)))
+    pictures = films.decoded(tmp_path / "film.mkv", "rgb24")
+    job = FilmJob(tmp_path / "film.mkv", tmp_path / "out.mkv", VideoOptions(codec, segment_seconds=0.4))
+    report = upscale_film(
+        job, load_model("cudaspeed-compact-x2"), UpscaleOptions(precision="fp32"), StandaloneContext("cuda")
+    )
+    found = films.decoded(tmp_path / "out.mkv", "rgb24")
+    assert (report.frames, report.encoder, len(found)) == (30, codec, 30)
+    for picture, frame in zip(pictures, found, strict=True):
+        assert abs(frame.reshape(240, 2, 320, 2, 3).mean((1, 3)) - picture).mean() < 6
