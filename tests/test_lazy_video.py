@@ -385,7 +385,7 @@ def test_what_is_missing_and_wrong_wires_are_one_clear_error(film: Path, monkeyp
         upscaled(from_file(film, start_time=50))
     with pytest.raises(BadFilmError, match="no frames"):
         upscaled(of_frames(frames=0))
-    monkeypatch.setattr(pyav, "LEAST", 99)
+    monkeypatch.setattr(pyav, "LEAST", (99, 0))
     with pytest.raises(MissingLibraryError, match=r"need PyAV 99 or newer, and this is .*pip install"):
         upscaled(from_file(film))
     monkeypatch.undo()

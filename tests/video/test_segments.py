@@ -86,7 +86,7 @@ class Upscaling:
                     time.sleep(0.01)
                 raise stop[1]
 
-        job = FilmJob(self.source, self.target(name), video, restart)
+        job = FilmJob(self.source, self.target(name), video, restart=restart)
         return upscale_film(job, self.model, options, StandaloneContext("cpu"), tell)
 
     def target(self, name: str) -> Path:
@@ -480,6 +480,62 @@ def test_a_segment_counts_only_with_its_record(tmp_path: Path, upscaling: Upscal
     parts = Parts(folder, upscaling.target("out.mkv"), made_from)
     assert sorted(parts.segments) == [0, 1, 2] and len(parts.notes) == 1
     assert not Parts(folder, upscaling.target("out.mkv"), "something else").segments
+
+
+def test_a_segment_in_the_middle_is_not_the_last_one(upscaling: Upscaling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where it is the only one that was done anew."""
+    monkeypatch.setattr(join.Joining, "whole", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        upscaling("out.mkv")
+    folder = parts_of(upscaling.target("out.mkv"))
+    flip(folder / "000001.mkv")
+    with pytest.raises(Killed):
+        upscaling("out.mkv")
+    assert upscaling.computed == SEGMENT
+    (folder / "000002.mkv").unlink()
+    monkeypatch.undo()
+    assert upscaling("out.mkv").frames == FRAMES and upscaling.computed == SEGMENT
+
+
+def test_what_is_wrong_in_all_of_a_film_is_told_once(
+    tmp_path: Path, model: ImageModelDescriptor, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_film(tmp_path / "film.mkv", every(40, 6))
+    upscaling = Upscaling(tmp_path / "film.mkv", model)
+    report = upscaling("out.mkv", VideoOptions(segment_seconds=0.1), UpscaleOptions(precision="fp16", compile=False))
+    told = [warning for warning in report.warnings if "fp16 was asked for" in warning]
+    assert len(told) == 1
+    assert caplog.text.count("fp16 was asked for") == 1 and f"{upscaling.source}: {told[0]}" in caplog.text
+
+
+def _with_a_corner_that_moves(path: Path, frames: int) -> None:
+    """A film of noise that stands still, and a small part that does not; nothing of it is lost."""
+    values = np.random.default_rng(1)
+    still = np.kron(values.integers(30, 220, (20, 32, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 160, 256, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            still[8:40, 8:48] = values.integers(0, 256, (32, 40, 3))
+            frame = av.VideoFrame.from_ndarray(still, "rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = 40 * number, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "libx264"])
+def test_also_where_tiles_are_laid_around_what_moves(tmp_path: Path, model: ImageModelDescriptor, codec: str) -> None:
+    _with_a_corner_that_moves(tmp_path / "film.mkv", 3 * 13)
+    upscaling = Upscaling(tmp_path / "film.mkv", model)
+    options, video = UpscaleOptions(precision="fp32", compile=False), VideoOptions(codec, segment_seconds=0.5)
+    upscaling("first.mkv", video, options)  # after which all is known of the model
+    whole = upscaling("whole.mkv", video, options)
+    assert whole.upscaling and whole.upscaling.still_tiles, "no tiles lay around what moves"
+    with pytest.raises(Killed):
+        upscaling("out.mkv", video, options, stop=(0, Killed))
+    assert upscaling("out.mkv", video, options).resumed == 13
+    assert content(upscaling.target("out.mkv")) == content(upscaling.target("whole.mkv"))
 
 
 @pytest.mark.parametrize("seconds", [-1, 0.01, 4000, float("nan")])
