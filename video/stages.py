@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -36,6 +35,7 @@ from .interleave import is_due
 from .queues import ByteQueue, Stopped
 from .report import FilmProgress, Tell
 from .segments import SegmentWriter
+from .threads import Stage, end
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -92,8 +92,8 @@ class Stages:
     def _beside(self, writer: Writer, items: Items) -> Iterator[None]:
         """Decoding and encoding go on in threads of their own while the body does; when it ends well, both are over and
         the film is written. When it does not, they stop."""
-        decoding = _Stage("cudaspeed decoding", lambda: self._decode(items))
-        encoding = _Stage("cudaspeed encoding", lambda: self._encode(writer))
+        decoding = Stage("cudaspeed decoding", lambda: self._decode(items))
+        encoding = Stage("cudaspeed encoding", lambda: self._encode(writer))
         try:
             decoding.start()
             encoding.start()
@@ -102,25 +102,12 @@ class Stages:
             self._made.end()
             encoding.wait()
         finally:
-            self._end((decoding, encoding))
+            end((decoding, encoding), self._stop)  # both know open files, which are closed next
         self._made.raise_error()
 
-    def _end(self, stages: Sequence[_Stage]) -> None:
-        """Have them stop. An interrupt meanwhile is raised when they have: they know open files, which are closed
-        next."""
-        interrupt: KeyboardInterrupt | None = None
-        ended = False
-        while not ended:
-            try:
-                self._read.stop()
-                self._made.stop()
-                for stage in stages:
-                    stage.wait()
-                ended = True
-            except KeyboardInterrupt as again:
-                interrupt = again
-        if interrupt:
-            raise interrupt
+    def _stop(self) -> None:
+        self._read.stop()
+        self._made.stop()
 
     def _upscale(self, reading: FrameReading) -> Iterator[UpscaleReport]:
         """All frames through the engine: in one run, and one more whenever their size changes."""
@@ -200,25 +187,3 @@ class Stages:
             pass
         except BaseException as error:  # raised where the engine hands over the next frame
             self._made.stop(error)
-
-
-class _Stage(threading.Thread):
-    """`work` on a thread, which can be waited for whatever interrupts that. Python's `join` does not do: interrupted
-    once, it takes a thread that runs on for one that has ended (bpo-45274)."""
-
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
-        super().__init__(name=name, daemon=True)
-        self._work, self._over = work, threading.Event()
-
-    def run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._over.set()
-
-    def wait(self) -> None:
-        """Until it has ended, if it was started at all."""
-        while self.ident is not None and not self._over.wait(0.1):  # so that it can be interrupted everywhere
-            pass
-        if self._over.is_set():
-            self.join()

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -455,6 +457,33 @@ def test_a_join_that_is_stopped_is_done_by_the_next_run(upscaling: Upscaling, mo
         put(self, packet)
 
     monkeypatch.setattr(join.FilmWriter, "put", stop)
+    with pytest.raises(FilmStopped):
+        upscaling("out.mp4")
+    assert not upscaling.target("out.mp4").exists()
+    monkeypatch.undo()
+    assert upscaling("out.mp4").resumed == FRAMES
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="a thread cannot send a signal here")
+def test_an_interrupt_in_the_middle_of_a_write_stops_a_join(
+    upscaling: Upscaling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupting:
+        def __init__(self, file: Any) -> None:
+            self._file, self._writes = file, 0
+
+        def write(self, data: bytes) -> int:
+            self._writes += 1
+            if self._writes == 2:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                time.sleep(0.3)
+            return int(self._file.write(data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    write_whole = join.write_whole
+    monkeypatch.setattr(join, "write_whole", lambda path, fill: write_whole(path, lambda f: fill(Interrupting(f))))
     with pytest.raises(FilmStopped):
         upscaling("out.mp4")
     assert not upscaling.target("out.mp4").exists()
