@@ -364,6 +364,7 @@ def test_a_second_interrupt_waits_for_who_still_writes(
     tmp_path: Path, model: ImageModelDescriptor, monkeypatch: pytest.MonkeyPatch, video: VideoOptions
 ) -> None:
     make_film(tmp_path / "film.mkv", every(40, 30))
+    main = threading.get_ident()
     last, writing, ending = threading.Event(), threading.Event(), threading.Event()
     make, stop = FromPixels.__call__, ByteQueue.stop
 
@@ -373,7 +374,7 @@ def test_a_second_interrupt_waits_for_who_still_writes(
             ending.wait(60)
             for _ in range(3):
                 time.sleep(0.1)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.1)
         return make(self, pixels)
 

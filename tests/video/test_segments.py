@@ -468,6 +468,8 @@ def test_a_join_that_is_stopped_is_done_by_the_next_run(upscaling: Upscaling, mo
 def test_an_interrupt_in_the_middle_of_a_write_stops_a_join(
     upscaling: Upscaling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    main = threading.get_ident()
+
     class Interrupting:
         def __init__(self, file: Any) -> None:
             self._file, self._writes = file, 0
@@ -475,7 +477,7 @@ def test_an_interrupt_in_the_middle_of_a_write_stops_a_join(
         def write(self, data: bytes) -> int:
             self._writes += 1
             if self._writes == 2:
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                signal.pthread_kill(main, signal.SIGINT)
                 time.sleep(0.3)
             return int(self._file.write(data))
 
