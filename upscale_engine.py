@@ -85,7 +85,8 @@ def upscale_frames(
     sessions: SessionCache = _SESSIONS,
 ) -> UpscaleReport:
     """Upscale all frames of a source, of which there is one at least, into a sink, as `upscale` does: frames from
-    elsewhere than memory, a film's. The sink's are of the size that `result_size` tells.
+    elsewhere than memory, a film's. The sink's are of the size that `result_size` tells. The report's warnings are told
+    by the caller, who may have many runs for one film.
 
     Raises what `upscale` does, but for the picture, and what source and sink raise.
     """
@@ -129,6 +130,8 @@ def _upscale(
     report = runner.into(sink)
     notes = (*([noted] if noted else []), *report.notes)
     report = replace(report, seconds=time.perf_counter() - started, notes=notes)
+    for warning in report.warnings:
+        logger.warning(warning)
     _log(report)
     return UpscaleResult(sink.tensor, report)
 
@@ -158,8 +161,6 @@ def _summary(report: UpscaleReport) -> str:
 
 
 def _log(report: UpscaleReport) -> None:
-    for warning in report.warnings:
-        logger.warning(warning)
     if report.passes > 1:
         logger.info("the model ran %d times: %s", report.passes, report.sizes)
     (height, width), (rows, columns), tile = report.input_size, report.output_size, report.tile

@@ -417,7 +417,7 @@ def test_what_is_missing_and_wrong_wires_are_one_clear_error(film: Path, monkeyp
     with pytest.raises(BadFilmError, match="no frames"):
         upscaled(of_frames(frames=0))
     monkeypatch.setattr(pyav, "LEAST", (99, 0))
-    with pytest.raises(MissingLibraryError, match=r"need PyAV 99.0 or newer, and this is .*pip install"):
+    with pytest.raises(MissingLibraryError, match=r"need PyAV 99\.0 or newer, and this is .*pip install"):
         upscaled(from_file(film))
     monkeypatch.undo()
     with pytest.raises(MissingLibraryError, match=r"VIDEO is not there .*update ComfyUI"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..api.context import RunContext
 from ..api.options import UpscaleOptions
+from ..api.report import UpscaleReport
 from ..api.resize import Resize
 from ..tiling.fit import result_size
 from ..upscale_engine import upscale_frames
@@ -17,6 +19,9 @@ from .facts import Frame
 from .frames import FilmSource, FrameReading, ReadFrame
 from .inputs import FilmInput
 from .pipeline import as_stored
+from .report import joined_over_time
+
+logger = logging.getLogger("cudaspeed")
 
 
 def upscale_into_memory(
@@ -28,15 +33,19 @@ def upscale_into_memory(
     options = replace(options, resize=as_stored(options.resize, facts))
     height, width = result_size(facts.size, model.scale, options.resize)
     reading = FrameReading(_Decoded(reader), facts.count.packets)
-    sink: _MemorySink | None = None
+    sink, reports = None, list[UpscaleReport]()
     while reading.next is not None:  # once, unless frames change their size
         source = FilmSource(reading, options.batch_size, facts.count.rate)
+        asked = options
         if source.size != facts.size:
-            options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
+            asked = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
         sink = sink or _MemorySink(facts.count.packets, (height, width, source.channels))
         sink.begin()
-        upscale_frames((source, sink), model, options, context)
-    assert sink is not None, "a reader has one frame at least"
+        reports.append(upscale_frames((source, sink), model, asked, context))
+    report = joined_over_time(reports)
+    assert sink is not None and report is not None, "a reader has one frame at least"
+    for warning in report.warnings:
+        logger.warning("%s: %s", facts.path, warning)
     return sink.frames()
 
 

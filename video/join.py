@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from .parts import sync_folder
 from .pyav import load_av
 from .reader import FilmReader
 from .records import KnownPacket
+from .threads import interruptible
 from .writer import FilmWriter
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Joining:
             raise OutputError(f"{target}: no room to join its segments; {_room(needed, target, pieces)}")
 
         def fill(file: BinaryIO) -> None:
-            self._fill(file, pieces, is_whole)
+            interruptible("cudaspeed joining", lambda stop: self._fill(file, pieces, is_whole, stop))
             file.flush()
             os.fsync(file.fileno())
 
@@ -71,7 +73,7 @@ class Joining:
             raise OutputError(f"{error}; {_room(needed, target, pieces)}") from error
         sync_folder(target.absolute().parent)
 
-    def _fill(self, file: BinaryIO, pieces: Sequence[Piece], is_whole: bool) -> None:
+    def _fill(self, file: BinaryIO, pieces: Sequence[Piece], is_whole: bool, stop: threading.Event) -> None:
         encoded = _extradata(pieces[0].path)
         with (
             self.reader.again() as reader,
@@ -82,6 +84,10 @@ class Joining:
             decoded = _decoding_times(pieces)
             for piece in pieces:
                 for mine, known in _packets(piece):
+                    if stop.is_set():
+                        packet = None
+                        del mine
+                        return
                     mine.time_base = self.planned.time_base
                     mine.pts, mine.dts, mine.duration = known.pts, next(decoded), known.duration
                     while packet is not None and is_due(packet, known.pts * self.planned.time_base):
@@ -89,7 +95,7 @@ class Joining:
                         packet = next(beside, None)
                     writer.put(mine)  # after those before it, which the muxer sorts only as far as it looks
                     del mine  # of a file that is closed next
-            while packet is not None and is_whole:
+            while packet is not None and is_whole and not stop.is_set():
                 writer.copy(packet)
                 packet = next(beside, None)
             packet = None

@@ -64,6 +64,7 @@ def of_work(
     """What is done to a film: by which model, with which options, where, and how it is written."""
     asked = {**asdict(options), **asdict(video)}
     resize = asked.pop("resize")
+    del asked["fps"]  # which is of pictures that are in the same queue
     return {
         **{name.replace("_", " "): value for name, value in asked.items()},
         **{f"resize {name}": value for name, value in resize.items()},

@@ -98,7 +98,8 @@ def upscale_film(
         stages, work = Stages(reader, planned, engine, tell), _in_segments(job, ends, engine)
         done = write_in_segments(work, stages.run) if work else _write_at_once(job, stages, ends)
         late = [note for note in dict.fromkeys((*reader.notes, *done.notes)) if note not in notes]
-        _warn(facts.path, late)
+        upscaling = joined_over_time(done.reports)
+        _warn(facts.path, [*late, *(upscaling.warnings if upscaling else ())])
         return FilmReport(
             frames=done.frames,
             input_size=facts.size,
@@ -108,7 +109,7 @@ def upscale_film(
             variable_rate=facts.count.variable,
             losses=done.losses,
             seconds=time.perf_counter() - began,
-            upscaling=joined_over_time(done.reports),
+            upscaling=upscaling,
             notes=(*notes, *stages.notes, *late),
             resumed=done.resumed,
         )

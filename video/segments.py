@@ -59,11 +59,13 @@ class SegmentWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._open is None:
             return
-        if isinstance(error, KeyboardInterrupt):
-            with suppress(Exception):  # it is for looking at only
-                self._open.close()
-                self.unfinished = Unfinished(self._open.path, self._first, self._open.packets)
-        self._open.abandon()
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                with suppress(Exception):  # it is for looking at only
+                    self._open.close()
+                    self.unfinished = Unfinished(self._open.path, self._first, self._open.packets)
+        finally:  # also where it takes somebody too long
+            self._open.abandon()
 
     def write(self, pixels: NDArray[np.float32], pts: int, duration: int) -> None:
         """The next frame [H, W, C] of 0..1, at `pts` and for `duration` ticks of the film's time base. One of a segment
@@ -87,8 +89,8 @@ class SegmentWriter:
 
     def finish(self) -> None:
         """All frames are there."""
-        if self._open is not None:
-            self._keep(last=True)
+        if self._open is not None:  # which may lie before others that are there already
+            self._keep(last=self._open.index >= max(self._parts.found, default=0))
 
     def _keep(self, last: bool) -> None:
         done = self._open

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -36,6 +35,7 @@ from .interleave import is_due
 from .queues import ByteQueue, Stopped
 from .report import FilmProgress, Tell
 from .segments import SegmentWriter
+from .threads import Stage, end
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -92,21 +92,22 @@ class Stages:
     def _beside(self, writer: Writer, items: Items) -> Iterator[None]:
         """Decoding and encoding go on in threads of their own while the body does; when it ends well, both are over and
         the film is written. When it does not, they stop."""
-        decoding = threading.Thread(target=self._decode, args=(items,), name="cudaspeed decoding", daemon=True)
-        encoding = threading.Thread(target=self._encode, args=(writer,), name="cudaspeed encoding", daemon=True)
-        decoding.start()
-        encoding.start()
+        decoding = Stage("cudaspeed decoding", lambda: self._decode(items))
+        encoding = Stage("cudaspeed encoding", lambda: self._encode(writer))
         try:
+            decoding.start()
+            encoding.start()
             yield
-            decoding.join()
+            decoding.wait()
             self._made.end()
-            _wait_for(encoding)
-        finally:  # both know open files, which are closed next
-            self._read.stop()
-            self._made.stop()
-            decoding.join()
-            encoding.join()
+            encoding.wait()
+        finally:
+            end((decoding, encoding), self._stop)  # both know open files, which are closed next
         self._made.raise_error()
+
+    def _stop(self) -> None:
+        self._read.stop()
+        self._made.stop()
 
     def _upscale(self, reading: FrameReading) -> Iterator[UpscaleReport]:
         """All frames through the engine: in one run, and one more whenever their size changes."""
@@ -116,10 +117,11 @@ class Stages:
             self._tell(FilmProgress(self._resumed, self._resumed + reading.expected, 0.0, 0, self._resumed))
         while reading.next is not None:
             source = FilmSource(reading, options.batch_size, facts.count.rate)
+            asked = options
             if source.size != facts.size:
                 told = f"{source.size[1]}x{source.size[0]} from frame {self._resumed + self.done}"
                 self._note_change(f"the film changes its size, to {told}; all of it is written as {width}x{height}")
-                options = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
+                asked = replace(options, resize=Resize(0, width, height, "stretch", options.resize.resample))
 
             def finished(frame: Tensor | None, pixels: int = source.size[0] * source.size[1]) -> None:
                 self.done, self._pixels = self.done + 1, self._pixels + pixels
@@ -128,7 +130,7 @@ class Stages:
                 self._tell(FilmProgress(done, total, seconds, self._pixels, self._resumed, frame))
 
             sink = FilmSink(source, self._made, (height, width, source.channels), self._free, finished)
-            yield upscale_frames((source, sink), model, options, context)
+            yield upscale_frames((source, sink), model, asked, context)
 
     def _note_change(self, note: str) -> None:
         """Once: a film may change its size again and again."""
@@ -185,8 +187,3 @@ class Stages:
             pass
         except BaseException as error:  # raised where the engine hands over the next frame
             self._made.stop(error)
-
-
-def _wait_for(thread: threading.Thread) -> None:
-    while thread.is_alive():
-        thread.join(0.1)  # so that it can be interrupted everywhere

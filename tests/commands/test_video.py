@@ -143,6 +143,13 @@ def test_frames_go_in_and_come_out(films: Path, tmp_path: Path, capsys: pytest.C
     assert [path.name for path in (tmp_path / "queue").iterdir()] == ["shot.mkv"]
 
 
+def test_films_and_frames_are_in_one_queue(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_film(films / "a.mkv", every(40, 2))
+    put(films / "shot" / "1.png", 1)
+    code, records, _ = run(capsys, films / "a.mkv", films / "shot" / "%d.png", "-o", tmp_path / "out", "--fps", "25")
+    assert code == 0 and [record["frames"] for record in records] == [2, 1]
+
+
 def test_frames_into_frames_need_no_pyav(
     films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,12 @@ one that fails."""
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -25,11 +28,13 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.resize import Resize
 from cudaspeed.host import StandaloneContext
 from cudaspeed.upscale_engine import upscale
-from cudaspeed.video import pipeline, reader, writer
+from cudaspeed.video import reader, stages, writer
 from cudaspeed.video.colour import FromPixels, ToPixels, colour_of
 from cudaspeed.video.facts import Frame, PacketCount
+from cudaspeed.video.in_memory import upscale_into_memory
 from cudaspeed.video.options import VideoOptions
 from cudaspeed.video.pipeline import FilmJob, upscale_film
+from cudaspeed.video.queues import ByteQueue
 from cudaspeed.video.reader import FilmReader
 from cudaspeed.video.report import FilmProgress, FilmReport
 
@@ -166,7 +171,7 @@ def test_few_frames_are_there_at_once(
     """However many there are, and however slowly they are written."""
     make_film(tmp_path / "film.mkv", every(40, 90))
     frame = 48 * 64 * 3
-    monkeypatch.setattr(pipeline, "_MOST_BYTES", 2 * 20 * frame)
+    monkeypatch.setattr(stages, "_MOST_BYTES", 2 * 20 * frame)
     alive: set[int] = set()
     most = 0
 
@@ -196,6 +201,23 @@ def test_sound_lies_near_the_pictures_of_its_time(tmp_path: Path, model: ImageMo
             if packet.size:
                 last[packet.stream.index] = float(packet.pts * packet.time_base)
                 assert abs(last[0] - last[1]) < 2.5
+
+
+def test_frames_of_the_first_size_are_made_as_they_were_after_others(
+    tmp_path: Path, model: ImageModelDescriptor
+) -> None:
+    make_film(tmp_path / "one.ts", every(40, 3), Look(size=(48, 64), b_frames=0))
+    make_film(tmp_path / "two.ts", every(40, 3), Look(size=(64, 96), b_frames=0))
+    one, two = ((tmp_path / name).read_bytes() for name in ("one.ts", "two.ts"))
+    (tmp_path / "film.ts").write_bytes(one + two + one)
+    options = replace(PLAIN, resize=Resize(0, 100, 100, "crop"))
+    run(tmp_path / "film.ts", tmp_path / "out.mkv", model, options)
+    frames = decoded(tmp_path / "out.mkv")
+    assert len(frames) == 9
+    assert_same(frames[6:], frames[:3])
+    with FilmReader(tmp_path / "film.ts") as film:
+        images = upscale_into_memory(film, model, options, StandaloneContext("cpu"))
+    assert torch.equal(images[6:], images[:3])
 
 
 def test_a_film_that_changes_its_size_keeps_that_of_its_result(tmp_path: Path, model: ImageModelDescriptor) -> None:
@@ -334,6 +356,45 @@ def test_what_fails_in_the_decoder_is_raised_and_nothing_is_left(
     with pytest.raises(CudaspeedError, match=r"64x48 does not fit into memory.*no memory for a frame"):
         run(tmp_path / "film.mkv", tmp_path / "out.mkv", model)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="a thread cannot send a signal here")
+@pytest.mark.parametrize("video", [LOSSLESS, VideoOptions("ffv1", segment_seconds=0.4)])
+def test_a_second_interrupt_waits_for_who_still_writes(
+    tmp_path: Path, model: ImageModelDescriptor, monkeypatch: pytest.MonkeyPatch, video: VideoOptions
+) -> None:
+    make_film(tmp_path / "film.mkv", every(40, 30))
+    main = threading.get_ident()
+    last, writing, ending = threading.Event(), threading.Event(), threading.Event()
+    make, stop = FromPixels.__call__, ByteQueue.stop
+
+    def slowly(self: Any, pixels: Any) -> Any:
+        if last.is_set():
+            writing.set()
+            ending.wait(60)
+            for _ in range(3):
+                time.sleep(0.1)
+                signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.1)
+        return make(self, pixels)
+
+    def noted(self: Any, error: BaseException | None = None) -> None:
+        stop(self, error)
+        ending.set()
+
+    def tell(progress: FilmProgress) -> None:
+        if progress.done == 11:
+            last.set()
+        elif progress.done == 12:
+            writing.wait(60)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FromPixels, "__call__", slowly)
+    monkeypatch.setattr(ByteQueue, "stop", noted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "film.mkv", tmp_path / "out.mkv", model, video=video, tell=tell)
+    assert not [thread for thread in threading.enumerate() if thread.name == "cudaspeed encoding"]
+    assert not (tmp_path / "out.mkv").exists()
 
 
 @pytest.mark.parametrize(

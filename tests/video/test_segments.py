@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -462,6 +464,35 @@ def test_a_join_that_is_stopped_is_done_by_the_next_run(upscaling: Upscaling, mo
     assert upscaling("out.mp4").resumed == FRAMES
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="a thread cannot send a signal here")
+def test_an_interrupt_in_the_middle_of_a_write_stops_a_join(
+    upscaling: Upscaling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = threading.get_ident()
+
+    class Interrupting:
+        def __init__(self, file: Any) -> None:
+            self._file, self._writes = file, 0
+
+        def write(self, data: bytes) -> int:
+            self._writes += 1
+            if self._writes == 2:
+                signal.pthread_kill(main, signal.SIGINT)
+                time.sleep(0.3)
+            return int(self._file.write(data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    write_whole = join.write_whole
+    monkeypatch.setattr(join, "write_whole", lambda path, fill: write_whole(path, lambda f: fill(Interrupting(f))))
+    with pytest.raises(FilmStopped):
+        upscaling("out.mp4")
+    assert not upscaling.target("out.mp4").exists()
+    monkeypatch.undo()
+    assert upscaling("out.mp4").resumed == FRAMES
+
+
 def test_what_is_there_is_replaced_when_the_film_is_whole(upscaling: Upscaling) -> None:
     upscaling.target("out.mkv").write_bytes(b"as it was")
     with pytest.raises(FilmStopped):
@@ -480,6 +511,62 @@ def test_a_segment_counts_only_with_its_record(tmp_path: Path, upscaling: Upscal
     parts = Parts(folder, upscaling.target("out.mkv"), made_from)
     assert sorted(parts.segments) == [0, 1, 2] and len(parts.notes) == 1
     assert not Parts(folder, upscaling.target("out.mkv"), "something else").segments
+
+
+def test_a_segment_in_the_middle_is_not_the_last_one(upscaling: Upscaling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where it is the only one that was done anew."""
+    monkeypatch.setattr(join.Joining, "whole", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        upscaling("out.mkv")
+    folder = parts_of(upscaling.target("out.mkv"))
+    flip(folder / "000001.mkv")
+    with pytest.raises(Killed):
+        upscaling("out.mkv")
+    assert upscaling.computed == SEGMENT
+    (folder / "000002.mkv").unlink()
+    monkeypatch.undo()
+    assert upscaling("out.mkv").frames == FRAMES and upscaling.computed == SEGMENT
+
+
+def test_what_is_wrong_in_all_of_a_film_is_told_once(
+    tmp_path: Path, model: ImageModelDescriptor, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_film(tmp_path / "film.mkv", every(40, 6))
+    upscaling = Upscaling(tmp_path / "film.mkv", model)
+    report = upscaling("out.mkv", VideoOptions(segment_seconds=0.1), UpscaleOptions(precision="fp16", compile=False))
+    told = [warning for warning in report.warnings if "fp16 was asked for" in warning]
+    assert len(told) == 1
+    assert caplog.text.count("fp16 was asked for") == 1 and f"{upscaling.source}: {told[0]}" in caplog.text
+
+
+def _with_a_corner_that_moves(path: Path, frames: int) -> None:
+    """A film of noise that stands still, and a small part that does not; nothing of it is lost."""
+    values = np.random.default_rng(1)
+    still = np.kron(values.integers(30, 220, (20, 32, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 160, 256, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            still[8:40, 8:48] = values.integers(0, 256, (32, 40, 3))
+            frame = av.VideoFrame.from_ndarray(still, "rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = 40 * number, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "libx264"])
+def test_also_where_tiles_are_laid_around_what_moves(tmp_path: Path, model: ImageModelDescriptor, codec: str) -> None:
+    _with_a_corner_that_moves(tmp_path / "film.mkv", 3 * 13)
+    upscaling = Upscaling(tmp_path / "film.mkv", model)
+    options, video = UpscaleOptions(precision="fp32", compile=False), VideoOptions(codec, segment_seconds=0.5)
+    upscaling("first.mkv", video, options)  # after which all is known of the model
+    whole = upscaling("whole.mkv", video, options)
+    assert whole.upscaling and whole.upscaling.still_tiles, "no tiles lay around what moves"
+    with pytest.raises(Killed):
+        upscaling("out.mkv", video, options, stop=(0, Killed))
+    assert upscaling("out.mkv", video, options).resumed == 13
+    assert content(upscaling.target("out.mkv")) == content(upscaling.target("whole.mkv"))
 
 
 @pytest.mark.parametrize("seconds", [-1, 0.01, 4000, float("nan")])
