@@ -92,6 +92,7 @@ class Pipeline:
                     raise
                 error = raised
             self._settling.retry.discard()
+            self._still.stop()
             if error and self.outcome.frames_done < len(self._source):
                 forget_tensors(error)
                 self._context.release_cached()
@@ -190,7 +191,6 @@ class Pipeline:
         moving = self._still.moving
         if moving and schedule.keeps_tiles and moving.moves_on(schedule.plan, frames_left):
             self._forwards.limits = replace(self._forwards.limits, moving=moving.box)
-            self.outcome.followed = True
         return self._forwards.limits != limits or self._session.schedules.has_better(schedule, limits)
 
     def _may_follow(self) -> bool:
@@ -233,7 +233,6 @@ class Pipeline:
         stats = batch.stats().tolist()  # waits for it
         self._progress.arrived(batch.forward)
         self._progress.phase("looking at the result")
-        self._still.computed_in((batch.execution.step.mode, batch.execution.mode.backend == "compiled"))
         began, self._last_arrival = max(batch.began, self._last_arrival), self._session.clock()
         seconds = self._last_arrival - began
         yield from self._settle(work, stats, transfer)
