@@ -30,6 +30,7 @@ Leaving = Callable[[Event, Tensor], AbstractContextManager[None]]
 
 _VALUES = 8  # of tiles of one value that are remembered, where a frame has tiles enough
 _USUAL_RATE = 25  # frames a second, where nothing says otherwise
+_SELDOM = 8  # frames, of which one is looked at, where so many showed nothing still and to look makes the host wait
 _ROUNDING = 1e-6  # of differences between values of 0..1
 _CUT = 0.5  # the share of a frame that changes in a cut
 
@@ -77,6 +78,7 @@ class StillTiles:
         self._from: dict[tuple[int, Place], Hashable] = {}
         self._flat: dict[tuple[int, Place], tuple[float, ...]] = {}
         self._values: OrderedDict[Hashable, None] = OrderedDict()
+        self._moved = 0  # frames in a row in which nothing stood still
         if self.moving:
             self.moving.forget()
 
@@ -103,11 +105,13 @@ class StillTiles:
         if not self._on:
             return
         self._most_values = min(_VALUES, int(OF_ONE_VALUE * len(tiles)))
-        differences = self._differences(tiles)
+        rests = self._moved > _SELDOM and self._moved % _SELDOM and _makes_wait(next(iter(tiles.values())))
+        differences = {} if rests else self._differences(tiles)
         most = self._tolerance + _ROUNDING if self._tolerance else 0.0
         changed = sum(differences.get(place, 1.0) > most for place in tiles)
         if self.is_due(frame) or changed > _CUT * len(tiles):
             most, self._due = 0.0, frame + self._interval
+        self._moved = 0 if min(differences.values(), default=1.0) <= most else self._moved + 1
         for place, tile in tiles.items():
             if differences.get(place, 1.0) <= most:
                 self._from[frame, place] = place
@@ -181,7 +185,7 @@ class StillTiles:
         pairs = [(tiles[place], self._seen[place]) for place in known]
         if self._tolerance:
             apart = torch.stack([(tile - seen).abs().amax() for tile, seen in pairs]).tolist()
-        elif pairs[0][0].device.type == "cpu":  # each stops at the first difference
+        elif not _makes_wait(pairs[0][0]):  # each stops at the first difference
             apart = [not torch.equal(_bits(tile), _bits(seen)) for tile, seen in pairs]
         else:  # the host waits once
             apart = torch.stack([(_bits(tile) != _bits(seen)).any() for tile, seen in pairs]).tolist()
@@ -211,6 +215,11 @@ class Upcoming:
         return group
 
 
+def _makes_wait(tile: Tensor) -> bool:
+    """Whether the host waits for a device where it asks what is in the tile."""
+    return tile.device.type != "cpu"
+
+
 def _is_part(tile: Tensor) -> bool:
     """Whether its memory is more than its own."""
     return tile.untyped_storage().nbytes() > tile.nbytes
@@ -222,7 +231,7 @@ def _bits(tile: Tensor) -> Tensor:
 
 def _value_of(tile: Tensor) -> tuple[float, ...] | None:
     """The values of its channels, where each channel has one only."""
-    if tile.device.type != "cpu":  # to ask would make the host wait
+    if _makes_wait(tile):
         return None
     value = tile[:, :1, :1]
     return tuple(value.flatten().tolist()) if torch.equal(tile, value.expand_as(tile)) else None

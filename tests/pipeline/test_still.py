@@ -23,6 +23,7 @@ from cudaspeed.api.report import UpscaleReport
 from cudaspeed.api.resize import Resize
 from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline import schedule_maker, session
+from cudaspeed.pipeline import still as still_tiles
 from cudaspeed.pipeline.frame_io import TensorSink, TensorSource
 from cudaspeed.pipeline.frames import FrameGroup
 from cudaspeed.pipeline.run import Pipeline
@@ -429,6 +430,25 @@ def test_the_share_is_of_what_there_was(monkeypatch: pytest.MonkeyPatch) -> None
     report = runs(image).report
     assert len(planned) == 2
     assert 0 < report.still_share < 1
+
+
+def test_where_looking_makes_the_host_wait_it_looks_seldom_while_all_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(still_tiles, "_makes_wait", lambda tile: True)
+    still, looked = StillTiles(), list[int]()
+    differences = StillTiles._differences
+    monkeypatch.setattr(StillTiles, "_differences", lambda *asked: looked.append(1) or differences(*asked))
+    still.begin(on=True)
+    for frame in range(40):
+        seen(still, frame, torch.rand(3, 8, 8))
+        assert not still.is_known(frame, PLACE, SEAT)
+    assert 8 <= len(looked) <= 14
+    tile, known = torch.rand(3, 8, 8), list[bool]()
+    for frame in range(40, 60):
+        seen(still, frame, tile)
+        known.append(still.is_known(frame, PLACE, SEAT))
+    first = known.index(True)
+    assert first <= 9
+    assert all(known[first:])
 
 
 def test_frames_elsewhere_are_all_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
