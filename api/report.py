@@ -54,9 +54,9 @@ class UpscaleReport:
     """How a picture was upscaled. Sizes are (height, width) in pixels; `memory` is what was estimated, item by item,
     for the plan that the run ended with, and `peak_bytes` the device's measured peak where the context measures it
     (CUDA, command line), else the estimate's sum there; `out_of_memory` counts how often memory ran out on the way,
-    also where the same could be done again at once, of which no warning tells. `tile`, `overlap`, `tiles` and `batch`
-    are the plan's that the run ended with, smaller than at the start where memory ran out. So many `still_tiles` were
-    not computed: they took what came of others that are the same, mostly those of the frame before; `still_frames` are
+    also where the same could be done again at once, of which no warning tells. `tile`, `overlap` and `batch` are the
+    plan's that the run ended with, smaller than at the start where memory ran out; `tiles` are those of all frames,
+    as they were cut. So many `still_tiles` of them were not computed: they took what came of others that are the same, mostly those of the frame before; `still_frames` are
     frames that are, as a whole, the one before, their tiles among those. `compiled`: tiles went through a compiled
     forward; `compiling` says in a few words where compiling stands, or why there is none. `kernels` are those that
     computed the model. `profile` is the revision of what was known of the model when the run began,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -80,8 +81,14 @@ class TensorSource:
         return self._image[..., -1]
 
     def repeats(self, index: int) -> bool:
+        if index == 0:
+            return False
         if index not in self._repeats:
-            self._repeats[index] = index > 0 and torch.equal(self._image[index], self._image[index - 1])
+            if self.device.type == "cpu":  # which stops at the first difference
+                self._repeats[index] = torch.equal(self._image[index], self._image[index - 1])
+            else:  # the host waits once for all of them
+                same = [(now == before).all() for before, now in pairwise(self._image)]
+                self._repeats = dict(enumerate(torch.stack(same).tolist(), start=1))
         return self._repeats[index]
 
     def release(self, index: int) -> None:

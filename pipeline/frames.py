@@ -36,10 +36,10 @@ class Job(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The next `jobs`, in their order. Those in `seats` are computed, in a batch of so many tiles, each where its seat
-    says; the others' tiles are known. No seats: there is nothing to compute."""
+    """The next `jobs`, in their order, each with the seat where it would be computed. Those in `seats` are, in a batch
+    of so many tiles; the others' tiles are known. No seats: there is nothing to compute."""
 
-    jobs: list[Job]
+    jobs: dict[Job, Seat]
     seats: dict[Job, Seat]
 
 
@@ -130,7 +130,7 @@ class FrameGroup:
         total, first = len(self.jobs), self._jobs_cut
         whole = total - total % most
         begin, size = (0, most) if first < whole else (whole, total - whole)
-        part = Part([], {})
+        part = Part({}, {})
         for number in range(first, whole if first < whole else total):
             job, seat = self.jobs[number], (size, (number - begin) % size)
             self._prepare(self.frame_of(job))
@@ -139,7 +139,7 @@ class FrameGroup:
                     break
                 part.seats[job] = seat
                 self._still.expect(*self.place_of(job), seat)
-            part.jobs.append(job)
+            part.jobs[job] = seat
         self._jobs_cut += len(part.jobs)
         return part
 

@@ -8,7 +8,7 @@ from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
 from ..api.memory_use import MemoryUse
-from ..api.model_info import ModelInfo
+from ..api.model_info import Forward, ModelInfo
 from ..api.options import UpscaleOptions
 from ..images.channels import ChannelPlan
 from ..models.execution import ExecutionMode
@@ -16,6 +16,7 @@ from ..models.info import model_info
 from ..models.known_fields import known_receptive_field
 from ..models.known_throughput import known_throughput
 from ..models.precision import usual_mode
+from ..models.reach import counted_reach, reaches_no_further
 from ..models.receptive_field import UNMEASURABLE, ReceptiveField, measurable
 from ..models.receptive_field import study as study_of_the_field
 from ..models.runner import ModelRunner
@@ -113,6 +114,18 @@ class KnownModel:
             unbounded = self.info.global_context or found.unbounded
             self.info = replace(self.info, receptive_field=found.pixels, global_context=unbounded)
         return measured
+
+    @property
+    def reach(self) -> int | None:
+        """How many pixels the model can see at most, by its layers; None where they do not tell."""
+        return self.record.once("reach", lambda: counted_reach(self._model))
+
+    def sees_no_further(self, forward: Forward) -> bool:
+        """Whether it sees no further than `reach` indeed, tried once by its `forward`."""
+        reach = self.reach
+        return reach is not None and self.record.once(
+            "sees no further", lambda: reaches_no_further(reach, self.info, forward)
+        )
 
     # --- details -----------------------------------------------------------------------------------------------------
 

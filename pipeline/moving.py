@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..api.model_info import ModelInfo
-from ..tiling.plan import Box, TilePlan, automatic_overlap, plan_around
+from ..tiling.plan import Around, Box, TilePlan, plan_around
 
 _FRAMES = 6  # that tell
 _LEFT = 12  # frames that a change of tiles must be worth
@@ -24,12 +24,12 @@ _EDGE = 16  # parts of a side, the outermost of which are looked at first
 
 
 class MovingPart:
-    """Of one run with a model that is `info`. `box` is where tiles lie around, if they do."""
+    """Of one run with a model that is `info`. `around` is what tiles lie around, if they do."""
 
     def __init__(self, info: ModelInfo, overlap: int) -> None:
-        """Neighbours share at least so many pixels; 0: what suits the model."""
-        self._info, self._overlap = info, overlap or automatic_overlap(info)
-        self.box: Box | None = None
+        """Neighbours are to share at least so many pixels."""
+        self._info, self._overlap = info, overlap
+        self.around: Around | None = None
         self._before: list[Tensor] = []
         self._boxes: deque[Box | None] = deque(maxlen=_FRAMES)
 
@@ -45,28 +45,28 @@ class MovingPart:
         self._before = [*pictures]
 
     def moves_on(self, plan: TilePlan, frames_left: int) -> bool:
-        """Whether other tiles than those of `plan` had better be used for so many frames; `box` then says where."""
+        """Whether other tiles than those of `plan` had better be used for so many frames; `around` then says
+        what they lie around."""
         if len(self._boxes) < _FRAMES or frames_left < _LEFT or (plan.alike and plan.count > 1):
             return False
         size = plan.rows.size, plan.columns.size
         now = sum(_computed(plan, box) for box in self._boxes) / _FRAMES
-        around = _union(self._boxes)
-        choices: dict[Box | None, int] = {None: size[0] * size[1]}
-        if around and (tiles := plan_around(*size, self._info, around, self._overlap)):
-            choices[around] = _computed(tiles, around)
-        best = min(choices, key=lambda box: choices[box])
-        if best == self.box or choices[best] >= (_CLEARLY if best else 1.0) * now:
+        box = _union(self._boxes)
+        choices: dict[Around | None, int] = {None: size[0] * size[1]}
+        if box and (tiles := plan_around(*size, self._info, around := Around(box, self._overlap))):
+            choices[around] = _computed(tiles, box)
+        best = min(choices, key=lambda around: choices[around])
+        if best == self.around or choices[best] >= (_CLEARLY if best else 1.0) * now:
             return False
-        self.box = best
+        self.around = best
         self._boxes.clear()
         return True
 
 
 def may_move(info: ModelInfo, size: tuple[int, int], device: torch.device) -> bool:
-    """Whether pictures of `size` (height, width) may be computed in tiles around what moves: large ones, by models that
-    see no further than their tiles overlap, where looking does not make the host wait."""
-    known = info.receptive_field is not None or info.small_convolutional
-    local = info.convolutional and known and not (info.global_context or info.square or info.wraparound)
+    """Whether pictures of `size` (height, width) may be computed in tiles around what moves: large ones, by models of
+    convolutions, where looking does not make the host wait."""
+    local = info.convolutional and not (info.global_context or info.square or info.wraparound)
     return local and size[0] * size[1] >= _PIXELS and device.type == "cpu"
 
 

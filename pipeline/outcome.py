@@ -19,8 +19,7 @@ class Outcome:
     """Grows while frames get done, each of so many pictures for the model. `schedule` is the one that the run stands
     on, or ended with; `compiled`: compiled code computed tiles in the mode that it ended with. `repairs` are those of
     frames that are kept. `out_of_memory`: how often memory ran out, and the run went on. Of all `tiles`, so many
-    `still_tiles` were not computed, because they are those of the frame before; `still_frames` are, as a whole.
-    `followed`: tiles lay around what moved for some time."""
+    `still_tiles` were not computed, because they are those of the frame before; `still_frames` are, as a whole."""
 
     pictures_per_frame: int
     verdicts: list[FrameVerdict] = field(default_factory=list)
@@ -31,7 +30,6 @@ class Outcome:
     tiles: int = 0
     still_tiles: int = 0
     still_frames: int = 0
-    followed: bool = False
 
     def add(self, frame: FinishedFrame) -> None:
         """One more is done."""
@@ -77,7 +75,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         kernels=mode.kernels,
         tile=schedule.tile,
         overlap=(plan.rows.overlap, plan.columns.overlap),
-        tiles=outcome.tiles if outcome.followed else frames * outcome.pictures_per_frame * plan.count,
+        tiles=outcome.tiles,
         batch=schedule.batch,
         compiled=outcome.compiled,
         compiling=session.compiling(outcome.compiled),

@@ -17,6 +17,7 @@ from ..images.channels import ChannelPlan
 from ..memory import working_bytes
 from ..models.execution import Executor
 from ..tiling.fit import Resampling
+from ..tiling.plan import exact_overlap
 from ..tiling.resample import Resampler
 from .fallback import Execution
 from .forwards import ForwardFailedError, Forwards, forget_tensors
@@ -60,8 +61,7 @@ class Pipeline:
         self._finished: deque[FinishedFrame] = deque()
         self._tiles_done = self._batches_done = self._batches_before = 0
         self._last_arrival = self._share_written = 0.0
-        moving = MovingPart(session.known.info, self._options.overlap) if self._may_follow() else None
-        self._still = StillTiles(self._options.still / 255, self._source.rate, moving)
+        self._still = StillTiles(self._options.still / 255, self._source.rate, self._moving_part())
         self._forwards = Forwards(session, self.outcome, progress, self._still)
         self._settling = Settling(session, self.outcome, progress, self._still, self._compute)
 
@@ -92,6 +92,7 @@ class Pipeline:
                     raise
                 error = raised
             self._settling.retry.discard()
+            self._still.stop()
             if error and self.outcome.frames_done < len(self._source):
                 forget_tensors(error)
                 self._context.release_cached()
@@ -189,15 +190,24 @@ class Pipeline:
         """Whether another schedule has become better for so many frames to come."""
         moving = self._still.moving
         if moving and schedule.keeps_tiles and moving.moves_on(schedule.plan, frames_left):
-            self._forwards.limits = replace(self._forwards.limits, moving=moving.box)
-            self.outcome.followed = True
+            if self._session.known.sees_no_further(self._forward):
+                self._forwards.limits = replace(self._forwards.limits, moving=moving.around)
+            else:
+                self._still.moving = None
         return self._forwards.limits != limits or self._session.schedules.has_better(schedule, limits)
 
-    def _may_follow(self) -> bool:
-        """Whether tiles may lie around what moves: where the user leaves it to us how they lie."""
+    def _moving_part(self) -> MovingPart | None:
+        """Where tiles may lie around what moves, because the user leaves it to us how they lie."""
         known, device = self._session.known, self._context.device
         chosen = self._options.tile or self._options.level == "memory" or known.padding()
-        return not chosen and may_move(known.info, self._source.size, device)
+        if chosen or known.reach is None or not may_move(known.info, self._source.size, device):
+            return None
+        return MovingPart(known.info, max(self._options.overlap, exact_overlap(known.reach)))
+
+    def _forward(self, tiles: Tensor) -> Tensor:
+        """Tiles [N, C, h, w] through the model, eagerly."""
+        step = self._session.chain.now
+        return self._forwards.run(step, step.runner.executor(self._context.device), tiles)[1]
 
     def _setup(self, schedule: Schedule) -> FrameSetup:
         known, device, resampler = self._session.known, self._context.device, self._resampler
@@ -233,7 +243,6 @@ class Pipeline:
         stats = batch.stats().tolist()  # waits for it
         self._progress.arrived(batch.forward)
         self._progress.phase("looking at the result")
-        self._still.computed_in((batch.execution.step.mode, batch.execution.mode.backend == "compiled"))
         began, self._last_arrival = max(batch.began, self._last_arrival), self._session.clock()
         seconds = self._last_arrival - began
         yield from self._settle(work, stats, transfer)

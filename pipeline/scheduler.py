@@ -20,7 +20,7 @@ from ..compiling.shapes import TileShapes
 from ..memory import MemoryCost, affordable_pixels
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..tiling.plan import (
-    Box,
+    Around,
     TilePlan,
     automatic_overlap,
     memory_saving_side,
@@ -84,14 +84,14 @@ class Limits:
 
     `max_pixels`: a forward of more input pixels ran out of memory. `one_by_one`: the model fails on several tiles at
     once. `frames_on_device`: there was room for making frames there so far; `keeps_tiles`: and for keeping tiles.
-    `moving`: nothing but that part of the frames changes from one to the next.
+    `moving`: nothing but a part of the frames changes from one to the next.
     """
 
     max_pixels: int | None = None
     one_by_one: bool = False
     frames_on_device: bool = True
     keeps_tiles: bool = True
-    moving: Box | None = None
+    moving: Around | None = None
 
     def after_out_of_memory(self, schedule: Schedule) -> Limits:
         """Half of what `schedule` gives a forward: fewer tiles at once, or smaller ones where it was a single one."""
@@ -265,9 +265,8 @@ class Scheduler:
         overlap = self._options.overlap or None
         return plan_tiles(*self._size, info, max_pixels=self._room(limits), max_side=max_side, overlap=overlap)
 
-    def _plan_around(self, moving: Box, limits: Limits) -> TilePlan | None:
-        overlap = self._options.overlap or automatic_overlap(self._info)
-        plan = plan_around(*self._size, self._info, moving, overlap)
+    def _plan_around(self, moving: Around, limits: Limits) -> TilePlan | None:
+        plan = plan_around(*self._size, self._info, moving)
         return plan if plan and plan.tile_pixels <= self._room(limits) else None
 
     def _plan_in(self, shapes: TileShapes, limits: Limits) -> TilePlan | None:

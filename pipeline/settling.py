@@ -70,17 +70,24 @@ class Settling:
         Raises `Reschedule` when what is in work had better be done another way.
         """
         group, part, batch = work
-        for job in part.jobs:
+        if batch:
+            self._tell_way(batch)
+        for job, seat in part.jobs.items():
             if batch and job in part.seats:
-                finished = self._take(group, job, batch, part.seats[job], stats, transfer)
-            elif known := self._still.result(*group.place_of(job)):
+                finished = self._take(group, job, batch, seat, stats, transfer)
+            elif known := self._still.result(*group.place_of(job), transfer.download.leaving):
                 finished = group.hand_on(job, known)
             else:  # what was known of it was taken back in between
-                alone = self._compute(group.cut(Part([job], {job: (1, 0)})), transfer)
-                finished = self._take(group, job, alone, (1, 0), alone.stats().tolist(), transfer)
+                alone = self._compute(group.cut(Part({job: seat}, {job: seat})), transfer)
+                self._tell_way(alone)
+                finished = self._take(group, job, alone, seat, alone.stats().tolist(), transfer)
             if finished is not None:
                 yield finished
                 yield from group.again(finished)
+
+    def _tell_way(self, batch: Batch) -> None:
+        step, _, mode = batch.execution
+        self._still.computed_in((step.mode, mode.backend == "compiled"), batch.tiles.shape)
 
     def _take(
         self, group: FrameGroup, job: Job, batch: Batch, seat: Seat, stats: list[list[float]], transfer: Transfer

@@ -8,7 +8,8 @@ of a frame changes. Tiles of one value, bars above and below a film, are compute
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,19 @@ from torch import Tensor
 from .frame_io import FrameSource
 from .moving import MovingPart
 from .streams import Event
+from .workload import OF_ONE_VALUE
 
 Place = tuple[int, int, int]
 """Where a tile lies: picture of its frame, row and column of the plan."""
 Seat = tuple[int, int]
 """Where a tile is computed: in a batch of how many, and which of them it is. The last bits depend on both."""
 
-_VALUES = 8  # of tiles of one value that are remembered
+Leaving = Callable[[Event, Tensor], AbstractContextManager[None]]
+"""What is queued inside is done when the event is past and the tensor is there (`Download.leaving`)."""
+
+_VALUES = 8  # of tiles of one value that are remembered, where a frame has tiles enough
 _USUAL_RATE = 25  # frames a second, where nothing says otherwise
+_SELDOM = 8  # frames, of which one is looked at, where so many showed nothing still and to look makes the host wait
 _ROUNDING = 1e-6  # of differences between values of 0..1
 _CUT = 0.5  # the share of a frame that changes in a cut
 
@@ -50,16 +56,16 @@ class StillTiles:
     def __init__(self, tolerance: float = 0.0, rate: float | None = None, moving: MovingPart | None = None) -> None:
         self.moving = moving
         self._tolerance, self._interval = tolerance, max(1, round(rate or _USUAL_RATE))
-        self._on = False
+        self._on, self._most_values = False, 0
         self._due = 0  # the frame where everything is computed anew
-        self._way: object = None
+        self._ways: dict[Sequence[int], object] = {}
         self._barred: set[Place] = set()
         self.forget()
 
     def begin(self, on: bool) -> None:
         """Another plan, from which nothing is known; with `on`, from now on something is kept."""
         self.forget()
-        self._on, self._way = on, None
+        self._on, self._ways = on, {}
 
     def stop(self) -> None:
         """Memory is short: give back what is kept, and keep nothing more before the next `begin`."""
@@ -72,15 +78,18 @@ class StillTiles:
         self._from: dict[tuple[int, Place], Hashable] = {}
         self._flat: dict[tuple[int, Place], tuple[float, ...]] = {}
         self._values: OrderedDict[Hashable, None] = OrderedDict()
+        self._moved = 0  # frames in a row in which nothing stood still
         if self.moving:
             self.moving.forget()
 
-    def computed_in(self, way: object) -> None:
-        """Tiles are computed in this `way` by now: what came of another one is not handed on."""
-        if self._way not in (None, way):
+    def computed_in(self, way: object, shape: Sequence[int]) -> None:
+        """Batches of this `shape` are computed in this `way` by now: what came of another one is not handed on.
+        Other shapes may have a way of their own: what is compiled does not take all."""
+        if self._ways.get(shape, way) != way:
             self.forget()
             self._barred.clear()
-        self._way = way
+            self._ways.clear()
+        self._ways[shape] = way
 
     def is_due(self, frame: int) -> bool:
         """Whether `frame` is one where everything that is not quite the same is computed anew."""
@@ -95,11 +104,14 @@ class StillTiles:
         """Find out which of the `tiles` [C, h, w] of `frame`, all that it has, need not be computed."""
         if not self._on:
             return
-        differences = self._differences(tiles)
+        self._most_values = min(_VALUES, int(OF_ONE_VALUE * len(tiles)))
+        rests = self._moved > _SELDOM and self._moved % _SELDOM and _makes_wait(next(iter(tiles.values())))
+        differences = {} if rests else self._differences(tiles)
         most = self._tolerance + _ROUNDING if self._tolerance else 0.0
         changed = sum(differences.get(place, 1.0) > most for place in tiles)
         if self.is_due(frame) or changed > _CUT * len(tiles):
             most, self._due = 0.0, frame + self._interval
+        self._moved = 0 if min(differences.values(), default=1.0) <= most else self._moved + 1
         for place, tile in tiles.items():
             if differences.get(place, 1.0) <= most:
                 self._from[frame, place] = place
@@ -125,7 +137,7 @@ class StillTiles:
         value = self._flat.get((frame, place))
         if value is not None:
             self._values[value, seat] = None
-            if len(self._values) > _VALUES:
+            if len(self._values) > self._most_values:
                 oldest, _ = self._values.popitem(last=False)
                 self._results.pop(oldest, None)
 
@@ -136,7 +148,8 @@ class StillTiles:
             return
         self._results[place] = _Result(*result)
         if (value, seat) in self._values:
-            self._results[value, seat] = _Result(*result)
+            tile, computed = result
+            self._results[value, seat] = _Result(tile.clone() if _is_part(tile) else tile, computed)
 
     def bar(self, frame: int, place: Place) -> None:
         """The tile came out faulty, or was mended: what comes of this place is not handed on in this run."""
@@ -148,15 +161,17 @@ class StillTiles:
             self._results.pop(key, None)
             del self._values[key]
 
-    def result(self, frame: int, place: Place) -> tuple[Tensor, Event] | None:
-        """What the tile, which was not computed, takes; None where there is nothing any more."""
+    def result(self, frame: int, place: Place, leaving: Leaving) -> tuple[Tensor, Event] | None:
+        """What the tile, which was not computed, takes; None where there is nothing any more. It is there, when
+        its event is past, for what is queued in `leaving`."""
         self._flat.pop((frame, place), None)
         source = self._from.pop((frame, place), None)
         found = self._results.get(source) if source is not None else None
         if found is None:
             return None
-        if found.tile.untyped_storage().nbytes() > found.tile.nbytes:  # or it would keep all of its batch
-            found = self._results[source] = found._replace(tile=found.tile.clone())
+        if _is_part(found.tile):  # or it would keep all of its batch
+            with leaving(found.computed, found.tile):
+                found = self._results[source] = found._replace(tile=found.tile.clone())
         if place not in self._barred:
             self._results[place] = found
         return found.tile, found.computed
@@ -170,7 +185,7 @@ class StillTiles:
         pairs = [(tiles[place], self._seen[place]) for place in known]
         if self._tolerance:
             apart = torch.stack([(tile - seen).abs().amax() for tile, seen in pairs]).tolist()
-        elif pairs[0][0].device.type == "cpu":  # each stops at the first difference
+        elif not _makes_wait(pairs[0][0]):  # each stops at the first difference
             apart = [not torch.equal(_bits(tile), _bits(seen)) for tile, seen in pairs]
         else:  # the host waits once
             apart = torch.stack([(_bits(tile) != _bits(seen)).any() for tile, seen in pairs]).tolist()
@@ -200,13 +215,23 @@ class Upcoming:
         return group
 
 
+def _makes_wait(tile: Tensor) -> bool:
+    """Whether the host waits for a device where it asks what is in the tile."""
+    return tile.device.type != "cpu"
+
+
+def _is_part(tile: Tensor) -> bool:
+    """Whether its memory is more than its own."""
+    return tile.untyped_storage().nbytes() > tile.nbytes
+
+
 def _bits(tile: Tensor) -> Tensor:
     return tile.view(torch.int32)
 
 
 def _value_of(tile: Tensor) -> tuple[float, ...] | None:
     """The values of its channels, where each channel has one only."""
-    if tile.device.type != "cpu":  # to ask would make the host wait
+    if _makes_wait(tile):
         return None
     value = tile[:, :1, :1]
     return tuple(value.flatten().tolist()) if torch.equal(tile, value.expand_as(tile)) else None

@@ -14,6 +14,7 @@ from .streams import Event, PastEvent, StreamDevice
 # some hundred microseconds, which makes the setting out of each cheap.
 _BUFFERS = 4
 _BUFFER_BYTES = 8 << 20
+_NEAR = 4  # frames that are looked through for the next one to send
 
 
 def staging_bytes(row: int) -> int:
@@ -71,11 +72,12 @@ class StreamUpload:
         return sent.frame
 
     def prefetch(self) -> None:
-        """Let the next frame set out, if there is one that is not what was there before."""
-        while self._next < len(self._source) and self._source.repeats(self._next):
-            self._next += 1
-        if self._next < len(self._source):
-            self._send(self._next)
+        """Let the next frame set out that is not what was there before, if it is near: a source holds all that was
+        looked at."""
+        for index in range(self._next, min(self._next + _NEAR, len(self._source))):
+            if not self._source.repeats(index):
+                self._send(index)
+                break
 
     def close(self) -> None:
         """Wait until nothing is on its way any more: pinned frames are their owner's again."""

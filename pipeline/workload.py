@@ -22,6 +22,7 @@ _RGB = 3  # channels
 _FLOAT = 4  # bytes
 _TO_BLEED = 6  # frames that it takes to spread a frame's colours under what is transparent
 _OVERLAPPING = 1.5  # as many pixels as the picture has the tiles that are not wasteful
+OF_ONE_VALUE = 1 / 4  # of a frame's tiles, as many more of one value are kept at most
 _TO_ENLARGE_ALPHA = 3  # planes of the result's size
 
 
@@ -71,10 +72,10 @@ class Workload:
 
     def bytes_to_keep_tiles(self, info: ModelInfo, padding: WrapPadding) -> int:
         """What it takes to keep what a frame's tiles are cut from, and what came of them, until the next one; tiles
-        overlap. 0 for a single frame, after which there is none."""
+        overlap. Some of one value are kept longer. 0 for a single frame, after which there is none."""
         if self.frames == 1:
             return 0
-        values = info.in_channels + info.out_channels * info.scale**2
+        values = info.in_channels + (1 + OF_ONE_VALUE) * info.out_channels * info.scale**2
         plane = math.prod(padding.padded_size(self.size)) * _FLOAT
         return int(_OVERLAPPING * plane * values * self.channels.pictures_per_frame)
 

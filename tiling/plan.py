@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from ..api.errors import BadOptionError
 from ..api.model_info import ModelInfo
@@ -35,6 +36,13 @@ _SMALLEST_AUTOMATIC = 128
 
 Box = tuple[int, int, int, int]
 """A part of a picture: from its first row and to the one after its last, and its columns alike."""
+
+
+class Around(NamedTuple):
+    """Tiles that lie around `box`, of which neighbours share at least `overlap` pixels."""
+
+    box: Box
+    overlap: int
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,15 @@ def automatic_overlap(info: ModelInfo) -> int:
     return min(overlap, MAX_OVERLAP)
 
 
+def exact_overlap(reach: int) -> int:
+    """The least overlap of tiles that are, beyond their seams, what the whole picture is, but for rounding, where a
+    model can see so many pixels far at most."""
+    overlap = 2 * reach + 1
+    while (overlap - _seam_width(overlap)) // 2 < reach:
+        overlap += 1
+    return overlap
+
+
 def memory_saving_side(info: ModelInfo, overlap: int) -> int:
     """The smallest tile side that is not wasteful: at least 128, and at most an eighth of it overlap; a quarter, where
     the side is more than 256."""
@@ -198,14 +215,14 @@ def plan_fixed(height: int, width: int, info: ModelInfo, tile: tuple[int, int], 
     )
 
 
-def plan_around(height: int, width: int, info: ModelInfo, box: Box, overlap: int) -> TilePlan | None:
-    """The plan with one tile for all that changes where `box` does, and others for what does not; they share at least
-    `overlap`. None where that tile would be the whole picture.
+def plan_around(height: int, width: int, info: ModelInfo, around: Around) -> TilePlan | None:
+    """The plan with one tile for all that changes where the box does, and others for what does not. None where that
+    tile would be the whole picture.
 
     The others show nothing of the box, and the one in the middle fills all of the result that a model sees from it,
     whose receptive field is within half of the overlap.
     """
-    top, bottom, left, right = box
+    (top, bottom, left, right), overlap = around
     rows, columns = (
         _axis_around(height, info, (top, bottom), overlap),
         _axis_around(width, info, (left, right), overlap),

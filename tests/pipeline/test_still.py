@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,13 +23,24 @@ from cudaspeed.api.report import UpscaleReport
 from cudaspeed.api.resize import Resize
 from cudaspeed.host import StandaloneContext
 from cudaspeed.pipeline import schedule_maker, session
+from cudaspeed.pipeline import still as still_tiles
 from cudaspeed.pipeline.frame_io import TensorSink, TensorSource
+from cudaspeed.pipeline.frames import FrameGroup
+from cudaspeed.pipeline.run import Pipeline
+from cudaspeed.pipeline.schedule_maker import ScheduleMaker
+from cudaspeed.pipeline.scheduler import Limits, Schedule
 from cudaspeed.pipeline.still import StillTiles
 from cudaspeed.pipeline.streams import PastEvent
+from cudaspeed.pipeline.workload import Workload
+from cudaspeed.tiling.plan import plan_tiles
 from cudaspeed.upscale_engine import upscale, upscale_frames
 
 PLAIN: dict[str, Any] = {"precision": "fp32", "compile": False}
 SIZE = 96, 128
+
+
+def at_once(*_: object) -> nullcontext[None]:
+    return nullcontext()
 
 
 class Runs:
@@ -269,14 +283,183 @@ def test_another_mode_takes_nothing_over_from_the_one_before() -> None:
     still.begin(on=True)
     tile, place, seat = torch.rand(3, 8, 8), (0, 0, 0), (1, 0)
     still.look_at(0, {place: tile})
-    still.computed_in("fp16")
+    still.computed_in("fp16", tile.shape)
     still.keep(0, place, seat, (tile, PastEvent()))
     still.look_at(1, {place: tile.clone()})
     assert still.is_known(1, place, seat)
-    still.computed_in("fp32")
-    assert still.result(1, place) is None
+    still.computed_in("fp32", tile.shape)
+    assert still.result(1, place, at_once) is None
     still.look_at(2, {place: tile.clone()})
     assert not still.is_known(2, place, seat)
+
+
+# what is kept
+
+
+def seen(still: StillTiles, frame: int, tile: Tensor) -> None:
+    still.look_at(frame, {PLACE: tile})
+
+
+PLACE, SEAT = (0, 0, 0), (1, 0)
+
+
+def test_of_a_batch_only_the_tile_is_kept_and_copied_when_it_is_there() -> None:
+    """The copy is queued where the result leaves: behind the batch, which a device may still be computing then."""
+    still, tile, batch = StillTiles(), torch.rand(3, 8, 8), torch.zeros(2, 3, 16, 16)
+    still.begin(on=True)
+    seen(still, 0, tile)
+    still.keep(0, PLACE, SEAT, (batch[1], PastEvent()))
+    seen(still, 1, tile.clone())
+
+    @contextmanager
+    def leaving(_: object, used: Tensor) -> Iterator[None]:
+        assert used.data_ptr() == batch[1].data_ptr()
+        batch[1] = 1.0
+        yield
+
+    handed_on = still.result(1, PLACE, leaving)
+    assert handed_on
+    assert bool((handed_on[0] == 1).all())
+    assert handed_on[0].untyped_storage().nbytes() == batch[1].nbytes
+
+
+def test_what_was_taken_back_is_computed_in_its_seat(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = talking_head(3)
+    runs = warm(model=zoo.compact())
+    whole, original, taken_back = runs.alone(image, tile=32), StillTiles.result, []
+
+    def result(*asked: Any) -> Any:
+        known = original(*asked)
+        taken_back.append(len(taken_back) % 5 == 0)
+        return None if taken_back[-1] else known
+
+    monkeypatch.setattr(StillTiles, "result", result)
+    made = runs(image, tile=32)
+    tiles, batch = made.report.tiles // 3, made.report.batch
+    assert any(taken_back)
+    assert {*runs.forwards} <= {batch, tiles % batch}
+    assert torch.equal(made.image, whole)
+
+
+def test_frames_of_one_value_each_are_not_all_kept() -> None:
+    """A fade in one piece: eight of its results would be eight frames that nobody counts."""
+    still, made = StillTiles(), list[Any]()
+    still.begin(on=True)
+    for frame in range(8):
+        seen(still, frame, torch.full((3, 8, 8), frame / 8))
+        if not still.is_known(frame, PLACE, SEAT):
+            still.expect(frame, PLACE, SEAT)
+            result = torch.rand(3, 16, 16)
+            made.append(weakref.ref(result))
+            still.keep(frame, PLACE, SEAT, (result, PastEvent()))
+            del result
+    assert [ref() is not None for ref in made] == [False] * 7 + [True]
+
+
+def test_a_tile_of_one_value_does_not_keep_its_batch() -> None:
+    still, tiles = StillTiles(), {(0, 0, column): torch.full((3, 8, 8), 0.5) for column in range(8)}
+    still.begin(on=True)
+    still.look_at(0, tiles)
+    batch = torch.rand(4, 3, 16, 16)
+    for column, tile in enumerate(batch):
+        still.expect(0, (0, 0, column), (4, column))
+        still.keep(0, (0, 0, column), (4, column), (tile, PastEvent()))
+    for column in range(4):
+        still.bar(0, (0, 0, column))  # of the places nothing is kept
+    still.look_at(1, {place: tile.clone() for place, tile in tiles.items()})
+    kept = {result.tile.untyped_storage().nbytes() for result in still._results.values()}
+    assert kept <= {batch[0].nbytes}
+
+
+def test_every_shape_of_batches_has_a_way_of_its_own() -> None:
+    """What is compiled does not take all tiles of a plan, and what stands still does so in any case."""
+    still, tile = StillTiles(), torch.rand(3, 8, 8)
+    still.begin(on=True)
+    for frame in range(3):
+        seen(still, frame, tile.clone())
+        assert still.is_known(frame, PLACE, SEAT) == (frame > 0)
+        still.computed_in("compiled", (1, 3, 8, 8))
+        still.computed_in("eager", (1, 3, 16, 8))
+        if frame == 0:
+            still.keep(0, PLACE, SEAT, (tile, PastEvent()))
+        else:
+            assert still.result(frame, PLACE, at_once)
+
+
+def test_memory_that_runs_out_anywhere_takes_what_is_kept_before_more_is_planned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, image = warm(), talking_head(3)
+    cut, planned = FrameGroup.cut, list[int]()
+    stills: list[StillTiles] = []
+    begin, less_than = StillTiles.begin, Pipeline._less_than
+
+    def once(self: FrameGroup, part: Any) -> Tensor:
+        if self.frame_of(next(iter(part.jobs))) == 1 and not planned:
+            raise torch.OutOfMemoryError("no memory")
+        return cut(self, part)
+
+    def looked_at(self: StillTiles, on: bool) -> None:
+        stills.append(self)
+        begin(self, on)
+
+    def less(*asked: Any) -> Any:
+        planned.append(len(stills[-1]._results) + len(stills[-1]._seen))
+        return less_than(*asked)
+
+    monkeypatch.setattr(FrameGroup, "cut", once)
+    monkeypatch.setattr(StillTiles, "begin", looked_at)
+    monkeypatch.setattr(Pipeline, "_less_than", less)
+    assert runs(image, tile=48, level="memory").report.out_of_memory == 1
+    assert planned == [0]
+
+
+def test_the_share_is_of_what_there_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where tiles become fewer in the middle of a run, as when something was compiled for larger ones."""
+    runs, image, planned = warm(), talking_head(8), list[int]()
+    schedule = ScheduleMaker.schedule
+
+    def small_ones_first(self: ScheduleMaker, workload: Workload, limits: Limits) -> Schedule:
+        planned.append(workload.frames)
+        usual = schedule(self, workload, limits)
+        small = plan_tiles(*SIZE, self._known.info, max_side=48)
+        return usual if workload.frames < 8 else replace(usual, plan=small, batch=1)
+
+    monkeypatch.setattr(ScheduleMaker, "schedule", small_ones_first)
+    monkeypatch.setattr(ScheduleMaker, "has_better", lambda *_: len(planned) == 1 and len(runs.forwards) > 14)
+    report = runs(image).report
+    assert len(planned) == 2
+    assert 0 < report.still_share < 1
+
+
+def test_where_looking_makes_the_host_wait_it_looks_seldom_while_all_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(still_tiles, "_makes_wait", lambda tile: True)
+    still, looked = StillTiles(), list[int]()
+    differences = StillTiles._differences
+    monkeypatch.setattr(StillTiles, "_differences", lambda *asked: looked.append(1) or differences(*asked))
+    still.begin(on=True)
+    for frame in range(40):
+        seen(still, frame, torch.rand(3, 8, 8))
+        assert not still.is_known(frame, PLACE, SEAT)
+    assert 8 <= len(looked) <= 14
+    tile, known = torch.rand(3, 8, 8), list[bool]()
+    for frame in range(40, 60):
+        seen(still, frame, tile)
+        known.append(still.is_known(frame, PLACE, SEAT))
+    first = known.index(True)
+    assert first <= 9
+    assert all(known[first:])
+
+
+def test_frames_elsewhere_are_all_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host would wait for a device with every single one."""
+    source, asked = TensorSource(film("0001223")), list[int]()
+    source.device = torch.device("cuda")
+    original = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: asked.append(len(tensor)) or original(tensor))
+    monkeypatch.setattr(torch, "equal", None)
+    assert [source.repeats(k) for k in range(7)] == [False, True, True, False, False, True, False]
+    assert asked == [6]
 
 
 # what differs by little

@@ -101,6 +101,27 @@ def test_a_pinned_frame_is_its_owners_again_after_the_run() -> None:
     assert device.idle
 
 
+def test_no_more_is_read_ahead_while_a_film_stands_still() -> None:
+    """It would be all of a film of slides."""
+    looked: list[int] = []
+
+    class Slides(TensorSource):
+        def repeats(self, index: int) -> bool:
+            looked.append(index)
+            return index % 100 > 0
+
+    device = LaggingDevice()
+    way = StreamUpload(Slides(values(1, 6, 4, 3).expand(300, 6, 4, 3)), device)
+    for _ in range(50):  # as many batches
+        way.frame(0)
+        way.prefetch()
+    assert max(looked) < 8
+    way.frame(99)
+    way.prefetch()
+    assert way.frame(100).shape == (6, 4, 3)
+    way.close()
+
+
 # rows out
 
 

@@ -13,9 +13,11 @@ import pytest
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.tiling.plan import (
+    Around,
     Axis,
     TilePlan,
     automatic_overlap,
+    exact_overlap,
     memory_saving_side,
     plan_around,
     plan_tiles,
@@ -298,7 +300,8 @@ def test_the_memory_saving_tile_is_small_but_not_wasteful(overlap: int) -> None:
 def test_tiles_around_a_part_cover_the_picture_and_only_one_shows_the_part(
     box: tuple[int, int, int, int], alignment: int
 ) -> None:
-    plan = plan_around(240, 321, info(alignment=alignment, multiple_of=alignment, minimum=alignment), box, 16)
+    demands = info(alignment=alignment, multiple_of=alignment, minimum=alignment)
+    plan = plan_around(240, 321, demands, Around(box, 16))
     assert plan is not None
     assert not plan.alike
     for axis, (start, stop) in ((plan.rows, box[:2]), (plan.columns, box[2:])):
@@ -312,5 +315,17 @@ def test_tiles_around_a_part_cover_the_picture_and_only_one_shows_the_part(
     assert plan.pixels < 1.6 * 240 * 321
 
 
+@pytest.mark.parametrize("reach", [1, 2, 7, 14, 30])
+def test_tiles_that_are_exact_share_what_a_model_sees_on_both_sides_of_a_seam(reach: int) -> None:
+    box = 100, 120, 150, 170
+    plan = plan_around(240, 321, SMALL, Around(box, exact_overlap(reach)))
+    assert plan is not None
+    for axis in (plan.rows, plan.columns):
+        for index, (begin, end) in enumerate(axis.seams):
+            assert axis.origins[index + 1] + reach <= begin
+            assert end <= axis.stop(index) - reach
+    assert exact_overlap(reach) <= 2 * reach + 8
+
+
 def test_no_tiles_lie_around_what_is_nearly_all() -> None:
-    assert plan_around(240, 321, SMALL, (10, 230, 12, 310), 16) is None
+    assert plan_around(240, 321, SMALL, Around((10, 230, 12, 310), 16)) is None
