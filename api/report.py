@@ -51,22 +51,21 @@ class ImageHealth:
 
 @dataclass(frozen=True)
 class UpscaleReport:
-    """How a picture was upscaled. Sizes are (height, width) in pixels; `memory` is what was estimated, item by
-    item, for the plan that the run ended with, and `peak_bytes` the device's measured peak where the context
-    measures it (CUDA, command line), else the estimate's sum there; `out_of_memory` counts how often memory ran out
-    on the way, also where the same could be done again at once, of which no warning tells. `tile`, `overlap` and
-    `batch` are the plan's that the run ended with, smaller than at the start where memory ran out; `tiles` are
-    those of all frames, as they were cut. So many `still_tiles` of them were not computed: they took what came of
-    others that are the same, mostly those of the frame before; `still_frames` are frames that are, as a whole, the
-    one before, their tiles among those. `compiled`: tiles went through a compiled forward; `compiling` says in a
-    few words where compiling stands, or why there is none. `kernels` are those that computed the model. `profile`
-    is the revision of what was known of the model when the run began, "rev 7": runs of one revision, with the same
-    options, give the same bits. Where compiled code got ready on the way, or faulty tiles made a mode be left for
-    good, it went "rev 7 to 8"; where free memory decided how large tiles or batches were, "rev 7, tiles as memory
-    allowed". `notes` are sentences on what was not done as asked, such as a precision that the model does not work
-    in. `sizes` says how the picture came to its size, "320x240, model 1280x960, lanczos 640x480", in so many
-    `passes` of the model; where these are several, the plan is the last one's, and all else is said of all of
-    them."""
+    """How a picture was upscaled. Sizes are (height, width) in pixels; `memory` is what was estimated, item by item,
+    for the plan that the run ended with, and `peak_bytes` the device's measured peak where the context measures it
+    (CUDA, command line), else the estimate's sum there; `out_of_memory` counts how often memory ran out on the way,
+    also where the same could be done again at once, of which no warning tells. `tile`, `overlap` and `batch` are the
+    plan's that the run ended with, smaller than at the start where memory ran out; `tiles` are those of all frames, as
+    they were cut. So many `still_tiles` of them were not computed: they took what came of others that are the same,
+    mostly those of the frame before; `still_frames` are frames that are, as a whole, the one before, their tiles among
+    those. `compiled`: tiles went through a compiled forward; `compiling` says in a few words where compiling stands, or
+    why there is none. `kernels` are those that computed the model. `profile` is the revision of what was known of the
+    model when the run began, "rev 7": runs of one revision, with the same options, give the same bits. Where compiled
+    code got ready on the way, or faulty tiles made a mode be left for good, it went "rev 7 to 8"; where free memory
+    decided how large tiles or batches were, "rev 7, tiles as memory allowed". `notes` are sentences on what was not
+    done as asked, such as a precision that the model does not work in. `sizes` says how the picture came to its size,
+    "320x240, model 1280x960, lanczos 640x480", in so many `passes` of the model; where these are several, the plan is
+    the last one's, and all else is said of all of them."""
 
     model: str
     scale: int
