@@ -56,7 +56,7 @@ def by_ours(model: Any, film: Any, out: str) -> int:
     return made.get_frame_count()
 
 
-def main() -> None:
+def upscale_film() -> None:
     whose, model_file, film, out = sys.argv[1:]
     import_module("comfy.cli_args").args.cpu = True  # first of all: what is imported next looks for CUDA
     video, model = import_module("comfy_api.latest"), load(model_file)
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    upscale_film()

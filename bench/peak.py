@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 
-def main() -> int:
+def run_command() -> int:
     began = time.perf_counter()
     code = subprocess.run(sys.argv[2:], check=False).returncode
     unit = 1 if sys.platform == "darwin" else 1024
@@ -27,4 +27,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command())

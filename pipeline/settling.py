@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from weakref import WeakMethod
 
 from torch import Tensor
 
@@ -47,8 +48,8 @@ class Work(NamedTuple):
 
 
 class Settling:
-    """Of one run. `retry` looks after faulty tiles, `still` after those that stand still; `compute` computes a tile
-    batch."""
+    """Of one run. `retry` looks after faulty tiles, `still` after those that stand still; `compute`, a method, computes
+    a tile batch."""
 
     def __init__(
         self,
@@ -58,7 +59,8 @@ class Settling:
         still: StillTiles,
         compute: Callable[[Tensor, Transfer], Batch],
     ) -> None:
-        self._outcome, self._progress, self._still, self._compute = outcome, progress, still, compute
+        self._outcome, self._progress, self._still = outcome, progress, still
+        self._compute = WeakMethod(compute)  # of who has this object: else both stayed, with the model, after their run
         self._observations, alignment = session.known.observations, session.known.info.alignment
         monitor, repairs = progress.monitor, outcome.repairs
         self.retry = TileRetry(session.chain, self._observations, monitor, progress, repairs, alignment)
@@ -78,7 +80,9 @@ class Settling:
             elif known := self._still.result(*group.place_of(job), transfer.download.leaving):
                 finished = group.hand_on(job, known)
             else:  # what was known of it was taken back in between
-                alone = self._compute(group.cut(Part({job: seat}, {job: seat})), transfer)
+                compute = self._compute()
+                assert compute is not None
+                alone = compute(group.cut(Part({job: seat}, {job: seat})), transfer)
                 self._tell_way(alone)
                 finished = self._take(group, job, alone, seat, alone.stats().tolist(), transfer)
             if finished is not None:

@@ -58,7 +58,7 @@ def told(frame: Frame) -> tuple[Any, ...]:
     ("name", "look"),
     [
         ("hdr.mkv", Look("libx265", "yuv420p10le", colour=(REC2020, LIMITED, 9, 16),
-                         options={"x265-params": f"interlace=tff:{X265}"})),
+                         options={"x265-params": f"interlace=tff:{X265}"}, b_frames=0)),
         ("full.mkv", Look(colour=(REC709, FULL, 1, 1), options={"x264-params": "tff=1"})),
         ("turned.mp4", Look(rotation=90, options={"x264-params": "bff=1"})),
     ],
