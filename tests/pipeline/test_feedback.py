@@ -281,13 +281,18 @@ def test_a_system_that_does_not_tell_is_said_once(
 
 
 def test_the_system_tells_what_this_process_holds() -> None:
-    before = resident_bytes()
-    with mmap.mmap(-1, 64 * MB) as block:  # of the system's, not what was freed before
-        block.write(b"1" * len(block))
-        after = resident_bytes()
-    assert before is not None
-    assert after is not None
-    assert 0.8 * 64 * MB < after - before < 1.5 * 64 * MB
+    def grown() -> int:
+        before = resident_bytes()
+        with mmap.mmap(-1, 64 * MB) as block:  # of the system's, not what was freed before
+            for _ in range(64):
+                block.write(b"1" * MB)
+            after = resident_bytes()
+        assert before is not None
+        assert after is not None
+        return after - before
+
+    # threads that other tests left take and give memory, too, now and then
+    assert any(0.8 * 64 * MB < grown() < 1.5 * 64 * MB for _ in range(5))
 
 
 # in runs
