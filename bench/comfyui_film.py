@@ -17,6 +17,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+_OURS = "upscale_pack"
+
 
 def load(model_file: str) -> Any:
     """As core's loader does."""
@@ -42,15 +44,17 @@ def by_core(model: Any, film: Any, out: str) -> int:
     return len(parts.images)
 
 
-def by_ours(model: Any, film: Any, out: str) -> int:
-    """The same, with this pack imported as ComfyUI does."""
-    folder = Path(__file__).absolute().parent.parent
-    spec: Any = spec_from_file_location(
-        "upscale_pack", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
+def load_ours() -> None:
+    """This pack, imported as ComfyUI does when it starts."""
+    pack = Path(__file__).absolute().parent.parent
+    spec: Any = spec_from_file_location(_OURS, pack / "__init__.py", submodule_search_locations=[str(pack)])
     sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])
-    node = sys.modules[spec.name].NODE_CLASS_MAPPINGS["UpscaleVideoCUDAspeed"]()
+
+
+def by_ours(model: Any, film: Any, out: str) -> int:
+    """The same."""
+    node = sys.modules[_OURS].NODE_CLASS_MAPPINGS["UpscaleVideoCUDAspeed"]()
     (made,) = node.upscale(model, film, precision="fp32", enable_compile="disable")
     made.save_to(out)
     return made.get_frame_count()
@@ -60,6 +64,8 @@ def upscale_film() -> None:
     whose, model_file, film, out = sys.argv[1:]
     import_module("comfy.cli_args").args.cpu = True  # first of all: what is imported next looks for CUDA
     video, model = import_module("comfy_api.latest"), load(model_file)
+    if whose == "ours":
+        load_ours()
     began = time.perf_counter()
     frames = {"core": by_core, "ours": by_ours}[whose](model, video.InputImpl.VideoFromFile(film), out)
     sys.stdout.write(json.dumps({"seconds": time.perf_counter() - began, "frames": frames}) + "\n")
