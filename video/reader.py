@@ -200,7 +200,7 @@ class FilmReader:
             self._stream = stream = self._film(self._container)
             self.others: tuple[Stream, ...] = tuple(one for one in self._container.streams if one.index != stream.index)
             self._decoder = self._decoder_of(stream)
-        except BaseException:
+        except BaseException:  # an interrupt, too: nobody else closes it
             self._container.close()
             raise
 

@@ -74,7 +74,8 @@ class Stages:
 
     def run(self, writer: Writer, items: Items, resumed: int) -> list[UpscaleReport]:
         """Take the frames among `items` through the engine into `writer`, and packets past it; `resumed` frames of the
-        film are done already. Returns a report for each size that frames came in."""
+        film are done already. Returns a report for each run of the engine: of a segment, or of a size that frames came
+        in."""
         self._resumed = resumed
         with writer, self._beside(writer, items):
             reading = FrameReading(self._read, self._reader.facts.count.packets - resumed)

@@ -52,7 +52,7 @@ def interruptible(name: str, work: Callable[[threading.Event], None]) -> None:
     def guarded() -> None:
         try:
             work(stop)
-        except BaseException as error:
+        except BaseException as error:  # raised by who waits
             errors.append(error)
 
     stage = Stage(name, guarded)
