@@ -18,14 +18,14 @@ from .api.options import UpscaleOptions
 from .api.resize import Resize
 
 if TYPE_CHECKING:
-    from .host import StandaloneContext
+    from .host.standalone import StandaloneContext
     from .library import upscale
     from .models.loader import load_model
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 __all__ = ["CudaspeedError", "Resize", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
 
-_LATER = {"StandaloneContext": ".host", "load_model": ".models.loader", "upscale": ".library"}
+_LATER = {"StandaloneContext": ".host.standalone", "load_model": ".models.loader", "upscale": ".library"}
 
 if surroundings.inside_comfyui():
     WEB_DIRECTORY = "./web"

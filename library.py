@@ -9,7 +9,7 @@ from . import upscale_engine
 from .api.context import RunContext
 from .api.options import UpscaleOptions
 from .api.report import UpscaleResult
-from .host import StandaloneContext
+from .host.standalone import StandaloneContext
 
 
 def upscale(

@@ -7,13 +7,14 @@ from typing import Any
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from . import host
-from .lazy_video import LazyVideo
+from .canvas.lazy_video import LazyVideo
+from .canvas.video_wires import lazy_video
+from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
+from .host import upscale_models
+from .host.context import run_context
 from .upscale_engine import upscale, warm_up
-from .video_wires import lazy_video
-from .widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 
-host.offer_bundled_models()
+upscale_models.offer_bundled_models()
 
 
 class UpscaleImageCUDAspeed:
@@ -42,7 +43,7 @@ class UpscaleImageCUDAspeed:
         """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted, in ComfyUI's
         output type and device."""
         options = options_of(widgets)
-        with host.run_context(upscale_model) as context:
+        with run_context(upscale_model) as context:
             return (upscale(image, upscale_model, options, context).image,)
 
 
@@ -111,7 +112,7 @@ class WarmUpUpscalerCUDAspeed:
 
     def warm_up(self, upscale_model: ImageModelDescriptor, width: int, height: int, **widgets: Any) -> dict[str, Any]:
         """The model as it came, and "compiled", or in a few words why it is not."""
-        with host.run_context(upscale_model) as context:
+        with run_context(upscale_model) as context:
             status = warm_up(upscale_model, (height, width), options_of(widgets), context)
         return {"ui": {"text": (status,)}, "result": (upscale_model, status)}
 
@@ -126,11 +127,11 @@ class UpscaleModelLoader:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"model_name": (host.upscale_model_names(),)}}
+        return {"required": {"model_name": (upscale_models.upscale_model_names(),)}}
 
     def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
         """The model of that name, on the CPU, in the precision of its file."""
-        return (host.load_upscale_model(model_name),)
+        return (upscale_models.load_upscale_model(model_name),)
 
 
 NODE_CLASS_MAPPINGS = {

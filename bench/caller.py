@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext, compiled_folder
+from cudaspeed.host.standalone import StandaloneContext, compiled_folder
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.models.loader import load_model
 from cudaspeed.pipeline.session_cache import SessionCache

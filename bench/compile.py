@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.compiling.policy import compilable_shapes
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.info import model_info
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline.session import Session

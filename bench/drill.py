@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cudaspeed.api.errors import CudaspeedError, first_line
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 

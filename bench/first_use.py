@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cudaspeed.api.errors import first_line
 from cudaspeed.api.options import LEVELS
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.precision import fast_precisions
 
 from .busy import COUNT, Busy, busy

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.pipeline.tile_check import TileStats, find_fault, measure_tiles
 from cudaspeed.postprocess import heal

@@ -20,7 +20,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 
 from cudaspeed.api.errors import first_line
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import window_attention
 from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.kernels.autotuned_convolution import fastest_convolution

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.kernels.layer_times import LayerTimes, Way, timed_as, timings
 from cudaspeed.kernels.layers import LayerKind, layers_of

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.pipeline.feedback import Feedback
 from cudaspeed.pipeline.output import allocate_output

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline import download, frames, retry, upload
 from cudaspeed.pipeline import run as run_module
 from cudaspeed.pipeline.forwards import Forwards

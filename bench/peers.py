@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from cudaspeed.api.errors import first_line
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 
 from .ceilings import Ceilings, flops_per_pixel
 from .harness import (

@@ -17,7 +17,7 @@ import torch
 
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline.forwards import Forwards
 from cudaspeed.pipeline.session_cache import SessionCache
 

@@ -16,7 +16,7 @@ from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 

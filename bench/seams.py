@@ -33,7 +33,7 @@ from cudaspeed.api.errors import first_line
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.api.upstream import architecture_call
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.info import model_info
 from cudaspeed.models.loader import load_model
 from cudaspeed.models.receptive_field import measure_receptive_field

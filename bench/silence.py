@@ -20,7 +20,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cudaspeed.api.options import LEVELS, Level, Precision, UpscaleOptions
 from cudaspeed.api.upstream import architecture_call
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, working_bytes
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.info import model_info

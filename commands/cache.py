@@ -54,7 +54,7 @@ def warm(arguments: argparse.Namespace, console: Console) -> int:
     check_file(arguments.model)
 
     from ..api.report import NOT_NEEDED
-    from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
+    from ..host.standalone import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
     from ..upscale_engine import warm_up
 
     model = load_model(arguments.model)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..api.errors import BadModelError, CudaspeedError, OutputError, first_line
 from ..api.report import UpscaleReport
-from ..host import StandaloneContext
+from ..host.standalone import StandaloneContext
 from ..images.jobs import Job, Refused
 from ..images.whole import sweep_leftovers
 from ..models.loader import load_model

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     check_file(arguments.model)
     check_device(arguments.device, arguments.reserve_vram)
 
-    from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
+    from ..host.standalone import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
     from ..upscale_engine import memory_of
 
     context = StandaloneContext(arguments.device, reserve_vram=arguments.reserve_vram)

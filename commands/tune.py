@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         check_file(model)
     check_device(arguments.device, arguments.reserve_vram)
 
-    from ..host import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
+    from ..host.standalone import StandaloneContext  # with torch, now that nothing is wrong with what was asked for
     from ..upscale_engine import tune
 
     code = DONE

@@ -16,7 +16,7 @@ from spandrel import ImageModelDescriptor
 from ..api.context import RunContext
 from ..api.errors import BadModelError, BadOptionError, CudaspeedError, OutOfMemoryError, OutputError, first_line
 from ..api.report import UpscaleReport
-from ..host import StandaloneContext
+from ..host.standalone import StandaloneContext
 from ..images.animation import Animation
 from ..images.codecs.picture import Picture
 from ..images.files import ENDINGS_OF_16_BITS, check_fits, write_image

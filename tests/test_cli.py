@@ -22,12 +22,13 @@ from cudaspeed.api.errors import OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.cli import main
 from cudaspeed.commands import upscale as command
-from cudaspeed.host import StandaloneContext, compiled_folder
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images.codecs.metadata import Metadata
 from cudaspeed.images.codecs.picture import Picture
 from cudaspeed.images.files import read_image, write_image
 from cudaspeed.models import loader
 from cudaspeed.storage.artifacts import ArtifactStore, Usage
+from cudaspeed.storage.location import compiled_folder
 from cudaspeed.storage.profiles import Profile, ProfileStore, profiles_folder
 from cudaspeed.upscale_engine import tune
 

@@ -23,7 +23,7 @@ from cudaspeed import compile_cache
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compile_cache import CompileCache
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.timing import Clock
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline.session_cache import SessionCache

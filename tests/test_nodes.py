@@ -1,4 +1,4 @@
-"""The nodes as a host sees them, outside ComfyUI: widgets, results, errors. Inside it: test_comfyui.py."""
+"""The nodes as a host sees them, outside ComfyUI: widgets, results, errors. Inside it: comfyui/test_images.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 import torch
 import zoo
 
-from cudaspeed import host, nodes
+from cudaspeed import nodes
 from cudaspeed.api.errors import BadModelError, BadOptionError
 from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.api.surroundings import inside_comfyui
+from cudaspeed.host.context import run_context
 from cudaspeed.video.options import VideoOptions
 
 DEFAULTS = {
@@ -136,8 +138,8 @@ def test_the_loader_gives_the_bundled_model_by_its_name() -> None:
 
 
 def test_outside_comfyui_the_standalone_twin_runs() -> None:
-    assert not host.inside_comfyui()
-    with host.run_context(zoo.compact()) as context:
+    assert not inside_comfyui()
+    with run_context(zoo.compact()) as context:
         assert context.output_dtype == torch.float32
 
 

@@ -73,8 +73,9 @@ assert "torch" not in sys.modules, "nor does asking for what there is not"
 from cudaspeed import *
 print(*sorted(name for name in globals() if name in cudaspeed.__all__))
 print(cudaspeed.upscale is upscale, cudaspeed.upscale is upscale, upscale.__name__)
-from cudaspeed import host, upscale_engine
-print(host.StandaloneContext is StandaloneContext is cudaspeed.StandaloneContext)
+from cudaspeed import upscale_engine
+from cudaspeed.host import standalone
+print(standalone.StandaloneContext is StandaloneContext is cudaspeed.StandaloneContext)
 import typing
 print(typing.get_type_hints(upscale)["options"] is UpscaleOptions)
 """

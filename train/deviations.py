@@ -20,7 +20,7 @@ from PIL import Image
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.execution import DTYPES
 from cudaspeed.models.loader import load_model
 from cudaspeed.upscale_engine import SessionCache, upscale

@@ -8,7 +8,7 @@ import zoo
 
 from bench import overhead
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 
 
 def test_a_part_s_seconds_are_without_those_of_the_parts_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

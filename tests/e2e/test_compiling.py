@@ -21,7 +21,7 @@ from cudaspeed import compile_cache
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.compiling.errors import explain
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import upscale
@@ -39,7 +39,7 @@ from cudaspeed import compile_cache
 from cudaspeed.compiling import job
 from cudaspeed.kernels import winograd
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
 winograd.prepare = lambda folder, patience=0.0: False

@@ -16,7 +16,7 @@ from torch import Tensor
 from cudaspeed.api.context import Switches
 from cudaspeed.api.errors import ModelFailedError
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.attention_fusion import attend
 from cudaspeed.memory import measure_cost, working_bytes
 from cudaspeed.models.execution import DTYPES

@@ -17,7 +17,7 @@ from torch import Tensor
 from cudaspeed.api.errors import BadImageError, BadModelError, BadOptionError, ModelFailedError, OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import tune, upscale

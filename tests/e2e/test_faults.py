@@ -24,7 +24,7 @@ from cudaspeed.api.errors import ModelFailedError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.compile_cache import CompileCache
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.pipeline import schedule_maker

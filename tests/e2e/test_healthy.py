@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth, UpscaleResult
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline import settling
 from cudaspeed.pipeline.retry import SuspectTile, TileRetry
 from cudaspeed.pipeline.tile_check import measure_tiles

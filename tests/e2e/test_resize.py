@@ -19,7 +19,7 @@ from cudaspeed.api.errors import BrokenOutputError, ModelFailedError, OutOfMemor
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.resize import MODELS_SIZE, Resample, Resize
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images.alpha import premultiplied
 from cudaspeed.pipeline import output, schedule_maker, session
 from cudaspeed.pipeline import run as pipeline

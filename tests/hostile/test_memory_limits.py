@@ -13,7 +13,7 @@ from clocks import new_sessions
 from cudaspeed import memory
 from cudaspeed.api.errors import OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline import output
 from cudaspeed.upscale_engine import upscale
 

@@ -16,7 +16,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed.api.options import ALPHA_MODES, TILING_MODES, UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner

@@ -14,7 +14,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed.api.options import AlphaMode, UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images.alpha import bleed, has_edges, hold, is_constant, lanczos
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.upscale_engine import upscale

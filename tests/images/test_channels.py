@@ -15,7 +15,7 @@ from cudaspeed.api.errors import BadModelError, BadOptionError, ModelFailedError
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import AlphaMode, UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images.channels import plan_channels
 from cudaspeed.upscale_engine import upscale
 

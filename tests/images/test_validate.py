@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cudaspeed.api.errors import BadImageError
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images.validate import validate_image
 from cudaspeed.upscale_engine import upscale
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import attention_fusion, window_attention
 from cudaspeed.kernels.attention_fusion import FusedAttention, Scores, attend
 from cudaspeed.models.execution import ExecutionMode

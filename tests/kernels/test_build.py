@@ -18,7 +18,7 @@ from bad_compilers import real, script
 from clocks import new_sessions
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import build, winograd
 from cudaspeed.kernels.build import load_library
 from cudaspeed.storage import private_copy

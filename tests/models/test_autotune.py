@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import winograd
 from cudaspeed.models.autotune import by_our_kernels, study, to_be_measured
 from cudaspeed.models.execution import ExecutionMode

@@ -14,7 +14,7 @@ from PIL import Image
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.upscale_engine import upscale
 

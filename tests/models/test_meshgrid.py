@@ -18,7 +18,7 @@ from spandrel import ImageModelDescriptor
 from spandrel.architectures.FDAT import FDAT, FDATArch
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.loader import load_model
 from cudaspeed.models.meshgrid import ExplicitMeshgrid
 from cudaspeed.upscale_engine import upscale

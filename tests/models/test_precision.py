@@ -12,7 +12,7 @@ from processors import fast_at_bf16
 from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.upscale_engine import tune, upscale
 
 IMAGE = zoo.photograph(40, 40)

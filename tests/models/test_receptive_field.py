@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info
 from cudaspeed.models.receptive_field import UNMEASURABLE, ReceptiveField, measurable, measure_receptive_field, study

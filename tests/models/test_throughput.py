@@ -16,7 +16,7 @@ from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.compiling.shapes import TileShapes
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.memory import MemoryCost
 from cudaspeed.models import throughput
 from cudaspeed.models.execution import ExecutionMode

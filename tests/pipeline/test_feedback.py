@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.pipeline import feedback, memory_counters, session_cache
 from cudaspeed.pipeline.feedback import Estimated, Feedback, Seen

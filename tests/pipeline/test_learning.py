@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport, UpscaleResult
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models import receptive_field, trial
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.precision import usual_mode

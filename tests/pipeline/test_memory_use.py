@@ -16,7 +16,7 @@ from torch import nn
 from cudaspeed.api.memory_use import MemoryUse
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images.channels import plan_channels
 from cudaspeed.kernels import window_attention
 from cudaspeed.memory import weights_bytes

@@ -12,7 +12,7 @@ from clocks import new_sessions
 from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline import moving
 from cudaspeed.upscale_engine import upscale
 

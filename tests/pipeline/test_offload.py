@@ -25,7 +25,7 @@ from cudaspeed.api.report import UpscaleResult
 from cudaspeed.api.upstream import TorchDispatchMode, tree_leaves
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.devices.pinned import PinnedMemory
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels import winograd
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.info import model_info

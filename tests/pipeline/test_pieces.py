@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cudaspeed.api.errors import OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.info import model_info
 from cudaspeed.pipeline.pieces import in_pieces, smaller_forwards
 from cudaspeed.pipeline.session_cache import SessionCache

@@ -16,7 +16,7 @@ from cudaspeed.api.errors import ModelFailedError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
 from cudaspeed.compile_cache import CompileCache
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models import precision
 from cudaspeed.pipeline import schedule_maker
 from cudaspeed.pipeline.session_cache import SessionCache

@@ -17,7 +17,7 @@ from torch import Tensor
 from cudaspeed import compile_cache
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.compile_cache import CompileCache
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.pipeline.scheduler import Limits
 from cudaspeed.pipeline.session import Session

@@ -21,7 +21,7 @@ from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.api.resize import Resize
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline import schedule_maker, session
 from cudaspeed.pipeline import still as still_tiles
 from cudaspeed.pipeline.frame_io import TensorSink, TensorSource

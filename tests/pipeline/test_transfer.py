@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images.channels import ChannelPlan
 from cudaspeed.pipeline import download, output, schedule_maker, session, upload
 from cudaspeed.pipeline.download import StreamDownload

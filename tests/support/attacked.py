@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")  # torch is imported once for all of them
-_SERVER.set_forkserver_preload(["cudaspeed.upscale_engine", "cudaspeed.host", "zoo"])
+_SERVER.set_forkserver_preload(["cudaspeed.upscale_engine", "cudaspeed.host.standalone", "zoo"])
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _upscale(
     from clocks import new_sessions
 
     from cudaspeed.api.options import UpscaleOptions
-    from cudaspeed.host import StandaloneContext
+    from cudaspeed.host.standalone import StandaloneContext
     from cudaspeed.kernels import build, winograd
     from cudaspeed.upscale_engine import upscale
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 
 
 class Clock:

@@ -15,7 +15,7 @@ from torch import Tensor
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import TilingMode, UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.loader import DEFAULT_MODEL, load_model, resolve_model
 from cudaspeed.tiling.pad import WrapPadding, tile_slices, wrap_padding
 from cudaspeed.tiling.plan import plan_tiles

@@ -20,7 +20,7 @@ import cudaspeed
 from cudaspeed.api.errors import BadFilmError, OutputError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.resize import Resize
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.images import files
 from cudaspeed.images.codecs.metadata import Metadata
 from cudaspeed.images.codecs.picture import Picture

@@ -26,7 +26,7 @@ import cudaspeed
 from cudaspeed.api.errors import BadFilmError, BadOptionError, CudaspeedError, OutputError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.resize import Resize
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 from cudaspeed.video import reader, stages, writer
 from cudaspeed.video.colour import FromPixels, ToPixels, colour_of

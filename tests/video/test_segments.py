@@ -34,7 +34,7 @@ from spandrel import ImageModelDescriptor
 import cudaspeed
 from cudaspeed.api.errors import BadOptionError, OutputError
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import StandaloneContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.video import join, segments
 from cudaspeed.video.manifest import Manifest
 from cudaspeed.video.options import VideoOptions

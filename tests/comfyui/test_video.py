@@ -1,6 +1,6 @@
 """Films inside a real ComfyUI on the CPU, through its HTTP interface: its own nodes around ours.
 
-Needs COMFYUI_DIR and COMFYUI_PYTHON as test_comfyui.py does. Skipped without the first.
+Needs COMFYUI_DIR and COMFYUI_PYTHON as test_images.py does. Skipped without the first.
 """
 
 from __future__ import annotations

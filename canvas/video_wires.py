@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from spandrel import ImageModelDescriptor
 
-from . import host
-from .api.errors import BadFilmError
-from .api.options import UpscaleOptions
+from ..api.errors import BadFilmError
+from ..api.options import UpscaleOptions
+from ..host.video_types import video_types
+from ..models.loader import check_model
+from ..video.clip import Clip
+from ..video.options import VideoOptions
+from ..video.pyav import load_av
+from ..video.sound import Sound
+from ..video.sources import ClipSource, FileSource
+from ..video.window import Window
 from .lazy_video import LazyVideo, Work, seconds
-from .models.loader import check_model
-from .video.clip import Clip
-from .video.options import VideoOptions
-from .video.pyav import load_av
-from .video.sound import Sound
-from .video.sources import ClipSource, FileSource
-from .video.window import Window
 
 _FINEST_RATE = 1001  # as in 24000/1001 frames a second
 
@@ -32,7 +32,7 @@ def lazy_video(video: Any, model: ImageModelDescriptor, options: UpscaleOptions,
     what is no VIDEO."""
     check_model(model)
     load_av()
-    types = host.video_types()
+    types = video_types()
     if not isinstance(video, types.video):
         raise BadFilmError(f"video is a {type(video).__name__}; connect the output of Load Video or Create Video")
     work = Work(model, options, written)

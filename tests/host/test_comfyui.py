@@ -21,7 +21,8 @@ from processors import fast_at_bf16
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import TRIMMER, ComfyContext, StandaloneContext
+from cudaspeed.host.comfyui import ComfyContext
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.cuda_graphs import CudaGraphExecutor
 from cudaspeed.models.execution import EagerExecutor, ExecutionMode
 from cudaspeed.models.precision import considered
@@ -33,6 +34,7 @@ from cudaspeed.pipeline.offload import OffloadedWeights
 from cudaspeed.pipeline.residency import bring
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.studies import StudyRunner
+from cudaspeed.storage.heap import TRIMMER
 from cudaspeed.upscale_engine import upscale
 
 FP32 = ExecutionMode("fp32", autocast=False, channels_last=True)

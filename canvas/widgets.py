@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .api.errors import BadOptionError
-from .api.options import (
+from ..api.errors import BadOptionError
+from ..api.options import (
     ALPHA_MODES,
     COMPILE_MODES,
     LEVELS,
@@ -17,9 +17,9 @@ from .api.options import (
     TILING_MODES,
     UpscaleOptions,
 )
-from .api.resize import FITS, MOST_SCALE, MOST_SIDE, RESAMPLES, Resize
-from .video.encoders import ENCODERS
-from .video.options import AUTOMATIC, BITS, CODECS, VideoOptions
+from ..api.resize import FITS, MOST_SCALE, MOST_SIDE, RESAMPLES, Resize
+from ..video.encoders import ENCODERS
+from ..video.options import AUTOMATIC, BITS, CODECS, VideoOptions
 
 # Widgets that are called otherwise than the option they set: by the original pack's names, or saved workflows break.
 _OPTIONS = {

@@ -1,4 +1,4 @@
-"""A VIDEO that is upscaled while it is saved, outside ComfyUI. Inside it: e2e/test_comfyui_video.py."""
+"""A VIDEO that is upscaled while it is saved, outside ComfyUI. Inside it: comfyui/test_video.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import zoo
 from films import LIMITED, REC2020, Beside, Look, av, decoded, every, make_film, packets
 from video_wire import VideoComponents, VideoFromComponents, VideoFromFile
 
-from cudaspeed import host, lazy_video, nodes
+from cudaspeed import nodes
 from cudaspeed.api.errors import (
     BadFilmError,
     BadModelError,
@@ -29,7 +29,8 @@ from cudaspeed.api.errors import (
     OutOfMemoryError,
     OutputError,
 )
-from cudaspeed.host import StandaloneContext
+from cudaspeed.canvas import lazy_video
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.video import clip, pyav
 
 PLAIN = {"precision": "fp32", "enable_compile": "disable", "reproducible": "enable"}
@@ -82,9 +83,9 @@ def computing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Computing:
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(host, "run_context", Context)
+    monkeypatch.setattr(lazy_video, "run_context", Context)
     (tmp_path / "temp").mkdir()
-    monkeypatch.setattr(host, "temporary_folder", lambda: tmp_path / "temp")
+    monkeypatch.setattr(lazy_video, "temporary_folder", lambda: tmp_path / "temp")
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "cache"))
     return computing
 

@@ -20,26 +20,27 @@ from typing import Any, BinaryIO
 import torch
 from spandrel import ImageModelDescriptor
 
-from . import host
-from .api.errors import CudaspeedError, OutOfMemoryError
-from .api.options import UpscaleOptions
-from .images.whole import write_whole
-from .memory import free_or_assumed_bytes
-from .tiling.fit import result_size
-from .video.encoders import CONTAINERS
-from .video.ends import OutputFormat
-from .video.facts import FilmFacts
-from .video.in_memory import upscale_into_memory
-from .video.inputs import FilmInput
-from .video.options import AUTOMATIC, VideoOptions
-from .video.pipeline import FilmJob, as_stored, plan_film, upscale_film
-from .video.pixel_formats import bits_of, has_alpha
-from .video.previews import Previews
-from .video.remux import copy_film
-from .video.report import FilmReport
-from .video.sources import Source, colour_name
-from .video.window import WHOLE, Window
-from .video.wishes import Made, Wish, ending_of
+from ..api.errors import CudaspeedError, OutOfMemoryError
+from ..api.options import UpscaleOptions
+from ..host.context import HostContext, run_context
+from ..host.video_types import temporary_folder, video_types
+from ..images.whole import write_whole
+from ..memory import free_or_assumed_bytes
+from ..tiling.fit import result_size
+from ..video.encoders import CONTAINERS
+from ..video.ends import OutputFormat
+from ..video.facts import FilmFacts
+from ..video.in_memory import upscale_into_memory
+from ..video.inputs import FilmInput
+from ..video.options import AUTOMATIC, VideoOptions
+from ..video.pipeline import FilmJob, as_stored, plan_film, upscale_film
+from ..video.pixel_formats import bits_of, has_alpha
+from ..video.previews import Previews
+from ..video.remux import copy_film
+from ..video.report import FilmReport
+from ..video.sources import Source, colour_name
+from ..video.window import WHOLE, Window
+from ..video.wishes import Made, Wish, ending_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -152,7 +153,7 @@ class LazyVideo:
 
     def get_stream_source(self) -> str:
         """The path of a file in the host's temporary folder, which is made once."""
-        usual, folder = self._usual, host.temporary_folder()
+        usual, folder = self._usual, temporary_folder()
         there = [made.path for made in self._made if made.wish == usual and made.is_there()]
         path = next((path for path in there if path.parent == folder), None)
         if path is None:
@@ -171,7 +172,7 @@ class LazyVideo:
             start = reader.begins + reader.first.pts * facts.time_base
         images = images.rot90(facts.rotation // 90 % 4, (1, 2))  # as it is shown
         sound = self._source.sound(start, self._window.end)
-        kind = host.video_types().components
+        kind = video_types().components
         content = {
             "images": images[..., :3].contiguous(),
             "frame_rate": facts.rate,
@@ -224,9 +225,9 @@ class LazyVideo:
             context.say(_summary(report))
 
     @contextmanager
-    def _context(self) -> Iterator[host.HostContext]:
+    def _context(self) -> Iterator[HostContext]:
         """Of the node that is executing now. What goes wrong is said there."""
-        with host.run_context(self._work.model) as context:
+        with run_context(self._work.model) as context:
             try:
                 yield context
             except CudaspeedError as error:
@@ -256,7 +257,7 @@ def _summary(report: FilmReport) -> str:
 
 
 def _temporary(ending: str) -> Path:
-    return host.temporary_folder() / f"cudaspeed-{uuid.uuid4().hex}{ending}"
+    return temporary_folder() / f"cudaspeed-{uuid.uuid4().hex}{ending}"
 
 
 def _text(choice: Any) -> str:

@@ -20,7 +20,8 @@ from drivers import GIB, MIB, PLACES, driver, install, metal, usual_driver
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.commands.devices import check_device
-from cudaspeed.host import StandaloneContext, compiled_folder
+from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.storage.location import compiled_folder
 from cudaspeed.upscale_engine import upscale
 
 ACCELERATORS = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}
@@ -146,7 +147,7 @@ def test_a_model_is_moved_once_and_again_after_a_move_that_failed() -> None:
 def context_on(monkeypatch: pytest.MonkeyPatch, name: str, module: object, **more: float) -> StandaloneContext:
     """On a stand-in of a device."""
     device = install(monkeypatch, name, module)
-    monkeypatch.setattr("cudaspeed.host._find_device", lambda asked: device)
+    monkeypatch.setattr("cudaspeed.host.standalone._find_device", lambda asked: device)
     return StandaloneContext(PLACES.get(name, "privateuseone"), **more)
 
 
