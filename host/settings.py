@@ -34,7 +34,7 @@ def setting(name: str, usual: Value) -> Value:
     found = _read(path, changed).get(name, usual)
     if isinstance(usual, float) and isinstance(found, int) and not isinstance(found, bool):
         return float(found)
-    return found if type(found) is type(usual) else usual
+    return found if type(found) is type(usual) else usual  # type: ignore[return-value]  # so it is of that type
 
 
 @lru_cache(maxsize=1)
