@@ -13,16 +13,21 @@ from .residency import told_of
 from .scheduler import Schedule
 from .session import Session
 
+_NOTHING = FrameVerdict()
+
 
 @dataclass
 class Outcome:
     """Grows while frames get done, each of so many pictures for the model. `schedule` is the one that the run stands
-    on, or ended with; `compiled`: compiled code computed tiles in the mode that it ended with. `repairs` are those of
-    frames that are kept. `out_of_memory`: how often memory ran out, and the run went on. Of all `tiles`, so many
-    `still_tiles` were not computed, because they are those of the frame before; `still_frames` are, as a whole."""
+    on, or ended with; `compiled`: compiled code computed tiles in the mode that it ended with. `found` has the verdicts
+    by frame, of those that had something wrong, for a film has many frames; `last` is the last frame's. `repairs` are
+    those of frames that are kept. `out_of_memory`: how often memory ran out, and the run went on. Of all `tiles`, so
+    many `still_tiles` were not computed, because they are those of the frame before; `still_frames` are, as a whole."""
 
     pictures_per_frame: int
-    verdicts: list[FrameVerdict] = field(default_factory=list)
+    frames_done: int = 0
+    last: FrameVerdict = _NOTHING
+    found: dict[int, FrameVerdict] = field(default_factory=dict)
     repairs: list[Repair] = field(default_factory=list)
     schedule: Schedule | None = None
     compiled: bool = False
@@ -33,25 +38,23 @@ class Outcome:
 
     def add(self, frame: FinishedFrame) -> None:
         """One more is done."""
-        self.verdicts.append(frame.verdict)
+        self.last = frame.verdict
+        if self.last != _NOTHING:
+            self.found[self.frames_done] = self.last
+        self.frames_done += 1
         self.tiles += frame.tiles
         self.still_tiles += frame.handed_on
         self.still_frames += frame.repeated
 
-    @property
-    def frames_done(self) -> int:
-        return len(self.verdicts)
-
     def health(self, given_up: str | None) -> ImageHealth:
         """What was wrong over all frames; `given_up` is the mode that the run left for a safer one."""
-        verdicts = self.verdicts
         return ImageHealth(
             repairs=tuple(self.repairs),
             given_up=given_up,
-            non_finite=sum(verdict.non_finite for verdict in verdicts),
-            wild=sum(verdict.wild for verdict in verdicts),
-            broken_frames=tuple(i for i, verdict in enumerate(verdicts) if verdict.broken),
-            corrected_frames=tuple(i for i, verdict in enumerate(verdicts) if verdict.corrected),
+            non_finite=sum(verdict.non_finite for verdict in self.found.values()),
+            wild=sum(verdict.wild for verdict in self.found.values()),
+            broken_frames=tuple(frame for frame, verdict in self.found.items() if verdict.broken),
+            corrected_frames=tuple(frame for frame, verdict in self.found.items() if verdict.corrected),
         )
 
 

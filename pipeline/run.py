@@ -275,7 +275,7 @@ class Pipeline:
 
     def _repeat(self, number: int, schedule: Schedule) -> Iterator[FinishedFrame]:
         """A frame is the one before, which is finished."""
-        verdict = self._finished[-1].verdict if self._finished else self.outcome.verdicts[-1]
+        verdict = self._finished[-1].verdict if self._finished else self.outcome.last
         tiles = self._tiles_of_frame(schedule)
         self._finished.append(FinishedFrame(number, verdict, PastEvent(), tiles, tiles, repeated=True))
         self._went_on(tiles, schedule)
