@@ -2,8 +2,8 @@
 
 English is what the code says, so that it cannot drift: the node classes', and, of settings and commands, what stands in
 `web/js`. All other languages are written by hand. What they say of what is there no more is taken out, and Chinese, in
-which all is said, gets what it says of the same English elsewhere. Where words lack then, they are named, and it ends
-with 1. `--check` changes nothing, and tells what it would.
+which all is said, gets what it says of the same English elsewhere. Where words lack then, in the code or in Chinese, it
+names them and ends with 1. `--check` changes nothing, and tells what it would.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Words = dict[str, str]
 
 
 def english() -> dict[str, Words]:
-    """What each of `FILES` says, by the code."""
+    """What each of `FILES` says, by the code; an empty text where the code should say something."""
     words: dict[str, Words] = {file: {} for file in FILES}
     for name, kind in nodes.NODE_CLASS_MAPPINGS.items():
         words["nodeDefs"] |= _of_node(name, kind)
@@ -57,15 +57,13 @@ def seen_at_first() -> set[str]:
 
 
 def _of_node(name: str, kind: Any) -> Words:
-    words = {"display_name": nodes.NODE_DISPLAY_NAME_MAPPINGS[name], "description": kind.DESCRIPTION}
+    words = {"display_name": nodes.NODE_DISPLAY_NAME_MAPPINGS.get(name, "")}
+    words["description"] = getattr(kind, "DESCRIPTION", "")
     for widget, shown in _inputs(kind):
         words |= {f"inputs.{_key(widget)}.name": widget, f"inputs.{_key(widget)}.tooltip": shown.get("tooltip", "")}
     outputs, tooltips = getattr(kind, "RETURN_NAMES", kind.RETURN_TYPES), getattr(kind, "OUTPUT_TOOLTIPS", ())
     for number, (output, tooltip) in enumerate(zip_longest(outputs, tooltips, fillvalue="")):
         words |= {f"outputs.{number}.name": output, f"outputs.{number}.tooltip": tooltip}
-    empty = [place for place, text in words.items() if not text]
-    if empty:
-        raise ValueError(f"{name} says nothing of {', '.join(empty)}")
     return {f"{_key(name)}.{place}": text for place, text in words.items()}
 
 
@@ -139,13 +137,13 @@ def _unquoted(text: str) -> str:
 def read(language: str, file: str) -> Words:
     """What a language's file says; nothing where there is none."""
     path = LOCALES / language / f"{file}.json"
-    return dict(_flat(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else {}
+    return dict(flat(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else {}
 
 
-def _flat(words: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+def flat(words: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
     for key, value in words.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
+            yield from flat(value, f"{before}{key}.")
         else:
             yield before + key, value
 
@@ -175,10 +173,12 @@ def languages() -> list[str]:
 
 
 def wanted() -> tuple[dict[Path, str], list[str]]:
-    """What files are to say, and what nobody can say but by hand: one line for each text that lacks in Chinese."""
+    """What files are to say, and what nobody can say but by hand: one line for each text that lacks, in the code or in
+    Chinese."""
     files, lacking = {}, []
     for file, words in english().items():
         files[LOCALES / "en" / f"{file}.json"] = written(words)
+        lacking += [f"the code: {place} of {file}" for place, text in words.items() if not text]
         for language in languages():
             known = read(language, file)
             if language == COMPLETE:

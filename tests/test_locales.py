@@ -57,6 +57,23 @@ def test_what_lacks_and_what_is_too_much_is_named(monkeypatch: pytest.MonkeyPatc
     assert lacking == ["zh/nodeDefs.json: A.inputs.y.name: y"]
 
 
+def test_what_the_code_does_not_say_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        RETURN_TYPES = ("IMAGE", "MASK")
+        OUTPUT_TOOLTIPS = ("A picture.",)
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, dict[str, tuple[object, ...]]]:
+            return {"required": {"image": ("IMAGE",)}, "optional": {"size": ("INT", {"default": 1})}}
+
+    monkeypatch.setattr(locales.nodes, "NODE_CLASS_MAPPINGS", {"Silent": Silent})
+    _, lacking = locales.wanted()
+    silent = ("description", "display_name", "inputs.image.tooltip", "inputs.size.tooltip", "outputs.1.tooltip")
+    assert [line for line in lacking if line.startswith("the code")] == [
+        f"the code: Silent.{place} of nodeDefs" for place in silent
+    ]
+
+
 def test_the_languages_are_those_of_the_page() -> None:
     assert {"en", "zh"} <= {path.name for path in locales.LOCALES.iterdir()} <= PAGE
 
