@@ -1,9 +1,10 @@
 """Writes what ComfyUI's page shows of nodes, settings and commands into locales/: `python docs/locales.py`.
 
 English is what the code says, so that it cannot drift: the node classes', and, of settings and commands, what stands in
-`web/js`. All other languages are written by hand. What they say of what is there no more is taken out, and Chinese, in
-which all is said, gets what it says of the same English elsewhere. Where words lack then, in the code or in Chinese, it
-names them and ends with 1. `--check` changes nothing, and tells what it would.
+`web/js`. All other languages are written by hand. What they say of what is there no more is taken out, and what they
+say of the same English elsewhere is taken over, but for nodes of which they say nothing. Chinese says all. Where words
+lack then, in the code or in Chinese, they are named, and it ends with 1. `--check` changes nothing, and tells what it
+would.
 """
 
 from __future__ import annotations
@@ -167,6 +168,12 @@ def completed(words: Words, by: Words) -> Words:
     return {place: words.get(place, said.get(text)) for place, text in by.items() if place in words or text in said}
 
 
+def of_known_nodes(words: Words, by: Words) -> Words:
+    """What of `by` is of the nodes that `words` say something of."""
+    known = {place.split(".")[0] for place in words}
+    return {place: text for place, text in by.items() if place.split(".")[0] in known}
+
+
 def languages() -> list[str]:
     """All but English."""
     return sorted(path.name for path in LOCALES.iterdir() if path.is_dir() and path.name != "en")
@@ -181,11 +188,11 @@ def wanted() -> tuple[dict[Path, str], list[str]]:
         lacking += [f"the code: {place} of {file}" for place, text in words.items() if not text]
         for language in languages():
             known = read(language, file)
-            if language == COMPLETE:
-                known = completed(known, words)
-                lacking += [f"{language}/{file}.json: {place}: {words[place]}" for place in words.keys() - known.keys()]
+            known = completed(known, words if language == COMPLETE else of_known_nodes(known, words))
             if known or language == COMPLETE:
-                files[LOCALES / language / f"{file}.json"] = written({p: known[p] for p in words if p in known})
+                files[LOCALES / language / f"{file}.json"] = written(known)
+            if language == COMPLETE:
+                lacking += [f"{language}/{file}.json: {place}: {words[place]}" for place in words.keys() - known.keys()]
     for page in sorted(HELP.glob("*/en.md")):  # for languages that have no page of their own
         files[HELP / f"{page.parent.name}.md"] = page.read_text(encoding="utf-8")
     return files, sorted(lacking)
