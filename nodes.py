@@ -7,6 +7,7 @@ from typing import Any
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
+from .canvas import aliases
 from .canvas.lazy_video import LazyVideo
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
@@ -25,7 +26,9 @@ class UpscaleImageCUDAspeed:
         "Upscales images with an upscale model, fast and without running out of memory. "
         "Every setting can stay as it is: tile, overlap, precision and compiling are chosen automatically."
     )
+    SEARCH_ALIASES = aliases.OF_PICTURES
     RETURN_TYPES = ("IMAGE",)
+    OUTPUT_TOOLTIPS = ("The upscaled frames, in the order in which they came, alpha included.",)
     FUNCTION = "upscale"
 
     @classmethod
@@ -50,6 +53,10 @@ class UpscaleImageCUDAspeed:
 class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
     """The same node under the original pack's id, so that workflows saved with that run."""
 
+    DESCRIPTION = (
+        "The node of the original CUDAspeed pack, kept so that workflows saved with it run. "
+        "For new ones take Upscale Image CUDAspeed, which does the same."
+    )
     DEPRECATED = True
 
 
@@ -62,7 +69,7 @@ class UpscaleVideoCUDAspeed:
         "it, with its sound, subtitles, chapters and colours, in memory that does not grow with it. "
         "Every setting can stay as it is."
     )
-    SEARCH_ALIASES = ("video upscaler", "upscale film", "enlarge video", "super resolution", "video enhance")
+    SEARCH_ALIASES = aliases.OF_FILMS
     RETURN_TYPES = ("VIDEO",)
     OUTPUT_TOOLTIPS = ("Upscaled when it is saved. For its frames as images it must fit into memory.",)
     FUNCTION = "upscale"
@@ -93,8 +100,13 @@ class WarmUpUpscalerCUDAspeed:
         "The result is kept on disk: every later run of this model, in this and later sessions, begins with it. "
         "Use the same precision settings as in the upscaling node."
     )
+    SEARCH_ALIASES = aliases.OF_WARMING_UP
     RETURN_TYPES = ("UPSCALE_MODEL", "STRING")
     RETURN_NAMES = ("upscale_model", "status")
+    OUTPUT_TOOLTIPS = (
+        "The model as it came: wired through this node, it is warmed up before it is used.",
+        "compiled, not needed, or in a few words why it is not compiled.",
+    )
     FUNCTION = "warm_up"
     OUTPUT_NODE = True
 
@@ -121,13 +133,16 @@ class UpscaleModelLoader:
     """Load an upscale model. ComfyUI has a node of this name and keeps its own; this one serves hosts without it."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Loads a single-image upscale model through spandrel."
+    DESCRIPTION = "Loads an upscale model for single images."
+    SEARCH_ALIASES = aliases.OF_LOADING
     RETURN_TYPES = ("UPSCALE_MODEL",)
+    OUTPUT_TOOLTIPS = ("The model, for every node that upscales with one.",)
     FUNCTION = "load_model"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"model_name": (upscale_models.upscale_model_names(),)}}
+        names = upscale_models.upscale_model_names()
+        return {"required": {"model_name": (names, {"tooltip": "A file in models/upscale_models, or a bundled one."})}}
 
     def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
         """The model of that name, on the CPU, in the precision of its file."""

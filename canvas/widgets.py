@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ..api.errors import BadOptionError
@@ -41,7 +41,7 @@ _SWITCHES = {"use_autocast": "enable", "enable_compile": "enable", "reproducible
 Widgets = dict[str, tuple[Any, dict[str, Any]]]
 MODEL = ("UPSCALE_MODEL", {"tooltip": "From Load Upscale Model."})
 # Names, order, types and defaults are the original pack's: saved workflows hold values by position.
-REQUIRED: Widgets = {
+_REQUIRED: Widgets = {
     "use_autocast": (
         ["enable", "disable"],
         {
@@ -59,8 +59,8 @@ REQUIRED: Widgets = {
             "default": 0,
             "min": 0,
             "max": MAX_TILE,
-            "step": 64,
-            "tooltip": "Largest side of a tile in input pixels; 0: as large as memory allows.",
+            "step": 8,  # what is typed is rounded to steps: with 64, 30 would become 0, which means automatic
+            "tooltip": "Largest side of a tile in input pixels; 0: automatic, the whole picture where memory allows.",
         },
     ),
     "overlap": (
@@ -75,7 +75,7 @@ REQUIRED: Widgets = {
     ),
     "enable_compile": (
         ["enable", "disable"],
-        {"default": "enable", "tooltip": "Compile the model where the work ahead repays the wait."},
+        {"default": "enable", "tooltip": "Use compiled code, and compile in the background once the work repays it."},
     ),
     "optimization_level": (
         [*LEVELS],
@@ -86,7 +86,7 @@ REQUIRED: Widgets = {
         },
     ),
 }
-OPTIONAL: Widgets = {
+_OPTIONAL: Widgets = {
     "batch_size": (
         "INT",
         {"default": 1, "min": 1, "max": MAX_BATCH, "step": 1, "tooltip": "Most frames computed at once."},
@@ -173,6 +173,18 @@ OPTIONAL: Widgets = {
     ),
 }
 
+
+def _folded(widgets: Widgets, seen: Container[str]) -> Widgets:
+    """Those that are not `seen` at first: folded away, where the host can, until somebody asks for all."""
+    return {
+        name: (kind, shown if name in seen else {**shown, "advanced": True}) for name, (kind, shown) in widgets.items()
+    }
+
+
+_SEEN_OF_PICTURES = ("precision", "tile_size", "enable_compile")
+REQUIRED = _folded(_REQUIRED, _SEEN_OF_PICTURES)
+OPTIONAL = _folded(_OPTIONAL, _SEEN_OF_PICTURES)
+
 _OF_FILMS: Widgets = {
     "codec": (
         [*CODECS],
@@ -200,7 +212,6 @@ _OF_FILMS: Widgets = {
         ["disable", "enable"],
         {
             "default": "disable",
-            "advanced": True,
             "tooltip": "Keep what is done in segments of 10 seconds: after an interrupt or a crash, the same prompt "
             "goes on with them. The video takes twice the room while it is put together.",
         },
@@ -208,16 +219,14 @@ _OF_FILMS: Widgets = {
 }
 _SEGMENT_SECONDS = 10.0
 _NOT_FOR_FILMS = {"tiling_mode"}  # nobody's film is a seamless texture
-_FOR_ALL_TO_SEE = ("scale_by", "target_width", "target_height", "fit")
-FILM: Widgets = {
+_SIZES_OF_FILMS = ("scale_by", "target_width", "target_height", "fit")
+_SEEN_OF_FILMS = ("codec", "crf", "bit_depth", *_SIZES_OF_FILMS)
+_FILM: Widgets = {
     **_OF_FILMS,
-    **{name: OPTIONAL[name] for name in _FOR_ALL_TO_SEE},
-    **{
-        name: (kind, {**shown, "advanced": True})
-        for name, (kind, shown) in {**REQUIRED, **OPTIONAL}.items()
-        if name not in _FOR_ALL_TO_SEE and name not in _NOT_FOR_FILMS
-    },
+    **{name: _OPTIONAL[name] for name in _SIZES_OF_FILMS},
+    **{name: widget for name, widget in {**_REQUIRED, **_OPTIONAL}.items() if name not in _NOT_FOR_FILMS},
 }
+FILM = _folded(_FILM, _SEEN_OF_FILMS)
 """Those of a film: how it is written, its size, and, folded away where the host can, what pictures have, too."""
 
 

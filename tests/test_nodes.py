@@ -37,7 +37,7 @@ def test_widgets_are_the_original_packs() -> None:
     assert list(widgets) == ["upscale_model", "image", *DEFAULTS, *OURS]
     for name, default in {**DEFAULTS, **OURS}.items():
         assert widgets[name][1]["default"] == default
-    assert [widgets["tile_size"][1][k] for k in ("min", "max", "step")] == [0, 2048, 64]
+    assert [widgets["tile_size"][1][k] for k in ("min", "max", "step")] == [0, 2048, 8]
     assert [widgets["overlap"][1][k] for k in ("min", "max", "step")] == [0, 128, 8]
     assert [widgets["batch_size"][1][k] for k in ("min", "max", "step")] == [1, 16, 1]
     assert widgets["precision"][0] == ["auto", "fp16", "fp32", "bf16"]
@@ -48,6 +48,22 @@ def test_widgets_are_the_original_packs() -> None:
     assert widgets["resample"][0] == ["area", "bicubic", "lanczos"]
     assert all("tooltip" in options for _, options in widgets.values())
     json.dumps(inputs)  # the host sends them to the browser
+
+
+@pytest.mark.parametrize("kind", ["UpscaleImageCUDAspeed", "ImageUpscaleWithModelCUDAspeedFixed"])
+def test_the_first_minute_needs_few_widgets_and_the_others_are_folded_away(kind: str) -> None:
+    inputs = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()
+    widgets = {**inputs["required"], **inputs["optional"]}
+    seen = [name for name, (_, shown) in widgets.items() if not shown.get("advanced")]
+    assert seen == ["upscale_model", "image", "precision", "tile_size", "enable_compile"]
+    assert not any("advanced" in widgets[name][1] for name in seen), "an older page would read any value"
+
+
+def test_a_small_tile_size_that_is_typed_does_not_become_automatic() -> None:
+    """The page rounds what is typed to steps."""
+    for inputs in (nodes.UpscaleImageCUDAspeed.INPUT_TYPES(), nodes.WarmUpUpscalerCUDAspeed.INPUT_TYPES()):
+        step = inputs["required"]["tile_size"][1]["step"]
+        assert [round(typed / step) * step for typed in (30, 100)] == [32, 96]
 
 
 @pytest.mark.parametrize("changes", [{}, {"tile_size": 1280, "overlap": 8}, {"tile_size": 37, "batch_size": 3}])
@@ -153,7 +169,9 @@ def test_the_warm_up_node_compiles_for_the_size_and_hands_the_model_on(monkeypat
     monkeypatch.setattr(nodes, "warm_up", warm_up)
     node, model = nodes.WarmUpUpscalerCUDAspeed(), zoo.compact()
     widgets = {name: DEFAULTS[name] for name in ("use_autocast", "precision", "tile_size")}
-    assert [*node.INPUT_TYPES()["required"]] == ["upscale_model", "width", "height", *widgets]
+    inputs = node.INPUT_TYPES()["required"]
+    assert [*inputs] == ["upscale_model", "width", "height", *widgets]
+    assert [name for name, (_, shown) in inputs.items() if shown.get("advanced")] == ["use_autocast"]
     out = getattr(node, node.FUNCTION)(upscale_model=model, width=640, height=480, **widgets)
     assert out["result"] == (model, "compiled")
     assert out["ui"] == {"text": ("compiled",)}

@@ -11,7 +11,13 @@ import torch
 
 import cudaspeed
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest there
+
 PACK = Path(cudaspeed.__file__).absolute().parent
+PAGE = sorted(path for folder in ("web", "locales") for path in (PACK / folder).rglob("*") if path.is_file())
 
 # ComfyUI's way (nodes.py, load_custom_node): the folder's path is the module's name.
 AS_COMFYUI_DOES = """
@@ -105,6 +111,13 @@ def test_inside_comfyui_it_hands_over_what_is_looked_for(tmp_path: Path) -> None
         }
     )
     assert (PACK / web).is_dir()
+
+
+def test_all_that_the_page_is_shown_is_installed() -> None:
+    project = tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = {path for glob in project["tool"]["setuptools"]["package-data"]["cudaspeed"] for path in PACK.glob(glob)}
+    assert PACK / "locales" / "zh" / "nodeDefs.json" in packed
+    assert not {*PAGE} - packed
 
 
 @pytest.mark.parametrize(
