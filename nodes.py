@@ -8,6 +8,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from .canvas.lazy_video import LazyVideo
+from .canvas.page_routes import offer_routes
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 from .host import upscale_models
@@ -15,6 +16,7 @@ from .host.context import run_context
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
+offer_routes()
 
 
 class UpscaleImageCUDAspeed:
