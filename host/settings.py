@@ -34,7 +34,7 @@ def setting(name: str, usual: Value) -> Value:
         return usual
     found = _read(path, (status.st_mtime_ns, status.st_size)).get(name, usual)
     if isinstance(usual, float) and type(found) in (int, float):
-        found = float(found) if abs(found) <= sys.float_info.max else usual  # which no NaN is
+        return float(found) if abs(found) <= sys.float_info.max else usual  # type: ignore[return-value]  # no NaN is
     return found if type(found) is type(usual) else usual
 
 

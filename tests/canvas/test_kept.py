@@ -14,6 +14,9 @@ import zoo
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.canvas import kept
 from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.study import Ask, Study
+from cudaspeed.pipeline.learner import Learner
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import let_go, upscale
@@ -105,6 +108,34 @@ def test_a_run_in_progress_keeps_what_it_has_until_it_is_over() -> None:
     context.go_on.set()
     run.join(60)
     assert told == [0]
+
+
+class Steps:
+    """Asks for the same forward again and again."""
+
+    copies = 1
+
+    def repaid(self, study: Study) -> bool:
+        return True
+
+    def first(self, study: Study) -> Ask:
+        return Ask(ExecutionMode("fp32", False, False), zoo.photograph(8, 8))
+
+    def step(self, study: Study, ask: Ask, give_way: object = None) -> Ask:
+        return ask
+
+    def release(self) -> None:
+        self.copies = 0
+
+
+def test_a_study_that_has_begun_is_left_with_its_copies() -> None:
+    steps, model, learner = Steps(), zoo.compact(), Learner()
+    subject = learner.subject(model.model, "here", lambda: steps, in_background=False)
+    subject.offer([Study("one", 64, iter(()))], 1000)  # type: ignore[arg-type]
+    subject.step()
+    assert subject.has_work
+    SessionCache(learner=learner).let_go(lambda: None)
+    assert not subject.has_work and not steps.copies
 
 
 def test_one_line_is_logged_of_what_was_freed(

@@ -26,7 +26,7 @@ from server import PromptServer
 
 @PromptServer.instance.routes.get("/witness")
 async def witness(request):
-    looks = [load._when for load in gc.get_objects() if type(load).__module__.endswith(".canvas.load")]
+    looks = [load._when for load in gc.get_objects() if str(type(load)).endswith(".canvas.load.Load'>")]
     return web.json_response({"looks": looks, "threads": [thread.name for thread in threading.enumerate()]})
 
 
@@ -77,7 +77,7 @@ def test_compiled_models_are_told_of_and_cleared_by_this_page_alone(server: Serv
     assert status_of(server, path, body, Content_Type="application/json", Sec_Fetch_Site="cross-site") == 403
     assert status_of(server, path, body, Content_Type="application/json", Origin="http://elsewhere.example") == 403
     assert status_of(server, path, body, Content_Type="text/plain") == 400
-    assert status_of(server, path) == 405
+    assert status_of(server, path) in (404, 405), "looking changes nothing"
     assert server.post(path, {"folder": "/"}) == {"freed": 0}
 
 
@@ -94,24 +94,28 @@ def prompt(width: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(server: Server) -> list[str]:
-    return [line for line in (server.folder / "log.txt").read_text().splitlines() if "unloaded: " in line]
-
-
-def free(server: Server, **content: bool) -> None:
-    server.post("/free", content)
-    time.sleep(4)
+def lines(server: Server, wanted: int) -> list[str]:
+    """Those in its log of what was unloaded, once there are so many, or a minute has passed."""
+    found: list[str] = []
+    for _ in range(120):
+        found = [line for line in (server.folder / "log.txt").read_text().splitlines() if "unloaded: " in line]
+        if len(found) >= wanted:
+            break
+        time.sleep(0.5)
+    return found
 
 
 def test_unload_models_lets_go_of_ours_and_says_so_in_one_line(server: Server) -> None:
-    free(server, unload_models=True)
-    assert lines(server) == [], "there was nothing"
+    server.post("/free", {"unload_models": True})
     for turn, asked in enumerate(({"unload_models": True}, {"unload_models": True, "free_memory": True})):
         assert server.run(prompt(90 + turn))["status"]["status_str"] == "success", server.log()
-        free(server, **asked)
-        assert len(lines(server)) == turn + 1, server.log()
-        assert "1 copy of a model (" in lines(server)[-1]
+        for _ in range(2):  # as one who clicks twice
+            server.post("/free", asked)
+        found = lines(server, turn + 1)
+        assert len(found) == turn + 1, server.log()
+        assert "1 copy of a model (" in found[-1]
     assert server.run(prompt(80))["status"]["status_str"] == "success", server.log()
+    assert len(lines(server, 0)) == 2, "nothing more was let go of"
 
 
 def test_settings_that_are_damaged_stop_nothing(server: Server) -> None:

@@ -5,7 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
 const SECONDS = { least: 0.25, usual: 0.5, most: 10 };
-const PIXELS = { least: 40, usual: 64, most: 200 };
+const PIXELS = { least: 40, usual: 72, most: 200 };
 const PATIENCE = 5; // seconds for an answer
 
 /** What there is to show, in its order; the names are the same in every language. */

@@ -88,6 +88,9 @@ function items(name, set, value) {
   return row;
 }
 
+/** The page tells of a change before it keeps it. */
+const soon = () => setTimeout(update);
+
 // The page shows groups in the order of their names, and within one what has the highest sortOrder first.
 const SETTINGS = [
   {
@@ -130,7 +133,7 @@ const SETTINGS = [
     type: "boolean",
     defaultValue: false,
     sortOrder: 30,
-    onChange: update,
+    onChange: soon,
   },
   {
     id: "CUDAspeed.Monitor.Items",
@@ -141,7 +144,7 @@ const SETTINGS = [
     type: items,
     defaultValue: Object.keys(ITEMS).join(","),
     sortOrder: 20,
-    onChange: update,
+    onChange: soon,
   },
   {
     id: "CUDAspeed.Monitor.Rate",
@@ -151,7 +154,7 @@ const SETTINGS = [
     attrs: { min: 0.25, max: 10, step: 0.25 },
     defaultValue: 0.5,
     sortOrder: 10,
-    onChange: update,
+    onChange: soon,
   },
   {
     id: "CUDAspeed.Monitor.Width",
@@ -159,9 +162,9 @@ const SETTINGS = [
     name: "Width of each item, in pixels",
     type: "slider",
     attrs: { min: 40, max: 200, step: 4 },
-    defaultValue: 64,
+    defaultValue: 72,
     sortOrder: 0,
-    onChange: update,
+    onChange: soon,
   },
 ];
 
