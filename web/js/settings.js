@@ -91,7 +91,7 @@ function items(name, set, value) {
 /** The page tells of a change before it keeps it. */
 const soon = () => setTimeout(update);
 
-// The page shows groups in the order of their names, and within one what has the highest sortOrder first.
+// The page shows first what has the highest sortOrder, groups as well.
 const SETTINGS = [
   {
     id: "CUDAspeed.Preview",
@@ -100,7 +100,7 @@ const SETTINGS = [
     tooltip: "A small picture on the node that fills in, tile by tile.",
     type: "boolean",
     defaultValue: true,
-    sortOrder: 20,
+    sortOrder: 60,
   },
   {
     id: "CUDAspeed.Language",
@@ -114,7 +114,7 @@ const SETTINGS = [
       { text: "中文", value: "zh" },
     ],
     defaultValue: "auto",
-    sortOrder: 10,
+    sortOrder: 50,
   },
   {
     id: "CUDAspeed.CompiledModels",
@@ -123,7 +123,7 @@ const SETTINGS = [
     tooltip: "What was compiled, and found out about models, is kept on disk. Cleared, it is made anew when it pays.",
     type: compiledModels,
     defaultValue: "",
-    sortOrder: 0,
+    sortOrder: 40,
   },
   {
     id: "CUDAspeed.Monitor.Show",
