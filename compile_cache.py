@@ -202,6 +202,11 @@ class CompiledForwards:
             and (shapes not in entries or entries[shapes].state == "seen" or self._outdated(entries[shapes]))
         }
 
+    @property
+    def loaded(self) -> int:
+        """How many of them are loaded."""
+        return len(self._loaded)
+
     def release(self) -> None:
         """Forget what is loaded; it is loaded anew when it is wanted."""
         for executor in self._loaded.values():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .canvas import aliases
 from .canvas.lazy_video import LazyVideo
+from .canvas.page_routes import offer_routes
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 from .host import upscale_models
@@ -16,6 +17,7 @@ from .host.context import run_context
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
+offer_routes()
 
 
 class UpscaleImageCUDAspeed:

@@ -16,7 +16,7 @@ import atexit
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -33,6 +33,7 @@ from .images.channels import plan_channels
 from .images.validate import validate_image
 from .models.loader import check_model
 from .pipeline.frame_io import FrameSink, FrameSource, TensorSink, TensorSource
+from .pipeline.holdings import Holdings
 from .pipeline.monitor import Monitor
 from .pipeline.output import allocate_output
 from .pipeline.passes import PassRunner, Prepared
@@ -269,6 +270,18 @@ def memory_of(
         (height, width), tiles = schedule.tile, schedule.plan.count
         pieces = f"{tiles} tiles of {width}x{height}" if tiles > 1 else "one piece"
         return session.schedules.memory_use(schedule), f"{session.chain.now.mode.name}, {pieces}"
+
+
+def let_go(tell: Callable[[Holdings], None], sessions: SessionCache = _SESSIONS) -> None:
+    """Let go, in a moment, of all that is kept in memory for later runs (`SessionCache.let_go`), and `tell` how much of
+    what there is now is gone then. A host that unloads models meanwhile is through with them by then."""
+    before = sessions.holdings()
+
+    def now() -> None:
+        sessions.let_go(lambda: tell(before - sessions.holdings()))
+
+    if before == Holdings() or not TRIMMER.soon(now):
+        tell(Holdings())
 
 
 def finish_learning(sessions: SessionCache = _SESSIONS) -> None:

@@ -12,7 +12,6 @@ from ..api.errors import BadModelError, BadOptionError, CudaspeedError, first_li
 from ..api.options import UpscaleOptions
 from ..models.loader import check_file, load_model
 from ..storage.artifacts import ArtifactStore, Entry
-from ..storage.loaded import LoadedStore
 from ..storage.location import compiled_folder
 from .console import Console
 from .devices import check_device
@@ -36,13 +35,11 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
 
 def clear(arguments: argparse.Namespace, console: Console) -> int:
     """Delete what is compiled, and what is known of models."""
-    from ..storage.profiles import ProfileStore, profiles_folder  # with torch
+    from ..storage.clearing import clear_all  # with torch
 
-    store = ArtifactStore(compiled_folder())
-    freed = store.clear()
-    LoadedStore(store.folder).clear()
-    ProfileStore(profiles_folder(store.folder)).clear()
-    console.tell({"folder": str(store.folder), "freed_bytes": freed}, f"{freed / 1e6:.1f} MB freed in {store.folder}")
+    folder = compiled_folder()
+    freed = clear_all(folder)
+    console.tell({"folder": str(folder), "freed_bytes": freed}, f"{freed / 1e6:.1f} MB freed in {folder}")
     return DONE
 
 

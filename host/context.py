@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..api.context import RunContext
 from ..api.surroundings import inside_comfyui
-from .comfyui import ComfyContext
+from ..storage.location import compiled_folder
+from .comfyui import ComfyContext, comfyui_compiled_folder
 from .standalone import StandaloneContext
 
 
@@ -24,6 +26,11 @@ def run_context(model: object) -> Iterator[HostContext]:
     """The host's context for one run of `model`, an UPSCALE_MODEL off the wire, on behalf of the node that is executing
     now."""
     yield ComfyContext(model) if inside_comfyui() else StandaloneContext()
+
+
+def cache_folder() -> Path:
+    """Where runs keep what they compile (`RunContext.cache_folder`)."""
+    return comfyui_compiled_folder() if inside_comfyui() else compiled_folder()
 
 
 class HostContext(RunContext, Protocol):

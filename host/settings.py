@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,21 +29,23 @@ def setting(name: str, usual: Value) -> Value:
 
     path = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     try:
-        changed = path.stat().st_mtime_ns
+        status = path.stat()
     except OSError:
         return usual
-    found = _read(path, changed).get(name, usual)
-    if isinstance(usual, float) and isinstance(found, int) and not isinstance(found, bool):
-        return float(found)
+    found = _read(path, (status.st_mtime_ns, status.st_size)).get(name, usual)
+    if isinstance(usual, float) and type(found) in (int, float):
+        return float(found) if abs(found) <= sys.float_info.max else usual  # type: ignore[return-value]  # no NaN is
     return found if type(found) is type(usual) else usual  # type: ignore[return-value]  # so it is of that type
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, changed: int) -> dict[str, Any]:
-    """The settings in the file as it is since `changed`, in nanoseconds."""
+def _read(path: Path, changed: tuple[int, int]) -> dict[str, Any]:
+    """The settings in the file as it is since it `changed`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(found, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s cannot be read (%s); the usual settings hold", path, first_line(error))
         return {}
-    return found if isinstance(found, dict) else {}
+    return found

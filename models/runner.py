@@ -239,6 +239,16 @@ class RunnerCache:
             self.put(descriptor, runner, device)
         return runner
 
+    def held(self) -> list[ModelRunner]:
+        """All copies that there are now."""
+        with self._lock:
+            return [*self._by_module.values()]
+
+    def clear(self) -> None:
+        """Let go of all copies. No run may have one."""
+        for runner in self.held():
+            runner.release(weights=True)
+
     def _use(self, module: nn.Module, runner: ModelRunner) -> None:
         with self._lock:
             self._by_module.pop(module, None)

@@ -15,6 +15,7 @@ from ..models.execution import ExecutionMode
 from ..models.info import model_info
 from ..models.known_fields import known_receptive_field
 from ..models.known_throughput import known_throughput
+from ..models.operations import operations_per_pixel
 from ..models.precision import usual_mode
 from ..models.reach import counted_reach, reaches_no_further
 from ..models.receptive_field import UNMEASURABLE, ReceptiveField, measurable
@@ -119,6 +120,11 @@ class KnownModel:
     def reach(self) -> int | None:
         """How many pixels the model can see at most, by its layers; None where they do not tell."""
         return self.record.once("reach", lambda: counted_reach(self._model))
+
+    @property
+    def operations(self) -> float | None:
+        """Floating point operations for a pixel of its input; None where nobody counted them."""
+        return self.record.once("operations", lambda: operations_per_pixel(self._model))
 
     def sees_no_further(self, forward: Forward) -> bool:
         """Whether it sees no further than `reach` indeed, tried once by its `forward`."""

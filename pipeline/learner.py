@@ -176,6 +176,13 @@ class Learner:
                 _try(subject)
         self._hurried = False
 
+    def give_up(self) -> None:
+        """Leave the studies that have begun, and what was made for them."""
+        with self.standing_back(), self._condition:
+            for subjects in self._subjects.values():
+                for subject in subjects.values():
+                    subject.give_up()
+
     def stop(self) -> None:
         """Find out nothing any more: the process ends."""
         with self._condition:

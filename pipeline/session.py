@@ -11,11 +11,13 @@ from ..api.context import RunContext
 from ..api.errors import CudaspeedError, ModelFailedError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
+from ..devices.peak_rates import peak_rate_of
 from ..models.execution import ExecutionMode
 from ..models.precision import Choice
 from ..models.study import Study
 from ..storage.fingerprint import describe_environment
 from ..storage.profiles import Account
+from .achieved import ACHIEVED
 from .fallback import Execution, FallbackChain, StepMaker
 from .known_model import KnownModel
 from .learned_peaks import PeakLearning
@@ -82,6 +84,7 @@ class Session:
         self._standing_back = self._shared.learner.standing_back(self.context.raise_if_interrupted)
         self._standing_back.__enter__()
         self.peaks.__enter__()
+        self._shared.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -91,6 +94,7 @@ class Session:
         finally:
             self.peaks.__exit__()
             self._standing_back.__exit__(None, None, None)
+            self._shared.end()
         if kind is None and self.context.device.type == "cpu":
             self._shared.learner.wake()
 
@@ -126,6 +130,7 @@ class Session:
         though the batch's group of frames begins anew."""
         (_, _, compiled), executor, mode = batch.execution
         self._work += Account(work_pixels=batch.pixels, work_seconds=max(0.0, batch.seconds))
+        self._note_share_of_peak(batch, mode)
         if compiled is None:
             return None
         compiled.note(executor, batch.pixels, batch.seconds)
@@ -161,6 +166,12 @@ class Session:
         return f"{NOT_NEEDED}: {now.mode.kernels} kernels" if self.options.compile else "off"
 
     # --- details -----------------------------------------------------------------------------------------------------
+
+    def _note_share_of_peak(self, batch: BatchTime, mode: ExecutionMode) -> None:
+        peak = peak_rate_of(self.context.device, mode.precision)
+        operations = self.known.operations if peak else None
+        if peak and operations:
+            ACHIEVED.note(self.context.device, batch.pixels * operations / peak, batch.seconds)
 
     def _first_chain(self, mode: ExecutionMode) -> FallbackChain:
         """From `mode`, or from one that a copy of the model can be made in."""

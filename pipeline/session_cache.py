@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
@@ -15,6 +16,7 @@ from torch import nn
 
 from ..api.context import RunContext
 from ..compile_cache import CompileCache
+from ..devices.pinned import PINNED
 from ..kernels.build import OURS, code_of
 from ..kernels.timing import Clock
 from ..models.runner import RunnerCache
@@ -22,6 +24,7 @@ from ..storage.fingerprint import versions_of
 from ..storage.heap import TRIMMER, trim_all
 from ..storage.profiles import ModelProfile, ProfileStore, profiles_folder
 from .feedback import Estimated
+from .holdings import Holdings, holdings_of
 from .layer_knowledge import LayerKnowledge
 from .learner import Learner
 from .observations import ModelObservations
@@ -90,6 +93,8 @@ class SessionCache:
         """By device."""
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
         self._latest: tuple[weakref.ref[nn.Module], float] | None = None  # whose run was the last, and its seconds
+        self._lock, self._sessions = threading.Lock(), 0
+        self._asked: list[Callable[[], None]] = []  # to let go of all, and whom to tell
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
         """What this process has seen of the model; what it observed of other weights in the same module is
@@ -121,6 +126,41 @@ class SessionCache:
             self._latest = weakref.ref(model.model), time.monotonic() - began
         if another and self._latest[1] >= _NOT_SHORT:
             TRIMMER.soon()
+
+    def holdings(self) -> Holdings:
+        """What could be let go of."""
+        return holdings_of(self.runners.held())
+
+    def let_go(self, then: Callable[[], None]) -> None:
+        """Let go of all that is only kept for later runs, which make it anew: copies of models, with what is compiled
+        and recorded of them, studies that have begun, pinned memory. At once, or when nobody computes; then call
+        `then`."""
+        with self._lock:
+            self._asked.append(then)
+        self._let_go_if_asked()
+
+    def begin(self) -> None:
+        """A session begins, which may use all of it; until `end`."""
+        with self._lock:
+            self._sessions += 1
+
+    def end(self) -> None:
+        """It is over."""
+        with self._lock:
+            self._sessions -= 1
+        self._let_go_if_asked()
+
+    def _let_go_if_asked(self) -> None:
+        with self._lock:  # so that no session begins meanwhile
+            asked = self._asked if not self._sessions else []
+            if asked:
+                self._asked = []
+                self.learner.give_up()
+                self.runners.clear()
+                PINNED.clear()
+                TRIMMER.soon()
+        for then in asked:
+            then()
 
     def profile(self, model: ImageModelDescriptor, context: RunContext) -> ModelProfile:
         """What is known of the model with its present weights, in this session and earlier ones."""

@@ -53,9 +53,9 @@ class HeapTrimmer:
                 thread.start()
                 self._thread = thread
 
-    def soon(self, let_go: LetGo | None = None) -> None:
+    def soon(self, let_go: LetGo | None = None) -> bool:
         """Something was let go of on this thread, or is when the time has come, by `let_go`. Waits for nobody: it is
-        called by what goes, which may be at any moment.
+        called by what goes, which may be at any moment. Returns whether the time will come.
 
         What only this thread can give back goes now, and again if Python collects its garbage here meanwhile: so ends
         what ComfyUI does to let go of all. Where the other thread was not begun, or is not in this process, which was
@@ -64,11 +64,12 @@ class HeapTrimmer:
         self._trim_here()
         if not self._works():
             self._collect_no_more()
-            return
+            return False
         self._threads.add(threading.get_ident())
         if self._collected not in gc.callbacks:
             gc.callbacks.append(self._collected)
         self._asked.put(let_go)
+        return True
 
     def _works(self) -> bool:
         return self._thread is not None and self._thread.is_alive()

@@ -35,7 +35,7 @@ from cudaspeed.pipeline.residency import bring
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.studies import StudyRunner
 from cudaspeed.storage.heap import TRIMMER
-from cudaspeed.upscale_engine import upscale
+from cudaspeed.upscale_engine import let_go, upscale
 
 FP32 = ExecutionMode("fp32", autocast=False, channels_last=True)
 NO_ANSWER = Answer(torch.zeros(1, 3, 8, 8), 1.0)
@@ -54,8 +54,9 @@ class Later:
     def __init__(self) -> None:
         self.asked: list[Callable[[], None] | None] = []
 
-    def soon(self, let_go: Callable[[], None] | None = None) -> None:
+    def soon(self, let_go: Callable[[], None] | None = None) -> bool:
         self.asked.append(let_go)
+        return True
 
     def comes(self) -> None:
         while self.asked:
@@ -162,6 +163,22 @@ def test_a_copy_that_leaves_a_card_comes_back_from_main_memory(started) -> None:
     assert cache.find(model, FP32) is runner
     ComfyContext(model).make_resident(runner, 0)
     assert [entry.model for entry in comfyui.loaded] == [patcher]
+
+
+def test_unload_models_lets_go_of_what_left_the_card_for_main_memory(started, later: Later) -> None:
+    """Which the host alone cannot tell from making room for another model."""
+    comfyui, sessions, model = started(), new_sessions(), zoo.compact()
+    ComfyContext(model).make_resident(sessions.runners.get(model, FP32), GIGABYTE)
+    ours = tensors_of(sessions, model)
+    told: list[str] = []
+    let_go(lambda freed: told.append(str(freed)), sessions)
+    comfyui.unload_all_models()
+    assert sessions.runners.find(model, FP32) is not None and not told, "the host is in the midst of its list"
+    later.comes()
+    assert told == ["1 copy of a model (0 MB on cpu)"]
+    assert sessions.runners.find(model, FP32) is None
+    gc.collect()
+    assert not any(tensor() is not None for tensor in ours)
 
 
 # --- weights that do not fit -----------------------------------------------------------------------------------------

@@ -33,12 +33,28 @@ def test_what_is_set_holds_and_what_is_not_is_as_usual(file: Path) -> None:
     assert setting("CUDAspeed.Nothing", 3) == 3
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\ufeff{}", '{"CUDAspeed.Preview": "no"}'])
-def test_a_damaged_file_is_as_none(file: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
-    file.write_text(content, encoding="utf-8")
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\ufeff{}", "[" * 100_000, '{"a": "\ud800'])
+def test_a_damaged_file_is_as_none_and_told_once(file: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    file.write_text(content, encoding="utf-8", errors="surrogatepass")
     with caplog.at_level(logging.WARNING, "cudaspeed"):
         assert [setting("CUDAspeed.Preview", True) for _ in range(3)] == [True, True, True]
-    assert len(caplog.records) <= 1
+    assert len(caplog.records) == 1 and str(file) in caplog.text
+
+
+def test_a_folder_in_its_place_is_told_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.mkdir()
+    with caplog.at_level(logging.WARNING, "cudaspeed"):
+        assert [setting("CUDAspeed.Preview", True) for _ in range(3)] == [True, True, True]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("value", ['"fast"', "null", "true", "NaN", "Infinity", "-1e999", "1" + "0" * 400, "[]"])
+def test_a_value_of_another_kind_is_as_none(file: Path, value: str) -> None:
+    file.write_text('{"CUDAspeed.Monitor.Rate": ' + value + ', "CUDAspeed.Preview": false}')
+    assert setting("CUDAspeed.Monitor.Rate", 0.5) == 0.5
+    assert setting("CUDAspeed.Preview", True) is False, "the others hold"
+    file.write_text('{"CUDAspeed.Preview": ' + value.replace("true", "1") + "}")
+    assert setting("CUDAspeed.Preview", True) is True
 
 
 def test_a_change_is_seen(file: Path) -> None:
