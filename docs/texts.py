@@ -207,7 +207,10 @@ class Flow:
                     yield from self.texts(module, value)
             case ast.Dict(keys=keys, values=values):
                 for key, value in zip(keys, values, strict=True):
-                    if not (isinstance(key, ast.Constant) and key.value == "tooltip"):
+                    text = key.value if isinstance(key, ast.Constant) else None
+                    if isinstance(text, str) and " " in text:  # no name, but words that are told
+                        yield text
+                    if text != "tooltip":
                         yield from self.texts(module, value)
             case ast.List(elts=values) | ast.Tuple(elts=values):
                 for value in values:

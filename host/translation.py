@@ -18,6 +18,7 @@ _LONGEST = 2000  # characters of a text that is looked at in pieces; longer ones
 _LONGEST_NAME = 300
 _MOST_PIECES = 24
 _WORD = re.compile("[A-Za-z]+")
+_PATH = re.compile(r"[A-Za-z]:[\\/]|[\\/]")  # how one begins
 # What stands beside numbers, and names of ways to compute: the same in every language.
 _UNITS = {"ms", "s", "min", "h", "x", "B", "KB", "MB", "GB", "KiB", "MiB", "GiB", "MP", "fps"}
 _NEUTRAL = _UNITS | {"bf", "fp", "autocast", "attention", "fused", "winograd"}
@@ -144,7 +145,7 @@ class Catalogue:
     def _behind_a_name(self, text: str, depth: int) -> str | None:
         """A sentence behind a file's name, or whose error it is, which stays as it is."""
         at = text.find(": ")
-        while depth and 0 <= at <= _LONGEST_NAME and "; " not in text[:at]:
+        while depth and 0 <= at <= _LONGEST_NAME and ("; " not in text[:at] or _PATH.match(text)):
             told = self._translated(text[at + 2 :], depth - 1)
             if told is not None:
                 return f"{text[:at]}：{told}"
@@ -201,4 +202,4 @@ def _by_particularity(sentences: Sequence[Sentence]) -> list[tuple[str, str, Sen
 
 def _is_neutral(piece: str) -> bool:
     """Whether there is nothing in it to translate: numbers, units, sizes, precisions ("1.9", "38 MP/s", "bf16")."""
-    return piece.isascii() and _NEUTRAL.issuperset(_WORD.findall(piece))
+    return piece.isascii() and not _PATH.match(piece) and _NEUTRAL.issuperset(_WORD.findall(piece))
