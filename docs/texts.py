@@ -72,6 +72,7 @@ SILENT = {"_GivenWayError", "NotOwnError", "TimeoutError", "surroundings_of", "p
 """Errors and functions whose texts are for us."""
 WORDS = {"automatic", "column", "compiled", "eager", "height", "none", "off", "preparing", "row", "width"}
 """Single words that are said; all others are names."""
+UNITS = {"min", "ms"}
 NOTING = {"notes", "raised", "reason", "trials", "warning"}
 """Keywords that are handed a text, or several."""
 AHEAD = {
@@ -81,6 +82,7 @@ AHEAD = {
     "tiles {first}-{last}/{total}",
     "{count} frames, {width}x{height} -> {columns}x{rows}",
     "{error}. The file has {size} bytes",
+    "{inputs} -> {outputs} channels",
     "{left} left",
     "{name}: does not exist in any folder of upscale models (any more); press R and choose another",
     "{repaired} tile repaired",
@@ -319,7 +321,7 @@ def is_sentence(text: str) -> bool:
     known = UNKNOWN not in text and not re.search(
         r": ?(;|$|  )|: +\(", text
     )  # where a reason may be none, there is one
-    return known and bool(_WORD.search(_HOLE.sub("", text))) and (" " in text or text in WORDS)
+    return known and bool({*_WORD.findall(_HOLE.sub("", text))} - UNITS) and (" " in text or text in WORDS)
 
 
 def shape(text: str) -> str:

@@ -53,14 +53,14 @@ def _error(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_texts_and_errors_come_in_the_users_language(server: Server) -> None:
-    wrong = _prompt(scale_by=2.0, target_width=100)
+    wrong = _prompt(tile_size=64, overlap=64)  # which only a run finds out
     _set(server, Comfy_Locale="zh")
     error = _error(server.run(wrong))
-    assert error["exception_message"].startswith("scale_by 为 2，目标尺寸为 100x")
+    assert error["exception_message"].startswith("overlap 为 64，而 tile_size 为 64；重叠必须小于分块")
     assert error["exception_type"].endswith("BadOptionError")
-    assert any("options_of" in line for line in error["traceback"])
+    assert any("upscale_engine.py" in line for line in error["traceback"])
     log = Path(server.folder / "log.txt").read_text(encoding="utf-8")
-    assert "scale_by is 2 and the target 100x" in log  # by which others can help
+    assert "overlap is 64 and tile size 64; the overlap must be smaller" in log  # by which others can help
 
     page = Page(server, _prompt(tile_size=64))
     assert page.wait()[1] == "execution_success", server.log()
@@ -69,4 +69,4 @@ def test_texts_and_errors_come_in_the_users_language(server: Server) -> None:
     assert all(_CHINESE.search(text) for text in texts), texts
 
     _set(server, CUDAspeed_Language="en")
-    assert _error(server.run(wrong))["exception_message"].startswith("scale_by is 2 and the target 100x")
+    assert _error(server.run(wrong))["exception_message"].startswith("overlap is 64 and tile size 64")

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 
+from cudaspeed import nodes
 from cudaspeed.api.checks import check_number
-from cudaspeed.api.errors import BadImageError, BadModelError, BadOptionError, OutputError
+from cudaspeed.api.errors import BadImageError, BadModelError, BadOptionError, MissingLibraryError, OutputError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.canvas.widgets import options_of
 from cudaspeed.host import language as module
@@ -198,6 +200,22 @@ def test_what_people_do_wrong_is_told_in_chinese(
         act(tmp_path)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("node", "method", "inputs"),
+    [
+        (nodes.UpscaleImageCUDAspeed, "upscale", {"image": torch.zeros(1, 4, 4, 3), "precision": "fp8"}),
+        (nodes.UpscaleVideoCUDAspeed, "upscale", {"video": "film", "precision": "fp8"}),
+        (nodes.WarmUpUpscalerCUDAspeed, "warm_up", {"width": 8, "height": 8, "precision": "fp8"}),
+    ],
+)
+def test_every_node_tells_its_errors_in_chinese(
+    users: Callable[..., None], node: type, method: str, inputs: dict[str, Any]
+) -> None:
+    users(Comfy_Locale="zh")
+    with pytest.raises((BadOptionError, MissingLibraryError), match=r"中选择|不可用"):
+        getattr(node(), method)(zoo.compact(), **inputs)
 
 
 def _file(folder: Path, content: bytes) -> Path:

@@ -74,7 +74,7 @@ def test_every_sentence_is_found_with_what_stands_in_its_holes(english: str) -> 
             "2 tile(s) had no detail in bf16 and were computed again in fp32; 1 tile(s) had wild values in bf16 "
             "winograd and were computed again in bf16 (the first in frame 0, row 1, column 2)",
             "2 个分块在 bf16 下出现问题（没有细节），已改用 fp32 重新计算；"
-            "1 个分块在 bf16 winograd 下出现问题（离谱的值），已改用 bf16 重新计算"
+            "1 个分块在 bf16 winograd 下出现问题（极端异常的值），已改用 bf16 重新计算"
             "（第一个在第 0 帧，第 1 行，第 2 列）",
         ),
         (
