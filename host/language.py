@@ -51,15 +51,15 @@ def errors_in_users_language() -> Iterator[None]:
         yield
     except CudaspeedError as error:
         if error.translation is None:
-            error.translation = _told(error, error.english)
+            error.translation = _translation_of(error, error.english)
         raise
     except MemoryError as error:
-        told = _told(error, str(error))
+        told = _translation_of(error, str(error))
         error.args = error.args if told is None else (told,)
         raise
 
 
-def _told(error: BaseException, english: str) -> str | None:
+def _translation_of(error: BaseException, english: str) -> str | None:
     """What it says in the user's language, the log being told in English; None where that is the same."""
     told = in_users_language(english)
     if told == english:
