@@ -14,6 +14,7 @@ from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 from .host import upscale_models
 from .host.context import run_context
+from .host.language import errors_in_users_language
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
@@ -44,6 +45,7 @@ class UpscaleImageCUDAspeed:
             "optional": OPTIONAL,
         }
 
+    @errors_in_users_language()
     def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> tuple[Tensor]:
         """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted, in ComfyUI's
         output type and device."""
@@ -86,6 +88,7 @@ class UpscaleVideoCUDAspeed:
             "optional": FILM,
         }
 
+    @errors_in_users_language()
     def upscale(self, upscale_model: ImageModelDescriptor, video: Any, **widgets: Any) -> tuple[LazyVideo]:
         """The video upscaled, of which nothing but the first frame was looked at. Raises what cannot be written."""
         made = lazy_video(video, upscale_model, options_of(widgets), video_options_of(widgets))
@@ -124,6 +127,7 @@ class WarmUpUpscalerCUDAspeed:
             }
         }
 
+    @errors_in_users_language()
     def warm_up(self, upscale_model: ImageModelDescriptor, width: int, height: int, **widgets: Any) -> dict[str, Any]:
         """The model as it came, and "compiled", or in a few words why it is not."""
         with run_context(upscale_model) as context:
@@ -146,6 +150,7 @@ class UpscaleModelLoader:
         names = upscale_models.upscale_model_names()
         return {"required": {"model_name": (names, {"tooltip": "A file in models/upscale_models, or a bundled one."})}}
 
+    @errors_in_users_language()
     def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
         """The model of that name, on the CPU, in the precision of its file."""
         return (upscale_models.load_upscale_model(model_name),)

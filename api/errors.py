@@ -9,7 +9,20 @@ def first_line(error: BaseException) -> str:
 
 
 class CudaspeedError(Exception):
-    """Base of every error this pack raises on purpose. Its message names the value, the limit and what to change."""
+    """Base of every error this pack raises on purpose. Its message names the value, the limit and what to change.
+
+    `translation` is what it says in another language, where somebody who reads that one is shown it; by itself, and in
+    its `args`, it is English.
+    """
+
+    translation: str | None = None
+
+    def __str__(self) -> str:
+        return self.english if self.translation is None else self.translation
+
+    @property
+    def english(self) -> str:
+        return super().__str__()
 
 
 class BadOptionError(CudaspeedError, ValueError):

@@ -23,6 +23,7 @@ from ..devices.pinned import PINNED
 from ..memory import is_out_of_memory
 from ..storage.heap import TRIMMER
 from ..storage.location import compiled_folder
+from .language import in_users_language
 
 _PARTS = 1000  # of a run, on ComfyUI's bar, whose end must not move
 _PREVIEW = 512  # pixels along a side of what is shown on the way
@@ -119,7 +120,7 @@ class ComfyContext:
         send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
         executing = get_executing_context()
         if send is not None and executing is not None:
-            send(text, executing.node_id)
+            send(in_users_language(text), executing.node_id)
 
     def show(self, picture: NDArray[np.uint8]) -> None:
         """A picture [H, W, 3] on the node that is executing, beside its bar."""

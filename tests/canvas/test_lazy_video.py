@@ -30,6 +30,7 @@ from cudaspeed.api.errors import (
     OutputError,
 )
 from cudaspeed.canvas import lazy_video
+from cudaspeed.host import language
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.video import clip, pyav
 
@@ -195,6 +196,20 @@ def test_what_cannot_be_written_is_one_clear_error(film: Path, tmp_path: Path, a
     with pytest.raises(BadOptionError, match=told):
         made.save_to(str(tmp_path / "out.mp4"), **asked)
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_what_goes_wrong_is_told_in_the_users_language(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language, "language", lambda: "zh")
+    with pytest.raises(BadFilmError, match=r"^video 是 int；请连接"):
+        upscaled(7)
+    made = upscaled(from_file(film))
+    with pytest.raises(BadOptionError, match=r"^codec 为 'nonsense'；请选择 auto，或从 "):
+        made.save_to(tmp_path / "a.mp4", codec="nonsense")
+    monkeypatch.setattr(lazy_video, "free_or_assumed_bytes", lambda device: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"^12 帧 .* 作为图像需要 .*；请先保存视频"):
+        made.get_components()
 
 
 def test_a_stream_gets_the_container_that_is_asked_for(film: Path, tmp_path: Path, computing: Computing) -> None:

@@ -6,8 +6,10 @@ docs/memory.md has the switches in a table, a row each of which there is a test 
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from processors import fast_at_bf16
 from spandrel import ImageModelDescriptor
 
 from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host import language
 from cudaspeed.host.comfyui import ComfyContext
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.cuda_graphs import CudaGraphExecutor
@@ -449,3 +452,18 @@ def test_pictures_on_the_way_are_shown_beside_the_bar_which_stays_where_it_is(st
     assert (before, total, nothing) == (value, most, None)
     assert (kind, picture.size) == ("JPEG", (6, 4))
     assert side >= 256
+
+
+def test_what_is_said_is_said_in_the_users_language(started, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, str]] = []
+    server = SimpleNamespace(send_progress_text=lambda text, node: told.append((text, node)))
+    executing = SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7"))
+    started()
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
+    monkeypatch.setitem(sys.modules, "comfy_execution", SimpleNamespace(utils=executing))
+    monkeypatch.setitem(sys.modules, "comfy_execution.utils", executing)
+    context = ComfyContext(zoo.compact())
+    for spoken in ("en", "zh"):
+        monkeypatch.setattr(language, "language", lambda spoken=spoken: spoken)
+        context.say("tile 3 of 5, 8 s left")
+    assert told == [("tile 3 of 5, 8 s left", "7"), ("分块 3/5，剩余 8 s", "7")]
