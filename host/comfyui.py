@@ -50,7 +50,7 @@ class ComfyContext:
         self.output_device: torch.device = model_management.intermediate_device()
         old = not hasattr(model_management, "intermediate_dtype")
         self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
-        self.cache_folder = _comfyui_compiled_folder()
+        self.cache_folder = comfyui_compiled_folder()
         self.switches = _switches(self.device)
         self._bar: Any = None
 
@@ -181,7 +181,7 @@ def _switches(device: torch.device) -> Switches:
     )
 
 
-def _comfyui_compiled_folder() -> Path:
+def comfyui_compiled_folder() -> Path:
     """Where compiled models are kept: `CUDASPEED_CACHE_DIR`, else in ComfyUI's user directory; on Windows, where that
     may be open to other users and its owner does not tell, in this user's profile."""
     if os.environ.get("CUDASPEED_CACHE_DIR") or os.name == "nt":
