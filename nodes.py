@@ -264,10 +264,13 @@ def _change_old_nodes(prompt: dict[str, Any]) -> None:
 
 
 NODE_CLASS_MAPPINGS = packs.not_taken(_CLASSES)
-packs.warn_of_others([*_CLASSES, old_values.FOR_TWO_CARDS], NODE_CLASS_MAPPINGS)
 IS_FIRST = "UpscaleImageCUDAspeed" in NODE_CLASS_MAPPINGS  # else this pack is there twice, and the other copy serves
 WEB_DIRECTORY = "./web" if IS_FIRST else None
-if IS_FIRST:
+_OF_THE_ORIGINAL_PACK = (old_values.FIXED, old_values.FOR_TWO_CARDS)
+if not IS_FIRST:
+    packs.warn_of_others(_CLASSES.keys() - _OF_THE_ORIGINAL_PACK, NODE_CLASS_MAPPINGS)
+else:
+    packs.warn_of_others({*_CLASSES, *_OF_THE_ORIGINAL_PACK}, NODE_CLASS_MAPPINGS)
     on_prompt(_change_old_nodes)
     on_unload(upscale_models.let_go_of_models)
     if not offer_replacement(_FOR_TWO_CARDS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,16 @@ def runs(name: str, kind: type) -> bool:
     return _nodes_there().get(name) is kind
 
 
-def warn_of_others(names: Iterable[str], ours: Mapping[str, type]) -> None:
+def warn_of_others(names: Collection[str], ours: Mapping[str, type]) -> None:
     """Once ComfyUI has all its packs, say in one warning which other ones brought nodes of these names, and which of
     them run."""
-    names = [*names]
 
     async def warn(_: object) -> None:
         there = _nodes_there()
         taken = {name: there[name] for name in names if name in there and there[name] is not ours.get(name)}
         folders = {name: folder for name, kind in taken.items() if (folder := _pack_of(kind))}
         for folder in sorted({*folders.values()}):
-            theirs = ", ".join(name for name, its in folders.items() if its == folder)
+            theirs = ", ".join(sorted(name for name, its in folders.items() if its == folder))
             logger.warning(
                 "two packs bring the same nodes: %s and %s. What runs of the second: %s. Remove one of the two folders "
                 "and restart",
@@ -58,10 +57,13 @@ def _nodes_there() -> Mapping[str, Any]:
 
 
 def _pack_of(kind: Any) -> Path | None:
-    """The folder of the pack that a class came with; None for one of ComfyUI's own, and for none."""
-    if not getattr(kind, "RELATIVE_PYTHON_MODULE", "").startswith(_CUSTOM):
+    """The folder, or the file, of the pack that a class came with; None for one of ComfyUI's own, and for none."""
+    module = getattr(kind, "RELATIVE_PYTHON_MODULE", "")
+    if not module.startswith(_CUSTOM):
         return None
     try:
-        return Path(inspect.getfile(kind)).parent
-    except (OSError, TypeError):  # made on the fly, as ComfyUI's loader allows
-        return Path(kind.RELATIVE_PYTHON_MODULE)
+        file = Path(inspect.getfile(kind))
+    except (OSError, TypeError):  # made on the fly
+        return Path(module)
+    name = module.removeprefix(_CUSTOM)
+    return next((path for path in (file, *file.parents) if name in (path.name, path.stem)), file.parent)
