@@ -255,6 +255,7 @@ _FOR_TWO_CARDS = Replacement(
     new="UpscaleImageCUDAspeed",
     widgets=old_values.WIDGETS_FOR_TWO_CARDS,
     kept=old_values.KEPT_FOR_TWO_CARDS,
+    more={name: REQUIRED[name][1]["default"] for name in REQUIRED if name not in old_values.KEPT_FOR_TWO_CARDS},
 )
 
 

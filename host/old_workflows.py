@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,14 @@ logger = logging.getLogger("cudaspeed")
 @dataclass(frozen=True)
 class Replacement:
     """A node of ours that stands for one that is no more. `widgets` are the old one's, in the order in which workflows
-    hold their values; `kept` are those of its required inputs that the new one has, by the same names."""
+    hold their values; `kept` are those of its required inputs that the new one has, by the same names, and `more` what
+    the new one wants besides."""
 
     old: str
     new: str
     widgets: Sequence[str]
     kept: Sequence[str]
+    more: Mapping[str, Any]
 
 
 def offer_replacement(replacement: Replacement) -> bool:
@@ -37,7 +39,8 @@ def offer_replacement(replacement: Replacement) -> bool:
         from comfy_api.latest import io
 
         # ComfyUI looks each old input up, and fails where a prompt lacks one: optional ones must not be told of
-        inputs = [{"new_id": name, "old_id": name} for name in replacement.kept]
+        inputs: list[Any] = [{"new_id": name, "old_id": name} for name in replacement.kept]
+        inputs += [{"new_id": name, "set_value": value} for name, value in replacement.more.items()]
         manager.register(
             io.NodeReplace(
                 new_node_id=replacement.new,
