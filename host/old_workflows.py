@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..api.errors import first_line
-from .server import prompt_server
+from .prompt_server import prompt_server
 
 logger = logging.getLogger("cudaspeed")
 

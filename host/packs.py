@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .server import prompt_server
+from .prompt_server import prompt_server
 
 logger = logging.getLogger("cudaspeed")
 

@@ -1,12 +1,15 @@
 """What is let go of when somebody presses ComfyUI's "Unload models"."""
 
+# pyright: reportMissingImports=false
+# aiohttp is there inside ComfyUI only.
+
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from typing import Any
 
-from .server import prompt_server
+from .prompt_server import prompt_server
 
 logger = logging.getLogger("cudaspeed")
 

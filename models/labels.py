@@ -16,7 +16,7 @@ from .header import Header, opened_model
 from .layouts import ModelFacts, known_layout
 
 UNREADABLE = "cannot be used"
-_PATIENCE = 1.0  # seconds that a listing waits for headers that were never read
+_PATIENCE = 1.5  # seconds that a listing waits for headers that were never read
 _VERSION = 1  # of what headers tell us: another one reads them anew
 _USUAL_TYPES = {"float64", "float32", "float16", "bfloat16"}  # others may not be what an architecture takes
 
