@@ -193,10 +193,10 @@ def test_a_model_of_another_kind_is_said_on_the_node_in_one_line(server: Server)
     assert "bytes" in failure["exception_message"]
 
 
-OLD = {
+OLD = {  # no two alike, or the result of the last is taken
     "seven values": {**OLD_VALUES, "batch_size": 2},
-    "eight by name": {**OLD_VALUES, "enable_debug": False, "batch_size": 2},
-    "eight by place, in a page without our script": {**OLD_VALUES, "batch_size": False, "compile_mode": 2},
+    "eight by name": {**OLD_VALUES, "enable_debug": False, "batch_size": 3},
+    "eight by place, in a page without our script": {**OLD_VALUES, "batch_size": False, "compile_mode": 4},
 }
 
 
