@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from .host.standalone import StandaloneContext
     from .library import upscale
     from .models.loader import load_model
-    from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, WEB_DIRECTORY
 
 __all__ = ["CudaspeedError", "Resize", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
 
 _LATER = {"StandaloneContext": ".host.standalone", "load_model": ".models.loader", "upscale": ".library"}
 
 if surroundings.inside_comfyui():
-    WEB_DIRECTORY = "./web"
-    _LATER |= dict.fromkeys(("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"), ".nodes")
+    _LATER |= dict.fromkeys(("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"), ".nodes")
     __all__ += ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
 

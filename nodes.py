@@ -7,18 +7,19 @@ from typing import Any
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from .canvas import aliases
+from .canvas import aliases, old_values
 from .canvas.lazy_video import LazyVideo
+from .canvas.model_list import model_list, one_node_widgets
 from .canvas.page_routes import offer_routes
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
-from .host import upscale_models
+from .host import packs, upscale_models
 from .host.context import run_context
 from .host.language import errors_in_users_language
+from .host.old_workflows import Replacement, offer_replacement, on_prompt
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
-offer_routes()
 
 
 class UpscaleImageCUDAspeed:
@@ -62,6 +63,67 @@ class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
         "For new ones take Upscale Image CUDAspeed, which does the same."
     )
     DEPRECATED = True
+
+    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> Any:
+        """As the node of today, whichever of the original pack's formats the widgets come from."""
+        return super().upscale(upscale_model, image, **old_values.as_now(widgets))
+
+
+class ImageUpscaleWithModelCUDAspeed(ImageUpscaleWithModelCUDAspeedFixed):
+    """The original pack's first node, for hosts that cannot replace nodes. It computes on one device."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        tile, overlap = REQUIRED["tile_size"], REQUIRED["overlap"]
+        return {
+            "required": {
+                "upscale_model": MODEL,
+                "image": ("IMAGE", {"tooltip": "One or more frames, with or without alpha."}),
+                **{name: REQUIRED[name] for name in ("use_autocast", "precision")},
+                "multi_gpu_mode": (["auto", "primary_only", "dual_gpu"], {"tooltip": "Not used any more."}),
+                "tile_size": (tile[0], {**tile[1], "default": 512}),
+                "overlap": (overlap[0], {**overlap[1], "default": 32}),
+            },
+            "optional": {
+                "gpu_load_balance": (
+                    "FLOAT",
+                    {"default": 0.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Not used any more."},
+                )
+            },
+        }
+
+
+class UpscaleImageWithModelCUDAspeed(UpscaleImageCUDAspeed):
+    """Load a model and upscale images with it, in one node."""
+
+    DESCRIPTION = (
+        "Upscales images with an upscale model from the list: a loader and an upscaling node in one. "
+        "Every setting but the model can stay as it is."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model_name": model_list(),
+                "image": ("IMAGE", {"tooltip": "One or more frames, with or without alpha."}),
+            },
+            "optional": one_node_widgets(),
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_name: str | None = None) -> bool | str:
+        """True, or what is wrong with the file, before anything runs."""
+        return _usable(model_name)
+
+    @classmethod
+    def IS_CHANGED(cls, model_name: str | None = None, **_: Any) -> str:
+        """Another text when the file is another one, and nothing else: what is the same does not run again."""
+        return upscale_models.upscale_model_stamp(model_name) if model_name else ""
+
+    def upscale(self, model_name: str, image: Tensor, **widgets: Any) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As the loader and the upscaling node one after the other. The model stays a while for the next prompt."""
+        return super().upscale(upscale_models.load_upscale_model(model_name, keep=True), image, **widgets)
 
 
 class UpscaleVideoCUDAspeed:
@@ -135,6 +197,47 @@ class WarmUpUpscalerCUDAspeed:
         return {"ui": {"text": (status,)}, "result": (upscale_model, status)}
 
 
+class UpscaleModelLoaderCUDAspeed:
+    """Load an upscale model by our own reader, which runs nothing that is in the file and says what a wrong one is."""
+
+    CATEGORY = "loaders"
+    DESCRIPTION = (
+        "Loads an upscale model: safely, whatever the file holds, and saying what it is where it is no such model. "
+        "The list shows each model's scale and architecture."
+    )
+    SEARCH_ALIASES = aliases.OF_LOADING
+    RETURN_TYPES = ("UPSCALE_MODEL",)
+    RETURN_NAMES = ("upscale_model",)
+    OUTPUT_TOOLTIPS = ("For Upscale Image CUDAspeed, and for ComfyUI's own Upscale Image (using Model).",)
+    FUNCTION = "load_model"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model_name": model_list()}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model_name: str | None = None) -> bool | str:
+        """True, or what is wrong with the file, before anything runs."""
+        return _usable(model_name)
+
+    @classmethod
+    def IS_CHANGED(cls, model_name: str | None = None) -> str:
+        """Another text when the file is another one."""
+        return upscale_models.upscale_model_stamp(model_name) if model_name else ""
+
+    def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
+        """The model of that name, on the CPU, in the precision of its file; what it is stays to be read on the node."""
+        model = upscale_models.load_upscale_model(model_name)
+        with run_context(model) as context:
+            context.say(f"{model_name}: {upscale_models.summary_of(model)}")
+        return (model,)
+
+
+def _usable(model_name: str | None) -> bool | str:
+    """True, or what is wrong with a model by its name; None comes along a wire, and is known when it is run."""
+    return (upscale_models.check_upscale_model(model_name) if model_name else "") or True
+
+
 class UpscaleModelLoader:
     """Load an upscale model. ComfyUI has a node of this name and keeps its own; this one serves hosts without it."""
 
@@ -156,17 +259,49 @@ class UpscaleModelLoader:
         return (upscale_models.load_upscale_model(model_name),)
 
 
-NODE_CLASS_MAPPINGS = {
+_CLASSES = {
     "UpscaleImageCUDAspeed": UpscaleImageCUDAspeed,
-    "ImageUpscaleWithModelCUDAspeedFixed": ImageUpscaleWithModelCUDAspeedFixed,
+    "UpscaleImageWithModelCUDAspeed": UpscaleImageWithModelCUDAspeed,
+    "UpscaleModelLoaderCUDAspeed": UpscaleModelLoaderCUDAspeed,
+    old_values.FIXED: ImageUpscaleWithModelCUDAspeedFixed,
     "UpscaleVideoCUDAspeed": UpscaleVideoCUDAspeed,
     "WarmUpUpscalerCUDAspeed": WarmUpUpscalerCUDAspeed,
     "UpscaleModelLoader": UpscaleModelLoader,
 }
-NODE_DISPLAY_NAME_MAPPINGS = {
+_FOR_TWO_CARDS = Replacement(
+    old=old_values.FOR_TWO_CARDS,
+    new="UpscaleImageCUDAspeed",
+    widgets=old_values.WIDGETS_FOR_TWO_CARDS,
+    kept=old_values.KEPT_FOR_TWO_CARDS,
+    more={name: REQUIRED[name][1]["default"] for name in REQUIRED if name not in old_values.KEPT_FOR_TWO_CARDS},
+)
+
+
+def _change_old_nodes(prompt: dict[str, Any]) -> None:
+    if packs.runs(old_values.FIXED, ImageUpscaleWithModelCUDAspeedFixed):  # and not the original pack's own
+        old_values.change_old_nodes(prompt)
+
+
+NODE_CLASS_MAPPINGS = packs.not_taken(_CLASSES)
+IS_FIRST = "UpscaleImageCUDAspeed" in NODE_CLASS_MAPPINGS  # else this pack is there twice, and the other copy serves
+WEB_DIRECTORY = "./web" if IS_FIRST else None
+_OF_THE_ORIGINAL_PACK = (old_values.FIXED, old_values.FOR_TWO_CARDS)
+if not IS_FIRST:
+    packs.warn_of_others(_CLASSES.keys() - _OF_THE_ORIGINAL_PACK, NODE_CLASS_MAPPINGS)
+else:
+    packs.warn_of_others({*_CLASSES, *_OF_THE_ORIGINAL_PACK}, NODE_CLASS_MAPPINGS)
+    on_prompt(_change_old_nodes)
+    offer_routes()
+    if not offer_replacement(_FOR_TWO_CARDS):
+        NODE_CLASS_MAPPINGS |= packs.not_taken({old_values.FOR_TWO_CARDS: ImageUpscaleWithModelCUDAspeed})
+_DISPLAY_NAMES = {
     "UpscaleImageCUDAspeed": "🚀 Upscale Image CUDAspeed",
-    "ImageUpscaleWithModelCUDAspeedFixed": "🚀 Upscale Image CUDAspeed (old workflows)",
+    "UpscaleImageWithModelCUDAspeed": "🚀 Upscale Image with Model CUDAspeed",
+    "UpscaleModelLoaderCUDAspeed": "Load Upscale Model (CUDAspeed)",
+    old_values.FIXED: "🚀 Upscale Image CUDAspeed (old workflows)",
+    old_values.FOR_TWO_CARDS: "🚀 Upscale Image CUDAspeed (for two cards, old workflows)",
     "UpscaleVideoCUDAspeed": "🚀 Upscale Video CUDAspeed",
     "WarmUpUpscalerCUDAspeed": "Warm Up Upscaler (CUDAspeed)",
     "UpscaleModelLoader": "Load Upscale Model",
 }
+NODE_DISPLAY_NAME_MAPPINGS = {name: _DISPLAY_NAMES[name] for name in NODE_CLASS_MAPPINGS}

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from typing import Any
 
 from ..host.context import cache_folder
+from ..host.upscale_models import let_go_of_models
 from ..pipeline.holdings import Holdings
 from ..storage.artifacts import ArtifactStore
 from ..storage.clearing import clear_all
@@ -35,11 +37,14 @@ def clear_compiled_models() -> dict[str, Any]:
 
 def unload() -> None:
     """Let go of what is in memory, once the host has unloaded its models, and log what that was, if there was any."""
+    loaded = let_go_of_models()
     if _unloading.acquire(blocking=False):  # else it is on its way
-        let_go(tell=_unloaded)
+        let_go(tell=partial(_unloaded, loaded))
 
 
-def _unloaded(freed: Holdings) -> None:
+def _unloaded(loaded: int, freed: Holdings) -> None:
     _unloading.release()
-    if freed != Holdings():
-        logger.info("unloaded: %s", freed)
+    told = [f"{loaded / 1e6:.0f} MB of models for the next run"] if loaded else []
+    told += [str(freed)] if freed != Holdings() else []
+    if told:
+        logger.info("unloaded: %s", ", ".join(told))

@@ -12,7 +12,8 @@ from typing import Any, TypeGuard
 from ..api.errors import BadModelError, first_line
 from ..models.formats.errors import DamagedError, RefusedError
 from ..models.header import Header, opened_model
-from ..models.layouts import ModelFacts, known_layout
+from ..models.labels import told_by
+from ..models.layouts import ModelFacts
 from ..models.loader import find_models, load_model, model_folders
 from ..storage.loaded import LoadedStore, Told
 from ..storage.location import compiled_folder
@@ -20,8 +21,6 @@ from .console import Console
 from .exit_codes import DONE
 
 logger = logging.getLogger("cudaspeed")
-
-_USUAL_TYPES = {"float64", "float32", "float16", "bfloat16"}  # others may not be what an architecture takes
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -48,7 +47,7 @@ def _describe(name: str, path: Path, known: LoadedStore, loaded: dict[Path, tupl
         status = path.stat()
         record["bytes"] = status.st_size
         with opened_model(path) as header:
-            facts = _told_by(header)
+            facts = told_by(header)
             if facts and header.complete:
                 return record | asdict(facts)
             place, stamp = path.absolute(), f"{status.st_size} {status.st_mtime_ns} {_digest_of(header)} {_spandrel()}"
@@ -67,13 +66,6 @@ def _describe(name: str, path: Path, known: LoadedStore, loaded: dict[Path, tupl
     except Exception as error:  # whatever a file does to its reader must not cost the others
         logger.debug("%s", path, exc_info=True)
         return {**record, "error": f"{path}: cannot be loaded: {type(error).__name__}: {first_line(error)}"}
-
-
-def _told_by(header: Header) -> ModelFacts | None:
-    """What the names and shapes of its tensors tell; None where the model has to be loaded to be known."""
-    if header.flags or not {tensor.storage.dtype.name for tensor in header.tensors.values()} <= _USUAL_TYPES:
-        return None
-    return known_layout({name: tensor.shape for name, tensor in header.tensors.items()})
 
 
 def _load(path: Path) -> Told:

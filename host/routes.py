@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any, Literal
 
 from ..api.errors import first_line
-from ..api.surroundings import inside_comfyui
+from .prompt_server import prompt_server
 
 logger = logging.getLogger("cudaspeed")
 
@@ -33,7 +33,7 @@ def offer(method: Literal["GET", "POST"], path: str, answer: Answer) -> None:
     """Have `path`, and "/api" before it, answered by `answer`, on a thread that begins and ends with the request: the
     server does not wait for a driver or a disk. Outside ComfyUI, and where another copy of the pack does it already,
     nothing happens."""
-    routes = getattr(_server(), "routes", None)
+    routes = getattr(prompt_server(), "routes", None)
     if routes is None or any((route.method, route.path) == (method, path) for route in routes):
         return
     routes.route(method, path)(_handler(answer))
@@ -42,19 +42,9 @@ def offer(method: Literal["GET", "POST"], path: str, answer: Answer) -> None:
 def when_unloaded(tell: Callable[[], None]) -> None:
     """Have `tell` called, on the server's thread, where its user asks for models to be unloaded (`POST /free`), just
     before ComfyUI does so. Outside ComfyUI nothing happens."""
-    signal = getattr(getattr(_server(), "app", None), "on_response_prepare", None)
+    signal = getattr(getattr(prompt_server(), "app", None), "on_response_prepare", None)
     if signal is not None:
         signal.append(_listener(tell))
-
-
-def _server() -> Any:
-    if not inside_comfyui():
-        return None
-    try:
-        from server import PromptServer
-    except ImportError:  # somebody uses ComfyUI's parts without its server
-        return None
-    return getattr(PromptServer, "instance", None)
 
 
 def _handler(answer: Answer) -> Callable[[Any], Awaitable[Any]]:

@@ -1,8 +1,8 @@
-"""What loading a model file told once, kept so that models can be listed without loading them again.
+"""What a model file told once, by its header or when it was loaded, kept so that models can be listed without.
 
-    <cache folder>/models/loaded.json, lock
+    <cache folder>/models/loaded.json, headers.json, lock
 
-A file counts as the one that was loaded while its path and its `stamp` are the same. Nothing here is worth an error:
+A file counts as the one that was read while its path and its `stamp` are the same. Nothing here is worth an error:
 what cannot be read or written is a log line for debugging, and found out anew.
 """
 
@@ -29,11 +29,11 @@ _Kept = dict[str, tuple[str, Told]]  # path -> stamp and what was told
 
 
 class LoadedStore:
-    """What was told of model files, in the folder of compiled models. Making one touches nothing on disk."""
+    """What was told of model files, in `file` in the folder of compiled models. Making one touches nothing on disk."""
 
-    def __init__(self, cache_folder: Path) -> None:
+    def __init__(self, cache_folder: Path, file: str = "loaded.json") -> None:
         self._folder = cache_folder / "models"
-        self._file = self._folder / "loaded.json"
+        self._file = self._folder / file
         self._known: _Kept | None = None
 
     def get(self, path: Path, stamp: str) -> Told | None:

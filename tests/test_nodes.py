@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,3 +198,64 @@ def test_the_film_node_has_few_widgets_to_see_and_those_of_pictures_folded_away(
         nodes.video_options_of({"segments": True})
     with pytest.raises(BadOptionError, match="bit_depth is '12'; choose one of auto, 8, 10"):
         nodes.video_options_of({"bit_depth": "12"})
+
+
+ONE = "UpscaleImageWithModelCUDAspeed"
+BUNDLED = "cudaspeed-compact-x2.safetensors"
+
+
+@pytest.mark.parametrize("kind", [ONE, "UpscaleModelLoaderCUDAspeed"])
+def test_the_lists_of_models_have_file_names_for_values_and_words_beside_them(kind: str) -> None:
+    names, told = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()["required"]["model_name"]
+    assert BUNDLED in names == nodes.UpscaleModelLoader.INPUT_TYPES()["required"]["model_name"][0]
+    assert told["cudaspeed_labels"][BUNDLED] == "x2 RealESRGAN Compact"
+
+
+def test_the_one_node_shows_the_size_and_folds_all_else_away() -> None:
+    inputs = nodes.UpscaleImageWithModelCUDAspeed.INPUT_TYPES()
+    assert [*inputs["required"]] == ["model_name", "image"]
+    seen = [name for name, (_, shown) in inputs["optional"].items() if not shown.get("advanced")]
+    assert seen == ["scale_by", "target_width", "target_height", "fit"]
+    assert {*inputs["optional"]} == {*DEFAULTS, *OURS}
+    untouched = {name: shown["default"] for name, (_, shown) in inputs["optional"].items()}
+    assert nodes.options_of(untouched) == UpscaleOptions()
+    json.dumps(inputs)
+
+
+def test_the_one_node_gives_the_bits_of_loader_and_upscaling_node() -> None:
+    widgets, image = {"precision": "fp32", "reproducible": "enable", "scale_by": 1.5}, zoo.photograph(40, 50)
+    (model,) = nodes.UpscaleModelLoaderCUDAspeed().load_model(BUNDLED)
+    (two,) = nodes.UpscaleImageCUDAspeed().upscale(model, image, **widgets)
+    (one,) = nodes.UpscaleImageWithModelCUDAspeed().upscale(BUNDLED, image, **widgets)
+    assert torch.equal(one, two)
+    assert one.shape == (1, 60, 75, 3)
+
+
+@pytest.mark.parametrize("kind", [ONE, "UpscaleModelLoaderCUDAspeed"])
+def test_what_is_the_same_does_not_run_again_and_another_file_does(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDASPEED_MODELS", str(tmp_path))
+    (tmp_path / "a.pth").write_bytes(b"<html>")
+    node = nodes.NODE_CLASS_MAPPINGS[kind]
+    first = node.IS_CHANGED(model_name="a.pth")
+    assert first == node.IS_CHANGED(model_name="a.pth")
+    assert node.IS_CHANGED(model_name=None) == node.IS_CHANGED(model_name=None)
+    assert "is a web page" in node.VALIDATE_INPUTS(model_name="a.pth")
+    assert node.VALIDATE_INPUTS(model_name=BUNDLED) is node.VALIDATE_INPUTS(model_name=None) is True
+    (tmp_path / "a.pth").write_bytes(b"<html></html>")
+    assert node.IS_CHANGED(model_name="a.pth") != first
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        {"enable_debug": False, "batch_size": 2},
+        {"batch_size": False, "compile_mode": 2},
+        {"multi_gpu_mode": "dual_gpu", "gpu_load_balance": 0.5},
+    ],
+)
+def test_the_original_packs_formats_run(old: dict[str, object]) -> None:
+    for node in (nodes.ImageUpscaleWithModelCUDAspeedFixed(), nodes.ImageUpscaleWithModelCUDAspeed()):
+        (result,) = node.upscale(zoo.compact(), zoo.photograph(8, 8), **{**DEFAULTS, **old})
+        assert result.shape == (1, 16, 16, 3)

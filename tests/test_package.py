@@ -104,8 +104,11 @@ def test_inside_comfyui_it_hands_over_what_is_looked_for(tmp_path: Path) -> None
         == set(names.split())
         == {
             "UpscaleImageCUDAspeed",
+            "ImageUpscaleWithModelCUDAspeed",  # where nodes cannot be replaced
             "ImageUpscaleWithModelCUDAspeedFixed",
+            "UpscaleImageWithModelCUDAspeed",
             "UpscaleModelLoader",
+            "UpscaleModelLoaderCUDAspeed",
             "UpscaleVideoCUDAspeed",
             "WarmUpUpscalerCUDAspeed",
         }

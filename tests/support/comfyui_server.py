@@ -90,7 +90,7 @@ class Server:
 def start_comfyui(folder: Path, nodes: Mapping[str, str], arguments: Sequence[str] = ()) -> Iterator[Server]:
     """ComfyUI in `folder`, where its models, nodes and users are, with `nodes` (file name -> source) beside ours."""
     for name in ("custom_nodes", "input", "output", "temp", "user", "models/upscale_models"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "custom_nodes" / "upscale-cudaspeed").symlink_to(PACK)
     for name, source in nodes.items():
         (folder / "custom_nodes" / name).write_text(source)
