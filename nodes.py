@@ -1,4 +1,4 @@
-"""The node classes: widgets in, one call, a tuple out."""
+"""The node classes: widgets in, one call, results out."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Any
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
+from .canvas.last_run import with_last_run
 from .canvas.lazy_video import LazyVideo
+from .canvas.validation import ChecksWidgets
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 from .host import upscale_models
-from .host.context import run_context
+from .host.context import errors_said, run_context
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
 
 
-class UpscaleImageCUDAspeed:
+class UpscaleImageCUDAspeed(ChecksWidgets):
     """Upscale images with a model: tiled, in half precision and compiled where that is safe and pays."""
 
     CATEGORY = "image/upscaling"
@@ -39,12 +41,12 @@ class UpscaleImageCUDAspeed:
             "optional": OPTIONAL,
         }
 
-    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> tuple[Tensor]:
-        """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted, in ComfyUI's
-        output type and device."""
-        options = options_of(widgets)
+    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> dict[str, Any]:
+        """`image` [B, H, W, C] 0..1 -> under "result" ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted,
+        in ComfyUI's output type and device; under "ui" what the page shows of the run."""
         with run_context(upscale_model) as context:
-            return (upscale(image, upscale_model, options, context).image,)
+            options = options_of(widgets)
+            return with_last_run(upscale(image, upscale_model, options, context), options)
 
 
 class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
@@ -53,7 +55,7 @@ class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
     DEPRECATED = True
 
 
-class UpscaleVideoCUDAspeed:
+class UpscaleVideoCUDAspeed(ChecksWidgets):
     """Upscale a film with a model while it is saved, so that it may be of any length."""
 
     CATEGORY = "image/upscaling"
@@ -79,8 +81,9 @@ class UpscaleVideoCUDAspeed:
 
     def upscale(self, upscale_model: ImageModelDescriptor, video: Any, **widgets: Any) -> tuple[LazyVideo]:
         """The video upscaled, of which nothing but the first frame was looked at. Raises what cannot be written."""
-        made = lazy_video(video, upscale_model, options_of(widgets), video_options_of(widgets))
-        made.check()
+        with errors_said():
+            made = lazy_video(video, upscale_model, options_of(widgets), video_options_of(widgets))
+            made.check()
         return (made,)
 
 
