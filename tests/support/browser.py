@@ -127,14 +127,19 @@ class Browser:
 
     def search(self, text: str) -> list[str]:
         """What the dialog that adds nodes finds: of each its name, its pack, its category, its description."""
+        found = self.look_for(text)
+        self.press("Escape")
+        self.wait("(selector) => !document.querySelector(selector)", _SEARCH)
+        return found
+
+    def look_for(self, text: str) -> list[str]:
+        """The same, and the dialog stays."""
         self._ask("openSearch", x=_EMPTY[0], y=_EMPTY[1], selector=_SEARCH)
         self.fill(_SEARCH, text)
         found, before = self.texts(_FOUND), None
         while found != before:  # the list follows what is typed a moment later
             self.evaluate("() => new Promise((go) => setTimeout(go, 400))")
             found, before = self.texts(_FOUND), found
-        self.press("Escape")
-        self.wait("(selector) => !document.querySelector(selector)", _SEARCH)
         return found
 
     def help(self, number: int) -> str:
@@ -205,7 +210,11 @@ _NODE = """(number) => {
     widgets: Object.fromEntries(widgets.map((widget) => [widget.name, widget.value])),
     labels: Object.fromEntries(widgets.map((widget) => [widget.name, widget.label ?? widget.name])),
     images: (node.imgs ?? []).map((image) => image.src),
-    place: [...app.canvas.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30]), ...[...node.size].map((side) => side * app.canvas.ds.scale)],
+    place: [
+      ...app.canvas.convertOffsetToCanvas([node.pos[0], node.pos[1] - 30]),
+      node.size[0] * app.canvas.ds.scale,
+      (node.size[1] + 30) * app.canvas.ds.scale,
+    ],
     has_errors: Boolean(node.has_errors),
   };
 }"""
