@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .canvas.last_run import with_last_run
 from .canvas.lazy_video import LazyVideo
-from .canvas.validation import ChecksWidgets
+from .canvas.validation import ChecksSize
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 from .host import upscale_models
@@ -19,7 +19,7 @@ from .upscale_engine import upscale, warm_up
 upscale_models.offer_bundled_models()
 
 
-class UpscaleImageCUDAspeed(ChecksWidgets):
+class UpscaleImageCUDAspeed(ChecksSize):
     """Upscale images with a model: tiled, in half precision and compiled where that is safe and pays."""
 
     CATEGORY = "image/upscaling"
@@ -55,7 +55,7 @@ class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
     DEPRECATED = True
 
 
-class UpscaleVideoCUDAspeed(ChecksWidgets):
+class UpscaleVideoCUDAspeed(ChecksSize):
     """Upscale a film with a model while it is saved, so that it may be of any length."""
 
     CATEGORY = "image/upscaling"

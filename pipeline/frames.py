@@ -155,17 +155,17 @@ class FrameGroup:
     def spot_of(self, job: Job) -> Spot | None:
         """Where it is seen what came of a tile; None of alpha, which is not."""
         frame, (k, row, column) = self.place_of(job)
-        by_channel = self._channels.one_by_one
-        if k >= (3 if by_channel else 1):
+        seen = 3 if self._channels.one_by_one else 1
+        if k >= seen:
             return None
         rows, columns, scale = self._plan.rows, self._plan.columns, self.setup.info.scale
+        number = (k * len(rows.origins) + row) * len(columns.origins) + column
         return Spot(
-            frame,
-            (rows.size * scale, columns.size * scale),
-            (rows.origins[row] * scale, columns.origins[column] * scale),
-            k if by_channel else None,
-            self._tiles,
-            (row + 1, column + 1) == (len(rows.origins), len(columns.origins)) and (k == 2 or not by_channel),
+            frame=frame,
+            size=(rows.size * scale, columns.size * scale),
+            corner=(rows.origins[row] * scale, columns.origins[column] * scale),
+            channel=k if seen > 1 else None,
+            left=seen * self._plan.count - number - 1,
         )
 
     def cut(self, part: Part) -> Tensor:

@@ -19,27 +19,26 @@ from .monitor import Monitor
 SIDE = 512  # pixels along the longest side, at most
 QUICK = 2.0  # seconds: of a run that takes less there is no picture
 _EMPTY = 24  # of 255: where no tile is yet
-_SLOW = 1.0  # seconds: a frame that takes as long is shown before it is whole
+_SOON = 1.0  # seconds: a frame that is whole by then is shown when it is
 
 
 class Spot(NamedTuple):
     """Where a tile lies: in which `frame`, of `size` (height, width) pixels of the result, with its `corner` (top,
-    left). `channel` is the one that it is of, None: all of them. The frame has so many `tiles`; `last`: this is the
-    last of them."""
+    left). `channel` is the one that it is of, None: all of them. After it so many tiles of the frame that are seen are
+    `left`."""
 
     frame: int
     size: tuple[int, int]
     corner: tuple[int, int]
     channel: int | None
-    tiles: int
-    last: bool
+    left: int
 
 
 class Durations(NamedTuple):
-    """What all of a run, and a frame of it, is expected to take, in seconds."""
+    """What all of a run, and a tile of it, is expected to take, in seconds."""
 
     run: float
-    frame: float
+    tile: float
 
 
 class Preview:
@@ -47,7 +46,7 @@ class Preview:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._frame = -1
+        self._frame, self._shown = -1, False
         self._canvas: NDArray[np.uint8] | None = None
         self._waiting: list[tuple[Spot, Tensor]] = []  # to be put into it
 
@@ -55,21 +54,20 @@ class Preview:
         """The tile [C, h, w] of the result is as it stays."""
         now = self._monitor.clock()
         if spot.frame != self._frame:
-            self._canvas, self._frame = None, spot.frame
+            self._canvas, self._frame, self._shown = None, spot.frame, False
             self._waiting.clear()
         if self._canvas is None:
-            if not self._will_be_seen(now, durations):
-                return
+            rest = durations.tile * spot.left
+            if durations.run < QUICK or now + rest < self._monitor.picture_due:
+                return  # it would not be seen
             step = _step(spot.size)
             small = [-(-side // step) for side in spot.size]
             self._canvas = np.full((*small, 3), _EMPTY, np.uint8)
         self._waiting.append((spot, _reduced(spot, tile)))
-        if now >= self._monitor.picture_due and (spot.last or durations.frame >= _SLOW):
+        due = now >= self._monitor.picture_due and durations.tile * spot.left >= _SOON
+        if due or (spot.left == 0 and (self._shown or now >= self._monitor.picture_due)):
+            self._shown = True
             self._monitor.show(self._painted(self._canvas))
-
-    def _will_be_seen(self, now: float, durations: Durations) -> bool:
-        """Whether the next picture is due within this frame, of a run that lasts."""
-        return durations.run >= QUICK and now + durations.frame >= self._monitor.picture_due
 
     def _painted(self, canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
         for spot, small in self._waiting:

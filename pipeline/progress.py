@@ -167,7 +167,7 @@ class TileProgress:
         if self._preview:
             done = self._done + (self._forward.tiles if self._forward else 1)
             a_tile = (self._clock() - (self._started or 0.0)) / done
-            self._preview.tile(spot, tile, Durations(a_tile * self._total, a_tile * spot.tiles))
+            self._preview.tile(spot, tile, Durations(a_tile * self._total, a_tile))
 
     def status(self, now: float) -> Status:
         """How the run stands at `now`, by the monitor's clock."""

@@ -7,8 +7,9 @@ import { app } from "../../../scripts/app.js";
 
 const KEY = "cudaspeed";
 const WIDGET = "$$cudaspeed-last-run";
-const FOLDED = 26; // pixels
-const MOST = 280;
+const MARGINS = 20; // pixels, which the page leaves around a widget of ours
+const FOLDED = 22;
+const MOST = 260;
 
 const WORDS = {
   en: { lastRun: "Last run", explain: "Explain last run", close: "Close" },
@@ -73,7 +74,8 @@ function fill(details, runs) {
 }
 
 function heightOf(details) {
-  return details.open ? Math.min(MOST, FOLDED + (details.querySelector("table")?.scrollHeight ?? 0)) : FOLDED;
+  const table = details.open ? (details.querySelector("table")?.scrollHeight ?? 0) + 4 : 0;
+  return Math.min(MOST, FOLDED + table) + MARGINS;
 }
 
 /** The widget that holds the summary, made when there is something to show. */
@@ -83,7 +85,7 @@ function widgetOf(node) {
   const box = element("div");
   box.className = "cudaspeed-last-run";
   const details = element("details", "", box);
-  let before = FOLDED;
+  let before = FOLDED + MARGINS;
   const widget = node.addDOMWidget(WIDGET, "cudaspeed-last-run", box, {
     serialize: false,
     hideOnZoom: false,
