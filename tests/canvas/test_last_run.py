@@ -79,7 +79,11 @@ def test_the_table_has_plan_precision_compiling_health_memory_and_time() -> None
     [
         ({}, {"tiles": 1}, "in one piece: it fits"),
         ({"tile": 256}, {}, "30 tiles of 256x256, overlap 32, 2 at once: no larger because tile_size is 256"),
-        ({}, {"profile": "rev 7, tiles as memory allowed"}, "as large as free memory allowed at optimization_level bal"),
+        (
+            {},
+            {"profile": "rev 7, tiles as memory allowed"},
+            "as large as free memory allowed at optimization_level bal",
+        ),
         ({"level": "speed"}, {"out_of_memory": 2}, "Memory ran out twice"),
         ({}, {}, "of the size that is expected to be fastest"),
         ({}, {}, "bf16, delicate operations in fp32: the device is fast at it"),

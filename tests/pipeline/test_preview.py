@@ -62,7 +62,9 @@ class Setting:
 
         self.model = zoo.toy(2, Taking(pass_time))
 
-    def run(self, image: Tensor, model: ImageModelDescriptor | None = None, options: UpscaleOptions = OPTIONS) -> Tensor:
+    def run(
+        self, image: Tensor, model: ImageModelDescriptor | None = None, options: UpscaleOptions = OPTIONS
+    ) -> Tensor:
         return upscale(image, model or self.model, options, self.page, new_sessions()).image
 
 

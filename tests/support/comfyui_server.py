@@ -83,6 +83,7 @@ class Server:
         return {
             node: np.asarray(Image.open(self.folder / "output" / output["images"][0]["filename"]))
             for node, output in entry["outputs"].items()
+            if "images" in output
         }
 
 
