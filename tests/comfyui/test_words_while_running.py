@@ -31,14 +31,14 @@ class Picture:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"kind": ("STRING", {})}}
+        return {"required": {"look": ("STRING", {})}}
 
-    def make(self, kind):
-        if kind == "none":
+    def make(self, look):
+        if look == "none":
             return (torch.zeros(0, 32, 40, 3),)
-        if kind == "NaN":
+        if look == "NaN":
             return (torch.full((1, 32, 40, 3), float("nan")),)
-        return (torch.rand(*(int(side) for side in kind.split("x"))),)
+        return (torch.rand(*(int(side) for side in look.split("x"))),)
 
 
 NODE_CLASS_MAPPINGS = {"Picture": Picture}
@@ -59,7 +59,7 @@ def upscaling(kind: str, model: str = MODEL, **widgets: Any) -> dict[str, Any]:
     asked = {"precision": "fp32", "enable_compile": "disable", **widgets}
     asked = {"use_autocast": "enable", "tile_size": 0, "overlap": 0, "optimization_level": "balanced", **asked}
     return {
-        "picture": node("Picture", kind=kind),
+        "picture": node("Picture", look=kind),
         "model": node("UpscaleModelLoader", model_name=model),
         "mine": node("UpscaleImageCUDAspeed", upscale_model=["model", 0], image=["picture", 0], **asked),
         "save": node("SaveImage", images=["mine", 0], filename_prefix="mine"),
