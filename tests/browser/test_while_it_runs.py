@@ -9,7 +9,6 @@ from browser import Browser
 from comfyui_server import USUAL, Server, node
 
 IMAGE = 3
-_TEXT = "(number) => app.graph.getNodeById(number).widgets.find((w) => w.name.startsWith('$$') && w.value)?.value ?? ''"
 
 
 def workflow(source: dict[str, Any], **widgets: Any) -> dict[str, Any]:
@@ -54,6 +53,7 @@ def test_it_says_how_far_it_is_shows_the_picture_and_keeps_what_was_done(canvas:
     assert any("tile " in text or " left" in text for text in seen["texts"]), seen
     assert seen["pictures"] > 0
     assert "1400" in canvas.text(IMAGE), "the last line stays to be read"
+    canvas.bring_into_sight(IMAGE)
     canvas.click(".cudaspeed-last-run summary")
     (table,) = canvas.texts(".cudaspeed-last-run table")
     assert "1400" in table
