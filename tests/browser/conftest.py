@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import pytest
 from browser import Browser, lacking, start_browser
 from comfyui_server import Server, start_comfyui
+from testing_nodes import ODD_PICTURES
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if reason := lacking():
         pytest.skip(reason)
-    with start_comfyui(tmp_path_factory.mktemp("comfyui"), {}) as running:
+    with start_comfyui(tmp_path_factory.mktemp("comfyui"), {"odd_pictures.py": ODD_PICTURES}) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from comfyui_server import PACK, Server, node
+from comfyui_server import PACK, USUAL, Server, node
 
 FOLDER = PACK / "docs" / "screenshots"
 _SETTINGS = {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": False, "Comfy.Graph.CanvasInfo": False}
@@ -35,7 +35,7 @@ def laid_out(page: Browser) -> None:
         {
             "1": node("LoadImage", image="chelsea.png"),
             "2": node("UpscaleModelLoader", model_name="cudaspeed-compact-x2.safetensors"),
-            "3": node("UpscaleImageCUDAspeed", upscale_model=["2", 0], image=["1", 0]),
+            "3": node("UpscaleImageCUDAspeed", upscale_model=["2", 0], image=["1", 0], **USUAL),
             "4": node("SaveImage", images=["3", 0], filename_prefix="upscaled"),
         }
     )
@@ -65,7 +65,7 @@ def test_a_picture_was_upscaled(page: Browser) -> None:
     entry = page.run()
     assert entry["status"]["status_str"] == "success"
     page.wait("() => app.graph.getNodeById(4).imgs?.length")
-    page.wait("() => !document.querySelector('[data-testid="queue-notification-banner"]')")
+    page.wait("() => !document.querySelector('[data-testid=queue-notification-banner]')")
     shoot(page, "upscaled")
 
 

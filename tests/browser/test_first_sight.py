@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser import Browser
-from comfyui_server import Server, node
+from comfyui_server import USUAL, Server, node
 
 PACK = "upscale-cudaspeed"
 IMAGE, SAVED = 3, 4
@@ -17,7 +17,7 @@ def workflow(prefix: str, **widgets: Any) -> dict[str, Any]:
     return {
         "1": node("LoadImage", image="large.png"),
         "2": node("UpscaleModelLoader", model_name="cudaspeed-compact-x2.safetensors"),
-        "3": node("UpscaleImageCUDAspeed", upscale_model=["2", 0], image=["1", 0], **widgets),
+        "3": node("UpscaleImageCUDAspeed", upscale_model=["2", 0], image=["1", 0], **{**USUAL, **widgets}),
         "4": node("SaveImage", images=["3", 0], filename_prefix=prefix),
     }
 

@@ -149,6 +149,10 @@ class Browser:
         self.wait("() => document.querySelector('.node-help-content li')")
         return "\n".join(self.texts(".node-help-content"))
 
+    def bring_into_sight(self, number: int) -> None:
+        """The whole of a node, below the bars."""
+        self.evaluate(_INTO_SIGHT, number)
+
     def node(self, number: int) -> dict[str, Any]:
         """What the page has of a node: {"title", "type", "widgets": name -> value, "labels": name -> what is read
         before the value, "images": addresses, "place": (x, y, width, height) in the window, "has_errors"}. The text
@@ -198,6 +202,14 @@ _HEAR_THE_END = """() => {
   const heard = ({ detail }) => { window.ended ??= detail.prompt_id; };
   for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
     app.api.addEventListener(kind, heard, { once: true });
+}"""
+
+_INTO_SIGHT = """(number) => {
+  const { pos, size } = app.graph.getNodeById(number);
+  const { ds } = app.canvas;
+  ds.scale = Math.min(1, (window.innerHeight - 220) / (size[1] + 30));
+  ds.offset = [200 / ds.scale - pos[0], 160 / ds.scale - pos[1]];
+  app.canvas.setDirty(true, true);
 }"""
 
 _NODE = """(number) => {
