@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_a_picture_fills_in_at_most_once_a_second_and_ends_as_the_result(setting
     result = one.run(zoo.photograph(104, 136))
     times, pictures = zip(*one.page.pictures, strict=True)
     assert len(pictures) >= 4
-    assert all(b - a >= 0.999 for a, b in zip(times, times[1:], strict=False))
+    assert all(b - a >= 0.999 for a, b in itertools.pairwise(times))
     empty = [int((picture == picture[-1, -1]).all(axis=-1).sum()) for picture in pictures[:-1]]
     assert empty == sorted(empty, reverse=True)
     assert empty[0] > empty[-1] > 0
@@ -118,7 +119,7 @@ def test_of_many_frames_whole_ones_are_shown_one_a_second(setting: Callable[[flo
     results = one.run(image.clamp(0, 1))
     times = [time for time, _ in one.page.pictures]
     assert 4 <= len(times) <= 7
-    assert all(b - a >= 0.999 for a, b in zip(times, times[1:], strict=False))
+    assert all(b - a >= 0.999 for a, b in itertools.pairwise(times))
     seen = [as_seen(frame) for frame in results]
     assert all(any(np.array_equal(picture, frame) for frame in seen) for _, picture in one.page.pictures)
 
