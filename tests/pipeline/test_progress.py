@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.upstream import has_hooks
+from cudaspeed.devices.reading import DeviceMemory
 from cudaspeed.kernels import winograd
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.pace import Pace
 from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline import progress as progress_module
 from cudaspeed.pipeline.monitor import Monitor
-from cudaspeed.pipeline.progress import Forward, TileProgress, wait_for
+from cudaspeed.pipeline.progress import Forward, PassShares, TileProgress, wait_for
 from cudaspeed.upscale_engine import upscale
 
 BLOCKS = 20
@@ -230,6 +233,29 @@ def test_our_chain_of_convolutions_stops_between_two_of_them(tmp_path: Path, mon
         runner.forward(x)
     assert len(host.shares) > 15
     assert host.shares[-1] <= 0.99
+
+
+def test_the_text_tells_the_tile_how_it_is_computed_how_fast_and_what_memory_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, clock, ticker = Host(), Clock(), NoTicker()
+    runner, x = ModelRunner(zoo.compact(), ExecutionMode("bf16", False, True)), torch.rand(1, 3, 8, 8)
+    memory = DeviceMemory(total=7_400_000_000, free=5_500_000_000)
+    card = SimpleNamespace(own_memory=True, memory=lambda device: memory)
+    with Monitor(host, clock, ticker) as monitor:  # type: ignore[arg-type]
+        progress = TileProgress(monitor, PassShares((60_000_000 * 4,)))
+        with progress:
+            progress.stand(0, 60, 64)
+            with progress.computing(runner, x, "compiled"):
+                clock.now += 2
+            progress.stand(15, 60, 64)
+            with progress.computing(runner, x, "compiled"):
+                ticker.tick()
+                assert host.texts[-1] == "tile 16/60, bf16, compiled, 30 MP/s, 6 s left"
+                monkeypatch.setattr(progress_module, "backend_of", lambda device: card)
+                clock.now += 2
+                ticker.tick()
+                assert host.texts[-1] == "tile 16/60, bf16, compiled, 15 MP/s, 1.9 of 7.4 GB, 12 s left"
 
 
 def test_where_a_forward_has_no_steps_the_time_tells(setting: Callable[..., Setting]) -> None:
