@@ -467,6 +467,7 @@ def test_an_error_is_said_on_the_node_before_it_is_raised(started, monkeypatch: 
 
 def test_pictures_are_made_where_a_page_looks_and_its_user_wants_them(started, monkeypatch, tmp_path) -> None:
     started(cpu=True)
+    monkeypatch.setattr(comfyui, "setting", lambda name, usual: usual)
     model = zoo.compact()
     assert not ComfyContext(model).looked_at, "nothing speaks to pages"
     speaking_to(monkeypatch, None)

@@ -238,11 +238,11 @@ def test_our_chain_of_convolutions_stops_between_two_of_them(tmp_path: Path, mon
 def test_the_text_tells_the_tile_how_it_is_computed_how_fast_and_what_memory_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    host, clock, ticker = Host(), Clock(), NoTicker()
+    host, clock = Host(), Clock()
     runner, x = ModelRunner(zoo.compact(), ExecutionMode("bf16", False, True)), torch.rand(1, 3, 8, 8)
     memory = DeviceMemory(total=7_400_000_000, free=5_500_000_000)
     card = SimpleNamespace(own_memory=True, memory=lambda device: memory)
-    with Monitor(host, clock, ticker) as monitor:  # type: ignore[arg-type]
+    with Monitor(host, clock, NoTicker()) as monitor:  # type: ignore[arg-type]
         progress = TileProgress(monitor, PassShares((60_000_000 * 4,)))
         with progress:
             progress.stand(0, 60, 64)
@@ -250,11 +250,12 @@ def test_the_text_tells_the_tile_how_it_is_computed_how_fast_and_what_memory_is_
                 clock.now += 2
             progress.stand(15, 60, 64)
             with progress.computing(runner, x, "compiled"):
-                ticker.tick()
-                assert host.texts[-1] == "tile 16/60, bf16, compiled, 30 MP/s, 6 s left"
+                clock.now += 0.5
+                monitor.raise_if_interrupted()
+                assert host.texts[-1] == "tile 16/60, bf16, compiled, 24 MP/s, 8 s left"
                 monkeypatch.setattr(progress_module, "backend_of", lambda device: card)
-                clock.now += 2
-                ticker.tick()
+                clock.now += 1.5
+                monitor.raise_if_interrupted()
                 assert host.texts[-1] == "tile 16/60, bf16, compiled, 15 MP/s, 1.9 of 7.4 GB, 12 s left"
 
 
