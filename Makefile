@@ -4,10 +4,14 @@ PYTHON ?= python3
 # What of torch to install, such as `make test TORCH='torch==2.6.0 torchvision==0.21.0'` after `make clean`; the newest if
 # not said. 2.6 is the oldest that is supported.
 TORCH ?= torch
+# For a real ComfyUI: COMFYUI_DIR, a checkout of it, and COMFYUI_PYTHON, a Python that has its requirements; and where
+# playwright-core lies, which drives its page in a Chromium (Debian's, or the one that CHROMIUM names).
+PLAYWRIGHT_DIR ?= $(HOME)/.cache/cudaspeed-playwright
+export PLAYWRIGHT_DIR
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo test lint fuzz model clean
+.PHONY: demo test comfy-tests browser-tests screenshots lint fuzz model clean
 
 demo: .venv/ready  ## upscale examples/chelsea.png with the bundled model into out/
 	@$(RUN) examples/demo.py
@@ -16,6 +20,18 @@ demo: .venv/ready  ## upscale examples/chelsea.png with the bundled model into o
 # one another's cores, torch's threads would take longer than alone.
 test: .venv/ready  ## run the test-suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+comfy-tests: .venv/ready  ## the tests in a real ComfyUI, on the CPU: make comfy-tests COMFYUI_DIR=... COMFYUI_PYTHON=...
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/comfyui
+
+browser-tests: .venv/ready $(PLAYWRIGHT_DIR)/node_modules/playwright-core  ## the tests in its page, in headless Chromium
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/browser
+
+screenshots: .venv/ready $(PLAYWRIGHT_DIR)/node_modules/playwright-core  ## those in docs/screenshots, made anew
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/browser/screenshots.py
+
+$(PLAYWRIGHT_DIR)/node_modules/playwright-core:
+	npm install --silent --no-audit --no-fund --prefix $(PLAYWRIGHT_DIR) playwright-core@1
 
 lint: .venv/ready  ## style, import direction, types
 	$(BIN)/ruff check .

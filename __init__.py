@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 from .api import surroundings
 
 # isort: split
-from .api.errors import CudaspeedError
+from .api.errors import (
+    BadFilmError,
+    BadImageError,
+    BadModelError,
+    BadOptionError,
+    BrokenOutputError,
+    CudaspeedError,
+    MissingLibraryError,
+    ModelFailedError,
+    OutOfMemoryError,
+    OutputError,
+)
 from .api.options import UpscaleOptions
 from .api.resize import Resize
 
@@ -23,7 +34,23 @@ if TYPE_CHECKING:
     from .models.loader import load_model
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, WEB_DIRECTORY
 
-__all__ = ["CudaspeedError", "Resize", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
+__all__ = [
+    "BadFilmError",
+    "BadImageError",
+    "BadModelError",
+    "BadOptionError",
+    "BrokenOutputError",
+    "CudaspeedError",
+    "MissingLibraryError",
+    "ModelFailedError",
+    "OutOfMemoryError",
+    "OutputError",
+    "Resize",
+    "StandaloneContext",
+    "UpscaleOptions",
+    "load_model",
+    "upscale",
+]
 
 _LATER = {"StandaloneContext": ".host.standalone", "load_model": ".models.loader", "upscale": ".library"}
 

@@ -1,4 +1,4 @@
-"""The node classes: widgets in, one call, a tuple out."""
+"""The node classes: widgets in, one call, results out."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from .canvas import aliases, old_values
+from .canvas.last_run import with_last_run
 from .canvas.lazy_video import LazyVideo
 from .canvas.model_list import model_list, one_node_widgets
 from .canvas.page_routes import offer_routes
+from .canvas.validation import ChecksSize
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
 from .host import packs, upscale_models
-from .host.context import run_context
-from .host.language import errors_in_users_language
+from .host.context import errors_said, run_context
+from .host.language import in_users_language
 from .host.old_workflows import Replacement, offer_replacement, on_prompt
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
 
 
-class UpscaleImageCUDAspeed:
+class UpscaleImageCUDAspeed(ChecksSize):
     """Upscale images with a model: tiled, in half precision and compiled where that is safe and pays."""
 
     CATEGORY = "image/upscaling"
@@ -46,13 +48,12 @@ class UpscaleImageCUDAspeed:
             "optional": OPTIONAL,
         }
 
-    @errors_in_users_language()
-    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> tuple[Tensor]:
-        """`image` [B, H, W, C] 0..1 -> ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted, in ComfyUI's
-        output type and device."""
-        options = options_of(widgets)
+    def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> dict[str, Any]:
+        """`image` [B, H, W, C] 0..1 -> under "result" ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted,
+        in ComfyUI's output type and device; under "ui" what the page shows of the run."""
         with run_context(upscale_model) as context:
-            return (upscale(image, upscale_model, options, context).image,)
+            options = options_of(widgets)
+            return with_last_run(upscale(image, upscale_model, options, context), options)
 
 
 class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
@@ -112,9 +113,12 @@ class UpscaleImageWithModelCUDAspeed(UpscaleImageCUDAspeed):
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model_name: str | None = None) -> bool | str:
-        """True, or what is wrong with the file, before anything runs."""
-        return _usable(model_name)
+    def VALIDATE_INPUTS(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, model_name: str | None = None, scale_by: Any = None, target_width: Any = None, target_height: Any = None
+    ) -> bool | str:
+        """True, or what is wrong with the file, or with the wanted size, before anything runs."""
+        usable = _usable(model_name)
+        return super().VALIDATE_INPUTS(scale_by, target_width, target_height) if usable is True else usable
 
     @classmethod
     def IS_CHANGED(cls, model_name: str | None = None, **_: Any) -> str:
@@ -123,10 +127,12 @@ class UpscaleImageWithModelCUDAspeed(UpscaleImageCUDAspeed):
 
     def upscale(self, model_name: str, image: Tensor, **widgets: Any) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the loader and the upscaling node one after the other. The model stays a while for the next prompt."""
-        return super().upscale(upscale_models.load_upscale_model(model_name, keep=True), image, **widgets)
+        with errors_said():
+            model = upscale_models.load_upscale_model(model_name, keep=True)
+        return super().upscale(model, image, **widgets)
 
 
-class UpscaleVideoCUDAspeed:
+class UpscaleVideoCUDAspeed(ChecksSize):
     """Upscale a film with a model while it is saved, so that it may be of any length."""
 
     CATEGORY = "image/upscaling"
@@ -150,7 +156,7 @@ class UpscaleVideoCUDAspeed:
             "optional": FILM,
         }
 
-    @errors_in_users_language()
+    @errors_said()
     def upscale(self, upscale_model: ImageModelDescriptor, video: Any, **widgets: Any) -> tuple[LazyVideo]:
         """The video upscaled, of which nothing but the first frame was looked at. Raises what cannot be written."""
         made = lazy_video(video, upscale_model, options_of(widgets), video_options_of(widgets))
@@ -189,7 +195,6 @@ class WarmUpUpscalerCUDAspeed:
             }
         }
 
-    @errors_in_users_language()
     def warm_up(self, upscale_model: ImageModelDescriptor, width: int, height: int, **widgets: Any) -> dict[str, Any]:
         """The model as it came, and "compiled", or in a few words why it is not."""
         with run_context(upscale_model) as context:
@@ -225,6 +230,7 @@ class UpscaleModelLoaderCUDAspeed:
         """Another text when the file is another one."""
         return upscale_models.upscale_model_stamp(model_name) if model_name else ""
 
+    @errors_said()
     def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
         """The model of that name, on the CPU, in the precision of its file; what it is stays to be read on the node."""
         model = upscale_models.load_upscale_model(model_name)
@@ -235,7 +241,7 @@ class UpscaleModelLoaderCUDAspeed:
 
 def _usable(model_name: str | None) -> bool | str:
     """True, or what is wrong with a model by its name; None comes along a wire, and is known when it is run."""
-    return (upscale_models.check_upscale_model(model_name) if model_name else "") or True
+    return in_users_language(upscale_models.check_upscale_model(model_name) if model_name else "") or True
 
 
 class UpscaleModelLoader:
@@ -253,7 +259,7 @@ class UpscaleModelLoader:
         names = upscale_models.upscale_model_names()
         return {"required": {"model_name": (names, {"tooltip": "A file in models/upscale_models, or a bundled one."})}}
 
-    @errors_in_users_language()
+    @errors_said()
     def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
         """The model of that name, on the CPU, in the precision of its file."""
         return (upscale_models.load_upscale_model(model_name),)

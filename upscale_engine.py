@@ -74,7 +74,7 @@ def upscale(
     """
     with _running(model, context, sessions) as monitor:
         result = _upscale(image, model, options, monitor, sessions)
-        monitor.summary = _summary(result.report)
+        monitor.summary = result.report.summary
     return result
 
 
@@ -94,10 +94,11 @@ def upscale_frames(
     started = time.perf_counter()
     source, sink = ways
     with _running(model, context, sessions) as monitor:
+        monitor.looked_at = False  # who has the frames shows them as they are meant to be seen
         report = _runner(source, model, options, monitor, sessions).into(sink)
         report = replace(report, seconds=time.perf_counter() - started)
         _log(report)
-        monitor.summary = _summary(report)
+        monitor.summary = report.summary
     return report
 
 
@@ -150,15 +151,6 @@ def _runner(
 
     passes = plan_passes(source.size, model.scale, options.resize, options.tiling_mode)
     return PassRunner(passes, source, prepare, context)
-
-
-def _summary(report: UpscaleReport) -> str:
-    """What remains to be read where a run has said something."""
-    (height, width), (rows, columns), tiles = report.input_size, report.output_size, report.tiles
-    pieces = f"{tiles} tiles" if tiles > 1 else "one piece"
-    sizes = f"{width}x{height} -> {columns}x{rows}"
-    still = f", {report.still_share:.0%} stood still" if report.still_tiles else ""
-    return f"{sizes}, {report.precision}, {pieces}{still}, {report.seconds:.1f} s, {report.memory}"
 
 
 def _log(report: UpscaleReport) -> None:

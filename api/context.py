@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from .options import Precision
@@ -44,7 +46,7 @@ class RunContext(Protocol):
     """What a host gives the engine, ComfyUI or a stand-alone program. One per run.
 
     `progress` and `say` may be called on another thread than the run's, one at a time, with its context variables; what
-    they raise ends the run.
+    they raise ends the run, and so does what `show` raises.
     """
 
     device: torch.device
@@ -57,6 +59,10 @@ class RunContext(Protocol):
     """Where compiled models are kept; perhaps not there yet."""
     switches: Switches
     """What the host's own switches ask for."""
+    looked_at: bool
+    """Whether somebody sees what is shown: nothing is made for `show` where nobody does."""
+    texts_stay: bool
+    """Whether the last text that was said stays, so that every run, quick as it is, ends with what was done."""
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         """Bring `model` to `device`, making room for `bytes_wanted` beside it if the host can."""
@@ -94,6 +100,9 @@ class RunContext(Protocol):
 
     def say(self, text: str) -> None:
         """Tell the user in a few words what is going on, or, at the end, what was done."""
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Show `picture` [H, W, 3], how the result looks so far, small."""
 
     def raise_if_interrupted(self) -> None:
         """Raise the host's own exception if the user asked to stop. Asked often, some 20 times a second."""

@@ -1,6 +1,12 @@
-"""Every error this pack raises on purpose, and the one line that any error comes down to."""
+"""Every error this pack raises on purpose, and the one line that any error comes down to.
+
+They all say that they are of "cudaspeed", which they are by name: a host shows an error by its class's module, and
+inside ComfyUI that would be the path of the pack's folder.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 
 def first_line(error: BaseException) -> str:
@@ -23,6 +29,16 @@ class CudaspeedError(Exception):
     @property
     def english(self) -> str:
         return super().__str__()
+
+    __module__ = "cudaspeed"
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = CudaspeedError.__module__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As `pickle` and `copy` take it: they would look for the class in its module, which nobody need have imported
+        by that name."""
+        return _again, (type(self).__name__, self.args), vars(self) or None
 
 
 class BadOptionError(CudaspeedError, ValueError):
@@ -59,3 +75,8 @@ class OutputError(CudaspeedError, OSError):
 
 class OutOfMemoryError(CudaspeedError, RuntimeError):
     """Even the smallest tile does not fit the device, or the result does not fit the memory it must be returned in."""
+
+
+def _again(name: str, arguments: tuple[Any, ...]) -> CudaspeedError:
+    """The error of that name; one that is defined elsewhere comes as what all of them are."""
+    return globals().get(name, CudaspeedError)(*arguments)

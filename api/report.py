@@ -99,6 +99,21 @@ class UpscaleReport:
         return self.still_tiles / max(1, self.tiles)
 
     @property
+    def summary(self) -> str:
+        """What was done, in a line: "1280x852 -> 5120x3408, bf16, 30 tiles, 51.7 s, 2 tiles repaired"."""
+        (height, width), (rows, columns), repaired = self.input_size, self.output_size, len(self.health.repairs)
+        frames = f"{self.frames} frames, " if self.frames != 1 else ""
+        told = [
+            f"{frames}{width}x{height} -> {columns}x{rows}",
+            self.precision + ", compiled" * self.compiled,
+            f"{self.tiles} tiles" if self.tiles != self.frames else "one piece" + " each" * (self.frames > 1),
+            f"{self.still_share:.0%} stood still" if self.still_tiles else "",
+            f"{self.seconds:.1f} s" if self.seconds >= 0.1 else f"{self.seconds * 1000:.0f} ms",
+            f"{repaired} tile{'s' * (repaired > 1)} repaired" if repaired else "",
+        ]
+        return ", ".join(filter(None, told)) if self.frames else f"no frames of {width}x{height}"
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know, in sentences: the notes, and one for each thing that was wrong with the output;
         none for a picture that was healthy and computed as asked."""
@@ -112,6 +127,13 @@ class UpscaleResult:
 
     image: Tensor
     report: UpscaleReport
+
+
+def throughput_text(pixels: float, seconds: float) -> str:
+    """So many pixels in so many seconds in words, "38 MP/s", "0.85 MP/s"; "" where it is too little to be a number."""
+    megapixels = pixels / max(seconds, 1e-9) / 1e6
+    digits = 0 if megapixels >= 10 else 1 if megapixels >= 1 else 2 if megapixels >= 0.1 else 3
+    return f"{megapixels:.{digits}f} MP/s" if megapixels >= 0.001 else ""
 
 
 def frames_text(frames: Collection[int]) -> str:

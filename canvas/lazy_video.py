@@ -10,8 +10,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Any, BinaryIO
 import torch
 from spandrel import ImageModelDescriptor
 
-from ..api.errors import CudaspeedError, OutOfMemoryError
+from ..api.errors import OutOfMemoryError
 from ..api.options import UpscaleOptions
-from ..host.context import HostContext, run_context
+from ..host.context import run_context
 from ..host.language import errors_in_users_language
 from ..host.video_types import temporary_folder, video_types
 from ..images.whole import write_whole
@@ -169,7 +168,7 @@ class LazyVideo:
         """All frames, and the sound, in memory. Raises `OutOfMemoryError` where the frames take more than half of what
         is free."""
         model, options = self._work.model, self._work.options
-        with self._source.reader(self._window, self._usual.ending) as reader, self._context() as context:
+        with run_context(model) as context, self._source.reader(self._window, self._usual.ending) as reader:
             _check_memory(reader, model.scale, options)
             images = upscale_into_memory(reader, model, options, context)
             facts, tags = reader.facts, dict(reader.tags.of_file)
@@ -223,21 +222,11 @@ class LazyVideo:
         source = self._source if wish.colour is None else self._source.in_colour(wish.colour)
         # Save Video numbers its files on by the names that it finds, but for those that begin with a dot
         parts = path.with_name(f".{path.name}.parts")
-        job = FilmJob(source.reader(self._window, wish.ending), path, wish.video, tags, parts)
-        with self._context() as context:
-            previews = Previews(context.show, self._outline().facts.rotation)
+        with run_context(self._work.model) as context:
+            job = FilmJob(source.reader(self._window, wish.ending), path, wish.video, tags, parts)
+            previews = Previews(context, self._outline().facts.rotation)
             report = upscale_film(job, self._work.model, self._work.options, context, previews.tell)
             context.say(_summary(report))
-
-    @contextmanager
-    def _context(self) -> Iterator[HostContext]:
-        """Of the node that is executing now. What goes wrong is said there."""
-        with run_context(self._work.model) as context:
-            try:
-                yield context
-            except CudaspeedError as error:
-                context.say(str(error))
-                raise
 
 
 def _check_memory(reader: FilmInput, scale: int, options: UpscaleOptions) -> None:

@@ -24,9 +24,11 @@ from ..memory import is_out_of_memory
 from ..storage.heap import TRIMMER
 from ..storage.location import compiled_folder
 from .language import in_users_language
+from .prompt_server import prompt_server
+from .settings import setting
 
 _PARTS = 1000  # of a run, on ComfyUI's bar, whose end must not move
-_PREVIEW = 512  # pixels along a side of what is shown on the way
+_PREVIEW = 512  # pixels along a side, at most, of what is shown on the way
 _ON_DETACH = "on_detach_after"  # comfy.patcher_extension.CallbacksMP.ON_DETACH
 # What ComfyUI's patcher notes on a module. On our copy of a module that has one, these tell of the original.
 _PATCHER_NOTES = (
@@ -41,6 +43,8 @@ _PATCHER_NOTES = (
 class ComfyContext:
     """ComfyUI as a `RunContext`, for the execution of one node."""
 
+    texts_stay = True
+
     def __init__(self, model: object) -> None:
         from comfy import model_management, utils
 
@@ -53,6 +57,7 @@ class ComfyContext:
         self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
         self.cache_folder = comfyui_compiled_folder()
         self.switches = _switches(self.device)
+        self.looked_at = _has_page() and setting("CUDAspeed.Preview", True)
         self._bar: Any = None
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
@@ -112,15 +117,7 @@ class ComfyContext:
         self._bar.update_absolute(int(_PARTS * done / total))
 
     def say(self, text: str) -> None:
-        try:
-            from comfy_execution.utils import get_executing_context
-            from server import PromptServer
-        except ImportError:  # before 0.3.45 there was nowhere to say it
-            return
-        send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
-        executing = get_executing_context()
-        if send is not None and executing is not None:
-            send(in_users_language(text), executing.node_id)
+        say_on_node(text)
 
     def show(self, picture: NDArray[np.uint8]) -> None:
         """A picture [H, W, 3] on the node that is executing, beside its bar."""
@@ -132,6 +129,23 @@ class ComfyContext:
 
     def raise_if_interrupted(self) -> None:
         self._management.throw_exception_if_processing_interrupted()
+
+
+def say_on_node(text: str) -> None:
+    """Show `text` on the node that is executing now, until it says something else. Nothing where no node is, and before
+    ComfyUI 0.3.45, which had no place for it."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return
+    send, executing = getattr(prompt_server(), "send_progress_text", None), get_executing_context()
+    if send is not None and executing is not None:
+        send(in_users_language(text), executing.node_id)
+
+
+def _has_page() -> bool:
+    """Whether the prompt that runs now was sent by a page, and not by a program that only asks for what came of it."""
+    return getattr(prompt_server(), "client_id", None) is not None
 
 
 def _release(model: Resident) -> Callable[..., None]:

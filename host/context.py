@@ -6,26 +6,26 @@ called from a script or a test.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..api.context import RunContext
+from ..api.errors import CudaspeedError
 from ..api.surroundings import inside_comfyui
 from ..storage.location import compiled_folder
-from .comfyui import ComfyContext, comfyui_compiled_folder
+from .comfyui import ComfyContext, comfyui_compiled_folder, say_on_node
+from .language import errors_in_users_language
 from .standalone import StandaloneContext
 
 
 @contextmanager
-def run_context(model: object) -> Iterator[HostContext]:
+def run_context(model: object) -> Iterator[RunContext]:
     """The host's context for one run of `model`, an UPSCALE_MODEL off the wire, on behalf of the node that is executing
-    now."""
-    yield ComfyContext(model) if inside_comfyui() else StandaloneContext()
+    now, which says what goes wrong within."""
+    context = ComfyContext(model) if inside_comfyui() else StandaloneContext()
+    with errors_said(context.say):
+        yield context
 
 
 def cache_folder() -> Path:
@@ -33,8 +33,13 @@ def cache_folder() -> Path:
     return comfyui_compiled_folder() if inside_comfyui() else compiled_folder()
 
 
-class HostContext(RunContext, Protocol):
-    """A `RunContext` that can also show pictures on the way."""
-
-    def show(self, picture: NDArray[np.uint8]) -> None:
-        """Show a finished picture [H, W, 3]."""
+@contextmanager
+def errors_said(say: Callable[[str], None] = say_on_node) -> Iterator[None]:
+    """Within it, or in a function that it decorates, what goes wrong is said on the node that is executing now, before
+    it is raised: the host shows an error's text elsewhere. It is raised in its user's language."""
+    with errors_in_users_language():
+        try:
+            yield
+        except CudaspeedError as error:
+            say(str(error))
+            raise

@@ -30,6 +30,7 @@ class StandaloneContext:
     output_device = torch.device("cpu")
     output_dtype = torch.float32
     switches = Switches()
+    looked_at = texts_stay = False
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from ..postprocess import FrameVerdict, heal
 from ..tiling.blend import TileBlender
 from ..tiling.pad import WrapPadding, cut_tile, to_canvas
 from ..tiling.resample import Resampler
+from .preview import Spot
 from .resizing import FrameResizer
 from .scheduler import Schedule
 from .still import Place, Seat, StillTiles
@@ -150,6 +151,22 @@ class FrameGroup:
     def place_of(self, job: Job) -> tuple[int, Place]:
         """The same, and where the tile lies in it."""
         return self.frame_of(job), (job.picture % self._channels.pictures_per_frame, job.row, job.column)
+
+    def spot_of(self, job: Job) -> Spot | None:
+        """Where it is seen what came of a tile; None of alpha, which is not."""
+        frame, (k, row, column) = self.place_of(job)
+        seen = 3 if self._channels.one_by_one else 1
+        if k >= seen:
+            return None
+        rows, columns, scale = self._plan.rows, self._plan.columns, self.setup.info.scale
+        number = (k * len(rows.origins) + row) * len(columns.origins) + column
+        return Spot(
+            frame=frame,
+            size=(rows.size * scale, columns.size * scale),
+            corner=(rows.origins[row] * scale, columns.origins[column] * scale),
+            channel=k if seen > 1 else None,
+            left=seen * self._plan.count - number - 1,
+        )
 
     def cut(self, part: Part) -> Tensor:
         """The tile batch [N, C, h, w] float32 on the device, of a part with something to compute. Where no job has its

@@ -15,12 +15,17 @@ from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..api.context import RunContext, Switches
 from ..kernels.timing import Clock
 from .ticker import TICKER, Ticker
 
 _QUICK = 1.0  # seconds: what is over by then says nothing
 _BETWEEN_TEXTS = 0.3  # seconds at least
+_BETWEEN_PICTURES = 1.0  # the same
+_BEFORE_PICTURES = 1.0  # seconds from the beginning until the first
 _SILENCE = 1.0  # seconds without a text after which the ticker speaks
 _COUNTED = 2.0  # seconds without another text and without progress, after which it tells how many they are
 _PATIENCE = 1.0  # seconds that the end of a run waits for a text that is being told
@@ -47,7 +52,9 @@ class Monitor:
     """A `RunContext` for one run, around the host's; a context.
 
     `say` names the phase that the run is in, or, while it follows an activity, what goes on besides. `progress` never
-    goes back. `summary`, if it is set, is what remains to be read at the end of a run that had to say something.
+    goes back. `summary`, if it is set, is what remains to be read at the end of a run that had to say something; and of
+    every run where what the last one said would remain. Who is `looked_at` may `show` a picture when the clock has come
+    to `picture_due`.
     """
 
     def __init__(self, context: RunContext, clock: Clock = time.monotonic, ticker: Ticker = TICKER) -> None:
@@ -60,10 +67,13 @@ class Monitor:
         self.room_beside = getattr(context, "room_beside", lambda model, needed: None)
         self.free_bytes, self.peak_bytes = context.free_bytes, context.peak_bytes
         self.is_out_of_memory = context.is_out_of_memory
+        # and older than pictures on the way, and than texts that stay
+        self.looked_at, self.texts_stay = getattr(context, "looked_at", False), getattr(context, "texts_stay", False)
         self.clock, self.summary = clock, ""
         self._context, self._ticker = context, ticker
         self._speaking, self._closed = threading.Lock(), False
         self._began = self._spoke = self._stood_since = clock()
+        self.picture_due = self._began + _BEFORE_PICTURES
         self._phase = self._text = self._said = ""
         self._activity: Activity | None = None
         self._share = 0.0
@@ -83,7 +93,7 @@ class Monitor:
         kept, self._error = self._error, None  # it knows frames that know tensors
         self._activity, self._surroundings = None, contextvars.Context()  # whoever keeps this keeps nothing of the run
         well = kind is None and kept is None
-        if self._said:
+        if self._said or self.texts_stay:
             with suppress(Exception):  # the run has come to its end, in whatever way
                 self._context.say(self.summary if well else f"stopped after {lasting(self.clock() - self._began)}")
         if kind is None and kept is not None:
@@ -97,6 +107,16 @@ class Monitor:
         try:
             self._advance(done, total)
         finally:
+            if there:
+                self._speaking.release()
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Show `picture` [H, W, 3], how the result looks so far. The next is due a second later."""
+        there = self._speaking.acquire(timeout=_PATIENCE)
+        try:
+            self._told(self._context.show, picture)
+        finally:
+            self.picture_due = self.clock() + _BETWEEN_PICTURES
             if there:
                 self._speaking.release()
 

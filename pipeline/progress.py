@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..api.report import throughput_text
+from ..devices.backends import backend_of
 from ..models.blocks import blocks_of, count_beats, listening
 from ..models.execution import Backend
 from ..models.pace import Pace
 from ..models.runner import ModelRunner
 from .monitor import Monitor, Status, lasting
+from .preview import Durations, Preview, Spot
 from .streams import Event
 
 _SHORT = 0.25  # seconds: a shorter forward is not listened to, nor interrupted
@@ -71,6 +74,10 @@ class PassShares:
     def __len__(self) -> int:
         return len(self._work)
 
+    def work(self, number: int) -> int:
+        """What pass `number` has to do, in input pixels."""
+        return self._work[number]
+
     def in_all(self, number: int, done: float, total: int) -> tuple[float, int]:
         """What is done and what there is to do of the whole run, when pass `number` has done so much of a total. Of a
         single pass: just that."""
@@ -91,9 +98,11 @@ class TileProgress:
         self._forward: Forward | None = None
         self._phase = ""
         self._started: float | None = None
+        self._way = ""  # to compute, in words
         self._arrived = self._next_look = 0.0
         self._heard: dict[ModelRunner, Sequence[nn.Module]] = {}  # the blocks that are listened to
         self._hooks = ExitStack()
+        self._preview = Preview(monitor) if monitor.looked_at else None
 
     def __enter__(self) -> TileProgress:
         return self
@@ -128,6 +137,7 @@ class TileProgress:
             forward.steps = runner.pace.steps.get(len(blocks)) or count_beats(blocks)
         self._started = began if self._started is None else self._started
         self._forward, self._phase = forward, ""
+        self._way = runner.mode.precision + ", compiled" * (backend == "compiled")
         self.monitor.follow(self)
         yield forward
         self.monitor.raise_kept()
@@ -147,6 +157,18 @@ class TileProgress:
         began, self._arrived = max(forward.began, self._arrived), self._clock()
         forward.pace.note(forward.backend, forward.pixels, self._arrived - began)
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether anybody looks at what comes out."""
+        return self._preview is not None
+
+    def came_out(self, spot: Spot, tile: Tensor) -> None:
+        """A tile [C, h, w] of the result is as it stays, to be seen by who looks at the run."""
+        if self._preview:
+            done = self._done + (self._forward.tiles if self._forward else 1)
+            a_tile = (self._clock() - (self._started or 0.0)) / done
+            self._preview.tile(spot, tile, Durations(a_tile * self._total, a_tile))
+
     def status(self, now: float) -> Status:
         """How the run stands at `now`, by the monitor's clock."""
         forward = self._forward
@@ -159,12 +181,33 @@ class TileProgress:
     # --- details -----------------------------------------------------------------------------------------------------
 
     def _tiles_in_words(self, now: float, done: float) -> str:
+        """ "tile 14/60, bf16, compiled, 38 MP/s, 1.9 of 7.4 GB, 12 s left", as far as it is known."""
         forward, left = self._forward, self._seconds_left(now, done)
         first = min(self._done + 1, self._total)
         last = first + (forward.tiles - 1 if forward else 0)
-        what = f"tile {first} of {self._total}" if first == last else f"tiles {first} to {last} of {self._total}"
-        what = what if self._total > 1 else "one piece"
-        return what if left is None else f"{what}, {lasting(max(1.0, left))} left"
+        tiles = f"tile {first}/{self._total}" if first == last else f"tiles {first}-{last}/{self._total}"
+        told = (
+            tiles if self._total > 1 else "one piece",
+            self._way,
+            self._speed(now, done),
+            self._memory(),
+            "" if left is None else f"{lasting(max(1.0, left))} left",
+        )
+        return ", ".join(filter(None, told))
+
+    def _speed(self, now: float, done: float) -> str:
+        """Of the picture's pixels, before they become more; "" until as much is done that it can be told."""
+        elapsed, share = now - (self._started or now), done / self._total
+        if share < _TELLING or not elapsed:
+            return ""
+        return throughput_text(share * self._shares.work(self._number), elapsed)
+
+    def _memory(self) -> str:
+        """How much of the memory of the device is taken, by whomever, where it is not the machine's main memory."""
+        device = self.monitor.device
+        backend = backend_of(device)
+        memory = backend.memory(device) if backend and backend.own_memory else None
+        return f"{(memory.total - memory.free) / 1e9:.1f} of {memory.total / 1e9:.1f} GB" if memory else ""
 
     def _seconds_left(self, now: float, done: float) -> float | None:
         """By what was done so far, and until a tile is, also by what such tiles took before; None: nobody knows."""

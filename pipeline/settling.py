@@ -78,6 +78,7 @@ class Settling:
             if batch and job in part.seats:
                 finished = self._take(group, job, batch, seat, stats, transfer)
             elif known := self._still.result(*group.place_of(job), transfer.download.leaving):
+                self._show(group, job, known[0])
                 finished = group.hand_on(job, known)
             else:  # what was known of it was taken back in between
                 compute = self._compute()
@@ -113,9 +114,16 @@ class Settling:
         if self._observations.defer_clamp and not group.setup.defer_clamp:
             raise Reschedule("the model leaves faults in the picture, whole frames are looked after")
         self._progress.phase("putting the picture together")
+        self._show(group, job, result)
         if result is suspect.result and left is None:
             self._still.keep(frame, place, seat, (result, batch.computed))
             return group.add(job, result, batch.computed, faulty=False)
         self._still.bar(frame, place)
         computed = batch.computed if result is suspect.result else transfer.computed()
         return group.add(job, result, computed, left not in (None, "drifting colours"))
+
+    def _show(self, group: FrameGroup, job: Job, result: Tensor) -> None:
+        """To who looks at the run, what came of a tile."""
+        spot = group.spot_of(job) if self._progress.is_seen else None
+        if spot:
+            self._progress.came_out(spot, result)

@@ -72,7 +72,7 @@ def test_a_small_tile_size_that_is_typed_does_not_become_automatic() -> None:
 def test_the_node_upscales(kind: str, changes: dict[str, int]) -> None:
     node = nodes.NODE_CLASS_MAPPINGS[kind]()
     image = zoo.photograph(50, 60, frames=2)
-    (result,) = getattr(node, node.FUNCTION)(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, **changes})
+    (result,) = getattr(node, node.FUNCTION)(zoo.compact(), image, **{**DEFAULTS, **changes})["result"]
     assert result.shape == (2, 100, 120, 3)
     assert result.dtype == torch.float32
     assert 0 <= float(result.min()) <= float(result.max()) <= 1
@@ -80,7 +80,7 @@ def test_the_node_upscales(kind: str, changes: dict[str, int]) -> None:
 
 def test_a_batch_without_frames_is_passed_on() -> None:
     node = nodes.UpscaleImageCUDAspeed()
-    (result,) = node.upscale(upscale_model=zoo.compact(), image=zoo.photograph(50, 60)[:0], **DEFAULTS)
+    (result,) = node.upscale(upscale_model=zoo.compact(), image=zoo.photograph(50, 60)[:0], **DEFAULTS)["result"]
     assert result.shape == (0, 100, 120, 3)
 
 
@@ -88,7 +88,8 @@ def test_a_seamless_texture_with_alpha_stays_seamless_by_its_widgets() -> None:
     node, ends = nodes.UpscaleImageCUDAspeed(), torch.linspace(0, 2 * torch.pi, 33)[:-1]
     image = (0.5 + 0.4 * torch.sin(ends)[:, None] * torch.cos(3 * ends))[None, ..., None].repeat(1, 1, 1, 4)
     widgets = {**DEFAULTS, "precision": "fp32", "tiling_mode": "wrap", "alpha_mode": "lanczos"}
-    results = [node.upscale(zoo.compact(), rolled, **widgets)[0] for rolled in (image, image.roll((16, 16), (1, 2)))]
+    pictures = (image, image.roll((16, 16), (1, 2)))
+    results = [node.upscale(zoo.compact(), picture, **widgets)["result"][0] for picture in pictures]
     assert results[0].shape == (1, 64, 64, 4)
     assert torch.allclose(results[1], results[0].roll((32, 32), (1, 2)), atol=2 / 255)
     with pytest.raises(BadOptionError, match="tiling mode is 'both'; choose one of none, wrap, wrap_x, wrap_y"):
@@ -108,7 +109,7 @@ def test_a_seamless_texture_with_alpha_stays_seamless_by_its_widgets() -> None:
 )
 def test_results_come_in_the_size_of_the_widgets(widgets: dict[str, object], size: tuple[int, int]) -> None:
     node, image = nodes.UpscaleImageCUDAspeed(), zoo.photograph(50, 60, frames=2)
-    (result,) = node.upscale(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, **OURS, **widgets})
+    (result,) = node.upscale(upscale_model=zoo.compact(), image=image, **{**DEFAULTS, **OURS, **widgets})["result"]
     assert result.shape == (2, *size, 3)
 
 
@@ -121,7 +122,7 @@ def test_a_factor_and_a_target_are_one_clear_error() -> None:
 def test_workflows_without_the_optional_widget_run() -> None:
     widgets = {name: value for name, value in DEFAULTS.items() if name != "batch_size"}
     node = nodes.UpscaleImageCUDAspeed()
-    (result,) = node.upscale(upscale_model=zoo.compact(), image=zoo.photograph(8, 8), **widgets)
+    (result,) = node.upscale(upscale_model=zoo.compact(), image=zoo.photograph(8, 8), **widgets)["result"]
     assert result.shape == (1, 16, 16, 3)
 
 

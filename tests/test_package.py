@@ -69,7 +69,9 @@ def test_importing_it_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
 
 def test_its_face_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
     """Whichever way of asking comes first in a process, and names that look private as well."""
-    names = ["CudaspeedError", "Resize", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
+    errors = ["BadFilmError", "BadImageError", "BadModelError", "BadOptionError", "BrokenOutputError", "CudaspeedError"]
+    errors += ["MissingLibraryError", "ModelFailedError", "OutOfMemoryError", "OutputError"]
+    names = [*errors, "Resize", "StandaloneContext", "UpscaleOptions", "load_model", "upscale"]
     code = f"""
 import cudaspeed, sys
 assert {{*{names}}} <= {{*dir(cudaspeed)}}

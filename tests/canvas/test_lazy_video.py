@@ -30,7 +30,7 @@ from cudaspeed.api.errors import (
     OutputError,
 )
 from cudaspeed.canvas import lazy_video
-from cudaspeed.host import language
+from cudaspeed.host import context, language
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.video import clip, pyav
 
@@ -61,9 +61,9 @@ class Computing:
 
     def context(self) -> Any:
         self.runs += 1
-        context = StandaloneContext("cpu", on_progress=self._progress, on_say=self.said.append)
-        context.show = self.shown.append  # type: ignore[method-assign]
-        return context
+        made = StandaloneContext("cpu", on_progress=self._progress, on_say=self.said.append)
+        made.show, made.looked_at = self.shown.append, True  # type: ignore[method-assign]
+        return made
 
     def _progress(self, done: float, total: int) -> None:
         if done >= self.stop_at:
@@ -75,16 +75,7 @@ def computing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Computing:
     """Inside a host with VIDEO, whose temporary folder is a test's."""
     computing = Computing()
     video_wire.enter(monkeypatch)
-
-    class Context:
-        def __init__(self, model: object) -> None: ...
-
-        def __enter__(self) -> Any:
-            return computing.context()
-
-        def __exit__(self, *_: object) -> None: ...
-
-    monkeypatch.setattr(lazy_video, "run_context", Context)
+    monkeypatch.setattr(context, "StandaloneContext", computing.context)
     (tmp_path / "temp").mkdir()
     monkeypatch.setattr(lazy_video, "temporary_folder", lambda: tmp_path / "temp")
     monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "cache"))
@@ -347,7 +338,8 @@ def test_pictures_are_shown_on_the_way_turned_and_small(
     tmp_path: Path, computing: Computing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cudaspeed.video.previews._BETWEEN", 0.0)
-    monkeypatch.setattr("cudaspeed.video.previews._SIDE", 64)
+    monkeypatch.setattr("cudaspeed.video.previews.QUICK", 0.0)
+    monkeypatch.setattr("cudaspeed.video.previews.SIDE", 64)
     make_film(tmp_path / "film.mp4", every(40, 4), Look(rotation=90))
     upscaled(from_file(tmp_path / "film.mp4")).save_to(str(tmp_path / "out.mp4"))
     assert [picture.shape for picture in computing.shown] == [(64, 48, 3)] * 4

@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from comfyui_page import Page
 from comfyui_server import COMFYUI, Server, node, start_comfyui
-from safetensors.torch import save_file
-from spandrel.architectures.SwinIR import SwinIR
+from slow_model import write_slow_model
 
 MODEL = "cudaspeed-compact-x2.safetensors"
 FP32 = {
@@ -184,14 +182,7 @@ def test_it_can_be_interrupted_and_unloaded_and_still_works(server: Server) -> N
 
 @pytest.fixture(scope="module")
 def slow_model(server: Server) -> str:
-    """SwinIR's light model, which takes some seconds for a small picture."""
-    torch.manual_seed(0)
-    network = SwinIR(
-        img_size=64, window_size=8, depths=[6] * 4, embed_dim=60, num_heads=[6] * 4, mlp_ratio=2, upscale=2,
-        upsampler="pixelshuffledirect",
-    )  # fmt: skip
-    save_file(network.state_dict(), server.folder / "models" / "upscale_models" / "slow.safetensors")
-    return "slow.safetensors"
+    return write_slow_model(server.folder / "models" / "upscale_models")
 
 
 @pytest.mark.parametrize("widgets", [{}, {"tile_size": 96}], ids=["one piece", "tiles"])

@@ -9,7 +9,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from lagging import LaggingDevice
 from processors import fast_at_bf16
 from spandrel import ImageModelDescriptor
 
+from cudaspeed import nodes
+from cudaspeed.api.errors import BadImageError, BadOptionError
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host import language
+from cudaspeed.host import comfyui, context, language
 from cudaspeed.host.comfyui import ComfyContext
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.cuda_graphs import CudaGraphExecutor
@@ -443,11 +445,61 @@ def test_nothing_is_asked_for_outside() -> None:
     assert switches.pinned_memory
 
 
+def speaking_to(monkeypatch: pytest.MonkeyPatch, client: str | None) -> list[tuple[str, str]]:
+    """A server with a page `client`, while node 7 executes; what it sends of texts, (node, text)."""
+    sent: list[tuple[str, str]] = []
+    server = SimpleNamespace(client_id=client, send_progress_text=lambda text, node: sent.append((node, text)))
+    for name, content in {
+        "server": {"PromptServer": SimpleNamespace(instance=server)},
+        "comfy_execution": {},
+        "comfy_execution.utils": {"get_executing_context": lambda: SimpleNamespace(node_id="7")},
+    }.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    return sent
+
+
+def test_what_was_done_stays_on_the_node_of_a_quick_run(started, monkeypatch: pytest.MonkeyPatch) -> None:
+    started(cpu=True)
+    sent = speaking_to(monkeypatch, None)
+    report = run(zoo.compact(), new_sessions(), precision="fp32").report
+    assert sent[-1][0] == "7"
+    assert sent[-1][1].startswith("24x24 -> 48x48, fp32, one piece, ")
+    assert sent[-1][1] == report.summary
+
+
+def test_an_error_is_said_on_the_node_before_it_is_raised(started, monkeypatch: pytest.MonkeyPatch) -> None:
+    started(cpu=True)
+    monkeypatch.setattr(context, "inside_comfyui", lambda: True)
+    sent = speaking_to(monkeypatch, None)
+    node = nodes.UpscaleImageCUDAspeed()
+    with pytest.raises(BadImageError, match="5 channels") as raised:
+        node.upscale(zoo.compact(), torch.rand(1, 8, 8, 5))
+    assert sent[-1] == ("7", str(raised.value))
+    with pytest.raises(BadOptionError, match="batch size is 40") as refused:
+        node.upscale(zoo.compact(), torch.rand(1, 8, 8, 3), batch_size=40)
+    assert sent[-1] == ("7", str(refused.value))
+
+
+def test_pictures_are_made_where_a_page_looks_and_its_user_wants_them(started, monkeypatch, tmp_path) -> None:
+    started(cpu=True)
+    monkeypatch.setattr(comfyui, "setting", lambda name, usual: usual)
+    model = zoo.compact()
+    assert not ComfyContext(model).looked_at, "nothing speaks to pages"
+    speaking_to(monkeypatch, None)
+    assert not ComfyContext(model).looked_at, "a program asked, no page"
+    speaking_to(monkeypatch, "a page")
+    assert ComfyContext(model).looked_at
+    monkeypatch.setattr(comfyui, "setting", lambda name, usual: {"CUDAspeed.Preview": False}[name])
+    assert not ComfyContext(model).looked_at
+
+
 def test_pictures_on_the_way_are_shown_beside_the_bar_which_stays_where_it_is(started) -> None:
     host = started(cpu=True)
-    context = ComfyContext(zoo.compact())
-    context.progress(3, 4)
-    context.show(np.zeros((4, 6, 3), np.uint8))
+    page = ComfyContext(zoo.compact())
+    page.progress(3, 4)
+    page.show(np.zeros((4, 6, 3), np.uint8))
     (before, total, nothing), (value, most, (kind, picture, side)) = host.told
     assert (before, total, nothing) == (value, most, None)
     assert (kind, picture.size) == ("JPEG", (6, 4))

@@ -61,6 +61,18 @@ def test_a_quick_run_says_nothing(run: Run) -> None:
     assert run.host.told == [(1, 1)]
 
 
+def test_where_texts_stay_a_quick_run_ends_with_what_was_done_and_no_lie_is_left(run: Run) -> None:
+    run.host.texts_stay = True
+    monitor = Monitor(run.host, run.clock, run.ticker)  # type: ignore[arg-type]
+    with monitor:
+        monitor.say("hashing")
+        monitor.summary = "30x20 -> 60x40"
+    assert run.host.texts == ["30x20 -> 60x40"]
+    with pytest.raises(Interrupted), Monitor(run.host, run.clock, run.ticker):  # type: ignore[arg-type]
+        raise Interrupted
+    assert run.host.texts[1:] == ["stopped after 0 s"]
+
+
 def test_no_phase_is_silent_for_long_and_the_seconds_go_on(run: Run) -> None:
     with run.monitor as monitor:
         monitor.say("hashing")

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.upstream import has_hooks
+from cudaspeed.devices.reading import DeviceMemory
 from cudaspeed.kernels import winograd
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.pace import Pace
 from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline import progress as progress_module
 from cudaspeed.pipeline.monitor import Monitor
-from cudaspeed.pipeline.progress import Forward, TileProgress, wait_for
+from cudaspeed.pipeline.progress import Forward, PassShares, TileProgress, wait_for
 from cudaspeed.upscale_engine import upscale
 
 BLOCKS = 20
@@ -135,12 +138,18 @@ def test_the_bar_of_one_piece_moves_to_99_percent_and_ends_when_it_is_done(
 def test_its_text_tells_how_long_the_rest_takes(setting: Callable[..., Setting]) -> None:
     one = setting()
     one.run()
-    assert "one piece, 10 s left" in one.host.texts or "one piece, 11 s left" in one.host.texts
+    assert [
+        text
+        for text in one.host.texts
+        if text.startswith("one piece, fp32, ") and text.endswith((", 10 s left", ", 11 s left"))
+    ]
     assert one.host.texts[-1].startswith("40x40 -> 80x80, fp32, one piece, ")
     first = one.host.texts[:2]
     one.host.told.clear()
     one.run()
-    assert one.host.texts[0].startswith("one piece, 1"), f"the second run knows at once, the first did not: {first}"
+    assert one.host.texts[0].startswith("one piece, fp32, 1"), (
+        f"the second run knows at once, the first did not: {first}"
+    )
 
 
 def test_tiles_are_counted_and_their_parts_move_the_bar(setting: Callable[..., Setting]) -> None:
@@ -150,10 +159,10 @@ def test_tiles_are_counted_and_their_parts_move_the_bar(setting: Callable[..., S
     assert shares == sorted(set(shares))
     assert {1 / 3, 2 / 3, 1.0} <= set(shares)
     assert len(shares) >= 3 * BLOCKS / 2
-    assert [text for text in texts if text.startswith("tile 2 of 3, ") and text.endswith(" left")]
-    seconds = [int(text.split()[-3]) for text in texts if text.startswith("tile 3 of 3, ") and text.endswith(" s left")]
+    assert [text for text in texts if text.startswith("tile 2/3, ") and text.endswith(" left")]
+    seconds = [int(text.split()[-3]) for text in texts if text.startswith("tile 3/3, ") and text.endswith(" s left")]
     assert seconds == sorted(seconds, reverse=True)
-    assert not [text for text in texts if "4 of 3" in text]
+    assert not [text for text in texts if "4/3" in text]
     assert texts[-1].startswith("104x40 -> 208x80, fp32, 3 tiles, ")
 
 
@@ -226,6 +235,30 @@ def test_our_chain_of_convolutions_stops_between_two_of_them(tmp_path: Path, mon
     assert host.shares[-1] <= 0.99
 
 
+def test_the_text_tells_the_tile_how_it_is_computed_how_fast_and_what_memory_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, clock = Host(), Clock()
+    runner, x = ModelRunner(zoo.compact(), ExecutionMode("bf16", False, True)), torch.rand(1, 3, 8, 8)
+    memory = DeviceMemory(total=7_400_000_000, free=5_500_000_000)
+    card = SimpleNamespace(own_memory=True, memory=lambda device: memory)
+    with Monitor(host, clock, NoTicker()) as monitor:  # type: ignore[arg-type]
+        progress = TileProgress(monitor, PassShares((60_000_000 * 4,)))
+        with progress:
+            progress.stand(0, 60, 64)
+            with progress.computing(runner, x, "compiled"):
+                clock.now += 2
+            progress.stand(15, 60, 64)
+            with progress.computing(runner, x, "compiled"):
+                clock.now += 0.5
+                monitor.raise_if_interrupted()
+                assert host.texts[-1] == "tile 16/60, bf16, compiled, 24 MP/s, 8 s left"
+                monkeypatch.setattr(progress_module, "backend_of", lambda device: card)
+                clock.now += 1.5
+                monitor.raise_if_interrupted()
+                assert host.texts[-1] == "tile 16/60, bf16, compiled, 15 MP/s, 1.9 of 7.4 GB, 12 s left"
+
+
 def test_where_a_forward_has_no_steps_the_time_tells(setting: Callable[..., Setting]) -> None:
     """Compiled code: the bar follows what it took before, slower where it takes longer, and the ticker tells of it."""
     host, clock, ticker = Host(), Clock(), NoTicker()
@@ -238,7 +271,10 @@ def test_where_a_forward_has_no_steps_the_time_tells(setting: Callable[..., Sett
     assert host.shares == sorted(set(host.shares))
     assert host.shares[3] == pytest.approx(0.5, abs=0.11)
     assert host.shares[-1] == 0.99
-    assert "one piece, 6 s left" in host.texts
+    assert (
+        "one piece, fp32, compiled, 6 s left" in host.texts
+        or "one piece, fp32, compiled, 0.0 MP/s, 6 s left" in host.texts
+    )
     assert all(a != b for a, b in itertools.pairwise(host.texts))
     assert len(host.texts) > 20
 

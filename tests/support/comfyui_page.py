@@ -48,6 +48,10 @@ class Page:
         frames = [(when, frame) for when, frame in self.socket.heard if isinstance(frame, bytes)]
         return [when for when, frame in frames if frame[:4] == _PREVIEW]
 
+    def count(self, kind: str) -> int:
+        """How many messages of a kind it was sent, of whichever node."""
+        return sum(sent["type"] == kind for _, sent in self._messages())
+
     def ran(self, name: str) -> tuple[float, float]:
         """When the node began, and when the next one did."""
         begun = [(when, sent["data"]["node"]) for when, sent in self._messages() if sent["type"] == "executing"]

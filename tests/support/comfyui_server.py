@@ -28,6 +28,16 @@ COMFYUI = os.environ.get("COMFYUI_DIR")
 PACK = Path(__file__).absolute().parent.parent.parent
 EXAMPLE = PACK / "examples" / "chelsea.png"
 
+# The image node's required widgets as they come, which a prompt must name all the same.
+USUAL = {
+    "use_autocast": "enable",
+    "precision": "auto",
+    "tile_size": 0,
+    "overlap": 0,
+    "enable_compile": "enable",
+    "optimization_level": "balanced",
+}
+
 
 class Server:
     """A running ComfyUI."""
@@ -83,15 +93,18 @@ class Server:
         return {
             node: np.asarray(Image.open(self.folder / "output" / output["images"][0]["filename"]))
             for node, output in entry["outputs"].items()
+            if "images" in output
         }
 
 
 @contextmanager
 def start_comfyui(folder: Path, nodes: Mapping[str, str], arguments: Sequence[str] = ()) -> Iterator[Server]:
-    """ComfyUI in `folder`, where its models, nodes and users are, with `nodes` (file name -> source) beside ours."""
+    """ComfyUI in `folder`, where its models, nodes and users are, with `nodes` (file name -> source) beside ours. The
+    pack is linked there, unless it lies there already."""
     for name in ("custom_nodes", "input", "output", "temp", "user", "models/upscale_models"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "custom_nodes" / "upscale-cudaspeed").symlink_to(PACK)
+    if not (pack := folder / "custom_nodes" / "upscale-cudaspeed").exists():
+        pack.symlink_to(PACK)
     for name, source in nodes.items():
         (folder / "custom_nodes" / name).write_text(source)
     # larger than one of core's tiles of 512

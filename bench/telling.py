@@ -1,0 +1,123 @@
+"""What texts and pictures on the way take of a run: `python -m bench.telling [--models NAME...] [--size 960x720]
+[--tile 128]`.
+
+Each run is looked at by a page that has every picture made into a JPEG, at once and on the run's own thread, which
+ComfyUI does later and on another. What telling takes is timed within the run, and told as a share of it: no other run
+is compared, which a busy machine would make slower or faster by more than that. On a device that works on its own it
+is also what waiting for it takes.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.pipeline.monitor import Monitor
+from cudaspeed.pipeline.preview import Preview
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
+
+from .harness import Column, Results, Table, command_line, parse_size
+from .model_zoo import build
+from .photograph import photograph
+
+_TABLE = Table(
+    "model",
+    12,
+    (
+        Column("seconds", 8, lambda r: f"{r['seconds']:.2f}"),
+        Column("texts", 6, lambda r: str(r["texts"])),
+        Column("pictures", 8, lambda r: str(r["pictures"])),
+        Column("of texts", 8, lambda r: f"{r['share_of_texts']:.3%}"),
+        Column("of pictures", 11, lambda r: f"{r['share_of_pictures']:.3%}"),
+    ),
+)
+
+
+class Page(StandaloneContext):
+    """Somebody who looks."""
+
+    looked_at = texts_stay = True
+
+    def __init__(self, device: str, cache_folder: Path) -> None:
+        super().__init__(device)
+        self.cache_folder = cache_folder
+        self.texts: list[bytes] = []
+        self.pictures: list[bytes] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text.encode())
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG")
+        self.pictures.append(file.getvalue())
+
+
+class Timed:
+    """A method that notes how long its calls take, in all, in seconds."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method, self.seconds = method, 0.0
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return self._method(instance, *arguments)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return call
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--models", nargs="+", default=["compact-x2", "compact"])
+    parser.add_argument("--size", default="960x720", help="WIDTHxHEIGHT of the picture")
+    parser.add_argument("--tile", type=int, default=128)
+    parser.add_argument("--frames", type=int, default=1)
+    args = parser.parse_args()
+    picture = photograph(*parse_size(args.size)).repeat(args.frames, 1, 1, 1)
+    for number, frame in enumerate(picture):  # none stands still
+        frame.copy_(frame.roll(number, 0))
+    options = UpscaleOptions(tile=args.tile, compile=False)
+    results = Results(StandaloneContext(args.device).device, args.json)
+    _TABLE.head()
+    for name in args.models:
+        texts, pictures = Timed(Monitor._speak), Timed(Preview.tile)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            patch.object(Monitor, "_speak", texts),
+            patch.object(Preview, "tile", pictures),
+        ):
+            page, model = Page(args.device, Path(folder)), build(name)
+            began = time.perf_counter()
+            upscale(picture, model, options, page, SessionCache())
+            seconds = time.perf_counter() - began
+        record = {
+            "model": name,
+            "size": args.size,
+            "seconds": seconds,
+            "texts": len(page.texts),
+            "pictures": len(page.pictures),
+            "share_of_texts": texts.seconds / seconds,
+            "share_of_pictures": pictures.seconds / seconds,
+        }
+        results.keep(record)
+        _TABLE.row(name, record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a run was like is kept on its node, folded, and explained from the node's menu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from browser import Browser
+from comfyui_server import USUAL, Server, node
+
+IMAGE = 3
+EXPLAIN = "text=Explain last run"
+
+
+def workflow(width: int) -> dict[str, Any]:
+    """A small picture of that width, upscaled."""
+    small = node("ImageScale", image=["1", 0], upscale_method="area", width=width, height=40, crop="disabled")
+    return {
+        "1": node("LoadImage", image="large.png"),
+        "2": node("UpscaleModelLoader", model_name="cudaspeed-compact-x2.safetensors"),
+        "3": node("UpscaleImageCUDAspeed", upscale_model=["2", 0], image=["5", 0], **USUAL),
+        "4": node("PreviewImage", images=["3", 0]),
+        "5": small,
+    }
+
+
+def open_menu(page: Browser) -> None:
+    x, y, _, _ = page.node(IMAGE)["place"]
+    page.click_at((x + 120, y + 12), button="right")
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_it_is_folded_on_the_node_and_explained_in_sentences(server: Server, browser: Browser, vue: bool) -> None:
+    browser.open(server, {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": vue})
+    width = 60 + vue  # another prompt each time, or nothing is computed
+    browser.load(workflow(width))
+    assert browser.texts(".cudaspeed-last-run") == []
+    assert browser.run()["status"]["status_str"] == "success", server.log()
+    browser.wait("() => document.querySelector('.cudaspeed-last-run summary')")
+    assert not browser.evaluate("() => document.querySelector('.cudaspeed-last-run details').open")
+    height = browser.node(IMAGE)["place"][3]
+    browser.click(".cudaspeed-last-run summary")
+    browser.wait("() => document.querySelector('.cudaspeed-last-run table').getBoundingClientRect().height > 60")
+    (told,) = browser.texts(".cudaspeed-last-run table")
+    assert f"{width}x40 -> {2 * width}x80" in told
+    for name in ("plan", "precision", "compiled", "health", "peak memory", "time"):
+        assert name in told
+    assert browser.node(IMAGE)["place"][3] > height, "there is room for it"
+    open_menu(browser)
+    browser.click(EXPLAIN)
+    (sentences,) = browser.texts(".cudaspeed-explained")
+    assert f"{width}x40 pixels became {2 * width}x80" in sentences
+    assert "in one piece" in sentences
+    browser.click(".cudaspeed-explained button")
+    assert browser.texts(".cudaspeed-explained") == []
+    assert browser.our_errors() == []
+
+
+def test_a_node_that_did_not_run_has_nothing_to_explain(page: Browser) -> None:
+    page.load(workflow(70))
+    open_menu(page)
+    page.wait("() => /Bypass/.test(document.body.innerText)")
+    assert page.texts(EXPLAIN) == []

@@ -1,0 +1,44 @@
+"""The monitor in the top bar: off until it is wanted, and nothing is asked while it is."""
+
+from __future__ import annotations
+
+import pytest
+from browser import Browser
+from comfyui_server import Server
+
+SHOW = "CUDAspeed.Monitor.Show"
+MONITOR = ".cudaspeed-monitor"
+_ASKED = "() => performance.getEntriesByType('resource').filter((e) => e.name.includes('/cudaspeed/monitor')).length"
+_A_WHILE = "() => new Promise((go) => setTimeout(go, 2500))"
+
+
+def asked_in_a_while(page: Browser) -> int:
+    before = page.evaluate(_ASKED)
+    page.evaluate(_A_WHILE)
+    return page.evaluate(_ASKED) - before
+
+
+def test_it_is_off_at_first_and_asks_nothing(page: Browser) -> None:
+    assert page.texts(MONITOR) == []
+    assert asked_in_a_while(page) == 0
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_it_is_shown_and_hidden_by_its_setting(server: Server, browser: Browser, vue: bool) -> None:
+    browser.open(server, {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": vue})
+    browser.set(SHOW, True)
+    browser.wait("(selector) => document.querySelector(selector)?.innerText.includes('RAM')", MONITOR)
+    (shown,) = browser.texts(MONITOR)
+    assert "CPU" in shown
+    assert "%" in shown
+    browser.set(SHOW, False)
+    browser.wait("(selector) => !document.querySelector(selector)", MONITOR)
+    browser.evaluate(_A_WHILE)  # an answer may have been on its way
+    assert asked_in_a_while(browser) == 0
+    assert browser.our_errors() == []
+
+
+def test_its_settings_are_found_under_our_name(page: Browser) -> None:
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
+    page.click("[data-testid=settings-dialog] >> text=CUDAspeed")
+    page.wait("() => /Compiled models/.test(document.querySelector('[data-testid=settings-dialog]').innerText)")

@@ -1,0 +1,135 @@
+"""The pack as it is installed: imported quickly and in silence, all its nodes offered, and nothing written into its
+folder, which may be read-only and have any name. Skipped without COMFYUI_DIR (see comfyui_server.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui_server import COMFYUI, PACK, USUAL, Server, node, start_comfyui
+
+MODEL = "cudaspeed-compact-x2.safetensors"
+KINDS = [
+    "ImageUpscaleWithModelCUDAspeedFixed",
+    "UpscaleImageCUDAspeed",
+    "UpscaleVideoCUDAspeed",
+    "WarmUpUpscalerCUDAspeed",
+]
+_NOT_INSTALLED = shutil.ignore_patterns(".*", "__pycache__", "tests", "train", "bench", "out", "build")
+
+# What ComfyUI does when it starts, to the processor's seconds: those of torch and spandrel, and those of the pack.
+_IMPORT = """
+import asyncio, sys, time
+folder = sys.argv.pop(1)
+began = time.process_time()
+import torch, spandrel
+torch_took = time.process_time() - began
+sys.path.insert(0, "")
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes, server
+
+async def load():
+    server.PromptServer(asyncio.get_running_loop())
+    await nodes.init_builtin_extra_nodes()  # core's own, as before any pack
+    began = time.process_time()
+    assert await nodes.load_custom_node(folder)
+    return time.process_time() - began
+
+print("took", asyncio.run(load()), torch_took)
+"""
+
+pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_DIR is not set: no ComfyUI to run in")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a copy of the pack that nobody may write into, all below a folder with spaces and Chinese in its name."""
+    folder = tmp_path_factory.mktemp("comfyui") / "我的 ComfyUI (copy)"
+    pack = folder / "custom_nodes" / "upscale-cudaspeed"
+    shutil.copytree(PACK, pack, ignore=_NOT_INSTALLED)
+    everything = [pack, *pack.rglob("*")]
+    for path in everything:
+        path.chmod(path.stat().st_mode & ~0o222)
+    with start_comfyui(folder, {}) as running:
+        yield running
+    for path in everything:
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Of every file and folder, when it was changed and its size; without the bytecode that Python itself leaves where
+    the user may write everywhere."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns if path.is_file() else 0, path.stat().st_size)
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts and path.is_file()
+    }
+
+
+def test_it_is_imported_without_a_warning(server: Server) -> None:
+    log = (server.folder / "log.txt").read_text(encoding="utf-8")
+    assert re.search(r"\d seconds: .*upscale-cudaspeed", log), log
+    assert "IMPORT FAILED" not in log
+    lines = [line for line in log.splitlines() if "cudaspeed" in line.lower() and not re.search(r"\d seconds: ", line)]
+    complaints = [line for line in lines if re.search("warn|error|traceback|deprecat", line, re.IGNORECASE)]
+    assert complaints == []
+
+
+def test_importing_it_takes_little_beside_torch(tmp_path: Path) -> None:
+    """In seconds of the processor, as a share of torch's and spandrel's in the same process; in seconds of a clock,
+    `python -m bench.start` has it."""
+    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-c", _IMPORT, str(PACK)]
+    command += ["--cpu", "--base-directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=COMFYUI, capture_output=True, text=True, check=False)
+    took = re.search(r"took (\S+) (\S+)", done.stdout)
+    assert took, done.stderr
+    assert float(took[1]) <= 0.1 * float(took[2]), done.stdout
+
+
+def test_every_node_is_offered_whole(server: Server) -> None:
+    info: dict[str, Any] = server.get("/object_info")
+    ours = {kind: told for kind, told in info.items() if told["python_module"] == "custom_nodes.upscale-cudaspeed"}
+    assert {*KINDS} <= {*ours}
+    for kind, told in ours.items():
+        assert told["display_name"] != kind
+        assert told["description"].endswith(".")
+        widgets = {**told["input"].get("required", {}), **told["input"].get("optional", {})}
+        assert widgets
+        for name, (values, *more) in widgets.items():
+            assert values, (kind, name)
+            if isinstance(values, list) or values in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                assert more, (kind, name)
+        assert server.get(f"/object_info/{kind}")[kind] == told
+    assert len({told["display_name"] for told in ours.values()}) == len(ours)
+    assert MODEL in json.dumps(info["UpscaleModelLoader"]["input"])
+
+
+def test_nothing_is_written_into_its_folder(server: Server) -> None:
+    """By a run, while kernels are built, and while a model is tried out ahead of time."""
+    pack = server.folder / "custom_nodes" / "upscale-cudaspeed"
+    before = contents(pack)
+    entry = server.run(
+        {
+            "picture": node("LoadImage", image="large.png"),
+            "model": node("UpscaleModelLoader", model_name=MODEL),
+            "ready": node("WarmUpUpscalerCUDAspeed", upscale_model=["model", 0], width=700, height=530, tile_size=0,
+                          use_autocast="enable", precision="auto"),
+            "mine": node("UpscaleImageCUDAspeed", upscale_model=["ready", 0], image=["picture", 0], **USUAL),
+            "save": node("SaveImage", images=["mine", 0], filename_prefix="高清 picture"),
+        }
+    )  # fmt: skip
+    assert entry["status"]["status_str"] == "success", server.log()
+    (saved,) = entry["outputs"]["save"]["images"]
+    assert (server.folder / "output" / saved["filename"]).stat().st_size > 0
+    assert "cannot be built" not in server.log()
+    assert contents(pack) == before
+    assert (server.folder / "user" / "cudaspeed").is_dir(), "what is kept lies with the user's files"
