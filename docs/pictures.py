@@ -1,7 +1,7 @@
 """Draws the README's comparisons anew: `python docs/pictures.py`, into docs/pictures.
 
-Crops of a photograph, of a drawing and of text, the last two rendered here and made a quarter as large: enlarged by Pillow's
-bicubic filter beside the bundled x2 model, both shown three times as large, pixel by pixel.
+Crops of a photograph, of a drawing and of text, the last two rendered here and made a quarter as large: enlarged by
+Pillow's bicubic filter beside the bundled x2 model, both shown three times as large, pixel by pixel.
 """
 
 from __future__ import annotations
