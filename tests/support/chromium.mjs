@@ -25,9 +25,10 @@ async function newPage(size) {
       told.push({ kind: message.type(), text: message.text(), at: message.location().url });
   });
   page.on("pageerror", (error) => told.push({ kind: "error", text: error.stack ?? String(error), at: "" }));
-  page.on("requestfailed", (request) =>
-    told.push({ kind: "request", text: request.failure().errorText, at: request.url() }),
-  );
+  page.on("requestfailed", (request) => {
+    const text = request.failure().errorText;
+    if (text !== "net::ERR_ABORTED") told.push({ kind: "request", text, at: request.url() }); // the page let go of it
+  });
 }
 
 const commands = {
