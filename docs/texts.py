@@ -75,22 +75,6 @@ WORDS = {"automatic", "column", "compiled", "eager", "height", "none", "off", "p
 UNITS = {"min", "ms"}
 NOTING = {"notes", "raised", "reason", "trials", "warning"}
 """Keywords that are handed a text, or several."""
-AHEAD = {
-    "no frames of {width}x{height}",
-    "one piece each",
-    "tile {first}/{total}",
-    "tiles {first}-{last}/{total}",
-    "{count} frames, {width}x{height} -> {columns}x{rows}",
-    "{error}. The file has {size} bytes",
-    "{inputs} -> {outputs} channels",
-    "{left} left",
-    "{name}: does not exist in any folder of upscale models (any more); press R and choose another",
-    "{repaired} tile repaired",
-    "{repaired} tiles repaired",
-    "{share} stood still",
-    "{used} of {all} GB",
-}
-"""Sentences in the catalogues that nobody says yet."""
 UNKNOWN = "\0"
 HOPS = 2  # from parameter to parameter, on which texts are followed
 MOST = 24
@@ -431,7 +415,7 @@ def wrong(language: str, sentences: dict[str, str]) -> tuple[list[str], list[str
     """The sentences that the catalogue of a language lacks, and those in it that nobody says."""
     told = {shape(text): text for text, translation in catalogue(language).items() if translation}
     lacking = [text for known, text in sentences.items() if known not in told]
-    return sorted(lacking), sorted(text for known, text in told.items() if known not in sentences and text not in AHEAD)
+    return sorted(lacking), sorted(text for known, text in told.items() if known not in sentences)
 
 
 def catalogue(language: str) -> dict[str, str]:

@@ -17,8 +17,8 @@ WORKER = ROOT / "compiling" / "worker.py"
 FORMAT = 1
 DIGESTS = {
     "api/checks.py": "2151d107",
-    "api/context.py": "7d393136",
-    "api/errors.py": "4609b764",
+    "api/context.py": "c9eeec86",
+    "api/errors.py": "ae705a4d",
     "api/model_info.py": "8b3144b3",
     "api/options.py": "9200a907",
     "api/resize.py": "bc967b0c",
@@ -72,7 +72,7 @@ DIGESTS = {
     "models/meshgrid.py": "7e8796ab",
     "models/pace.py": "ee295414",
     "models/result_check.py": "0a05801c",
-    "models/runner.py": "b717520e",
+    "models/runner.py": "99e0e090",
     "models/weights.py": "31f0390f",
     "storage/artifacts.py": "2c639f38",
     "storage/files.py": "7a359812",
