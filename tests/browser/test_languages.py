@@ -42,7 +42,6 @@ def test_names_and_tooltips_follow_when_the_language_is_changed(page: Browser) -
     """Titles, of core's nodes as of ours, are those of the language that the page was opened in."""
     page.load({"1": node(KINDS[0])})
     assert not is_chinese(str(page.node(1)["labels"]))
-    assert not is_chinese(tooltip(page))
     page.set("Comfy.Locale", "zh")
     page.wait("() => app.graph.getNodeById(1)?.widgets.every(({ label }) => /[\\u4e00-\\u9fff]/.test(label))")
     assert is_chinese(tooltip(page))
