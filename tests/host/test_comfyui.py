@@ -517,5 +517,5 @@ def test_what_is_said_is_said_in_the_users_language(started, monkeypatch: pytest
     context = ComfyContext(zoo.compact())
     for spoken in ("en", "zh"):
         monkeypatch.setattr(language, "language", lambda spoken=spoken: spoken)
-        context.say("tile 3 of 5, 8 s left")
-    assert told == [("tile 3 of 5, 8 s left", "7"), ("分块 3/5，剩余 8 s", "7")]
+        context.say("tile 3/5, 8 s left")
+    assert told == [("tile 3/5, 8 s left", "7"), ("分块 3/5，剩余 8 s", "7")]

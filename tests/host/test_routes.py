@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cudaspeed.host import routes
+from cudaspeed.host import prompt_server, routes
 
 
 class Table(list):
@@ -51,7 +51,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         "server": SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)),
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(routes, "inside_comfyui", lambda: True)
+    monkeypatch.setattr(prompt_server, "inside_comfyui", lambda: True)
     return instance
 
 
@@ -151,6 +151,6 @@ def test_without_a_server_nothing_is_offered(server, monkeypatch: pytest.MonkeyP
 
 
 def test_outside_comfyui_nothing_is_offered(server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "inside_comfyui", lambda: False)
+    monkeypatch.setattr(prompt_server, "inside_comfyui", lambda: False)
     routes.offer("GET", "/cudaspeed/monitor", dict)
     assert server.routes == []

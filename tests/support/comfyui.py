@@ -7,10 +7,12 @@ a card only by name: what is on it lies in main memory.
 from __future__ import annotations
 
 import enum
+import os
 import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -103,8 +105,10 @@ class ComfyUI:
             "comfy.model_management": self._management(),
             "comfy.model_patcher": {"ModelPatcher": ModelPatcher},
             "comfy.utils": {"ProgressBar": partial(ProgressBar, self.told)},
+            "folder_paths": {"get_user_directory": lambda: os.devnull},
         }.items():
             module = ModuleType(name)
+            module.__spec__ = ModuleSpec(name, None)  # by which one looks for it
             vars(module).update(content)
             monkeypatch.setitem(sys.modules, name, module)
             parent, _, child = name.rpartition(".")
