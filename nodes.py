@@ -11,14 +11,13 @@ from .canvas import aliases, old_values
 from .canvas.last_run import with_last_run
 from .canvas.lazy_video import LazyVideo
 from .canvas.model_list import model_list, one_node_widgets
-from .canvas.page_routes import offer_routes
+from .canvas.offer import offer
 from .canvas.validation import ChecksSize
 from .canvas.video_wires import lazy_video
 from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
-from .host import packs, upscale_models
+from .host import upscale_models
 from .host.context import errors_said, run_context
 from .host.language import in_users_language
-from .host.old_workflows import Replacement, offer_replacement, on_prompt
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
@@ -274,32 +273,8 @@ _CLASSES = {
     "WarmUpUpscalerCUDAspeed": WarmUpUpscalerCUDAspeed,
     "UpscaleModelLoader": UpscaleModelLoader,
 }
-_FOR_TWO_CARDS = Replacement(
-    old=old_values.FOR_TWO_CARDS,
-    new="UpscaleImageCUDAspeed",
-    widgets=old_values.WIDGETS_FOR_TWO_CARDS,
-    kept=old_values.KEPT_FOR_TWO_CARDS,
-    more={name: REQUIRED[name][1]["default"] for name in REQUIRED if name not in old_values.KEPT_FOR_TWO_CARDS},
-)
-
-
-def _change_old_nodes(prompt: dict[str, Any]) -> None:
-    if packs.runs(old_values.FIXED, ImageUpscaleWithModelCUDAspeedFixed):  # and not the original pack's own
-        old_values.change_old_nodes(prompt)
-
-
-NODE_CLASS_MAPPINGS = packs.not_taken(_CLASSES)
-IS_FIRST = "UpscaleImageCUDAspeed" in NODE_CLASS_MAPPINGS  # else this pack is there twice, and the other copy serves
-WEB_DIRECTORY = "./web" if IS_FIRST else None
-_OF_THE_ORIGINAL_PACK = (old_values.FIXED, old_values.FOR_TWO_CARDS)
-if not IS_FIRST:
-    packs.warn_of_others(_CLASSES.keys() - _OF_THE_ORIGINAL_PACK, NODE_CLASS_MAPPINGS)
-else:
-    packs.warn_of_others({*_CLASSES, *_OF_THE_ORIGINAL_PACK}, NODE_CLASS_MAPPINGS)
-    on_prompt(_change_old_nodes)
-    offer_routes()
-    if not offer_replacement(_FOR_TWO_CARDS):
-        NODE_CLASS_MAPPINGS |= packs.not_taken({old_values.FOR_TWO_CARDS: ImageUpscaleWithModelCUDAspeed})
+_OFFER = offer(_CLASSES, ImageUpscaleWithModelCUDAspeed)
+NODE_CLASS_MAPPINGS, WEB_DIRECTORY = _OFFER.nodes, _OFFER.web_directory
 _DISPLAY_NAMES = {
     "UpscaleImageCUDAspeed": "🚀 Upscale Image CUDAspeed",
     "UpscaleImageWithModelCUDAspeed": "🚀 Upscale Image with Model CUDAspeed",
