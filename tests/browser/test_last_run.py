@@ -43,7 +43,7 @@ def test_it_is_folded_on_the_node_and_explained_in_sentences(server: Server, bro
     browser.wait("() => document.querySelector('.cudaspeed-last-run table').getBoundingClientRect().height > 60")
     (told,) = browser.texts(".cudaspeed-last-run table")
     assert f"{width}x40 -> {2 * width}x80" in told
-    for name in ("plan", "precision", "compiled", "health", "peak memory", "time"):
+    for name in ("plan", "precision", "compilation", "health", "peak memory", "time"):
         assert name in told
     assert browser.node(IMAGE)["place"][3] > height, "there is room for it"
     open_menu(browser)

@@ -63,7 +63,7 @@ def test_every_sentence_is_found_with_what_stands_in_its_holes(english: str) -> 
             "正在测量分块所需的重叠，每个模型仅一次，已用 1 min 12 s",
         ),
         (
-            "tile 3 of 5, 8 s left (kernels for this machine are being built, once)",
+            "tile 3/5, 8 s left (kernels for this machine are being built, once)",
             "分块 3/5，剩余 8 s（正在为本机构建计算内核，仅此一次）",
         ),
         (
