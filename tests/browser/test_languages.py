@@ -39,8 +39,15 @@ def tooltip(page: Browser) -> str:
 
 
 def test_names_and_tooltips_follow_when_the_language_is_changed(page: Browser) -> None:
-    """Titles, of core's nodes as of ours, are those of the language that the page was opened in."""
+    """Titles, of core's nodes as of ours, are those of the language that the page was opened in. The first time that a
+    language is chosen the page may make its nodes, core's too, before it has the words: so it is chosen twice."""
     page.load({"1": node(KINDS[0])})
+    for language, run in (("zh", "运行"), ("en", "Run")):
+        page.set("Comfy.Locale", language)
+        page.wait(
+            "(run) => document.querySelector('[data-testid=queue-button]')?.innerText.includes(run)",
+            run,
+        )
     assert not is_chinese(str(page.node(1)["labels"]))
     page.set("Comfy.Locale", "zh")
     page.wait("() => app.graph.getNodeById(1)?.widgets.every(({ label }) => /[\\u4e00-\\u9fff]/.test(label))")

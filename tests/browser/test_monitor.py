@@ -36,6 +36,12 @@ def test_it_is_shown_and_hidden_by_its_setting(server: Server, browser: Browser,
     assert browser.our_errors() == []
 
 
+def test_with_no_items_nothing_is_asked(server: Server, browser: Browser) -> None:
+    browser.open(server, {"Comfy.Locale": "en", SHOW: True, "CUDAspeed.Monitor.Items": ""})
+    browser.evaluate(_A_WHILE)
+    assert asked_in_a_while(browser) == 0
+
+
 def test_its_settings_are_found_under_our_name(page: Browser) -> None:
     page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
     page.click("[data-testid=settings-dialog] >> text=CUDAspeed")
