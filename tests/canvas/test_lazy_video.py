@@ -364,7 +364,7 @@ def test_frames_in_memory_become_a_film_of_the_usual_kind_and_nothing_of_them_is
     assert (frame.format.name, frame.colorspace, frame.color_range) == ("yuv420p", 1, 1)
     parts, image = made.get_components(), video.get_components().images
     node = nodes.UpscaleImageCUDAspeed()
-    (wanted,) = node.upscale(zoo.compact(), image, **PLAIN)
+    (wanted,) = node.upscale(zoo.compact(), image, **PLAIN)["result"]
     assert torch.equal(parts.images, wanted)
     assert torch.equal(parts.audio["waveform"], tone)
     made.save_to(str(tmp_path / "out.webm"))
