@@ -12,6 +12,7 @@ from typing import Any
 from ..api.memory_use import gigabytes
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED, UpscaleReport, UpscaleResult, throughput_text
+from ..host.language import in_users_language
 
 KEY = "cudaspeed"
 
@@ -23,8 +24,13 @@ def with_last_run(result: UpscaleResult, options: UpscaleOptions) -> dict[str, A
 
 
 def told_of(report: UpscaleReport, options: UpscaleOptions) -> str:
-    """The JSON of an object: `summary`, a line; `facts`, names and values; `explained`, sentences."""
-    told = {"summary": report.summary, "facts": facts(report), "explained": explained(report, options)}
+    """The JSON of an object, in the user's language: `summary`, a line; `facts`, names and values; `explained`,
+    sentences."""
+    told = {
+        "summary": in_users_language(report.summary),
+        "facts": [tuple(map(in_users_language, fact)) for fact in facts(report)],
+        "explained": explained(report, options),
+    }
     return json.dumps(told, ensure_ascii=False)
 
 
@@ -39,7 +45,7 @@ def facts(report: UpscaleReport) -> list[tuple[str, str]]:
         ("plan", _plan(report)),
         ("precision", f"{report.precision}{' with autocast' if report.autocast else ''}"),
         ("kernels", report.kernels if report.kernels != "plain" else ""),
-        ("compiled", report.compiling),
+        ("compilation", report.compiling),
         ("health", "; ".join(report.warnings) if wrong else "nothing to repair"),
         ("peak memory", gigabytes(report.peak_bytes)),
         ("time", f"{report.seconds:.2f} s" + f", {speed}" * bool(speed)),
@@ -49,7 +55,13 @@ def facts(report: UpscaleReport) -> list[tuple[str, str]]:
 
 
 def explained(report: UpscaleReport, options: UpscaleOptions) -> list[str]:
-    """How the run went and why, in sentences that need no other knowledge."""
+    """How the run went and why, in sentences of the user's language that need no other knowledge."""
+    said = [in_users_language(sentence) for sentence in _sentences(report, options)]
+    return [*said[:-1], *map(_as_sentence, report.warnings), *said[-1:]]
+
+
+def _sentences(report: UpscaleReport, options: UpscaleOptions) -> list[str]:
+    """In English; what had to be repaired is said before the last one."""
     if not report.frames:
         return ["There were no frames to upscale, so nothing was computed."]
     told = [_sizes(report), _tiles(report, options), _precision(report, options), _compiling(report)]
@@ -58,13 +70,21 @@ def explained(report: UpscaleReport, options: UpscaleOptions) -> list[str]:
             f"{report.still_share:.0%} of the tiles show what the frame before shows, and were not computed again."
         )
     if report.out_of_memory:
-        told.append(f"Memory ran out {_times(report.out_of_memory)}; the run went on with less at once.")
-    told += [f"{warning[0].upper()}{warning[1:]}." for warning in report.warnings] or ["Nothing had to be repaired."]
+        count, on = report.out_of_memory, "the run went on with less at once."
+        told.append(f"Memory ran out once; {on}" if count == 1 else f"Memory ran out {count} times; {on}")
+    if not report.warnings:
+        told.append("Nothing had to be repaired.")
     told.append(
         f"It took {report.seconds:.1f} s and {gigabytes(report.peak_bytes)} of the device's memory at most. What is "
         f"known of this model here: {report.profile}; runs of one revision give the same picture to the last bit."
     )
     return told
+
+
+def _as_sentence(warning: str) -> str:
+    """A warning, which begins small and ends with nothing, as a sentence of the user's language."""
+    told = in_users_language(warning)
+    return f"{warning[0].upper()}{warning[1:]}." if told == warning else f"{told}。"
 
 
 def _plan(report: UpscaleReport) -> str:
@@ -79,18 +99,18 @@ def _plan(report: UpscaleReport) -> str:
 def _sizes(report: UpscaleReport) -> str:
     (height, width), (rows, columns) = report.input_size, report.output_size
     what = f"{report.frames} frames of {width}x{height} pixels" if report.frames > 1 else f"{width}x{height} pixels"
-    runs = f", which {report.model} was run {_times(report.passes)} for" if report.passes > 1 else f" by {report.model}"
     way = f": {report.sizes}" if report.sizes.count(", ") > 1 else ""
-    return f"{what} became {columns}x{rows}{runs}{way}."
+    if report.passes > 1:
+        return f"{what} became {columns}x{rows}, which {report.model} was run {report.passes} times for{way}."
+    return f"{what} became {columns}x{rows} by {report.model}{way}."
 
 
 def _tiles(report: UpscaleReport, options: UpscaleOptions) -> str:
     if report.tiles == report.frames:
         return "The picture went through the model in one piece: it fits, and that is the least work."
     if "as memory allowed" in report.profile or report.out_of_memory:
-        why = "as large as free memory allowed"
-        if options.level != "speed":
-            why += f" at optimization_level {options.level}"
+        at_level = "" if options.level == "speed" else f" at optimization_level {options.level}"
+        why = f"as large as free memory allowed{at_level}"
     elif options.tile:
         why = f"no larger because tile_size is {options.tile}"
     elif options.level == "memory":
@@ -130,7 +150,3 @@ def _compiling(report: UpscaleReport) -> str:
     if report.compiling.startswith(NOT_NEEDED):
         return f"Nothing was compiled: {report.compiling}, which are as fast."
     return f"Nothing compiled was used: {report.compiling}."
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -51,6 +51,8 @@ ALSO = {
     "compile_cache.status",
     "errors.explain",
     "header._what_else",
+    "last_run._sentences",
+    "last_run.facts",
     "loader._not_an_upscaler",
     "memory_use.__str__",
     "monitor._now",
@@ -60,6 +62,7 @@ ALSO = {
     "report.warnings",
     "result_check._described",
     "session.compiling",
+    "session.told_profile",
     "shapes.__str__",
     "tile_check.find_fault",
     "trial.difference",
@@ -70,7 +73,10 @@ ALSO = {
 """Functions whose results come to people on ways that are not seen here."""
 SILENT = {"_GivenWayError", "NotOwnError", "TimeoutError", "surroundings_of", "place_of"}
 """Errors and functions whose texts are for us."""
-WORDS = {"automatic", "column", "compiled", "eager", "height", "none", "off", "preparing", "row", "width"}
+WORDS = {
+    *("automatic", "column", "compiled", "eager", "height", "none", "off", "preparing", "row", "width"),
+    *("compilation", "health", "kernels", "plan", "precision", "time"),
+}
 """Single words that are said; all others are names."""
 UNITS = {"min", "ms"}
 NOTING = {"notes", "raised", "reason", "trials", "warning"}

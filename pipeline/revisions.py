@@ -31,7 +31,7 @@ class Revisions:
         """Something was, before a picture was computed: no tile goes by the revision before."""
         self.numbers[-1:] = [self._profile.known.revision]
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """For the report: "rev 7", "rev 7 to 8"."""
         return f"rev {' to '.join(map(str, dict.fromkeys([*self.numbers, *self._chain.revised])))}"
 

@@ -154,7 +154,7 @@ class Session:
     def told_profile(self) -> str:
         """What was known when the run began, and what came on the way: for the report."""
         bound = self.schedules.limited or self.schedules.bound_by_memory
-        return self.revisions.told() + ", tiles as memory allowed" * bound
+        return self.revisions.in_words() + ", tiles as memory allowed" * bound
 
     def compiling(self, used: bool) -> str:
         """Where compiling stands, in a few words; `used`: compiled code computed tiles."""

@@ -134,6 +134,21 @@ def test_other_languages_say_of_a_node_what_is_seen_at_first_or_nothing(language
     }
 
 
+def test_errors_call_a_widget_as_it_is_read_on_the_node() -> None:
+    """A tile size is "分块尺寸 tile_size" in a Chinese error: what stands on the widget, and its name."""
+    told = json.loads((ROOT / "locales" / "zh" / "texts.json").read_text(encoding="utf-8"))
+    read = locales.read("zh", "nodeDefs")
+    named = {
+        told[text]: text.replace(" ", "_")
+        for text in told
+        if f"UpscaleImageCUDAspeed.inputs.{text.replace(' ', '_')}.name" in read
+    }
+    assert len(named) >= 6
+    assert {said: f"{read[f'UpscaleImageCUDAspeed.inputs.{name}.name']} {name}" for said, name in named.items()} == {
+        said: said for said in named
+    }
+
+
 def test_core_keeps_its_words_for_the_loader_whose_id_is_its_own() -> None:
     """ComfyUI merges what all packs say: ours would replace its own."""
     if "UpscaleModelLoader" not in nodes.NODE_CLASS_MAPPINGS:

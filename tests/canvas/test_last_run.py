@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from cudaspeed.api.memory_use import MemoryUse
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import ImageHealth, Repair, UpscaleReport, UpscaleResult
 from cudaspeed.canvas.last_run import KEY, explained, facts, told_of, with_last_run
+from cudaspeed.host import language
 
 REPORT = UpscaleReport(
     model="ESRGAN 64nf",
@@ -35,7 +37,8 @@ REPORT = UpscaleReport(
     memory=MemoryUse(),
     profile="rev 7",
 )
-REPAIRED = ImageHealth(repairs=(Repair(0, (0, 1), "NaN", "bf16", "fp32"), Repair(0, (1, 1), "NaN", "bf16", "fp32")))
+FAULT = "NaN or infinite values"
+REPAIRED = ImageHealth(repairs=(Repair(0, (0, 1), FAULT, "bf16", "fp32"), Repair(0, (1, 1), FAULT, "bf16", "fp32")))
 
 
 def words(options: UpscaleOptions = UpscaleOptions(), **changes: Any) -> str:  # noqa: B008  # frozen
@@ -63,14 +66,14 @@ def test_the_table_has_plan_precision_compiling_health_memory_and_time() -> None
     assert dict(facts(REPORT)) == {
         "plan": "30 tiles of 256x256, overlap 32, 2 at once",
         "precision": "bf16 with autocast",
-        "compiled": "compiled",
+        "compilation": "compiled",
         "health": "nothing to repair",
         "peak memory": "1.90 GB",
         "time": "51.70 s, 0.021 MP/s",
         "known of the model": "rev 7",
     }
     health = dict(facts(replace(REPORT, health=REPAIRED)))["health"]
-    assert health.startswith("2 tile(s) had NaN in bf16 and were computed again in fp32")
+    assert health.startswith("2 tile(s) had NaN or infinite values in bf16 and were computed again in fp32")
     assert facts(replace(REPORT, frames=0)) == []
 
 
@@ -84,19 +87,19 @@ def test_the_table_has_plan_precision_compiling_health_memory_and_time() -> None
             {"profile": "rev 7, tiles as memory allowed"},
             "as large as free memory allowed at optimization_level bal",
         ),
-        ({"level": "speed"}, {"out_of_memory": 2}, "Memory ran out twice"),
+        ({"level": "speed"}, {"out_of_memory": 2}, "Memory ran out 2 times"),
         ({}, {}, "of the size that is expected to be fastest"),
         ({}, {}, "bf16, delicate operations in fp32: the device is fast at it"),
         ({"precision": "bf16"}, {}, "in bf16, as asked for"),
         ({"precision": "fp16"}, {"precision": "fp32"}, "in fp32, not in fp16"),
         ({}, {"health": replace(REPAIRED, given_up="fp16")}, "began in fp16 and went on in bf16"),
-        ({}, {"health": REPAIRED}, "2 tile(s) had NaN in bf16 and were computed again in fp32"),
+        ({}, {"health": REPAIRED}, "2 tile(s) had NaN or infinite values in bf16 and were computed again in fp32"),
         ({}, {}, "Nothing had to be repaired."),
         ({}, {}, "Compiled code computed tiles."),
         ({}, {"compiled": False, "compiling": "off"}, "because enable_compile is disable"),
         ({}, {"compiled": False, "compiling": "eager: no C++ compiler was found"}, "no C++ compiler was found"),
         ({}, {"compiled": False, "compiling": "not needed: winograd kernels"}, "winograd kernels, which are as fast"),
-        ({}, {"passes": 2, "sizes": "320x240, model 1280x960, lanczos 640x480"}, "run twice for: 320x240, model"),
+        ({}, {"passes": 2, "sizes": "320x240, model 1280x960, lanczos 640x480"}, "run 2 times for: 320x240, model"),
         ({}, {"still_tiles": 15}, "50% of the tiles show what the frame before shows"),
         ({}, {"frames": 0}, "nothing was computed"),
     ],
@@ -117,3 +120,40 @@ def test_it_reaches_the_page_as_text_that_nobody_takes_for_a_file() -> None:
     assert {*told} == {"summary", "facts", "explained"}
     assert told["summary"] == REPORT.summary
     assert len(told_of(REPORT, UpscaleOptions())) < 4000
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({}, {"tiles": 1}),
+        ({"tile": 256}, {"kernels": "winograd", "compiled": False, "compiling": "not needed: winograd kernels"}),
+        ({}, {"profile": "rev 7, tiles as memory allowed", "autocast": False}),
+        ({"level": "speed"}, {"out_of_memory": 2, "health": replace(REPAIRED, given_up="fp16")}),
+        ({"level": "memory"}, {"out_of_memory": 1, "precision": "fp32", "compiled": False, "compiling": "off"}),
+        ({"precision": "bf16"}, {"batch": 1, "health": REPAIRED}),
+        ({"precision": "fp16"}, {"compiled": False, "compiling": "eager: compiling would not pay yet"}),
+        ({}, {"passes": 2, "frames": 12, "tiles": 12, "still_tiles": 6}),
+        ({}, {"frames": 0}),
+    ],
+)
+def test_it_is_told_in_the_users_language(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(language, "language", lambda: "zh")
+    told = json.loads(told_of(replace(REPORT, **changes), UpscaleOptions(**options)))
+    texts = [told["summary"], *(name for name, _ in told["facts"]), *told["explained"]]
+    assert [text for text in texts[1:] if not re.search("[\u4e00-\u9fff]", text)] == []
+    words = {
+        word for text in [*texts, *(value for _, value in told["facts"])] for word in re.findall("[A-Za-z]{3,}", text)
+    }
+    assert words <= {
+        "ESRGAN",
+        "NaN",
+        "winograd",
+        "precision",
+        "balanced",
+        "speed",
+        "memory",
+        "optimization",
+        "level",
+    } | {*("tile", "size", "enable", "compile", "disable")}

@@ -87,7 +87,7 @@ def test_an_error_says_it_in_chinese_and_stays_what_it_is(
         except BadOptionError as error:
             raise error from cause
     error = caught.value
-    assert str(error) == "分块大小 tile_size 为 30.5（float，不是整数）；请选择 0 到 16384 的整数（0 = 自动）"
+    assert str(error) == "分块尺寸 tile_size 为 30.5（float，不是整数）；请选择 0 到 16384 的整数（0 = 自动）"
     assert f"{error}" == str(error)
     assert type(error) is BadOptionError
     assert error.args == (SAID,)
@@ -179,7 +179,7 @@ def _picture(value: float, shape: tuple[int, ...] = (1, 4, 4, 3)) -> None:
             BadModelError,
             ("已损坏或不是模型文件", "不完整"),
         ),
-        (lambda folder: UpscaleOptions(tile=-1), BadOptionError, ("分块大小 tile_size 为 -1", "0 到")),
+        (lambda folder: UpscaleOptions(tile=-1), BadOptionError, ("分块尺寸 tile_size 为 -1", "0 到")),
         (lambda folder: UpscaleOptions(precision="fp8"), BadOptionError, ("precision 为 'fp8'", "中选择")),  # type: ignore[arg-type]
         (
             lambda folder: options_of({"scale_by": 2.0, "target_width": 10}),

@@ -1,8 +1,9 @@
 // The machine's load in the top bar: processor, main memory, and each device's memory, time and share of its peak.
-// While it is off, or the page is not seen, nothing is asked, and so nothing is looked at.
+// While it is off or has no items, or the page is not seen, nothing is asked, and so nothing is looked at.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { setting } from "./user.js";
 
 const SECONDS = { least: 0.25, usual: 0.5, most: 10 };
 const PIXELS = { least: 40, usual: 72, most: 200 };
@@ -27,11 +28,6 @@ let timer = null;
 let asking = false;
 let failures = 0;
 
-/** The value of a setting, ours or the page's own; undefined where the page has none. */
-export function setting(id) {
-  return app.extensionManager?.setting?.get?.(id) ?? app.ui?.settings?.getSettingValue?.(id);
-}
-
 /** Show, hide, move or redraw the monitor as the settings say. */
 export function update() {
   if (!isWanted()) {
@@ -44,7 +40,12 @@ export function update() {
 }
 
 function isWanted() {
-  return setting("CUDAspeed.Monitor.Show") === true && document.visibilityState === "visible";
+  return setting("CUDAspeed.Monitor.Show") === true && document.visibilityState === "visible" && chosen().size > 0;
+}
+
+function chosen() {
+  const items = String(setting("CUDAspeed.Monitor.Items") ?? Object.keys(ITEMS)).split(",");
+  return new Set(items.filter((item) => item in ITEMS));
 }
 
 async function tick() {
@@ -72,7 +73,7 @@ function within(id, { least, usual, most }) {
 
 function draw(load) {
   place();
-  const wanted = new Set(String(setting("CUDAspeed.Monitor.Items") ?? Object.keys(ITEMS)).split(","));
+  const wanted = chosen();
   const width = `${within("CUDAspeed.Monitor.Width", PIXELS)}px`;
   const shown = new Set();
   for (const { item, key, label, share, title } of readings(load)) {

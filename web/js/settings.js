@@ -3,7 +3,8 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { ITEMS, setting, update } from "./monitor.js";
+import { ITEMS, update } from "./monitor.js";
+import { inUsersLanguage, setting } from "./user.js";
 
 // What stands within the settings that we draw ourselves, which the page does not translate.
 const WORDS = {
@@ -11,11 +12,7 @@ const WORDS = {
   zh: { clear: "清空", cleared: "已清空编译好的模型", failed: "未能清空", count: (n) => `已编译 ${n} 个` },
 };
 
-function words() {
-  const chosen = setting("CUDAspeed.Language");
-  const language = chosen === "en" || chosen === "zh" ? chosen : String(setting("Comfy.Locale") ?? "en");
-  return language.startsWith("zh") ? WORDS.zh : WORDS.en;
-}
+const words = () => inUsersLanguage(WORDS);
 
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 

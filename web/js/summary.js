@@ -4,6 +4,7 @@
 // an older page lacks is gone without.
 
 import { app } from "../../../scripts/app.js";
+import { inUsersLanguage } from "./user.js";
 
 const KEY = "cudaspeed";
 const WIDGET = "$$cudaspeed-last-run";
@@ -31,10 +32,7 @@ const STYLE = `
 .cudaspeed-explained p { margin: 0 0 8px; }
 `;
 
-function words() {
-  const locale = app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? navigator.language ?? "en";
-  return String(locale).startsWith("zh") ? WORDS.zh : WORDS.en;
-}
+const words = () => inUsersLanguage(WORDS);
 
 function element(name, text, parent) {
   const made = document.createElement(name);
