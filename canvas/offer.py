@@ -10,7 +10,6 @@ from ..host import packs
 from ..host.old_workflows import Replacement, offer_replacement, on_prompt
 from . import old_values
 from .page_routes import offer_routes
-from .widgets import REQUIRED
 
 _TODAYS = "UpscaleImageCUDAspeed"
 _OF_THE_ORIGINAL_PACK = (old_values.FIXED, old_values.FOR_TWO_CARDS)
@@ -19,7 +18,7 @@ _FOR_TWO_CARDS = Replacement(
     new=_TODAYS,
     widgets=old_values.WIDGETS_FOR_TWO_CARDS,
     kept=old_values.KEPT_FOR_TWO_CARDS,
-    more={name: REQUIRED[name][1]["default"] for name in REQUIRED if name not in old_values.KEPT_FOR_TWO_CARDS},
+    more=old_values.MORE_FOR_TWO_CARDS,
 )
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .widgets import REQUIRED
+
 FIXED = "ImageUpscaleWithModelCUDAspeedFixed"
 FOR_TWO_CARDS = "ImageUpscaleWithModelCUDAspeed"
 WIDGETS_FOR_TWO_CARDS = ("use_autocast", "precision", "multi_gpu_mode", "tile_size", "overlap", "gpu_load_balance")
 KEPT_FOR_TWO_CARDS = ("upscale_model", "image", "use_autocast", "precision", "tile_size", "overlap")
+MORE_FOR_TWO_CARDS = {name: REQUIRED[name][1]["default"] for name in REQUIRED if name not in KEPT_FOR_TWO_CARDS}
 _GONE = ("enable_debug", "multi_gpu_mode", "gpu_load_balance")
 
 
@@ -39,4 +42,8 @@ def change_old_nodes(nodes: dict[str, Any]) -> None:
         if kind == FIXED:
             node["inputs"] = as_now(node["inputs"])
         elif kind == FOR_TWO_CARDS:
-            node.setdefault("_meta", {})  # without which ComfyUI 0.33 replaces no node, and answers with an error
+            # ComfyUI 0.33 replaces it, and answers with a bare error where anything is missing that it looks for
+            if not isinstance(node.get("_meta"), dict):
+                node["_meta"] = {}
+            if not {*KEPT_FOR_TWO_CARDS} <= node["inputs"].keys():  # which it tells of a node that it need not replace
+                node["class_type"], node["inputs"] = FIXED, {**MORE_FOR_TWO_CARDS, **as_now(node["inputs"])}

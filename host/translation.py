@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 
 _PREFIX = 3  # letters at the beginning of a sentence, by which it is looked up
 _DEPTH = 4  # of what is told in what is told
+_MOST_LOOKS = 500  # into the catalogue for one text; what we say takes a few dozen
 _LONGEST = 2000  # characters of a text that is looked at in pieces; longer ones are somebody else's
 _LONGEST_NAME = 300
 _MOST_PIECES = 24
@@ -88,6 +89,17 @@ def sentence_of(english: str, translation: str) -> Sentence:
     return Sentence(literals, names, tuple((literal, name) for literal, name, _ in told), ways)
 
 
+@dataclass(frozen=True)
+class _Effort:
+    """How deep to look yet into what is told in a text, and how often in all, whatever the depth."""
+
+    depth: int
+    looks: Iterator[int]
+
+    def deeper(self) -> _Effort:
+        return replace(self, depth=self.depth - 1)
+
+
 class Catalogue:
     """The sentences of one language, which joins them by full-width signs."""
 
@@ -103,63 +115,66 @@ class Catalogue:
 
     def translated(self, text: str) -> str:
         """`text` in this language; what is not known stays as it is, in whole."""
-        found = self._translated(text, _DEPTH)
+        found = self._translated(text, _Effort(_DEPTH, iter(range(_MOST_LOOKS))))
         return text if found is None else found
 
-    def _translated(self, text: str, depth: int) -> str | None:
-        found = self._sentence(text, depth)
-        return self._joined(text, depth - 1) if found is None and depth and len(text) <= _LONGEST else found
+    def _translated(self, text: str, effort: _Effort) -> str | None:
+        if next(effort.looks, None) is None:
+            return None
+        found = self._sentence(text, effort)
+        further = found is None and effort.depth and len(text) <= _LONGEST
+        return self._joined(text, effort.deeper()) if further else found
 
-    def _sentence(self, text: str, depth: int) -> str | None:
+    def _sentence(self, text: str, effort: _Effort) -> str | None:
         for longest, last, sentence in self._by_start.get(text[:_PREFIX], self._any):
             if longest in text and text.endswith(last):
                 for values in sentence.matches(text):
-                    told = {name: self._in_hole(value, sentence.ways[name], depth) for name, value in values.items()}
+                    told = {name: self._in_hole(value, sentence.ways[name], effort) for name, value in values.items()}
                     if None not in told.values():
                         return "".join(
                             before + (told[name] or "" if name else "") for before, name in sentence.translation
                         )
         return None
 
-    def _in_hole(self, value: str, way: str | None, depth: int) -> str | None:
+    def _in_hole(self, value: str, way: str | None, effort: _Effort) -> str | None:
         """What is put in for `value`; None where it should be known and is not."""
         if way not in ("t", "r") or _is_neutral(value):
             return value
-        told = self._translated(value, depth - 1) if depth and len(value) <= _LONGEST else None
+        told = self._translated(value, effort.deeper()) if effort.depth and len(value) <= _LONGEST else None
         return value if told is None and way == "t" else told
 
-    def _joined(self, text: str, depth: int) -> str | None:
+    def _joined(self, text: str, effort: _Effort) -> str | None:
         """What several sentences, or one and its circumstances, were joined to: only if all of it is known."""
         for before, after in (("; ", "；"), (", ", "，"), (" and ", "和")):
             if before in text:
-                told = self._list(text.split(before), (before, after), depth)
+                told = self._list(text.split(before), (before, after), effort)
                 if told is not None:
                     return told
         if text.endswith(")") and " (" in text:
             head, _, inner = text[:-1].partition(" (")
-            told = [self._piece(piece, depth) for piece in (head, inner)]
+            told = [self._piece(piece, effort) for piece in (head, inner)]
             if None not in told:
                 return f"{told[0]}（{told[1]}）"
-        return self._behind_a_name(text, depth)
+        return self._behind_a_name(text, effort)
 
-    def _behind_a_name(self, text: str, depth: int) -> str | None:
+    def _behind_a_name(self, text: str, effort: _Effort) -> str | None:
         """A sentence behind a file's name, or whose error it is, which stays as it is."""
         at = text.find(": ")
-        while depth and 0 <= at <= _LONGEST_NAME and ("; " not in text[:at] or _PATH.match(text)):
-            told = self._translated(text[at + 2 :], depth - 1)
+        while effort.depth and 0 <= at <= _LONGEST_NAME and ("; " not in text[:at] or _PATH.match(text)):
+            told = self._translated(text[at + 2 :], effort.deeper())
             if told is not None:
                 return f"{text[:at]}：{told}"
             at = text.find(": ", at + 1)
         return None
 
-    def _list(self, pieces: Sequence[str], by: tuple[str, str], depth: int) -> str | None:
+    def _list(self, pieces: Sequence[str], by: tuple[str, str], effort: _Effort) -> str | None:
         """The pieces, put together again where only several of them are a sentence; None where one is not known."""
         told, at = [], 0
         if len(pieces) > _MOST_PIECES:
             return None
         while at < len(pieces):
             for end in range(at + 1, len(pieces) + (at > 0)):  # all of them are what was asked for
-                piece = self._piece(by[0].join(pieces[at:end]), depth)
+                piece = self._piece(by[0].join(pieces[at:end]), effort)
                 if piece is not None:
                     break
             else:
@@ -168,8 +183,8 @@ class Catalogue:
             at = end
         return by[1].join(told)
 
-    def _piece(self, text: str, depth: int) -> str | None:
-        return text if _is_neutral(text) else self._translated(text, depth)
+    def _piece(self, text: str, effort: _Effort) -> str | None:
+        return text if _is_neutral(text) else self._translated(text, effort)
 
 
 def _cut(text: str, literals: Sequence[str]) -> list[str] | None:

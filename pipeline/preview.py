@@ -49,9 +49,26 @@ class Preview:
         self._frame, self._shown = -1, False
         self._canvas: NDArray[np.uint8] | None = None
         self._waiting: list[tuple[Spot, Tensor]] = []  # to be put into it
+        self._no_room = False
 
     def tile(self, spot: Spot, tile: Tensor, durations: Durations) -> None:
-        """The tile [C, h, w] of the result is as it stays."""
+        """The tile [C, h, w] of the result is as it stays. Where there is no memory for pictures there are none: the
+        run goes on as if nobody looked."""
+        if self._no_room:
+            return
+        picture = None
+        try:
+            picture = self._after(spot, tile, durations)
+        except Exception as error:  # torch has several types for a lack of memory
+            if not self._monitor.is_out_of_memory(error):
+                raise
+            self._no_room, self._canvas = True, None
+            self._waiting.clear()
+        if picture is not None:  # outside: what the host raises is its own
+            self._monitor.show(picture)
+
+    def _after(self, spot: Spot, tile: Tensor, durations: Durations) -> NDArray[np.uint8] | None:
+        """What is to be shown after a tile, if anything."""
         now = self._monitor.clock()
         if spot.frame != self._frame:
             self._canvas, self._frame, self._shown = None, spot.frame, False
@@ -59,7 +76,7 @@ class Preview:
         if self._canvas is None:
             rest = durations.tile * spot.left
             if durations.run < QUICK or now + rest < self._monitor.picture_due:
-                return  # it would not be seen
+                return None  # it would not be seen
             step = _step(spot.size)
             small = [-(-side // step) for side in spot.size]
             self._canvas = np.full((*small, 3), _EMPTY, np.uint8)
@@ -67,7 +84,8 @@ class Preview:
         due = now >= self._monitor.picture_due and durations.tile * spot.left >= _SOON
         if due or (spot.left == 0 and (self._shown or now >= self._monitor.picture_due)):
             self._shown = True
-            self._monitor.show(self._painted(self._canvas))
+            return self._painted(self._canvas)
+        return None
 
     def _painted(self, canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
         for spot, small in self._waiting:

@@ -172,7 +172,7 @@ class TileProgress:
     def status(self, now: float) -> Status:
         """How the run stands at `now`, by the monitor's clock."""
         forward = self._forward
-        done = self._done + (forward.tiles * forward.fraction(now) if forward else 0)
+        done = min(self._done + (forward.tiles * forward.fraction(now) if forward else 0), self._total)
         text = self._phase or self._tiles_in_words(now, done)
         if len(self._shares) > 1:
             text = f"run {self._number + 1} of {len(self._shares)} of the model: {text}"
@@ -184,7 +184,8 @@ class TileProgress:
         """ "tile 14/60, bf16, compiled, 38 MP/s, 1.9 of 7.4 GB, 12 s left", as far as it is known."""
         forward, left = self._forward, self._seconds_left(now, done)
         first = min(self._done + 1, self._total)
-        last = first + (forward.tiles - 1 if forward else 0)
+        # a batch may hold a tile more than once, in the place of those that stand still
+        last = min(first + (forward.tiles - 1 if forward else 0), self._total)
         tiles = f"tile {first}/{self._total}" if first == last else f"tiles {first}-{last}/{self._total}"
         told = (
             tiles if self._total > 1 else "one piece",

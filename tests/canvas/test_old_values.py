@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from cudaspeed import nodes
 from cudaspeed.canvas import old_values
 from cudaspeed.canvas.old_values import as_now, change_old_nodes
 
+FOR_TWO = {"upscale_model": ["1", 0], "image": ["2", 0], "use_autocast": "enable", "precision": "fp16",
+           "tile_size": 1024, "overlap": 8}  # fmt: skip
 SIX = {"use_autocast": "enable", "precision": "fp16", "tile_size": 1024, "overlap": 8}
 MIGRATE = Path(old_values.__file__).parent.parent / "web" / "js" / "migrate.js"
 FIRST = ["enable", "fp16", 1024, 8, "enable", "speed"]
@@ -40,7 +43,7 @@ def test_a_prompts_old_nodes_are_changed_and_nothing_else() -> None:
     other = {"class_type": "Other", "inputs": {"batch_size": False, "enable_debug": True}}
     prompt = {
         "1": {"class_type": old_values.FIXED, "inputs": {"enable_debug": True, "batch_size": 2, "image": ["3", 0]}},
-        "2": {"class_type": old_values.FOR_TWO_CARDS, "inputs": {"multi_gpu_mode": "auto"}},
+        "2": {"class_type": old_values.FOR_TWO_CARDS, "inputs": {**FOR_TWO, "multi_gpu_mode": "auto"}},
         "3": dict(other),
         "4": None,
         "5": {"class_type": old_values.FIXED},
@@ -48,7 +51,22 @@ def test_a_prompts_old_nodes_are_changed_and_nothing_else() -> None:
     change_old_nodes(prompt)
     assert prompt["1"]["inputs"] == {"batch_size": 2, "image": ["3", 0]}
     assert prompt["2"]["_meta"] == {}, "which ComfyUI needs to replace it"
+    assert prompt["2"]["class_type"] == old_values.FOR_TWO_CARDS
     assert (prompt["3"], prompt["4"]) == (other, None)
+
+
+@pytest.mark.parametrize("lacks", [["image"], ["upscale_model", "overlap"], list(FOR_TWO)])
+def test_a_node_for_two_cards_that_lacks_something_is_one_of_which_comfyui_tells_what(lacks: list[str]) -> None:
+    """To replace it, ComfyUI 0.33 looks each input up, and answers with "500 Internal Server Error"."""
+    inputs = {name: value for name, value in FOR_TWO.items() if name not in lacks}
+    old = {"class_type": old_values.FOR_TWO_CARDS, "inputs": {**inputs, "multi_gpu_mode": "auto"}, "_meta": None}
+    change_old_nodes({"1": old})
+    assert old["class_type"] == old_values.FIXED
+    assert isinstance(old["_meta"], dict)
+    required = nodes.ImageUpscaleWithModelCUDAspeedFixed.INPUT_TYPES()["required"]
+    assert {*required} - old["inputs"].keys() == {*lacks}
+    assert old["inputs"].items() >= inputs.items()
+    assert "multi_gpu_mode" not in old["inputs"]
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="there is no Node.js to run the page's script")

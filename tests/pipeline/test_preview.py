@@ -156,3 +156,35 @@ def test_nothing_is_made_where_nobody_looks(setting: Callable[[float], Setting],
     monkeypatch.setattr(preview, "_reduced", nobody)
     monkeypatch.setattr(Page, "show", nobody)
     one.run(zoo.photograph(104, 136))
+
+
+@pytest.mark.parametrize("part", ["_reduced", "_painted"])
+def test_where_there_is_no_memory_for_pictures_the_run_goes_on_as_if_nobody_looked(
+    setting: Callable[[float], Setting], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A lack of memory in the midst of a run makes its tiles smaller, and so its last bits others."""
+    one, image = setting(0.4), zoo.photograph(104, 136)
+    one.page.looked_at = False
+    unseen = upscale(image, one.model, OPTIONS, one.page, new_sessions())
+    one.page.looked_at = True
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 MiB")
+
+    place = preview if part == "_reduced" else preview.Preview
+    monkeypatch.setattr(place, part, full)
+    seen = upscale(image, one.model, OPTIONS, one.page, new_sessions())
+    assert one.page.pictures == []
+    assert torch.equal(seen.image, unseen.image)
+    assert (seen.report.out_of_memory, seen.report.tile) == (0, unseen.report.tile)
+
+
+def test_any_other_fault_of_a_picture_is_told(
+    setting: Callable[[float], Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object) -> None:
+        raise ValueError("wrong")
+
+    monkeypatch.setattr(preview, "_reduced", wrong)
+    with pytest.raises(ValueError, match="wrong"):
+        setting(0.4).run(zoo.photograph(104, 136))

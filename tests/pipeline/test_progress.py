@@ -259,6 +259,20 @@ def test_the_text_tells_the_tile_how_it_is_computed_how_fast_and_what_memory_is_
                 assert host.texts[-1] == "tile 16/60, bf16, compiled, 15 MP/s, 1.9 of 7.4 GB, 12 s left"
 
 
+def test_a_batch_that_holds_tiles_more_than_once_counts_no_further_than_there_are() -> None:
+    """Where some stand still, any of the others takes their place in the batch."""
+    host, clock = Host(), Clock()
+    runner, x = ModelRunner(zoo.compact(), PLAIN), torch.rand(4, 3, 8, 8)
+    runner.pace.note("compiled", 256, 2.0)
+    with listened_to(host, clock) as progress:
+        progress.stand(2, 4, 64)
+        with progress.computing(runner, x, "compiled"):
+            clock.now += 1.9
+            progress.monitor.raise_if_interrupted()
+            assert host.texts[-1].startswith("tiles 3-4/4, ")
+    assert max(host.shares) <= 1
+
+
 def test_where_a_forward_has_no_steps_the_time_tells(setting: Callable[..., Setting]) -> None:
     """Compiled code: the bar follows what it took before, slower where it takes longer, and the ticker tells of it."""
     host, clock, ticker = Host(), Clock(), NoTicker()
