@@ -123,7 +123,7 @@ class UpscaleImageWithModelCUDAspeed(UpscaleImageCUDAspeed):
     @classmethod
     def IS_CHANGED(cls, model_name: str | None = None, **_: Any) -> str:
         """Another text when the file is another one, and nothing else: what is the same does not run again."""
-        return upscale_models.upscale_model_stamp(model_name) if model_name else ""
+        return "" if model_name is None else upscale_models.upscale_model_stamp(model_name)
 
     def upscale(self, model_name: str, image: Tensor, **widgets: Any) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the loader and the upscaling node one after the other. The model stays a while for the next prompt."""
@@ -228,7 +228,7 @@ class UpscaleModelLoaderCUDAspeed:
     @classmethod
     def IS_CHANGED(cls, model_name: str | None = None) -> str:
         """Another text when the file is another one."""
-        return upscale_models.upscale_model_stamp(model_name) if model_name else ""
+        return "" if model_name is None else upscale_models.upscale_model_stamp(model_name)
 
     @errors_said()
     def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
@@ -241,7 +241,7 @@ class UpscaleModelLoaderCUDAspeed:
 
 def _usable(model_name: str | None) -> bool | str:
     """True, or what is wrong with a model by its name; None comes along a wire, and is known when it is run."""
-    return in_users_language(upscale_models.check_upscale_model(model_name) if model_name else "") or True
+    return model_name is None or in_users_language(upscale_models.check_upscale_model(model_name)) or True
 
 
 class UpscaleModelLoader:
@@ -279,7 +279,7 @@ _FOR_TWO_CARDS = Replacement(
     new="UpscaleImageCUDAspeed",
     widgets=old_values.WIDGETS_FOR_TWO_CARDS,
     kept=old_values.KEPT_FOR_TWO_CARDS,
-    more={name: REQUIRED[name][1]["default"] for name in REQUIRED if name not in old_values.KEPT_FOR_TWO_CARDS},
+    more=old_values.MORE_FOR_TWO_CARDS,
 )
 
 

@@ -13,7 +13,7 @@ from spandrel import ImageModelDescriptor
 from ..api.errors import BadModelError
 from ..api.surroundings import inside_comfyui
 from ..models.header import opened_model
-from ..models.labels import ModelLabels, label_of, stamp_of
+from ..models.labels import ModelLabels, is_of_content, label_of, stamp_of
 from ..models.loader import bundled_folder, find_models, load_model
 from ..storage.loaded import LoadedStore
 from ..storage.location import compiled_folder
@@ -58,7 +58,10 @@ def check_upscale_model(name: str) -> str:
     path = _path_of(name)
     if path is None:
         return _gone(name)
-    return _wrong_with(path, stamp_of(path))
+    try:
+        return _wrong_with(path, stamp_of(path))
+    except BadModelError as error:
+        return _with_size(error, path)
 
 
 def load_upscale_model(name: str, keep: bool = False) -> ImageModelDescriptor:
@@ -81,6 +84,8 @@ def summary_of(model: ImageModelDescriptor) -> str:
 
 
 def _path_of(name: str) -> Path | None:
+    if not isinstance(name, str):  # a prompt may hold anything
+        return None
     if not inside_comfyui():
         return find_models().get(name)
     import folder_paths
@@ -95,11 +100,14 @@ def _gone(name: str) -> str:
 
 @lru_cache(maxsize=64)
 def _wrong_with(path: Path, stamp: str) -> str:
-    """What its header tells of the file, which is this one as long as the stamp is the same."""
+    """What its header tells of the file, which is this one as long as the stamp is the same. Raises `BadModelError`
+    where it could not be read now, which may be otherwise the next time."""
     try:
         with opened_model(path):
             return ""
     except BadModelError as error:
+        if not is_of_content(error):
+            raise
         return _with_size(error, path)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..api.errors import BadModelError
 from ..storage.loaded import LoadedStore
+from .formats.errors import DamagedError, RefusedError
 from .header import Header, opened_model
 from .layouts import ModelFacts, known_layout
 
@@ -35,6 +36,11 @@ def stamp_of(path: Path) -> str:
     except (OSError, ValueError):  # ValueError: a name with a zero byte
         return ""
     return f"{_VERSION} {status.st_size} {status.st_mtime_ns}"
+
+
+def is_of_content(error: BadModelError) -> bool:
+    """Whether `opened_model` raised it for what is in the file, and not because that could not be read this time."""
+    return isinstance(error.__cause__, RefusedError | DamagedError)
 
 
 def label_of(scale: int, architecture: str) -> str:
@@ -94,21 +100,24 @@ class ModelLabels:
     def _read(self, unknown: Mapping[Path, str]) -> None:
         told = {}
         for path, stamp in unknown.items():
-            told[path] = stamp, _told_of(path)
+            label, lasts = _told_of(path)
             with self._lock:
-                self._known[path] = told[path]
+                self._known[path] = stamp, label
+            if lasts:
+                told[path] = stamp, label
         self._keep(told)
 
     def _keep(self, told: Mapping[Path, tuple[str, str]]) -> None:
         self._store.keep({path: (stamp, {"label": label}) for path, (stamp, label) in told.items()})
 
 
-def _told_of(path: Path) -> str:
+def _told_of(path: Path) -> tuple[str, bool]:
+    """Its label, and whether that holds in later sessions: a file that nobody may read today may be read tomorrow."""
     try:
         with opened_model(path) as header:
             facts = told_by(header)
-    except BadModelError:
-        return UNREADABLE
+    except BadModelError as error:
+        return UNREADABLE, is_of_content(error)
     except (MemoryError, RecursionError):  # whatever a file does to its reader must not cost the others
-        return UNREADABLE
-    return label_of(facts.scale, facts.architecture) if facts else ""
+        return UNREADABLE, False
+    return label_of(facts.scale, facts.architecture) if facts else "", True

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hostile_models as made
 import pytest
 import torch
 from safetensors.torch import save
 
+from cudaspeed import nodes
 from cudaspeed.api.errors import BadModelError
 from cudaspeed.host import upscale_models
 
@@ -108,3 +111,32 @@ def write_rare(folder: Path) -> Callable[[], str]:
         return "rare.safetensors"
 
     return write
+
+
+def test_a_file_that_could_not_be_read_is_looked_at_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may read it is no part of a file's size and date."""
+    (folder / "mine.safetensors").write_bytes(WHOLE)
+    opened = os.open
+
+    def closed(path: Any, *flags: Any, **more: Any) -> int:
+        if Path(path).name == "mine.safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *flags, **more)
+
+    with monkeypatch.context() as locked:
+        locked.setattr(os, "open", closed)
+        told = upscale_models.check_upscale_model("mine.safetensors")
+        assert "Permission denied" in told and told.endswith(f"The file has {len(WHOLE):,} bytes")
+        assert upscale_models.upscale_model_labels()["mine.safetensors"] == "cannot be used"
+    assert upscale_models.check_upscale_model("mine.safetensors") == ""
+    upscale_models._labels_in.cache_clear()  # a later session
+    assert upscale_models.upscale_model_labels()["mine.safetensors"] == "x2 RealESRGAN Compact"
+
+
+@pytest.mark.parametrize("node", [nodes.UpscaleModelLoaderCUDAspeed, nodes.UpscaleImageWithModelCUDAspeed])
+@pytest.mark.parametrize("name", ["", 0, 7, 1.5, False, True, {}, {"a": 1}, [1], ["a", "b", "c"]])
+def test_what_is_no_name_is_refused_in_a_sentence_before_anything_runs(node: Any, name: Any) -> None:
+    told = node.VALIDATE_INPUTS(model_name=name)
+    assert isinstance(told, str) and told.startswith(f"{name}: does not exist in any folder of upscale models")
+    assert node.IS_CHANGED(model_name=name) == ""
+    assert node.VALIDATE_INPUTS(model_name=None) is True, "it comes along a wire"
