@@ -21,8 +21,7 @@ from spandrel import ImageModelDescriptor
 
 from ..api.errors import OutOfMemoryError
 from ..api.options import UpscaleOptions
-from ..host.context import run_context
-from ..host.language import errors_in_users_language
+from ..host.context import errors_said, run_context
 from ..host.video_types import temporary_folder, video_types
 from ..images.whole import write_whole
 from ..memory import free_or_assumed_bytes
@@ -129,7 +128,7 @@ class LazyVideo:
         ends = [end for end in (self._window.end, at + length if length else None) if end is not None]
         return type(self)(self._source, self._work, Window(at, min(ends) - at if ends else None))
 
-    @errors_in_users_language()
+    @errors_said()
     def save_to(
         self,
         path: str | os.PathLike[str] | BinaryIO,
@@ -152,7 +151,7 @@ class LazyVideo:
         }
         self._save(target, wish, tags)  # type: ignore[arg-type]
 
-    @errors_in_users_language()
+    @errors_said()
     def get_stream_source(self) -> str:
         """The path of a file in the host's temporary folder, which is made once."""
         usual, folder = self._usual, temporary_folder()
@@ -163,7 +162,7 @@ class LazyVideo:
             self._save(path, usual, {})
         return str(path)
 
-    @errors_in_users_language()
+    @errors_said()
     def get_components(self) -> Any:
         """All frames, and the sound, in memory. Raises `OutOfMemoryError` where the frames take more than half of what
         is free."""
@@ -186,7 +185,7 @@ class LazyVideo:
         fields = {field.name for field in dataclasses.fields(kind)}
         return kind(**{name: value for name, value in content.items() if name in fields})
 
-    @errors_in_users_language()
+    @errors_said()
     def _outline(self) -> _Outline:
         if self._known is None:
             wish, work = self._usual, self._work

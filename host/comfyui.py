@@ -140,7 +140,9 @@ def say_on_node(text: str) -> None:
         return
     send, executing = getattr(prompt_server(), "send_progress_text", None), get_executing_context()
     if send is not None and executing is not None:
-        send(in_users_language(text), executing.node_id)
+        # a file's name may hold what UTF-8 cannot write, and ComfyUI writes it
+        told = in_users_language(text).encode("utf-8", "replace").decode("utf-8")
+        send(told, executing.node_id)
 
 
 def _has_page() -> bool:

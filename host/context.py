@@ -18,6 +18,8 @@ from .comfyui import ComfyContext, comfyui_compiled_folder, say_on_node
 from .language import errors_in_users_language
 from .standalone import StandaloneContext
 
+_SAID = "said_on_node"
+
 
 @contextmanager
 def run_context(model: object) -> Iterator[RunContext]:
@@ -40,6 +42,8 @@ def errors_said(say: Callable[[str], None] = say_on_node) -> Iterator[None]:
     with errors_in_users_language():
         try:
             yield
-        except CudaspeedError as error:
-            say(str(error))
+        except (CudaspeedError, MemoryError) as error:
+            if str(error) and not hasattr(error, _SAID):  # Python's own have no words
+                setattr(error, _SAID, True)  # once, however many functions it goes up through
+                say(str(error))
             raise

@@ -6,10 +6,12 @@ import enum
 import io
 import json
 import logging
+import sys
 import time
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from cudaspeed.api.errors import (
     OutputError,
 )
 from cudaspeed.canvas import lazy_video
-from cudaspeed.host import context, language
+from cudaspeed.host import comfyui, context, language
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.video import clip, pyav
 
@@ -411,6 +413,27 @@ def test_frames_that_do_not_fit_into_half_the_memory_are_one_clear_error(
         made.get_components()
     monkeypatch.setattr(lazy_video, "free_or_assumed_bytes", lambda device: 2 * needed)
     assert len(made.get_components().images) == FRAMES
+
+
+def test_what_goes_wrong_before_anything_is_computed_is_said_on_the_node_that_saves(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    made = upscaled(from_file(film))
+    monkeypatch.setattr(
+        comfyui, "prompt_server", lambda: SimpleNamespace(send_progress_text=lambda t, n: said.append(t))
+    )
+    utils = SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7"))
+    monkeypatch.setitem(sys.modules, "comfy_execution", SimpleNamespace(utils=utils))
+    monkeypatch.setitem(sys.modules, "comfy_execution.utils", utils)
+    with pytest.raises(BadOptionError) as wrong:
+        made.save_to(str(tmp_path / "made.mp4"), codec="klingon")
+    assert said == [str(wrong.value)]
+    later = made.as_trimmed(0.1, 0.1)
+    film.unlink()
+    with pytest.raises(BadFilmError) as gone:
+        later.get_dimensions()  # as Save Video asks first
+    assert said == [str(wrong.value), str(gone.value)]
 
 
 def test_what_is_missing_and_wrong_wires_are_one_clear_error(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:

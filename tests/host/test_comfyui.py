@@ -482,6 +482,34 @@ def test_an_error_is_said_on_the_node_before_it_is_raised(started, monkeypatch: 
     assert sent[-1] == ("7", str(refused.value))
 
 
+def test_a_lack_of_memory_is_said_on_the_node_and_what_has_no_words_is_not(started, monkeypatch) -> None:
+    started(cpu=True)
+    sent = speaking_to(monkeypatch, None)
+    with pytest.raises(MemoryError), context.errors_said():
+        raise MemoryError("/m/a.pth: there is no memory for the model; close other programs")
+    assert sent == [("7", "/m/a.pth: there is no memory for the model; close other programs")]
+    with pytest.raises(MemoryError), context.errors_said():
+        raise MemoryError
+    assert len(sent) == 1, "the page would show nothing"
+
+
+def test_an_error_that_goes_up_through_several_of_our_functions_is_said_once(started, monkeypatch) -> None:
+    started(cpu=True)
+    sent = speaking_to(monkeypatch, None)
+    with pytest.raises(BadOptionError), context.errors_said(), context.errors_said():
+        raise BadOptionError("crf is 99")
+    assert sent == [("7", "crf is 99")]
+
+
+def test_a_name_that_utf8_cannot_write_is_said_as_far_as_it_can(started, monkeypatch) -> None:
+    """ComfyUI writes texts in UTF-8, and a file on Linux may be called anything."""
+    started(cpu=True)
+    sent = speaking_to(monkeypatch, None)
+    comfyui.say_on_node("caf\udce9.pth: x2")
+    ((_, text),) = sent
+    assert text.encode("utf-8").decode() == "caf?.pth: x2"
+
+
 def test_pictures_are_made_where_a_page_looks_and_its_user_wants_them(started, monkeypatch, tmp_path) -> None:
     started(cpu=True)
     monkeypatch.setattr(comfyui, "setting", lambda name, usual: usual)
