@@ -85,7 +85,7 @@ async def _has_json_object(request: Any) -> bool:
         return False
     try:
         return isinstance(await request.json(), dict)
-    except (ValueError, RecursionError):
+    except (ValueError, LookupError, RecursionError):  # LookupError: a charset that nobody knows
         return False
 
 

@@ -30,12 +30,14 @@ class Table(list):
 
 
 class Request:
+    charset = "utf-8"
+
     def __init__(self, method: str, path: str, body: str = "", content_type: str = "application/json") -> None:
         self.method, self.path, self.content_type, self._body = method, path, content_type, body
         self.content_length: int | None = len(body) if body else None
 
     async def json(self) -> Any:
-        return json.loads(self._body)
+        return json.loads(self._body.encode().decode(self.charset))
 
 
 @pytest.fixture
@@ -102,6 +104,13 @@ def test_a_change_wants_a_json_object(server, request_: dict[str, str]) -> None:
     assert not changed
     assert server.routes.ask("POST", "/clear", body="{}")[0] == 200
     assert changed
+
+
+def test_a_charset_that_nobody_knows_is_no_json(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    routes.offer("POST", "/clear", dict)
+    for charset in ("klingon", "hex"):
+        monkeypatch.setattr(Request, "charset", charset)
+        assert server.routes.ask("POST", "/clear", body="{}")[0] == 400
 
 
 def test_a_second_copy_of_the_pack_leaves_the_first_ones_routes(server) -> None:
