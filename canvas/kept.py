@@ -39,7 +39,11 @@ def unload() -> None:
     """Let go of what is in memory, once the host has unloaded its models, and log what that was, if there was any."""
     loaded = let_go_of_models()
     if _unloading.acquire(blocking=False):  # else it is on its way
-        let_go(tell=partial(_unloaded, loaded))
+        try:
+            let_go(tell=partial(_unloaded, loaded))
+        except BaseException:
+            _unloading.release()  # the next time it may go well
+            raise
 
 
 def _unloaded(loaded: int, freed: Holdings) -> None:

@@ -31,32 +31,39 @@ class SharedModels:
         self._load, self._most_kept, self._most_bytes = load, most_kept, most_bytes
         self._alive: WeakValueDictionary[tuple[Path, str], ImageModelDescriptor] = WeakValueDictionary()
         self._kept: OrderedDict[Path, ImageModelDescriptor] = OrderedDict()
-        self._lock = threading.RLock()
+        self._loading = threading.RLock()
+        self._lock = threading.Lock()  # of what is kept, which is let go of while another thread loads
+        self._let_go = 0  # times
 
     def get(self, path: Path) -> ImageModelDescriptor:
         """The model in the file, loaded if nobody has it. Raises what `load` raises."""
-        with self._lock:
+        with self._loading:
             key = path, stamp_of(path)  # before it is read: a file that is replaced meanwhile is read again
             model = self._alive.get(key) if key[1] else None
             if model is None:
-                self._kept.pop(path, None)  # before there are two of it
+                with self._lock:
+                    self._kept.pop(path, None)  # before there are two of it
                 model = self._load(path)
                 self._alive[key] = model
             return model
 
     def keep(self, path: Path) -> ImageModelDescriptor:
-        """The same, which then stays with the last ones used."""
-        with self._lock:
+        """The same, which then stays with the last ones used; not where all were let go of while it was loaded."""
+        with self._loading:
+            before = self._let_go
             model = self.get(path)
-            self._kept[path] = model
-            self._kept.move_to_end(path)
-            while len(self._kept) > 1 and (len(self._kept) > self._most_kept or self._bytes() > self._most_bytes):
-                self._kept.popitem(last=False)
+            with self._lock:
+                if self._let_go == before:
+                    self._kept[path] = model
+                    self._kept.move_to_end(path)
+                while len(self._kept) > 1 and (len(self._kept) > self._most_kept or self._bytes() > self._most_bytes):
+                    self._kept.popitem(last=False)
             return model
 
     def let_go(self) -> int:
-        """Keep none any more; how many bytes were kept. What a node is at work with stays until it is done."""
+        """Keep none any more, at once; how many bytes were kept. What a node is at work with stays until it is done."""
         with self._lock:
+            self._let_go += 1
             size = self._bytes()
             self._kept.clear()
             return size

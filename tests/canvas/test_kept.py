@@ -16,6 +16,7 @@ from cudaspeed.canvas import kept
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.study import Ask, Study
+from cudaspeed.pipeline.holdings import Holdings
 from cudaspeed.pipeline.learner import Learner
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
@@ -145,6 +146,7 @@ def test_one_line_is_logged_of_what_was_freed(
     model = zoo.compact()
     upscale_with(sessions, model)
     monkeypatch.setattr(kept, "let_go", lambda tell: let_go(tell, sessions))
+    monkeypatch.setattr(kept, "let_go_of_models", lambda: 0)  # of other tests' nodes
     with caplog.at_level(logging.INFO, "cudaspeed"):
         for _ in range(3):
             kept.unload()  # a page's user clicks more than once
@@ -154,3 +156,16 @@ def test_one_line_is_logged_of_what_was_freed(
             time.sleep(0.1)
         kept.unload()
     assert [record.getMessage() for record in caplog.records] == ["unloaded: 1 copy of a model (0 MB on cpu)"]
+
+
+def test_unloading_that_failed_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwell(tell: object) -> None:
+        raise RuntimeError("unwell")
+
+    asked: list[object] = []
+    monkeypatch.setattr(kept, "let_go", unwell)
+    with pytest.raises(RuntimeError):
+        kept.unload()
+    monkeypatch.setattr(kept, "let_go", lambda tell: (asked.append(1), tell(Holdings())))
+    kept.unload()
+    assert asked

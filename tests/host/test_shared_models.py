@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import weakref
 from pathlib import Path
 
@@ -95,3 +96,31 @@ def test_few_are_kept_and_a_large_one_alone(tmp_path: Path, loads: Loads) -> Non
         small.keep(path)
     gc.collect()
     assert small.let_go() == sum(weight.nbytes for weight in zoo.compact().model.parameters())
+
+
+def test_who_unloads_does_not_wait_for_a_file_that_is_read_and_that_one_is_not_kept(tmp_path: Path) -> None:
+    """The host's server asks to unload on the thread that answers all of its pages."""
+    a, b = file(tmp_path, "a"), file(tmp_path, "b")
+    reading, goes_on = threading.Event(), threading.Event()
+
+    def load(path: Path) -> ImageModelDescriptor:
+        if path == b:
+            reading.set()
+            assert goes_on.wait(60)
+        return zoo.compact()
+
+    models = SharedModels(load)
+    models.keep(a)
+    prompt = threading.Thread(target=models.keep, args=(b,))
+    prompt.start()
+    assert reading.wait(60)
+    freed: list[int] = []
+    unload = threading.Thread(target=lambda: freed.append(models.let_go()))
+    unload.start()
+    unload.join(20)
+    waited = unload.is_alive()
+    goes_on.set()
+    for thread in (prompt, unload):
+        thread.join(60)
+    assert not waited and freed[0] > 0
+    assert models.let_go() == 0, "it was asked for before the model was there"
