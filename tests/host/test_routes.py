@@ -35,6 +35,7 @@ class Request:
     def __init__(self, method: str, path: str, body: str = "", content_type: str = "application/json") -> None:
         self.method, self.path, self.content_type, self._body = method, path, content_type, body
         self.content_length: int | None = len(body) if body else None
+        self.headers: dict[str, str] = {}
 
     async def json(self) -> Any:
         return json.loads(self._body.encode().decode(self.charset))
@@ -111,6 +112,18 @@ def test_a_charset_that_nobody_knows_is_no_json(server, monkeypatch: pytest.Monk
     for charset in ("klingon", "hex"):
         monkeypatch.setattr(Request, "charset", charset)
         assert server.routes.ask("POST", "/clear", body="{}")[0] == 400
+
+
+def test_what_is_packed_is_not_unpacked(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unpack(request: Request) -> None:
+        raise OSError("aiohttp's error for what cannot be unpacked")
+
+    routes.offer("POST", "/clear", dict)
+    monkeypatch.setattr(Request, "json", unpack)
+    request = Request("POST", "/clear", "{}")
+    request.headers["Content-Encoding"] = "gzip"
+    (route,) = server.routes
+    assert asyncio.run(route.handler(request))[0] == 400
 
 
 def test_a_second_copy_of_the_pack_leaves_the_first_ones_routes(server) -> None:
