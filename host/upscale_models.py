@@ -95,6 +95,7 @@ def _path_of(name: str) -> Path | None:
 
 
 def _gone(name: str) -> str:
+    name = name or repr(name)  # or there would be nothing to read
     return f"{name}: does not exist in any folder of upscale models (any more); press R and choose another"
 
 

@@ -137,6 +137,6 @@ def test_a_file_that_could_not_be_read_is_looked_at_again(folder: Path, monkeypa
 @pytest.mark.parametrize("name", ["", 0, 7, 1.5, False, True, {}, {"a": 1}, [1], ["a", "b", "c"]])
 def test_what_is_no_name_is_refused_in_a_sentence_before_anything_runs(node: Any, name: Any) -> None:
     told = node.VALIDATE_INPUTS(model_name=name)
-    assert isinstance(told, str) and told.startswith(f"{name}: does not exist in any folder of upscale models")
+    assert isinstance(told, str) and told.startswith(f"{name or repr(name)}: does not exist in any")
     assert node.IS_CHANGED(model_name=name) == ""
     assert node.VALIDATE_INPUTS(model_name=None) is True, "it comes along a wire"
