@@ -12,8 +12,8 @@ from spandrel import ImageModelDescriptor
 
 from ..api.errors import BadModelError
 from ..api.surroundings import inside_comfyui
-from ..models.header import is_of_content, opened_model
-from ..models.labels import ModelLabels, label_of, stamp_of
+from ..models.header import opened_model
+from ..models.labels import ModelLabels, is_of_content, label_of, stamp_of
 from ..models.loader import bundled_folder, find_models, load_model
 from ..storage.loaded import LoadedStore
 from ..storage.location import compiled_folder

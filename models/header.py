@@ -80,11 +80,6 @@ def opened_model(path: Path) -> Iterator[Header]:
         raise BadModelError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def is_of_content(error: BadModelError) -> bool:
-    """Whether `opened_model` raised it for what is in the file, and not because that could not be read this time."""
-    return isinstance(error.__cause__, RefusedError | DamagedError)
-
-
 def _opened(path: Path) -> BinaryIO:
     """The file, which is one: opening a pipe would wait for ever, and reading a device might."""
     try:

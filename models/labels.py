@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..api.errors import BadModelError
 from ..storage.loaded import LoadedStore
-from .header import Header, is_of_content, opened_model
+from .formats.errors import DamagedError, RefusedError
+from .header import Header, opened_model
 from .layouts import ModelFacts, known_layout
 
 UNREADABLE = "cannot be used"
@@ -35,6 +36,11 @@ def stamp_of(path: Path) -> str:
     except (OSError, ValueError):  # ValueError: a name with a zero byte
         return ""
     return f"{_VERSION} {status.st_size} {status.st_mtime_ns}"
+
+
+def is_of_content(error: BadModelError) -> bool:
+    """Whether `opened_model` raised it for what is in the file, and not because that could not be read this time."""
+    return isinstance(error.__cause__, RefusedError | DamagedError)
 
 
 def label_of(scale: int, architecture: str) -> str:
