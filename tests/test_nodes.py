@@ -226,8 +226,8 @@ def test_the_one_node_shows_the_size_and_folds_all_else_away() -> None:
 def test_the_one_node_gives_the_bits_of_loader_and_upscaling_node() -> None:
     widgets, image = {"precision": "fp32", "reproducible": "enable", "scale_by": 1.5}, zoo.photograph(40, 50)
     (model,) = nodes.UpscaleModelLoaderCUDAspeed().load_model(BUNDLED)
-    (two,) = nodes.UpscaleImageCUDAspeed().upscale(model, image, **widgets)
-    (one,) = nodes.UpscaleImageWithModelCUDAspeed().upscale(BUNDLED, image, **widgets)
+    (two,) = nodes.UpscaleImageCUDAspeed().upscale(model, image, **widgets)["result"]
+    (one,) = nodes.UpscaleImageWithModelCUDAspeed().upscale(BUNDLED, image, **widgets)["result"]
     assert torch.equal(one, two)
     assert one.shape == (1, 60, 75, 3)
 
@@ -258,5 +258,5 @@ def test_what_is_the_same_does_not_run_again_and_another_file_does(
 )
 def test_the_original_packs_formats_run(old: dict[str, object]) -> None:
     for node in (nodes.ImageUpscaleWithModelCUDAspeedFixed(), nodes.ImageUpscaleWithModelCUDAspeed()):
-        (result,) = node.upscale(zoo.compact(), zoo.photograph(8, 8), **{**DEFAULTS, **old})
+        (result,) = node.upscale(zoo.compact(), zoo.photograph(8, 8), **{**DEFAULTS, **old})["result"]
         assert result.shape == (1, 16, 16, 3)
