@@ -11,7 +11,7 @@ from browser import Browser
 from comfyui_server import PACK, USUAL, Server, node
 
 FOLDER = PACK / "docs" / "screenshots"
-_SETTINGS = {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": False, "Comfy.Graph.CanvasInfo": False}
+_SETTINGS = {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": True, "Comfy.Graph.CanvasInfo": False}
 _MOST_BYTES = 200_000
 
 
@@ -64,7 +64,10 @@ def test_a_picture_was_upscaled(page: Browser) -> None:
     laid_out(page)
     entry = page.run()
     assert entry["status"]["status_str"] == "success"
-    page.wait("() => app.graph.getNodeById(4).imgs?.length")
+    page.wait("() => [...document.images].some((image) => image.naturalWidth === 902)")
+    page.click(".cudaspeed-last-run summary")
+    page.wait("() => document.querySelector('.cudaspeed-last-run table').getBoundingClientRect().height > 60")
+    page.evaluate("() => new Promise((go) => setTimeout(go, 1000))")
     page.wait("() => !document.querySelector('[data-testid=queue-notification-banner]')")
     shoot(page, "upscaled")
 

@@ -47,21 +47,27 @@ def test_it_is_folded_on_the_node_and_explained_in_sentences(server: Server, bro
     width = 60 + vue  # another prompt each time, or nothing is computed
     browser.load(workflow(width))
     assert browser.texts(".cudaspeed-last-run") == []
+    before = browser.node(IMAGE)["place"][3]
     assert browser.run()["status"]["status_str"] == "success", server.log()
     browser.wait("() => document.querySelector('.cudaspeed-last-run summary')")
     assert not browser.evaluate("() => document.querySelector('.cudaspeed-last-run details').open")
+    browser.evaluate("() => new Promise((go) => setTimeout(go, 500))")
     height = browser.node(IMAGE)["place"][3]
+    assert height - before < 160, "two lines more, and no room for what is folded away"
     browser.click(".cudaspeed-last-run summary")
     browser.wait("() => document.querySelector('.cudaspeed-last-run table').getBoundingClientRect().height > 60")
     (told,) = browser.texts(".cudaspeed-last-run table")
     assert f"{width}x40 -> {2 * width}x80" in told
     for name in ("plan", "precision", "compilation", "health", "peak memory", "time"):
         assert name in told
-    assert browser.node(IMAGE)["place"][3] > height, "there is room for it"
+    assert 60 < browser.node(IMAGE)["place"][3] - height < 260, "there is room for it, and no more"
     saved, sent = browser.evaluate(_KEPT, IMAGE)
     of_node = [value for name, value in browser.node(IMAGE)["widgets"].items() if not name.startswith("$$")]
     assert saved["widgets_values"] == of_node, "as if nothing more were on the node"
     assert "last-run" not in json.dumps([saved, sent])
+    browser.click(".cudaspeed-last-run summary")
+    browser.evaluate("() => new Promise((go) => setTimeout(go, 500))")
+    assert abs(browser.node(IMAGE)["place"][3] - height) < 20, "folded again it takes no more than before"
     open_menu(browser)
     browser.click(EXPLAIN)
     (sentences,) = browser.texts(".cudaspeed-explained")

@@ -4,7 +4,7 @@
 // an older page lacks is gone without.
 
 import { app } from "../../../scripts/app.js";
-import { inUsersLanguage } from "./user.js";
+import { inUsersLanguage, setting } from "./user.js";
 
 const KEY = "cudaspeed";
 const WIDGET = "$$cudaspeed-last-run";
@@ -76,6 +76,13 @@ function heightOf(details) {
   return Math.min(MOST, FOLDED + table) + MARGINS;
 }
 
+/** At least as tall as what is on it. Where the page draws nodes as HTML it sees to that itself, and computeSize would
+ * count what is folded away. */
+function resize(node, height) {
+  const least = setting("Comfy.VueNodes.Enabled") ? 0 : (node.computeSize?.()[1] ?? 0);
+  node.setSize?.([node.size[0], Math.max(least, height)]);
+}
+
 /** The widget that holds the summary, made when there is something to show. */
 function widgetOf(node) {
   const there = node.widgets?.find((widget) => widget.name === WIDGET);
@@ -91,13 +98,18 @@ function widgetOf(node) {
     getMaxHeight: () => heightOf(details),
   });
   widget.serialize = false;
+  let height; // of the node before it is folded or unfolded: the page may have made room when that is told
+  details.addEventListener("click", () => {
+    height = node.size[1];
+  });
   details.addEventListener("toggle", () => {
     const grown = heightOf(details) - before;
     before += grown;
-    node.setSize?.([node.size[0], Math.max(node.computeSize()[1], node.size[1] + grown)]);
+    resize(node, (height ?? node.size[1]) + grown);
+    height = undefined;
     node.setDirtyCanvas?.(true, true);
   });
-  node.setSize?.([node.size[0], Math.max(node.computeSize()[1], node.size[1])]);
+  resize(node, node.size[1]);
   return widget;
 }
 
