@@ -66,7 +66,7 @@ DIGESTS = {
     "models/formats/torch_file.py": "13b1b16c",
     "models/formats/torch_names.py": "8c268b2e",
     "models/formats/zip_archive.py": "2a53bde5",
-    "models/header.py": "29c19c1b",
+    "models/header.py": "0eb1764d",
     "models/info.py": "bbc9909d",
     "models/loader.py": "847912eb",
     "models/meshgrid.py": "7e8796ab",
