@@ -191,7 +191,7 @@ def test_what_was_done_comes_with_the_nodes_output_and_is_no_file(server: Server
     (text,) = outputs["mine"]["cudaspeed"]
     told = json.loads(text)
     assert told["summary"].startswith("2 frames, 48x32 -> 96x64, fp32, one piece each, ")
-    assert {name for name, _ in told["facts"]} >= {"plan", "precision", "compiled", "health", "peak memory", "time"}
+    assert {name for name, _ in told["facts"]} >= {"plan", "precision", "compilation", "health", "peak memory", "time"}
     assert all(isinstance(sentence, str) for sentence in told["explained"])
     again = ended(Page(server, upscaling(kind)), server)
     cached = server.get(f"/history/{again.number}")[again.number]
