@@ -188,19 +188,19 @@ class CompiledForwards:
         """What could be compiled for tiles of (height, width), and what a pixel may be expected to cost then.
 
         None where this machine lacks something for compiling, where the model failed at it, or where as much as is good
-        for one model is there. What fails for its shapes alone leaves the others their chance.
+        for one model is there. What fails for its shapes alone leaves others their chance; what is there does not: a
+        forward for any size that gained little here would gain no more for one.
         """
         entries = self._entries()
         in_use = sum(entry.state in ("ready", "failed") and _fresh(entry) for entry in entries.values())
         if in_use >= _MOST_SHAPES or self._refused or self._failure(entries):
             return {}
-        expected = 1.0 - self._expectation().share_saved
-        return {
-            shapes: expected
-            for shapes in compilable_shapes(self.info, tile)
-            if self._id(shapes) not in self._cache.gave_up
-            and (shapes not in entries or entries[shapes].state == "seen" or self._outdated(entries[shapes]))
-        }
+        tried = {shapes for shapes, entry in entries.items() if entry.state == "failed" and not self._outdated(entry)}
+        tried |= {shapes for shapes in compilable_shapes(self.info, tile) if self._id(shapes) in self._cache.gave_up}
+        best = next((shapes for shapes in compilable_shapes(self.info, tile) if shapes not in tried), None)
+        if best is None or (best in entries and entries[best].state in ("compiling", "ready")):
+            return {}
+        return {best: 1.0 - self._expectation().share_saved}
 
     @property
     def loaded(self) -> int:

@@ -83,9 +83,11 @@ def compilable_shapes(info: ModelInfo, tile: tuple[int, int]) -> tuple[TileShape
 
     Convolutions do not care for the size: one forward for all of them, at no measurable cost. Attention models bake the
     size into masks and window counts, and tracing theirs for any size takes minutes or fails: one forward for one size,
-    rounded up so that its like can use it too. That is also left where a convolutional model cannot be traced so.
+    rounded up so that its like can use it too. That is also left where a convolutional model cannot be traced so, but
+    not rounded: its pictures may not be filled up (pipeline/scheduler.py).
     """
-    height, width = (round_up(side, math.lcm(info.alignment, _ROUND)) for side in tile)
+    step = info.alignment if info.convolutional else math.lcm(info.alignment, _ROUND)
+    height, width = (round_up(side, step) for side in tile)
     if info.square:
         height = width = max(height, width)
     one_size = TileShapes.one(height, width)

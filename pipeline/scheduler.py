@@ -279,6 +279,9 @@ class Scheduler:
                 return None
             if min(height, width) <= overlap + self._info.alignment:
                 return None
+            # a convolution has zeros beyond the edges: filled up to the tile, the picture would have other borders
+            if self._info.convolutional and (height > self._size[0] or width > self._size[1]):
+                return None
             return plan_fixed(*self._size, self._info, (height, width), overlap)
         on_steps = replace(self._info, multiple_of=shapes.step)  # the whole picture, too
         most = min(shapes.most)

@@ -307,6 +307,29 @@ def test_fifty_sizes_need_at_most_four_compiles_of_an_attention_model(compilers:
     assert all(job.shapes.fixed for job in compilers.jobs)
 
 
+def test_what_gained_little_for_any_size_is_not_compiled_for_one(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    sessions, model, store = process(compilers), zoo.compact(), ArtifactStore(StandaloneContext("cpu").cache_folder)
+    assert run(sessions, model, WAIT).compiled
+    store.note(compilers.jobs[0].id, {}, compile_cache.Usage(eager_rate=1.0, compiled_rate=1.05))
+    for options in (WAIT, BACKGROUND):
+        run(process(compilers), model, options)
+    assert len(compilers.jobs) == 1
+
+
+def test_a_convolutional_model_s_picture_is_never_filled_up_to_the_size_that_was_compiled(compilers: Compilers) -> None:
+    """It would have other borders: beyond a picture's edges a convolution sees zeros."""
+    compilers.at_once = lambda job: job.succeed() if job.shapes.fixed else job.fail(scope="shapes")
+    sessions, model = process(compilers), zoo.compact()
+    assert run(sessions, model, WAIT, (41, 53)).compiled
+    for size in ((40, 53), (41, 50), (33, 40)):
+        image = zoo.photograph(*size)
+        result = upscale(image, model, AUTO, StandaloneContext("cpu"), sessions)
+        truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
+        assert not result.report.compiled
+        torch.testing.assert_close(result.image, truth, atol=1e-5, rtol=0)
+
+
 def test_a_picture_that_compiled_tiles_suit_uses_them_and_another_does_not(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
     sessions, model = process(compilers), zoo.swinir()
