@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -157,6 +158,11 @@ def test_a_second_identical_prompt_runs_nothing_and_a_file_is_read_once(server: 
     server.pictures(other)
     assert reads() == before + 1, "by another node in another prompt"
     server.post("/free", {"unload_models": True})
+    for _ in range(300):  # a second later
+        if "unloaded: " in server.log():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
     server.pictures({**picture(), "third": one("own.safetensors", scale_by=1.7), "save": save("third", "kept")})
     assert reads() == before + 2, "let go of with ComfyUI's own models"
     shutil.copy(PACK / "models" / "bundled" / "cudaspeed-compact-x4.safetensors", own)
