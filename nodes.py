@@ -14,13 +14,16 @@ from .canvas.model_list import model_list, one_node_widgets
 from .canvas.offer import offer
 from .canvas.validation import ChecksSize
 from .canvas.video_wires import lazy_video
-from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, options_of, video_options_of
+from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, check_names, options_of, video_options_of
 from .host import upscale_models
 from .host.context import errors_said, run_context
 from .host.language import in_users_language
 from .upscale_engine import upscale, warm_up
 
 upscale_models.offer_bundled_models()
+
+_OF_PICTURES = {*REQUIRED, *OPTIONAL}
+_OF_WARMING_UP = ("use_autocast", "precision", "tile_size")
 
 
 class UpscaleImageCUDAspeed(ChecksSize):
@@ -51,6 +54,7 @@ class UpscaleImageCUDAspeed(ChecksSize):
         """`image` [B, H, W, C] 0..1 -> under "result" ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted,
         in ComfyUI's output type and device; under "ui" what the page shows of the run."""
         with run_context(upscale_model) as context:
+            check_names(widgets, _OF_PICTURES)
             options = options_of(widgets)
             return with_last_run(upscale(image, upscale_model, options, context), options)
 
@@ -113,11 +117,11 @@ class UpscaleImageWithModelCUDAspeed(UpscaleImageCUDAspeed):
 
     @classmethod
     def VALIDATE_INPUTS(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, model_name: str | None = None, scale_by: Any = None, target_width: Any = None, target_height: Any = None
+        cls, model_name: str | None = None
     ) -> bool | str:
-        """True, or what is wrong with the file, or with the wanted size, before anything runs."""
-        usable = _usable(model_name)
-        return super().VALIDATE_INPUTS(scale_by, target_width, target_height) if usable is True else usable
+        """True, or what is wrong with the file, before anything runs. Of the wanted size the host checks the ranges:
+        with it in here too, a wrong one would mark the model, and a wrong model the size."""
+        return _usable(model_name)
 
     @classmethod
     def IS_CHANGED(cls, model_name: str | None = None, **_: Any) -> str:
@@ -127,6 +131,8 @@ class UpscaleImageWithModelCUDAspeed(UpscaleImageCUDAspeed):
     def upscale(self, model_name: str, image: Tensor, **widgets: Any) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """As the loader and the upscaling node one after the other. The model stays a while for the next prompt."""
         with errors_said():
+            check_names(widgets, _OF_PICTURES)
+            options_of(widgets)  # before a model is loaded in vain
             model = upscale_models.load_upscale_model(model_name, keep=True)
         return super().upscale(model, image, **widgets)
 
@@ -158,6 +164,7 @@ class UpscaleVideoCUDAspeed(ChecksSize):
     @errors_said()
     def upscale(self, upscale_model: ImageModelDescriptor, video: Any, **widgets: Any) -> tuple[LazyVideo]:
         """The video upscaled, of which nothing but the first frame was looked at. Raises what cannot be written."""
+        check_names(widgets, FILM)
         made = lazy_video(video, upscale_model, options_of(widgets), video_options_of(widgets))
         made.check()
         return (made,)
@@ -190,13 +197,14 @@ class WarmUpUpscalerCUDAspeed:
                 "upscale_model": MODEL,
                 "width": ("INT", {**side, "tooltip": "Width of the pictures to come, before upscaling."}),
                 "height": ("INT", {**side, "tooltip": "Height of the pictures to come, before upscaling."}),
-                **{name: REQUIRED[name] for name in ("use_autocast", "precision", "tile_size")},
+                **{name: REQUIRED[name] for name in _OF_WARMING_UP},
             }
         }
 
     def warm_up(self, upscale_model: ImageModelDescriptor, width: int, height: int, **widgets: Any) -> dict[str, Any]:
         """The model as it came, and "compiled", or in a few words why it is not."""
         with run_context(upscale_model) as context:
+            check_names(widgets, _OF_WARMING_UP)
             status = warm_up(upscale_model, (height, width), options_of(widgets), context)
         return {"ui": {"text": (status,)}, "result": (upscale_model, status)}
 
@@ -230,8 +238,9 @@ class UpscaleModelLoaderCUDAspeed:
         return "" if model_name is None else upscale_models.upscale_model_stamp(model_name)
 
     @errors_said()
-    def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
+    def load_model(self, model_name: str, **others: Any) -> tuple[ImageModelDescriptor]:
         """The model of that name, on the CPU, in the precision of its file; what it is stays to be read on the node."""
+        check_names(others, ())
         model = upscale_models.load_upscale_model(model_name)
         with run_context(model) as context:
             context.say(f"{model_name}: {upscale_models.summary_of(model)}")
@@ -259,8 +268,9 @@ class UpscaleModelLoader:
         return {"required": {"model_name": (names, {"tooltip": "A file in models/upscale_models, or a bundled one."})}}
 
     @errors_said()
-    def load_model(self, model_name: str) -> tuple[ImageModelDescriptor]:
+    def load_model(self, model_name: str, **others: Any) -> tuple[ImageModelDescriptor]:
         """The model of that name, on the CPU, in the precision of its file."""
+        check_names(others, ())
         return (upscale_models.load_upscale_model(model_name),)
 
 

@@ -7,6 +7,7 @@ count files or to show pictures, passes strings by.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ..api.memory_use import gigabytes
@@ -26,12 +27,17 @@ def with_last_run(result: UpscaleResult, options: UpscaleOptions) -> dict[str, A
 def told_of(report: UpscaleReport, options: UpscaleOptions) -> str:
     """The JSON of an object, in the user's language: `summary`, a line; `facts`, names and values; `explained`,
     sentences."""
-    told = {
-        "summary": in_users_language(report.summary),
-        "facts": [tuple(map(in_users_language, fact)) for fact in facts(report)],
-        "explained": explained(report, options),
+    return told(report.summary, facts(report), explained(report, options))
+
+
+def told(summary: str, facts: Sequence[tuple[str, str]], explained: Sequence[str]) -> str:
+    """The same of what is known: all but `explained` in English."""
+    content = {
+        "summary": in_users_language(summary),
+        "facts": [tuple(map(in_users_language, fact)) for fact in facts],
+        "explained": explained,
     }
-    return json.dumps(told, ensure_ascii=False)
+    return json.dumps(content, ensure_ascii=False)
 
 
 def facts(report: UpscaleReport) -> list[tuple[str, str]]:
@@ -56,8 +62,13 @@ def facts(report: UpscaleReport) -> list[tuple[str, str]]:
 
 def explained(report: UpscaleReport, options: UpscaleOptions) -> list[str]:
     """How the run went and why, in sentences of the user's language that need no other knowledge."""
-    said = [in_users_language(sentence) for sentence in _sentences(report, options)]
-    return [*said[:-1], *map(_as_sentence, report.warnings), *said[-1:]]
+    said = _sentences(report, options)
+    return [*in_sentences(said[:-1], report.warnings), *in_sentences(said[-1:])]
+
+
+def in_sentences(sentences: Sequence[str], warnings: Sequence[str] = ()) -> list[str]:
+    """Both, one after the other, in the user's language."""
+    return [*map(in_users_language, sentences), *map(_as_sentence, warnings)]
 
 
 def _sentences(report: UpscaleReport, options: UpscaleOptions) -> list[str]:

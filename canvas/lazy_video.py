@@ -22,6 +22,7 @@ from spandrel import ImageModelDescriptor
 from ..api.errors import OutOfMemoryError
 from ..api.options import UpscaleOptions
 from ..host.context import errors_said, run_context
+from ..host.executing import complete_output
 from ..host.video_types import temporary_folder, video_types
 from ..images.whole import write_whole
 from ..memory import free_or_assumed_bytes
@@ -36,10 +37,11 @@ from ..video.pipeline import FilmJob, as_stored, plan_film, upscale_film
 from ..video.pixel_formats import bits_of, has_alpha
 from ..video.previews import Previews
 from ..video.remux import copy_film
-from ..video.report import FilmReport
 from ..video.sources import Source, colour_name
 from ..video.window import WHOLE, Window
 from ..video.wishes import Made, Wish, ending_of
+from .last_film import summary, told_of_film
+from .last_run import KEY, told_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -49,11 +51,12 @@ _FINEST = 10**6  # parts of a second that a time on a wire is told in
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done with a film."""
+    """What is to be done with a film, for which node: its id, None outside of one."""
 
     model: ImageModelDescriptor
     options: UpscaleOptions
     video: VideoOptions
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,15 @@ class LazyVideo:
     """The part of a film that is in `window`, upscaled: a mixin before the host's own class of VIDEO.
 
     Nothing is computed before it is saved, or its frames are asked for; who does that is whose node shows the progress,
-    and can be interrupted. A file that was saved is copied when it is wanted again, as long as it is there unchanged.
+    and can be interrupted. What is told of the run afterwards stands on the node that this comes from. A file that was
+    saved is copied when it is wanted again, as long as it is there unchanged.
     """
 
     def __init__(self, source: Source, work: Work, window: Window = WHOLE) -> None:
         self._source, self._work, self._window = source, work, window
         self._known: _Outline | None = None
         self._made: list[Made] = []
+        self._told: str | None = None  # of the last run
 
     def check(self) -> None:
         """Raise what can be known to go wrong: no film, an encoder that does not open, sizes that it does not write."""
@@ -150,6 +155,7 @@ class LazyVideo:
             name: value if isinstance(value, str) else json.dumps(value) for name, value in (metadata or {}).items()
         }
         self._save(target, wish, tags)  # type: ignore[arg-type]
+        self._tell()
 
     @errors_said()
     def get_stream_source(self) -> str:
@@ -160,6 +166,7 @@ class LazyVideo:
         if path is None:
             path = _temporary(usual.ending)
             self._save(path, usual, {})
+            self._tell()
         return str(path)
 
     @errors_said()
@@ -169,10 +176,12 @@ class LazyVideo:
         model, options = self._work.model, self._work.options
         with run_context(model) as context, self._source.reader(self._window, self._usual.ending) as reader:
             _check_memory(reader, model.scale, options)
-            images = upscale_into_memory(reader, model, options, context)
+            result = upscale_into_memory(reader, model, options, context)
             facts, tags = reader.facts, dict(reader.tags.of_file)
             start = reader.begins + reader.first.pts * facts.time_base
-        images = images.rot90(facts.rotation // 90 % 4, (1, 2))  # as it is shown
+        self._told = told_of(result.report, options)
+        self._tell()
+        images = result.image.rot90(facts.rotation // 90 % 4, (1, 2))  # as it is shown
         sound = self._source.sound(start, self._window.end)
         kind = video_types().components
         content = {
@@ -217,6 +226,11 @@ class LazyVideo:
         else:
             copy_film(made.path, wish.ending, target, tags, made.tags)
 
+    def _tell(self) -> None:
+        """Of the run to which is owed what was saved just now, be it a copy."""
+        if self._told is not None:
+            complete_output(self._work.node, {KEY: (self._told,)})
+
     def _compute(self, path: Path, wish: Wish, tags: Mapping[str, str]) -> None:
         source = self._source if wish.colour is None else self._source.in_colour(wish.colour)
         # Save Video numbers its files on by the names that it finds, but for those that begin with a dot
@@ -225,7 +239,8 @@ class LazyVideo:
             job = FilmJob(source.reader(self._window, wish.ending), path, wish.video, tags, parts)
             previews = Previews(context, self._outline().facts.rotation)
             report = upscale_film(job, self._work.model, self._work.options, context, previews.tell)
-            context.say(_summary(report))
+            context.say(summary(report))
+        self._told = told_of_film(report, self._work.options)
 
 
 def _check_memory(reader: FilmInput, scale: int, options: UpscaleOptions) -> None:
@@ -239,14 +254,6 @@ def _check_memory(reader: FilmInput, scale: int, options: UpscaleOptions) -> Non
             "free, of which they may take half; save the video first (Save Video needs little memory), or lower "
             "scale_by"
         )
-
-
-def _summary(report: FilmReport) -> str:
-    """What remains to be read on the node that saved it."""
-    (height, width), speed = report.output_size, (report.frames - report.resumed) / max(report.seconds, 1e-9)
-    before = f" ({report.resumed} were there)" if report.resumed else ""
-    told = f"{report.frames} frames of {width}x{height}{before}, {report.encoder}, {speed:.1f} frames/s"
-    return "; ".join((told, *report.warnings))
 
 
 def _temporary(ending: str) -> Path:

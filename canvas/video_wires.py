@@ -13,6 +13,7 @@ from spandrel import ImageModelDescriptor
 
 from ..api.errors import BadFilmError
 from ..api.options import UpscaleOptions
+from ..host.executing import executing_node
 from ..host.video_types import video_types
 from ..models.loader import check_model
 from ..video.clip import Clip
@@ -35,7 +36,7 @@ def lazy_video(video: Any, model: ImageModelDescriptor, options: UpscaleOptions,
     types = video_types()
     if not isinstance(video, types.video):
         raise BadFilmError(f"video is a {type(video).__name__}; connect the output of Load Video or Create Video")
-    work = Work(model, options, written)
+    work = Work(model, options, written, executing_node())
     if isinstance(video, types.from_components):
         return _kind(types.video)(ClipSource(_clip(video)), work)
     start, duration = getattr(video, "get_active_trim_window", lambda: (0, 0))()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from ..api.errors import BadOptionError
@@ -228,6 +228,15 @@ _FILM: Widgets = {
 }
 FILM = _folded(_FILM, _SEEN_OF_FILMS)
 """Those of a film: how it is written, its size, and, folded away where the host can, what pictures have, too."""
+
+
+def check_names(given: Iterable[str], known: Container[str]) -> None:
+    """Raises `BadOptionError` where a node is given an input that it does not have. The host leaves out such that are
+    values, but not those that come along wires."""
+    unknown = sorted(name for name in given if name not in known)
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise BadOptionError(f"this node has no input {names}; disconnect it, or update the pack that has the node")
 
 
 def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:

@@ -3,12 +3,16 @@
 English is what the code says, so that it cannot drift: the node classes', and, of settings and commands, what stands in
 `web/js`. All other languages are written by hand. What they say of what is there no more is taken out, and what they
 say of the same English elsewhere is taken over, but for nodes of which they say nothing. Chinese says all. Where words
-lack then, in the code or in Chinese, they are named, and it ends with 1. `--check` changes nothing, and tells what it
-would.
+lack then, in the code or in Chinese, they are named, and it ends with 1; so it does where the English was changed and a
+translation was not. `--check` changes nothing, and tells what it would.
+
+By `translated.json`, which has what every translation and its English were when they last fitted: who finds a
+translation right as it is takes its line out there, and runs this.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -23,6 +27,7 @@ ROOT = Path(__file__).absolute().parent.parent
 LOCALES, SCRIPTS, HELP = ROOT / "locales", ROOT / "web" / "js", ROOT / "web" / "docs"
 FILES = ("nodeDefs", "main", "settings", "commands")
 COMPLETE = "zh"
+FITTED = Path(__file__).absolute().with_name("translated.json")
 
 Words = dict[str, str]
 """What a file of a language says: where ("UpscaleImageCUDAspeed.inputs.image.tooltip") -> text."""
@@ -174,6 +179,24 @@ def of_known_nodes(words: Words, by: Words) -> Words:
     return {place: text for place, text in by.items() if place.split(".")[0] in known}
 
 
+def fitting(texts: Mapping[str, tuple[str, str]], known: Words) -> tuple[Words, list[str]]:
+    """Of translations, where -> (English, translation): what is to be kept of each, "digest of the English, of the
+    translation", and where the English was changed and the translation was not, by what is `known` of before."""
+    kept, stale = {}, []
+    for place, (text, translation) in texts.items():
+        now = f"{_digest(text)} {_digest(translation)}"
+        was = known.get(place, now)
+        changed, renewed = (one != other for one, other in zip(was.split(), now.split(), strict=True))
+        kept[place] = was if changed and not renewed else now
+        if changed and not renewed:
+            stale.append(f"{place}: the English is another one now, and the translation is not: {text}")
+    return kept, stale
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def languages() -> list[str]:
     """All but English."""
     return sorted(path.name for path in LOCALES.iterdir() if path.is_dir() and path.name != "en")
@@ -183,6 +206,7 @@ def wanted() -> tuple[dict[Path, str], list[str]]:
     """What files are to say, and what nobody can say but by hand: one line for each text that lacks, in the code or in
     Chinese."""
     files, lacking = {}, []
+    texts: dict[str, tuple[str, str]] = {}
     for file, words in english().items():
         files[LOCALES / "en" / f"{file}.json"] = written(words)
         lacking += [f"the code: {place} of {file}" for place, text in words.items() if not text]
@@ -191,11 +215,14 @@ def wanted() -> tuple[dict[Path, str], list[str]]:
             known = completed(known, words if language == COMPLETE else of_known_nodes(known, words))
             if known or language == COMPLETE:
                 files[LOCALES / language / f"{file}.json"] = written(known)
+                texts |= {f"{language}/{file}.json: {place}": (words[place], text) for place, text in known.items()}
             if language == COMPLETE:
                 lacking += [f"{language}/{file}.json: {place}: {words[place]}" for place in words.keys() - known.keys()]
     for page in sorted(HELP.glob("*/en.md")):  # for languages that have no page of their own
         files[HELP / f"{page.parent.name}.md"] = page.read_text(encoding="utf-8")
-    return files, sorted(lacking)
+    kept, stale = fitting(texts, json.loads(FITTED.read_text(encoding="utf-8")) if FITTED.is_file() else {})
+    files[FITTED] = json.dumps(kept, ensure_ascii=False, indent=0, sort_keys=True) + "\n"
+    return files, sorted([*lacking, *stale])
 
 
 def main() -> None:

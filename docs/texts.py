@@ -51,6 +51,8 @@ ALSO = {
     "compile_cache.status",
     "errors.explain",
     "header._what_else",
+    "last_film._sentences",
+    "last_film.facts",
     "last_run._sentences",
     "last_run.facts",
     "loader._not_an_upscaler",
@@ -75,7 +77,7 @@ SILENT = {"_GivenWayError", "NotOwnError", "TimeoutError", "surroundings_of", "p
 """Errors and functions whose texts are for us."""
 WORDS = {
     *("automatic", "column", "compiled", "eager", "height", "none", "off", "preparing", "row", "width"),
-    *("compilation", "health", "kernels", "plan", "precision", "time"),
+    *("compilation", "encoding", "film", "health", "kernels", "plan", "precision", "time"),
 }
 """Single words that are said; all others are names."""
 UNITS = {"min", "ms"}

@@ -23,6 +23,7 @@ from ..devices.pinned import PINNED
 from ..memory import is_out_of_memory
 from ..storage.heap import TRIMMER
 from ..storage.location import compiled_folder
+from .executing import executing_node
 from .language import in_users_language
 from .prompt_server import prompt_server
 from .settings import setting
@@ -134,15 +135,11 @@ class ComfyContext:
 def say_on_node(text: str) -> None:
     """Show `text` on the node that is executing now, until it says something else. Nothing where no node is, and before
     ComfyUI 0.3.45, which had no place for it."""
-    try:
-        from comfy_execution.utils import get_executing_context
-    except ImportError:
-        return
-    send, executing = getattr(prompt_server(), "send_progress_text", None), get_executing_context()
-    if send is not None and executing is not None:
+    send, node = getattr(prompt_server(), "send_progress_text", None), executing_node()
+    if send is not None and node is not None:
         # a file's name may hold what UTF-8 cannot write, and ComfyUI writes it
         told = in_users_language(text).encode("utf-8", "replace").decode("utf-8")
-        send(told, executing.node_id)
+        send(told, node)
 
 
 def _has_page() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -60,13 +60,18 @@ class SharedModels:
                     self._kept.popitem(last=False)
             return model
 
-    def let_go(self) -> int:
-        """Keep none any more, at once; how many bytes were kept. What a node is at work with stays until it is done."""
+    def let_go(self) -> list[ImageModelDescriptor]:
+        """Keep none any more; those that were kept, for the caller to let go of where nobody is at work with them."""
         with self._lock:
             self._let_go += 1
-            size = self._bytes()
+            models = [*self._kept.values()]
             self._kept.clear()
-            return size
+            return models
 
     def _bytes(self) -> int:
-        return sum(weight.nbytes for model in self._kept.values() for weight in model.model.parameters())
+        return bytes_of(self._kept.values())
+
+
+def bytes_of(models: Iterable[ImageModelDescriptor]) -> int:
+    """What their weights take."""
+    return sum(weight.nbytes for model in models for weight in model.model.parameters())

@@ -15,10 +15,11 @@ from ..api.surroundings import inside_comfyui
 from ..models.header import opened_model
 from ..models.labels import ModelLabels, is_of_content, label_of, stamp_of
 from ..models.loader import bundled_folder, find_models, load_model
+from ..storage.heap import TRIMMER
 from ..storage.loaded import LoadedStore
 from ..storage.location import compiled_folder
 from .comfyui import comfyui_compiled_folder
-from .shared_models import SharedModels
+from .shared_models import SharedModels, bytes_of
 
 _FOLDER = "upscale_models"
 
@@ -148,4 +149,13 @@ def _labels_in(folder: Path) -> ModelLabels:
 
 
 _SHARED = SharedModels(_load)
-let_go_of_models = _SHARED.let_go
+
+
+def let_go_of_models() -> int:
+    """Keep none any more for later runs; how many bytes were kept. They go in a moment: the host, which is asked to
+    unload at the same time on another thread, is in the midst of its list of models, out of which each takes itself
+    when it goes. What a node is at work with stays until that is done."""
+    models = _SHARED.let_go()
+    size = bytes_of(models)
+    TRIMMER.soon(models.clear)
+    return size

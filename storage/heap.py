@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import logging
 import queue
 import sys
 import threading
@@ -22,13 +23,15 @@ from contextlib import suppress
 
 from .memory_limits import has_own_limits
 
+logger = logging.getLogger("cudaspeed")
+
 _SOON = 1.0  # seconds: who lets go of one thing lets go of others with it, a host of its results among them
 _ALL = 2  # the generation of a collection that looks at everything
 _BLOCK, _BLOCKS = 1 << 20, 64  # bytes, count: a thread's heap is 64 MiB at most
 
 
 LetGo = Callable[[], None]
-"""Lets go of something, and raises nothing."""
+"""Lets go of something."""
 
 
 class HeapTrimmer:
@@ -42,6 +45,7 @@ class HeapTrimmer:
         self._asked: queue.SimpleQueue[LetGo | None] = queue.SimpleQueue()
         self._threads: set[int] = set()  # on which something went lately
         self._thread: threading.Thread | None = None
+        self._failed = False
 
     def watch(self, thing: object) -> None:
         """Trim when `thing` has gone, and whenever `soon` says so."""
@@ -92,10 +96,20 @@ class HeapTrimmer:
             while asked:
                 let_go = asked.pop()
                 if let_go is not None:
-                    let_go()
+                    self._in_spite_of_all(let_go)
                 let_go = None  # nor does this thread keep what it knows
             self._collect_no_more()
-            self._trim()
+            self._in_spite_of_all(self._trim)
+
+    def _in_spite_of_all(self, do: LetGo) -> None:
+        """A failure is told once: it costs memory that stays, and must not end the thread, which would cost all that is
+        let go of later."""
+        try:
+            do()
+        except Exception:
+            level = logging.DEBUG if self._failed else logging.WARNING
+            logger.log(level, "memory that is not used any more could not be let go of", exc_info=True)
+            self._failed = True
 
 
 def trim_heap() -> None:

@@ -68,6 +68,19 @@ def test_what_lacks_is_named_and_what_is_too_much_goes(monkeypatch: pytest.Monke
     assert lacking == ["zh/nodeDefs.json: A.inputs.y.name: y"]
 
 
+def test_english_that_was_changed_without_its_translation_is_named() -> None:
+    before, none = locales.fitting({"zh: a": ("Tile size", "分块尺寸"), "zh: b": ("Width", "宽度")}, {})
+    assert none == []
+    now = {"zh: a": ("Largest tile size", "分块尺寸"), "zh: b": ("Width", "宽度")}
+    kept, (told,) = locales.fitting(now, before)
+    assert told.startswith("zh: a: the English is another one now") and "Largest tile size" in told
+    assert kept == before, "nor is it told only once"
+    renewed = {"zh: a": ("Largest tile size", "最大分块尺寸"), "zh: b": ("Width", "宽度（像素）")}
+    kept, none = locales.fitting(renewed, before)
+    assert none == [] and locales.fitting(renewed, kept) == (kept, [])
+    assert locales.fitting(now, {"zh: b": before["zh: b"]})[1] == [], "found right as it is"
+
+
 def test_what_the_code_does_not_say_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
         RETURN_TYPES = ("IMAGE", "MASK")

@@ -98,4 +98,6 @@ def test_a_tag_and_every_system_have_a_workflow() -> None:
     for asked in ("ubuntu-latest", "macos-latest", "windows-latest", "torch==2.6.0", "make lint"):
         assert asked in texts["test.yml"]
     assert "publish-node-action" in texts["publish.yml"]
+    others = [use for text in texts.values() for use in re.findall(r"uses: (?!actions/)(\S+)", text)]
+    assert others and all(re.search(r"@[0-9a-f]{40}$", use) for use in others), "a branch or a tag may move"
     assert {"bug.yml", "slow.yml", "model.yml"} <= {*texts}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..api.context import RunContext
 from ..api.options import UpscaleOptions
-from ..api.report import UpscaleReport
+from ..api.report import UpscaleReport, UpscaleResult
 from ..api.resize import Resize
 from ..tiling.fit import result_size
 from ..upscale_engine import upscale_frames
@@ -26,9 +26,9 @@ logger = logging.getLogger("cudaspeed")
 
 def upscale_into_memory(
     reader: FilmInput, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
-) -> Tensor:
+) -> UpscaleResult:
     """All frames [N, H, W, C] float32 of 0..1 of the film that is open in `reader`, as they are stored, with alpha
-    where it has some (C: 3 or 4). Raises what `upscale` raises."""
+    where it has some (C: 3 or 4), and the report of them all. Raises what `upscale` raises."""
     facts = reader.facts
     options = replace(options, resize=as_stored(options.resize, facts))
     height, width = result_size(facts.size, model.scale, options.resize)
@@ -46,7 +46,7 @@ def upscale_into_memory(
     assert sink is not None and report is not None, "a reader has one frame at least"
     for warning in report.warnings:
         logger.warning("%s: %s", facts.path, warning)
-    return sink.frames()
+    return UpscaleResult(sink.frames(), report)
 
 
 class _Decoded:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from browser import Browser
 from comfyui_server import USUAL, Server, node
+from films import every, make_film
 
 IMAGE = 3
 EXPLAIN = "text=Explain last run"
@@ -75,6 +76,38 @@ def test_it_is_folded_on_the_node_and_explained_in_sentences(server: Server, bro
     assert "in one piece" in sentences
     browser.click(".cudaspeed-explained button")
     assert browser.texts(".cudaspeed-explained") == []
+    assert browser.our_errors() == []
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_a_films_is_on_the_node_that_it_comes_from_once_it_is_saved(
+    server: Server, browser: Browser, vue: bool
+) -> None:
+    make_film(server.folder / "input" / f"film_{vue}.mp4", every(40, 8))
+    browser.open(server, {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": vue})
+    browser.load(
+        {
+            "1": node("LoadVideo", file=f"film_{vue}.mp4"),
+            "2": node("UpscaleModelLoader", model_name="cudaspeed-compact-x2.safetensors"),
+            "3": node("UpscaleVideoCUDAspeed", upscale_model=["2", 0], video=["1", 0]),
+            "4": node("SaveVideo", video=["3", 0], filename_prefix="film", format="auto", codec="auto"),
+        }
+    )
+    assert browser.run()["status"]["status_str"] == "success", server.log()
+    browser.wait("() => document.querySelector('.cudaspeed-last-run summary')")
+    assert [name for name in browser.node(4)["widgets"] if "last-run" in name] == []
+    browser.bring_into_sight(IMAGE)
+    browser.click(".cudaspeed-last-run summary")
+    browser.wait("() => document.querySelector('.cudaspeed-last-run table').getBoundingClientRect().height > 60")
+    (told,) = browser.texts(".cudaspeed-last-run table")
+    assert "8 frames of 128x96, libx264" in told
+    assert "encoding" in told and "precision" in told
+    open_menu(browser)
+    browser.click(EXPLAIN)
+    (sentences,) = browser.texts(".cudaspeed-explained")
+    assert "8 frames of 64x48 pixels became 128x96" in sentences
+    assert "Encoded by libx264 as yuv420p" in sentences
+    browser.click(".cudaspeed-explained button")
     assert browser.our_errors() == []
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from browser import Browser
+from browser import Browser, start_browser
 from comfyui_server import Server
 
 SHOW = "CUDAspeed.Monitor.Show"
 MONITOR = ".cudaspeed-monitor"
 _ASKED = "() => performance.getEntriesByType('resource').filter((e) => e.name.includes('/cudaspeed/monitor')).length"
+_IS_SHOWN = "(selector) => /CPU \\d+%\\s+RAM \\d+%/.test(document.querySelector(selector)?.innerText)"
 _A_WHILE = "() => new Promise((go) => setTimeout(go, 2500))"
 
 
@@ -28,7 +29,7 @@ def test_it_is_shown_and_hidden_by_its_setting(server: Server, browser: Browser,
     browser.open(server, {"Comfy.Locale": "en", "Comfy.VueNodes.Enabled": vue})
     browser.set(SHOW, True)
     # a processor's load is known from the second look on
-    browser.wait("(selector) => /CPU \\d+%\\s+RAM \\d+%/.test(document.querySelector(selector)?.innerText)", MONITOR)
+    browser.wait(_IS_SHOWN, MONITOR)
     assert asked_in_a_while(browser) > 1
     browser.set(SHOW, False)
     browser.wait("(selector) => !document.querySelector(selector)", MONITOR)
@@ -47,3 +48,20 @@ def test_its_settings_are_found_under_our_name(page: Browser) -> None:
     page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
     page.click("[data-testid=settings-dialog] >> text=CUDAspeed")
     page.wait("() => /Compiled models/.test(document.querySelector('[data-testid=settings-dialog]').innerText)")
+
+
+def test_two_pages_have_it_each_for_itself(server: Server, browser: Browser) -> None:
+    wanted = {"Comfy.Locale": "en", SHOW: True}
+    browser.open(server, wanted)
+    with start_browser() as other:
+        other.open(server, wanted)
+        for page in (browser, other):
+            page.wait(_IS_SHOWN, MONITOR)
+        assert asked_in_a_while(browser) > 1 and asked_in_a_while(other) > 1
+        other.set(SHOW, False)
+        other.wait("(selector) => !document.querySelector(selector)", MONITOR)
+        assert asked_in_a_while(browser) > 1
+        assert other.our_errors() == []
+    assert asked_in_a_while(browser) > 1, "when the other one is gone"
+    assert browser.texts(MONITOR)
+    assert browser.our_errors() == []

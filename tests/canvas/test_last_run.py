@@ -9,34 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from reports import REPORT
 
-from cudaspeed.api.memory_use import MemoryUse
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.api.report import ImageHealth, Repair, UpscaleReport, UpscaleResult
+from cudaspeed.api.report import ImageHealth, Repair, UpscaleResult
 from cudaspeed.canvas.last_run import KEY, explained, facts, told_of, with_last_run
 from cudaspeed.host import language
 
-REPORT = UpscaleReport(
-    model="ESRGAN 64nf",
-    scale=4,
-    frames=1,
-    input_size=(852, 1280),
-    output_size=(3408, 5120),
-    precision="bf16",
-    autocast=True,
-    kernels="plain",
-    tile=(256, 256),
-    overlap=(32, 32),
-    tiles=30,
-    batch=2,
-    compiled=True,
-    compiling="compiled",
-    seconds=51.7,
-    peak_bytes=1_900_000_000,
-    health=ImageHealth(),
-    memory=MemoryUse(),
-    profile="rev 7",
-)
 FAULT = "NaN or infinite values"
 REPAIRED = ImageHealth(repairs=(Repair(0, (0, 1), FAULT, "bf16", "fp32"), Repair(0, (1, 1), FAULT, "bf16", "fp32")))
 

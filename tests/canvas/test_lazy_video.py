@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,7 @@ from cudaspeed.api.errors import (
 )
 from cudaspeed.canvas import lazy_video
 from cudaspeed.host import comfyui, context, language
+from cudaspeed.host import executing as host_executing
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.video import clip, pyav
 
@@ -415,17 +417,66 @@ def test_frames_that_do_not_fit_into_half_the_memory_are_one_clear_error(
     assert len(made.get_components().images) == FRAMES
 
 
+def executing(monkeypatch: pytest.MonkeyPatch, server: SimpleNamespace) -> Callable[[str], None]:
+    """Inside ComfyUI with this server; the function tells which node executes from now on."""
+    now = SimpleNamespace(node_id="", prompt_id="a prompt")
+    monkeypatch.setattr(host_executing, "inside_comfyui", lambda: True)
+    for module in (comfyui, host_executing):
+        monkeypatch.setattr(module, "prompt_server", lambda: server)
+    utils = SimpleNamespace(get_executing_context=lambda: now)
+    monkeypatch.setitem(sys.modules, "comfy_execution", SimpleNamespace(utils=utils))
+    monkeypatch.setitem(sys.modules, "comfy_execution.utils", utils)
+    return lambda node: setattr(now, "node_id", node)
+
+
+def test_what_a_run_was_like_stands_on_the_node_that_it_comes_from(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, dict[str, Any], str | None]] = []
+    server = SimpleNamespace(client_id="a page", send_sync=lambda *told: sent.append(told))
+    execute = executing(monkeypatch, server)
+    execute("up")
+    made = upscaled(from_file(film))
+    execute("cut")
+    part = made.as_trimmed(0.0, 0.08)
+    execute("save")
+    assert sent == []
+    made.save_to(str(tmp_path / "made.mp4"))
+    made.save_to(str(tmp_path / "again.mp4"))
+    ((kind, told, page), copied) = sent
+    assert (kind, page, copied) == ("executed", "a page", sent[0]), "a copy is owed to the same run"
+    assert (told["node"], told["display_node"], told["prompt_id"]) == ("up", "up", "a prompt")
+    (run,) = map(json.loads, told["output"]["cudaspeed"])
+    assert run["summary"].startswith(f"{FRAMES} frames of 128x96, libx264, ")
+    assert dict(run["facts"])["encoding"] == "libx264, yuv420p"
+    assert any("64x48 pixels became 128x96" in sentence for sentence in run["explained"])
+    part.get_components()
+    assert json.loads(sent[-1][1]["output"]["cudaspeed"][0])["summary"].startswith("2 frames, 64x48 -> 128x96, fp32, ")
+    assert sent[-1][1]["node"] == "up"
+
+
+@pytest.mark.parametrize("lacking", ["page", "server", "node"])
+def test_where_nobody_looks_nothing_is_sent_and_the_film_is_made(
+    lacking: str, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    if lacking != "server":
+        client = None if lacking == "page" else "a page"
+        execute = executing(monkeypatch, SimpleNamespace(client_id=client, send_sync=lambda *told: sent.append(told)))
+        execute("up")
+    if lacking == "node":
+        monkeypatch.setitem(sys.modules, "comfy_execution.utils", SimpleNamespace())  # of an older host
+    upscaled(from_file(film)).save_to(str(tmp_path / "made.mp4"))
+    assert (tmp_path / "made.mp4").stat().st_size and sent == []
+
+
 def test_what_goes_wrong_before_anything_is_computed_is_said_on_the_node_that_saves(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     made = upscaled(from_file(film))
-    monkeypatch.setattr(
-        comfyui, "prompt_server", lambda: SimpleNamespace(send_progress_text=lambda t, n: said.append(t))
-    )
-    utils = SimpleNamespace(get_executing_context=lambda: SimpleNamespace(node_id="7"))
-    monkeypatch.setitem(sys.modules, "comfy_execution", SimpleNamespace(utils=utils))
-    monkeypatch.setitem(sys.modules, "comfy_execution.utils", utils)
+    execute = executing(monkeypatch, SimpleNamespace(send_progress_text=lambda text, node: said.append(text)))
+    execute("save")
     with pytest.raises(BadOptionError) as wrong:
         made.save_to(str(tmp_path / "made.mp4"), codec="klingon")
     assert said == [str(wrong.value)]

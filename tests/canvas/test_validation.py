@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+import zoo
 
 from cudaspeed import nodes
+from cudaspeed.api.errors import BadOptionError
 
 NODES = [nodes.UpscaleImageCUDAspeed, nodes.ImageUpscaleWithModelCUDAspeedFixed, nodes.UpscaleVideoCUDAspeed]
 
@@ -57,3 +61,48 @@ def test_only_what_depends_on_one_another_is_taken_from_the_host() -> None:
         named = {*inspect.getfullargspec(node.VALIDATE_INPUTS).args} - {"cls"}
         assert named == {"scale_by", "target_width", "target_height"}
         assert named <= {*node.INPUT_TYPES()["optional"]}
+
+
+ONE = nodes.UpscaleImageWithModelCUDAspeed
+
+
+def test_on_the_node_with_a_model_a_wrong_size_does_not_mark_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host finds what is out of range, and marks that alone; what contradicts itself is known before the model is
+    loaded."""
+    assert {*inspect.getfullargspec(ONE.VALIDATE_INPUTS).args} == {"cls", "model_name"}
+    for name in ("scale_by", "target_width", "target_height"):
+        assert {"min", "max"} <= {*ONE.INPUT_TYPES()["optional"][name][1]}
+    monkeypatch.setattr(nodes.upscale_models, "load_upscale_model", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(BadOptionError, match="choose one of them and set the other to 0"):
+        ONE().upscale("any.pth", zoo.photograph(8, 8), scale_by=2.0, target_width=64)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **more: nodes.UpscaleImageCUDAspeed().upscale(zoo.compact(), zoo.photograph(8, 8), **more),
+        lambda **more: nodes.ImageUpscaleWithModelCUDAspeedFixed().upscale(zoo.compact(), zoo.photograph(8, 8), **more),
+        lambda **more: nodes.ImageUpscaleWithModelCUDAspeed().upscale(zoo.compact(), zoo.photograph(8, 8), **more),
+        lambda **more: ONE().upscale("any.pth", zoo.photograph(8, 8), **more),
+        lambda **more: nodes.UpscaleVideoCUDAspeed().upscale(zoo.compact(), None, **more),
+        lambda **more: nodes.WarmUpUpscalerCUDAspeed().warm_up(zoo.compact(), 8, 8, **more),
+        lambda **more: nodes.UpscaleModelLoaderCUDAspeed().load_model("any.pth", **more),
+        lambda **more: nodes.UpscaleModelLoader().load_model("any.pth", **more),
+    ],
+    ids=["image", "old", "two cards", "one", "video", "warm up", "loader", "plain loader"],
+)
+def test_an_input_that_a_node_does_not_have_is_one_error_that_names_it(call: Callable[..., object]) -> None:
+    """The host hands on what comes along a wire, whatever it is called."""
+    with pytest.raises(BadOptionError, match=r"^this node has no input 'autocast', 'mask'; disconnect it, or update"):
+        call(mask=torch.zeros(1, 8, 8), autocast=True)
+    with pytest.raises(BadOptionError, match="this node has no input 'segments_'"):
+        call(segments_="enable")
+
+
+def test_nor_does_a_node_take_what_is_anothers() -> None:
+    with pytest.raises(BadOptionError, match="no input 'codec'"):
+        nodes.UpscaleImageCUDAspeed().upscale(zoo.compact(), zoo.photograph(8, 8), codec="libx264")
+    with pytest.raises(BadOptionError, match="no input 'scale_by'"):
+        nodes.WarmUpUpscalerCUDAspeed().warm_up(zoo.compact(), 8, 8, scale_by=2.0)
+    with pytest.raises(BadOptionError, match="no input 'upscale_model'"):
+        ONE().upscale("any.pth", zoo.photograph(8, 8), upscale_model=zoo.compact())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import COMFYUI, PACK, USUAL, Server, node, start_comfyui
+from comfyui_server import COMFYUI, PACK, USUAL, Server, make_folders, node, start_comfyui
 
 MODEL = "cudaspeed-compact-x2.safetensors"
 KINDS = [
@@ -75,6 +75,17 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+def upscaled() -> dict[str, Any]:
+    return {
+        "picture": node("LoadImage", image="large.png"),
+        "model": node("UpscaleModelLoader", model_name=MODEL),
+        "ready": node("WarmUpUpscalerCUDAspeed", upscale_model=["model", 0], width=700, height=530, tile_size=0,
+                      use_autocast="enable", precision="auto"),
+        "mine": node("UpscaleImageCUDAspeed", upscale_model=["ready", 0], image=["picture", 0], **USUAL),
+        "save": node("SaveImage", images=["mine", 0], filename_prefix="高清 picture"),
+    }  # fmt: skip
+
+
 def test_it_is_imported_without_a_warning(server: Server) -> None:
     log = (server.folder / "log.txt").read_text(encoding="utf-8")
     assert re.search(r"\d seconds: .*upscale-cudaspeed", log), log
@@ -117,19 +128,57 @@ def test_nothing_is_written_into_its_folder(server: Server) -> None:
     """By a run, while kernels are built, and while a model is tried out ahead of time."""
     pack = server.folder / "custom_nodes" / "upscale-cudaspeed"
     before = contents(pack)
-    entry = server.run(
-        {
-            "picture": node("LoadImage", image="large.png"),
-            "model": node("UpscaleModelLoader", model_name=MODEL),
-            "ready": node("WarmUpUpscalerCUDAspeed", upscale_model=["model", 0], width=700, height=530, tile_size=0,
-                          use_autocast="enable", precision="auto"),
-            "mine": node("UpscaleImageCUDAspeed", upscale_model=["ready", 0], image=["picture", 0], **USUAL),
-            "save": node("SaveImage", images=["mine", 0], filename_prefix="高清 picture"),
-        }
-    )  # fmt: skip
+    entry = server.run(upscaled())
     assert entry["status"]["status_str"] == "success", server.log()
     (saved,) = entry["outputs"]["save"]["images"]
     assert (server.folder / "output" / saved["filename"]).stat().st_size > 0
     assert "cannot be built" not in server.log()
     assert contents(pack) == before
     assert (server.folder / "user" / "cudaspeed").is_dir(), "what is kept lies with the user's files"
+
+
+# Somebody who may read everything, wherever the tests lie, and writes as any other user.
+_NOBODY = (
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
+
+
+def test_a_user_who_may_not_write_into_its_folder_has_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can start a server as somebody else")
+    if not shutil.which("setpriv") or subprocess.run([*_NOBODY, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("there is no setpriv that can become somebody else")
+    monkeypatch.delenv("CUDASPEED_CACHE_DIR")  # a test's own
+    make_folders(tmp_path)
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    with start_comfyui(tmp_path, {}, by=["env", f"HOME={tmp_path}", *_NOBODY]) as running:
+        assert running.pictures(upscaled())["save"].shape == (1060, 1400, 3)
+        log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    kept = [path for path in (tmp_path / "user" / "cudaspeed").rglob("*") if path.is_file()]
+    assert kept and {path.stat().st_uid for path in kept} == {65534}
+    assert not [path for path in PACK.rglob("*") if path.lstat().st_uid == 65534]
+    assert not re.search(r"cannot be|not used|permission|traceback", log, re.IGNORECASE), log
+
+
+def test_two_copies_are_one_warning_and_the_first_serves(tmp_path: Path) -> None:
+    folders = [tmp_path / "custom_nodes" / name for name in ("upscale-cudaspeed", "upscale-cudaspeed-main")]
+    for folder in folders:
+        shutil.copytree(PACK, folder, ignore=_NOT_INSTALLED)
+    with start_comfyui(tmp_path, {}) as running:
+        assert running.pictures(upscaled())["save"].shape == (1060, 1400, 3)
+        info = running.get("/object_info")
+        scripts = [script for script in running.get("/extensions") if "cudaspeed" in script]
+        assert running.get("/cudaspeed/cache")["models"] >= 0
+        log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    (warned,) = [line for line in log.splitlines() if "two packs bring the same nodes" in line]
+    assert all(re.search(rf"{re.escape(str(folder))}(?![\w-])", warned) for folder in folders)
+    assert "Traceback" not in log
+    (serves,) = {told["python_module"] for kind, told in info.items() if "CUDAspeed" in kind}
+    first = serves.removeprefix("custom_nodes.")
+    assert f" and {tmp_path / 'custom_nodes' / first}. What runs of the second: " in warned
+    assert {script.split("/")[2] for script in scripts} == {first}
+    assert len(scripts) == len([*(PACK / "web" / "js").glob("*.js")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -157,6 +158,11 @@ def test_a_second_identical_prompt_runs_nothing_and_a_file_is_read_once(server: 
     server.pictures(other)
     assert reads() == before + 1, "by another node in another prompt"
     server.post("/free", {"unload_models": True})
+    for _ in range(300):  # a second later
+        if "unloaded: " in server.log():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
     server.pictures({**picture(), "third": one("own.safetensors", scale_by=1.7), "save": save("third", "kept")})
     assert reads() == before + 2, "let go of with ComfyUI's own models"
     shutil.copy(PACK / "models" / "bundled" / "cudaspeed-compact-x4.safetensors", own)
@@ -182,6 +188,43 @@ def test_a_wrong_file_is_said_before_anything_runs(server: Server) -> None:
         (models(server) / name).unlink()
     gone = json.dumps(refusal(server, {**picture(), "one": one("gone.pth"), "save": save("one")})["node_errors"])
     assert "gone.pth: does not exist" in gone
+
+
+def test_what_is_wrong_is_marked_and_nothing_beside_it(server: Server) -> None:
+    for wrong, marked in ({"scale_by": 99.0}, "scale_by"), ({"target_width": -5}, "target_width"):
+        prompt = {**picture(), "one": one(**{"scale_by": 0.0, "target_width": 0, "target_height": 0, **wrong})}
+        told = refusal(server, {**prompt, "save": save("one")})["node_errors"]["one"]["errors"]
+        assert [error["extra_info"]["input_name"] for error in told] == [marked]
+    (models(server) / "empty.pth").touch()
+    prompt = {**picture(), "one": one("empty.pth", scale_by=0.0, target_width=64), "save": save("one")}
+    told = refusal(server, prompt)["node_errors"]["one"]["errors"]
+    assert [error["extra_info"]["input_name"] for error in told] == ["model_name"]
+    (models(server) / "empty.pth").unlink()
+    entry = server.run({**picture(), "one": one(scale_by=2.0, target_width=64), "save": save("one")})
+    (failure,) = [told for kind, told in entry["status"]["messages"] if kind == "execution_error"]
+    assert (failure["node_id"], failure["exception_type"]) == ("one", "cudaspeed.BadOptionError")
+    assert "scale_by is 2 and the target 64x; choose one of them" in failure["exception_message"]
+
+
+@pytest.mark.parametrize("kind", [ONE, LOADER, "UpscaleImageCUDAspeed"])
+def test_an_input_that_a_node_does_not_have_is_left_out_as_a_value_and_an_error_as_a_wire(
+    server: Server, kind: str
+) -> None:
+    prompt = {
+        **picture(),
+        "model": node(LOADER, model_name=MODEL),
+        "ours": node("UpscaleImageCUDAspeed", upscale_model=["model", 0], image=["picture", 0], **OLD_VALUES),
+        "one": one(),
+    }
+    asked = {ONE: "one", LOADER: "model", "UpscaleImageCUDAspeed": "ours"}[kind]
+    prompt["save"] = save("one" if kind == ONE else "ours")
+    prompt[asked]["inputs"]["of_a_newer_version"] = 3
+    server.pictures(prompt)
+    prompt[asked]["inputs"]["mask"] = ["picture", 1]
+    entry = server.run(prompt)
+    (failure,) = [told for kind, told in entry["status"]["messages"] if kind == "execution_error"]
+    assert failure["node_id"] == asked
+    assert failure["exception_message"].startswith("this node has no input 'mask'; disconnect it, or ")
 
 
 def test_a_model_of_another_kind_is_said_on_the_node_in_one_line(server: Server) -> None:

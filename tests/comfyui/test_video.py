@@ -100,6 +100,10 @@ def test_a_film_is_upscaled_while_core_saves_it_and_all_that_is_told_belongs_to_
     assert page.bars("save")
     assert not page.bars("up")
     assert page.texts("save")[-1][1].startswith(f"{FRAMES} frames of 256x192, libx264, ")
+    ((_, output),) = page.outputs("up")
+    (run,) = map(json.loads, output["cudaspeed"])
+    assert run["summary"] == page.texts("save")[-1][1], "to be kept by the node that it comes from"
+    assert any("128x96 pixels became 256x192" in sentence for sentence in run["explained"])
 
 
 def test_the_same_film_under_another_name_is_not_computed_again(server: Server) -> None:

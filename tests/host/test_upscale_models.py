@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,3 +142,19 @@ def test_what_is_no_name_is_refused_in_a_sentence_before_anything_runs(node: Any
     assert isinstance(told, str) and told.startswith(f"{name or repr(name)}: does not exist in any")
     assert node.IS_CHANGED(model_name=name) == ""
     assert node.VALIDATE_INPUTS(model_name=None) is True, "it comes along a wire"
+
+
+def test_what_was_kept_goes_a_moment_after_the_host_was_asked_to_unload(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host unloads on another thread meanwhile, and dies of a list of models that gets shorter under its hands."""
+    later: list[Callable[[], None]] = []
+    monkeypatch.setattr(upscale_models.TRIMMER, "soon", later.append)
+    (folder / "a.safetensors").write_bytes(WHOLE)
+    kept = weakref.ref(upscale_models.load_upscale_model("a.safetensors", keep=True))
+    assert upscale_models.let_go_of_models() > 0
+    gc.collect()
+    assert kept() is not None
+    later.pop()()
+    gc.collect()
+    assert kept() is None and upscale_models.let_go_of_models() == 0

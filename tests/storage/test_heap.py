@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import threading
@@ -136,6 +137,27 @@ def test_where_something_went_it_is_done_at_once_and_again_after_a_collection_of
     assert here == [me, me]
     may_go_on.set()
     assert within(10, lambda: trimmer._collected not in gc.callbacks), "nothing is left behind"
+
+
+def test_what_fails_ends_nothing_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("the host has changed its mind")
+
+    def trim() -> None:
+        done.append("trimmed")
+        fail()
+
+    trimmer, thing = HeapTrimmer(trim, delay=0.0), Thing()
+    trimmer.watch(thing)
+    for times in (1, 2):
+        assert trimmer.soon(fail)
+        assert trimmer.soon(lambda: done.append("let go"))
+        assert within(10, lambda times=times: min(done.count("trimmed"), done.count("let go")) >= times)
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert ["could not be let go of" in record.message for record in warned] == [True]
+    assert warned[0].exc_info, "with what it was"
 
 
 @pytest.mark.parametrize("how", ["nothing was watched", "limits of its own"])

@@ -43,6 +43,11 @@ class Page:
         frames = [(when, frame) for when, frame in self.socket.heard if isinstance(frame, bytes)]
         return [(when, frame[len(head) :].decode()) for when, frame in frames if frame.startswith(head)]
 
+    def outputs(self, name: str) -> list[tuple[float, dict[str, Any]]]:
+        """(when, output) of what it was told that the node has made."""
+        told = [(when, sent["data"]) for when, sent in self._messages() if sent["type"] == "executed"]
+        return [(when, data["output"]) for when, data in told if data["display_node"] == name]
+
     def pictures(self) -> list[float]:
         """When it was sent a picture on the way."""
         frames = [(when, frame) for when, frame in self.socket.heard if isinstance(frame, bytes)]

@@ -98,23 +98,24 @@ class Server:
 
 
 @contextmanager
-def start_comfyui(folder: Path, nodes: Mapping[str, str], arguments: Sequence[str] = ()) -> Iterator[Server]:
+def start_comfyui(
+    folder: Path, nodes: Mapping[str, str], arguments: Sequence[str] = (), *, by: Sequence[str] = (), port: int = 0
+) -> Iterator[Server]:
     """ComfyUI in `folder`, where its models, nodes and users are, with `nodes` (file name -> source) beside ours. The
-    pack is linked there, unless it lies there already."""
-    for name in ("custom_nodes", "input", "output", "temp", "user", "models/upscale_models"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    pack is linked there, unless it lies there already. `by` is a command that becomes the one behind it, such as
+    setpriv; `port` 0: a free one."""
+    make_folders(folder)
     if not (pack := folder / "custom_nodes" / "upscale-cudaspeed").exists():
         pack.symlink_to(PACK)
     for name, source in nodes.items():
         (folder / "custom_nodes" / name).write_text(source)
     # larger than one of core's tiles of 512
     Image.open(EXAMPLE).convert("RGB").resize((700, 530), Image.Resampling.BICUBIC).save(folder / "input" / "large.png")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = port or free_port()
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
             [
+                *by,
                 *(os.environ.get("COMFYUI_PYTHON", sys.executable), "main.py", "--cpu", "--disable-auto-launch"),
                 *("--base-directory", str(folder), "--port", str(port), *arguments),
             ],
@@ -137,6 +138,18 @@ def start_comfyui(folder: Path, nodes: Mapping[str, str], arguments: Sequence[st
         finally:
             process.terminate()
             process.wait(20)
+
+
+def make_folders(folder: Path) -> None:
+    """Those that ComfyUI has in its own."""
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models/upscale_models"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def test_frames_of_the_first_size_are_made_as_they_were_after_others(
     assert len(frames) == 9
     assert_same(frames[6:], frames[:3])
     with FilmReader(tmp_path / "film.ts") as film:
-        images = upscale_into_memory(film, model, options, StandaloneContext("cpu"))
+        images = upscale_into_memory(film, model, options, StandaloneContext("cpu")).image
     assert torch.equal(images[6:], images[:3])
 
 

@@ -1,5 +1,6 @@
 // The machine's load in the top bar: processor, main memory, and each device's memory, time and share of its peak.
-// While it is off or has no items, or the page is not seen, nothing is asked, and so nothing is looked at.
+// While it is off or has no items, or the page is not seen, nothing is asked, and so nothing is looked at; nor while the
+// server is away, of which the page hears by itself.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
@@ -27,6 +28,7 @@ let element = null;
 let timer = null;
 let asking = false;
 let failures = 0;
+let away = false;
 
 /** Show, hide, move or redraw the monitor as the settings say. */
 export function update() {
@@ -40,7 +42,8 @@ export function update() {
 }
 
 function isWanted() {
-  return setting("CUDAspeed.Monitor.Show") === true && document.visibilityState === "visible" && chosen().size > 0;
+  const seen = document.visibilityState === "visible";
+  return !away && seen && setting("CUDAspeed.Monitor.Show") === true && chosen().size > 0;
 }
 
 function chosen() {
@@ -146,6 +149,13 @@ app.registerExtension({
   name: "cudaspeed.monitor",
   setup() {
     document.addEventListener("visibilitychange", update);
+    for (const [told, isAway] of [["reconnecting", true], ["reconnected", false]]) {
+      api.addEventListener(told, () => {
+        away = isAway;
+        failures = 0;
+        update();
+      });
+    }
     update();
   },
 });
