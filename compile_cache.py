@@ -28,13 +28,13 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, Kernels, ModelInfo
 from .api.options import Precision
+from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
 from .compiling.executor import CompiledExecutor
 from .compiling.job import CompileJob
 from .compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect
 from .compiling.request import Request
-from .compiling.shapes import TileShapes
 from .models.execution import Executor
 from .models.runner import ModelRunner, architecture_of
 from .storage.artifacts import ArtifactStore, Entry, Usage

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from ..api.model_info import Forward
 from ..api.upstream import compile_package, compiler_options, package_loader
+from ..backends.errors import CompileError, TraceError
+from ..backends.shapes import TileShapes
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..models.info import is_convolutional
 from ..models.runner import ModelRunner
 from ..storage.ownership import NotOwnError, check_way
-from .errors import CompileError, TraceError, said
+from .errors import said
 from .fold_constants import fold_constants
-from .shapes import TileShapes
 
 logger = logging.getLogger("cudaspeed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..api.errors import first_line
+from ..backends.errors import CompileError, TraceError
 
 # What an error's text says -> what is missing and how to get it. All of these are the machine's, not the model's.
 _MISSING = {
@@ -23,14 +24,6 @@ _MISSING = {
     ("unrecognized command",): "the C++ compiler is too old for this processor; install a newer one",
     ("omp.h", "-lomp", "-fopenmp"): "the C++ compiler has no OpenMP; install it (macOS: libomp)",
 }
-
-
-class TraceError(RuntimeError):
-    """The model cannot be traced for the shapes asked for; the cause says why."""
-
-
-class CompileError(RuntimeError):
-    """The model cannot be compiled, or the result is wrong."""
 
 
 def explain(error: BaseException) -> tuple[str, str]:

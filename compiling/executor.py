@@ -13,11 +13,11 @@ from torch import Tensor
 from ..api.errors import ModelFailedError, first_line
 from ..api.model_info import Forward, ModelInfo
 from ..api.options import Precision
+from ..backends.shapes import TileShapes
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..models.execution import ExecutionMode
 from ..models.result_check import check_result
 from ..storage.index import Entry
-from .shapes import TileShapes
 
 
 class Owner(Protocol):

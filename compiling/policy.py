@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..api.model_info import ModelInfo
+from ..backends.shapes import TileShapes
 from ..storage.artifacts import Entry
 from ..tiling.plan import round_up
-from .shapes import TileShapes
 
 # Until there is anything to learn from. CPU: measured (docs/compiling.md), two cores, fp32. CUDA: guesses.
 _COMPILE_SECONDS = 60.0

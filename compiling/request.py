@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from ..backends.shapes import TileShapes
 from ..models.execution import ExecutionMode
-from .shapes import TileShapes
 
 
 @dataclass(frozen=True)

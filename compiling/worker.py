@@ -20,6 +20,7 @@ import torch
 from spandrel import ImageModelDescriptor
 
 from ..api.upstream import trust_the_processor
+from ..backends.errors import CompileError
 from ..kernels import window_attention, winograd
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.loader import load_model
@@ -27,7 +28,7 @@ from ..models.runner import ModelRunner, architecture_of
 from ..storage.artifacts import ArtifactStore, Usage
 from ..storage.fingerprint import content_of
 from .aoti import Compiler, Package
-from .errors import CompileError, explain
+from .errors import explain
 from .request import Request
 
 logger = logging.getLogger("cudaspeed")

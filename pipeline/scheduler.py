@@ -16,7 +16,7 @@ import torch
 
 from ..api.model_info import ModelInfo
 from ..api.options import Level, UpscaleOptions
-from ..compiling.shapes import TileShapes
+from ..backends.shapes import TileShapes
 from ..memory import MemoryCost, affordable_pixels
 from ..models.throughput import UNKNOWN_THROUGHPUT, Throughput
 from ..tiling.plan import (

@@ -26,6 +26,7 @@ UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marsha
 
 PACKAGES = (
     "api",
+    "backends",
     "canvas",
     "commands",
     "compiling",

@@ -27,7 +27,7 @@ DIGESTS = {
     "compiling/errors.py": "e3b4b7c0",
     "compiling/fold_constants.py": "2de9cce7",
     "compiling/request.py": "9419bee3",
-    "compiling/shapes.py": "7bc3b92f",
+    "backends/shapes.py": "7bc3b92f",
     "compiling/worker.py": "aef321f6",
     "devices/__init__.py": "b3f49671",
     "devices/backends.py": "2d726136",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.compiling.request import Request
-from cudaspeed.compiling.shapes import TileShapes
 from cudaspeed.models.runner import ExecutionMode
 
 

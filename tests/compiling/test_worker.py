@@ -12,9 +12,9 @@ from copies import given
 from safetensors.torch import save_file
 
 from cudaspeed.api.model_info import Forward
+from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.compiling import aoti, worker
 from cudaspeed.compiling.request import Request
-from cudaspeed.compiling.shapes import TileShapes
 from cudaspeed.compiling.worker import main
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner, architecture_of

@@ -15,7 +15,7 @@ from torch import Tensor
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleResult
-from cudaspeed.compiling.shapes import TileShapes
+from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.memory import MemoryCost
 from cudaspeed.models import throughput

@@ -15,7 +15,7 @@ from lagging import LaggingDevice
 from cudaspeed.api.context import Switches
 from cudaspeed.api.model_info import ModelInfo
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.compiling.shapes import TileShapes
+from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.memory import MemoryCost, affordable_pixels, free_for
 from cudaspeed.models.precision import usual_mode

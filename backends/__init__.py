@@ -1,0 +1,3 @@
+"""Engines that compile a model's forward: what each lacks, makes and loads.
+
+What others use: `shapes.TileShapes`, `interface.Engine`."""
