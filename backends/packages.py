@@ -1,4 +1,4 @@
-"""The engines as they are installed: names, versions, the line that installs them. It imports neither torch nor them."""
+"""The engines as they are installed: names, versions, the line that installs them. It imports none, nor torch."""
 
 from __future__ import annotations
 

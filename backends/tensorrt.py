@@ -169,7 +169,7 @@ def _write(timings: Path, content: bytes) -> None:
     """Whole or not at all; without, the next compile takes as long as this one."""
     with suppress(OSError):
         new = timings.with_suffix(f".{os.getpid()}")
-        with new.open("xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
         new.replace(timings)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .packages import TENSORRT_RTX
 from .tensorrt_file import EngineFile
 from .tensorrt_profiles import fitting
 from .typed_onnx import INPUT, OUTPUT
@@ -35,7 +36,8 @@ class TensorRtForward:
             self._engine = self._runtime.deserialize_cuda_engine(engine.plan)
             if self._engine is None:
                 raise RuntimeError(f"TensorRT cannot load what was compiled: {self._log.said()}")
-            self._kernels = self._kernel_cache(engine.kernels)
+            # TensorRT for RTX compiles kernels when it runs; TensorRT has them in the engine
+            self._kernels = self._kernel_cache(engine.kernels) if engine.library == TENSORRT_RTX.engine else None
 
     def __call__(self, x: Tensor) -> Tensor:
         number, count = fitting(self._profiles, x.shape)
@@ -82,12 +84,8 @@ class TensorRtForward:
         return self._contexts[number]
 
     def _kernel_cache(self, known: bytes) -> Any:
-        """Where TensorRT for RTX keeps the kernels that it compiles of the engine; None for TensorRT, which has them
-        in the engine."""
-        how = self._engine.create_runtime_config()
-        if not hasattr(how, "create_runtime_cache"):
-            return None
-        cache = how.create_runtime_cache()
+        """Where the kernels are kept that are compiled of the engine, with those that are `known`."""
+        cache = self._engine.create_runtime_config().create_runtime_cache()
         if known:
             cache.deserialize(known)  # whether it takes them or not: others are compiled
         return cache
