@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
+from .interface import Engine
 from .tensorrt import TensorRt
 
-ENGINES = (partial(TensorRt, for_rtx=True), TensorRt)
-"""In the order in which they are preferred: where TensorRT for RTX is installed and knows the card, it comes first."""
+ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt())
+"""In the order in which they are tried: where TensorRT for RTX is installed and knows the card, it comes first."""

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 class Package:
     """What one installs for an engine: any of `distributions` has it, and all of `beside` must be there, too.
 
-    `kind` is torch's name for the devices it computes on, "" for all; `good_for` says the same to people, and what it
-    is expected to gain. `install` is the line that installs it, as a whole.
+    `kind` is torch's name for the devices it computes on, "" for all; of NVIDIA's cards it has kernels for those of
+    `capabilities`, or for all. `good_for` says the same to people. `install` is the line that installs all of it.
     """
 
     engine: str
@@ -21,10 +21,18 @@ class Package:
     kind: str
     good_for: str
     install: str
+    capabilities: tuple[tuple[int, int], ...] = ()
 
     def version(self) -> str:
         """Of what is installed, "" where nothing is."""
         return next(filter(None, map(version_of, self.distributions)), "")
+
+    def knows(self, kind: str, capability: tuple[int, int] | None) -> bool:
+        """Whether it computes on devices of torch's `kind`; of NVIDIA's cards, on those of this `capability`. One that
+        is not known (None) is taken for one that it has kernels for."""
+        if self.kind and self.kind != kind:
+            return False
+        return kind != "cuda" or not self.capabilities or capability is None or capability in self.capabilities
 
     def missing(self) -> str:
         """What is not installed, in a sentence with the line that installs it; "" where nothing is missing."""
@@ -45,7 +53,7 @@ AOTINDUCTOR = Package(
     ("torch",),
     (),
     "",
-    "every device that torch's compiler knows; it comes with torch",
+    "what torch computes on; it comes with torch, and needs a C++ compiler, on CUDA Triton",
     "pip install torch",
 )
 TENSORRT = Package(
@@ -63,8 +71,10 @@ TENSORRT_RTX = Package(
     ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
     _FOR_ONNX,
     "cuda",
-    "NVIDIA's GeForce and RTX cards, in the place of TensorRT",
+    "NVIDIA's GeForce and RTX cards since Turing",
     "pip install tensorrt-rtx onnxscript",
+    # of its support matrix, 1.5; data centre cards are TensorRT's
+    ((7, 5), (8, 6), (8, 9), (12, 0), (12, 1)),
 )
 PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT)
 """In the order in which they are preferred, torch's own first."""

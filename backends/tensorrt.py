@@ -27,9 +27,6 @@ from .tensorrt_forward import TensorRtForward, new_log
 from .tensorrt_profiles import Profile, plan
 from .typed_onnx import INPUT, largest_tensor, write_onnx
 
-# The compute capabilities that TensorRT for RTX has kernels for, of its support matrix (1.5): Turing, Ampere's and
-# Ada's GeForce and RTX cards, Blackwell's. Data centre cards are TensorRT's.
-_RTX_CARDS = ((7, 5), (8, 6), (8, 9), (12, 0), (12, 1))
 _OLDEST = (10, 1)  # the first TensorRT that takes an engine's working memory with its size
 _MOST_TIMINGS = 1 << 28  # bytes; what a model's kernels took is some hundred kilobytes
 
@@ -65,9 +62,9 @@ class TensorRt:
             return missing
         if not self.for_rtx and _numbers(self.version())[:2] < _OLDEST:
             return f"TensorRT {self.version()} is older than {'.'.join(map(str, _OLDEST))}: {package.install} --upgrade"
-        if self.for_rtx and torch.cuda.get_device_capability(device) not in _RTX_CARDS:
+        if not package.knows("cuda", torch.cuda.get_device_capability(device)):
             card = torch.cuda.get_device_name(device)
-            return f"TensorRT for RTX has no kernels for {card}; TensorRT has: {TENSORRT.install}"
+            return f"{package.title} has no kernels for {card}; TensorRT has: {TENSORRT.install}"
         return ""
 
     def build(self, work: Work, target: Path) -> None:

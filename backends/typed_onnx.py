@@ -35,9 +35,10 @@ def write_onnx(work: Work, path: Path) -> None:
         program = typed_program(work)
     except Exception as error:  # the tracer's many, and whatever a model raises on tensors without values
         raise TraceError(f"it cannot be traced for {work.shapes}: {first_line(error)}") from error
-    names = {"input_names": [INPUT], "output_names": [OUTPUT]}
     try:
-        exported = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+        exported = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
+        )
         assert exported is not None  # as it is without a file to write to
         exported.save(str(path))
     except ImportError:
@@ -94,7 +95,7 @@ def _settle_types(traced: fx.GraphModule) -> None:
     which torch's exporter fails at where they are a weight's (2.6 to 2.11)."""
     kept: dict[tuple[str, torch.dtype], str] = {}
     for node in [node for node in traced.graph.nodes if node.target in (_CAST, _CAST_LIKE)]:
-        source = node.args[0]
+        source: Any = node.args[0]
         value = _attribute(traced, str(source.target)) if source.op == "get_attr" else source.meta["val"]
         wanted = node.meta["val"].dtype
         if node.target is _CAST_LIKE and value.dtype == wanted:
