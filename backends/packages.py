@@ -73,8 +73,8 @@ TENSORRT_RTX = Package(
     "cuda",
     "NVIDIA's GeForce and RTX cards since Turing",
     "pip install tensorrt-rtx onnxscript",
-    # of its support matrix, 1.5; data centre cards are TensorRT's
-    ((7, 5), (8, 6), (8, 9), (12, 0), (12, 1)),
+    # `ComputeCapability` of 1.7; data centre cards since Hopper are TensorRT's
+    ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)),
 )
 PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT)
 """In the order in which they are preferred, torch's own first."""

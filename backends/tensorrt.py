@@ -1,7 +1,8 @@
 """TensorRT (https://docs.nvidia.com/deeplearning/tensorrt) and TensorRT for RTX as engines, by their own Python face.
 
 Not through torch-tensorrt: that wants the one torch it was built with, loads by torch's pickles, and breaks a model up
-at what it does not know, where we would rather be told. Never run so far: no machine of ours has a card.
+at what it does not know, where we would rather be told. No engine ever ran: no machine of ours has a card
+(docs/backends.md tells what was tried).
 """
 
 from __future__ import annotations
@@ -57,14 +58,14 @@ class TensorRt:
         if device.type != "cuda" or torch.version.hip:
             kind = "ROCm" if device.type == "cuda" else device.type
             return f"{package.title} computes on NVIDIA's cards, and torch on {kind}"
+        if not package.knows("cuda", torch.cuda.get_device_capability(device)):
+            card = torch.cuda.get_device_name(device)
+            return f"{package.title} has no kernels for {card}; TensorRT has: {TENSORRT.install}"
         missing = package.missing()
         if missing:
             return missing
         if not self.for_rtx and _numbers(self.version())[:2] < _OLDEST:
             return f"TensorRT {self.version()} is older than {'.'.join(map(str, _OLDEST))}: {package.install} --upgrade"
-        if not package.knows("cuda", torch.cuda.get_device_capability(device)):
-            card = torch.cuda.get_device_name(device)
-            return f"{package.title} has no kernels for {card}; TensorRT has: {TENSORRT.install}"
         return ""
 
     def build(self, work: Work, target: Path) -> None:

@@ -1,8 +1,8 @@
 """Optimisation profiles: for which sizes of a tile batch TensorRT looks for its fastest kernels, and which it takes.
 
-A profile is a box of shapes, with one in it that kernels are chosen for. No tensor of an engine may have 2^31 elements
-or more, wherever in the box, so that tiles of any size and batches of any number cannot be one box: there is one of
-single tiles, as large as they may be, and one of some at once, which are smaller.
+A profile is a box of shapes, with one in it that kernels are chosen for. Parts of TensorRT count a tensor's elements in
+32 bits (NVIDIA/TensorRT, issue 3815), wherever in the box, so that tiles of any size and batches of any number cannot
+be one: there is one of single tiles, as large as they may be, and one of some at once, which are smaller.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def plan(shapes: TileShapes, example: Shape, elements: int) -> tuple[Profile, ..
             usual = (_between(low[0], example[2], high[0]), _between(low[1], example[3], high[1]))
             profiles.append(Profile((1, channels, *low), (count, channels, *usual), (count, channels, *high)))
     if not profiles:
-        raise CompileError(f"its tensors have more than {_MOST_ELEMENTS} elements for {shapes}, which TensorRT refuses")
+        raise CompileError(
+            f"its tensors have more than {_MOST_ELEMENTS} elements for {shapes}, more than TensorRT counts"
+        )
     return tuple(profiles)
 
 

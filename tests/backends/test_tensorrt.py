@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from cudaspeed.backends.interface import Work
 from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.backends.tensorrt import TensorRt
 from cudaspeed.backends.tensorrt_file import EngineFile
+from cudaspeed.storage.files import delete
+from cudaspeed.storage.scratch import scratch_folder, sweep
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ANY = TileShapes(batch=256, least=(32, 32), most=(2048, 2048), step=4)
@@ -190,6 +194,17 @@ def test_timings_are_kept_for_this_card_and_version_alone(
     assert len([*(tmp_path / "jobs").glob("*")]) == 3, "two cards' timings and the scratch folder, nothing half-written"
 
 
+def test_timings_outlive_the_compile_and_go_when_nobody_compiles_for_a_day(library: Library, tmp_path: Path) -> None:
+    scratch = scratch_folder(tmp_path)
+    TensorRt().build(replace(work(tmp_path), scratch=scratch), scratch / "engine")
+    delete(scratch)
+    sweep(tmp_path)
+    (kept,) = (tmp_path / "jobs").glob("*.timings")
+    os.utime(kept, (0, 0))
+    sweep(tmp_path)
+    assert not kept.exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
 def test_timings_that_others_could_have_written_are_not_read(library: Library, tmp_path: Path) -> None:
     built(tmp_path)
@@ -255,6 +270,10 @@ def test_rtx_is_for_the_cards_it_has_kernels_for(monkeypatch: pytest.MonkeyPatch
     assert TensorRt(for_rtx=True).lacks(CUDA) == ""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert "TensorRT has: pip install tensorrt onnxscript" in TensorRt(for_rtx=True).lacks(CUDA)
+    tensorrt_library.install(monkeypatch, version="")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    told = TensorRt(for_rtx=True).lacks(CUDA)
+    assert "pip install tensorrt-rtx" not in told, "nobody is sent to install what would not do"
 
 
 def test_nothing_is_imported_to_tell_all_that(monkeypatch: pytest.MonkeyPatch) -> None:
