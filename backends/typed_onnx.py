@@ -22,8 +22,7 @@ from .shapes import TileShapes
 
 INPUT, OUTPUT = "x", "y"
 _HALF: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_CAST = torch.ops.aten._to_copy.default
-_CAST_LIKE = torch.ops.aten.type_as.default
+_CAST, _CAST_LIKE = "aten._to_copy.default", "aten.type_as.default"  # operations, as torch writes them
 
 
 def write_onnx(work: Work, path: Path) -> None:
@@ -94,11 +93,11 @@ def _settle_types(traced: fx.GraphModule) -> None:
     """Bring weights, in place, into the types that they are cast to, once; and leave out changes to the same type,
     which torch's exporter fails at where they are a weight's (2.6 to 2.11)."""
     kept: dict[tuple[str, torch.dtype], str] = {}
-    for node in [node for node in traced.graph.nodes if node.target in (_CAST, _CAST_LIKE)]:
+    for node in [node for node in traced.graph.nodes if str(node.target) in (_CAST, _CAST_LIKE)]:
         source: Any = node.args[0]
         value = _attribute(traced, str(source.target)) if source.op == "get_attr" else source.meta["val"]
         wanted = node.meta["val"].dtype
-        if node.target is _CAST_LIKE and value.dtype == wanted:
+        if str(node.target) == _CAST_LIKE and value.dtype == wanted:
             node.replace_all_uses_with(source)
         elif source.op == "get_attr":
             name = kept.setdefault((str(source.target), wanted), f"_typed_{len(kept)}")
