@@ -4,7 +4,8 @@
 # Tests, memory estimate, peers, overhead, streams, an out-of-memory drill, scaling, health, compiling, kernels: no step
 # ends the others. Writes bench/results/<gpu>-<date>.json and the table in docs/performance.md. Needs torch with CUDA,
 # spandrel and pytest in the Python that runs it (PYTHON=...), COMFYUI_DIR (a checkout of ComfyUI) for core's row, and
-# nothing from the network.
+# nothing from the network. TensorRT and TensorRT for RTX have a row each beside compiled ones; where one is installed
+# (`cudaspeed backends` says how) it is built for, and torch's max-autotune measured beside it: some minutes more.
 #
 # bench/cuda_checklist.sh --rehearse runs the same steps on the CPU, tiny, and keeps nothing.
 set -u
@@ -43,6 +44,12 @@ bench() {  # name, most seconds, module, arguments
   PYTHONPATH=$bench_path step "$name" "$limit" "$PYTHON" -m "bench.$module" --device $device --json "$folder/$name.json" "$@"
 }
 
+# TensorRT's engines take minutes to build; the row of one that is not installed says how to install it, in no time
+count='import importlib.util as find; print(sum(bool(find.find_spec(name)) for name in ("tensorrt", "tensorrt_rtx")))'
+engines=$("$PYTHON" -c "$count")
+against="compile-default ours-balanced-auto-eager"
+[ "$engines" -eq 0 ] || against="$against compile-max-autotune"
+
 # shellcheck disable=SC2086  # the lists are several words, or none
 {
   step tests 75 "$PYTHON" -m pytest -q $(grep -rl --include='test_*.py' 'reason="no CUDA device"' tests)
@@ -54,8 +61,8 @@ bench() {  # name, most seconds, module, arguments
   bench scaling 40 scaling --most-megapixels $megapixels --most-frames $frames
   bench health 20 health --size $size --tile $tile
   bench compile 60 compile --models ${models%% *} --side $compile_side --precision auto --tuning 15
-  bench peers-compiled 50 peers --models ${models%% *} --sizes $size --rounds $rounds \
-    --rows plain-half-last compile-default "ours-balanced-*-compiled"
+  bench peers-compiled $((60 + 180 * engines)) peers --models ${models%% *} --sizes $size --rounds $rounds \
+    --rows plain-half-last $against "tensorrt*" "ours-balanced-*-compiled"
   bench kernels 25 kernels
   "$PYTHON" -m bench.summary "$folder" $keep || failed=1
 }

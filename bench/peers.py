@@ -3,14 +3,15 @@
 Rows (`--rows`, patterns such as "ours-*-eager"): ComfyUI core's node, where PYTHONPATH names a checkout of ComfyUI;
 plain spandrel on whole pictures in fp32 and half precision, contiguous and channels last; torch.compile on that; frames
 in batches of half precision without tiles, as packs for video do; whole pictures in half precision that are quartered
-when memory runs out, as chaiNNer does; TensorRT and onnxruntime where they are installed; this pack at each
-level, in fp32 and automatic precision, eager and compiled. A row that fails tells why.
+when memory runs out, as chaiNNer does; TensorRT, TensorRT for RTX and onnxruntime where they are installed (the row
+says how); this pack at each level, in fp32 and automatic precision, eager and compiled. A row that fails tells why.
 
 Told are the seconds of the fastest round, what the device held at most beyond what lay there before (on a CPU the
 growth of the process, the result included), the PSNR against the whole picture in plain fp32 (of the first and the
 last frame), and how close to its ceilings the machine came: the model's operations over the rate of a large matrix
 product in the row's precision, and the picture's bytes, in and out, over the rate of a copy. Kernels that need fewer
-operations than the plain model, as Winograd's, may come above the first.
+operations than the plain model, as Winograd's, may come above the first. "first s" went by until the first picture was
+there, compiling and tuning included; "built MB" has a TensorRT engine on disk (what ours have `bench.compile` tells).
 
 The defaults are for a CPU: eager rows, two small models, one small picture. `--short` is for a GPU and a minute,
 `--full` is everything, for hours. Models other than files have random weights, their last layer fitted so that a
@@ -82,6 +83,8 @@ _TABLE = Table(
         Column("compute", 8, lambda r: percent(r["compute_share"])),
         Column("copies", 7, lambda r: percent(r["copy_share"])),
         Column("precision", 10, lambda r: r["precision"]),
+        Column("first s", 8, lambda r: f"{r['first_seconds']:.1f}"),
+        Column("built MB", 9, lambda r: megabytes(r["compiled_bytes"])),
         Column("tiles", 14, lambda r: r["how"]),
     ),
 )
@@ -97,6 +100,7 @@ class Contender:
         self.name, self._setting, self._image = name, setting, image
         self._upscaler: Upscaler | None = None
         self._told: Record = {}
+        self._first = 0.0
         self._times: list[float] = []
         self._failure = ""
 
@@ -124,13 +128,26 @@ class Contender:
         }
 
     def _start(self, truth: Tensor | None) -> None:
-        upscaler = self._upscaler = WAYS[self.name](self._setting)
-        upscaler(self._image)
+        self._first = seconds(self._prepare, self._setting.device)
+        upscaler = self._upscaler
+        assert upscaler is not None
         made: list[Made] = []
         peak = peak_growth(lambda: made.append(upscaler(self._image)), self._setting.device)
-        picture, precision, how = made[0]
+        picture, precision, how, compiled_bytes = made[0]
         quality = None if truth is None else psnr(ends(picture), truth)
-        self._told = {"precision": precision, "how": how, "peak_bytes": peak, "psnr": quality}
+        self._told = {
+            "precision": precision,
+            "how": how,
+            "peak_bytes": peak,
+            "psnr": quality,
+            "first_seconds": self._first,
+            "compiled_bytes": compiled_bytes,
+        }
+
+    def _prepare(self) -> None:
+        """All that goes before the first picture is there: the copy of the model, compiling, tuning."""
+        self._upscaler = WAYS[self.name](self._setting)
+        self._upscaler(self._image)
 
     def _take_turn(self) -> None:
         assert self._upscaler is not None

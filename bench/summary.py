@@ -164,6 +164,7 @@ def target_lines(found: Found) -> list[str]:
 def peer_lines(found: Found) -> list[str]:
     """A Markdown table of the peers, a row for each model, picture and way; empty where there are none."""
     titles = ["model", "picture", "way", "s", "MP/s", "MB", "dB", "of matmul", "of copy", "precision"]
+    titles += ["first s", "built MB"]
     lines = ["", f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
     for step in ("peers", "peers-compiled"):
         for row in found.get(step, {}).get("rows", ()):
@@ -176,8 +177,9 @@ def peer_lines(found: Found) -> list[str]:
 
 def _measures(row: Record) -> list[str]:
     if "failure" in row:
-        return [row["failure"].replace("|", "/"), *[""] * 6]
+        return [row["failure"].replace("|", "/"), *[""] * 8]
     peak, quality = row["peak_bytes"], row["psnr"]
+    first, built = row.get("first_seconds"), row.get("compiled_bytes")
     return [
         f"{row['seconds']:.4f}",
         f"{row['megapixels_per_second']:.2f}",
@@ -186,6 +188,7 @@ def _measures(row: Record) -> list[str]:
         _percent(row["compute_share"]),
         _percent(row["copy_share"]),
         row["precision"],
+        *(["-", "-"] if first is None else [f"{first:.1f}", "-" if built is None else f"{built / 1e6:.1f}"]),
     ]
 
 

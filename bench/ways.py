@@ -16,10 +16,14 @@ from typing import Any, NamedTuple
 
 import torch
 from spandrel import ImageModelDescriptor
-from torch import Tensor
+from torch import Tensor, nn
 
+from cudaspeed.api.model_info import Forward
 from cudaspeed.api.options import LEVELS, Level, Precision, UpscaleOptions
 from cudaspeed.api.upstream import architecture_call
+from cudaspeed.backends.interface import Engine, Work
+from cudaspeed.backends.shapes import TileShapes
+from cudaspeed.backends.tensorrt import TensorRt
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.memory import free_host_bytes, is_out_of_memory, measure_cost, working_bytes
 from cudaspeed.models.execution import DTYPES
@@ -37,11 +41,12 @@ _SPLIT_OVERLAP = 16  # pixels that a quarter sees beyond its edge
 
 
 class Made(NamedTuple):
-    """The picture, the precision that most of it was computed in, and a word on how."""
+    """The picture, the precision that most of it was computed in, a word on how, and what was compiled for it."""
 
     picture: Tensor
     precision: Precision
     how: str = ""
+    compiled_bytes: int | None = None
 
 
 class Setting(NamedTuple):
@@ -134,14 +139,45 @@ def by_quarters(forward: Callable[[Tensor], Tensor], scale: int, x: Tensor, over
     return torch.cat(rows, dim=2)
 
 
-def tensorrt(setting: Setting) -> Upscaler:
-    """torch-tensorrt as torch.compile's backend. Never run yet: it needs a GPU, and no machine of ours had one."""
-    if importlib.util.find_spec("torch_tensorrt") is None:
-        raise UnavailableError("not installed")
-    importlib.import_module("torch_tensorrt")  # registers the backend
+def tensorrt(setting: Setting, engine: Engine) -> Upscaler:
+    """An engine of TensorRT's for whole pictures of one size, built before the first. Never run yet: it needs a GPU,
+    and no machine of ours had one."""
+    lacks = engine.lacks(setting.device)
+    if lacks:
+        raise UnavailableError(lacks)
     half = setting.half in supported_precisions(setting.model)
-    dtype = DTYPES[setting.half] if half and setting.half else torch.float32
-    return whole(setting, half, backend="torch_tensorrt", options={"enabled_precisions": {dtype}})
+    precision: Precision = setting.half if half and setting.half else "fp32"
+    module = _Forward(_copy(setting, "fp32", last=False))
+    made: dict[torch.Size, tuple[Forward, int]] = {}
+
+    def forward(x: Tensor) -> Tensor:
+        if x.shape not in made:
+            with tempfile.TemporaryDirectory() as folder:
+                scratch, file = Path(folder, "scratch"), Path(folder, "engine")
+                scratch.mkdir()
+                shapes = TileShapes.one(*x.shape[2:])
+                engine.build(Work(module, x, shapes, precision, setting.device, scratch), file)
+                made[x.shape] = engine.load(file, setting.device), file.stat().st_size
+        return made[x.shape][0](x).clamp(0, 1)
+
+    by_frames = _by_frames(setting, forward, "fp32", last=False, batch=1)
+
+    def run(image: Tensor) -> Made:
+        picture = by_frames(image).picture
+        return Made(picture, precision, compiled_bytes=sum(size for _, size in made.values()))
+
+    return run
+
+
+class _Forward(nn.Module):
+    """spandrel's call for the architecture, which neither pads nor clamps, as a module."""
+
+    def __init__(self, model: ImageModelDescriptor) -> None:
+        super().__init__()
+        self.model, self._call = model.model, architecture_call(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._call(self.model, x)
 
 
 def onnxruntime(setting: Setting) -> Upscaler:
@@ -256,7 +292,7 @@ WAYS: dict[str, Prepare] = {
     "compile-max-autotune": partial(best_whole, mode="max-autotune"),
     "batched-half": partial(whole, half=True, batch=_BATCH),
     "split-half": split,
-    "tensorrt": tensorrt,
+    **{engine.name: partial(tensorrt, engine=engine) for engine in (TensorRt(for_rtx=True), TensorRt())},
     "onnxruntime": onnxruntime,
     **{
         f"ours-{level}-{'auto' if half else 'fp32'}-{'compiled' if compiled else 'eager'}": partial(

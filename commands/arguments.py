@@ -104,6 +104,13 @@ def parser() -> argparse.ArgumentParser:
     )
     shown.set_defaults(run=_later("device_list"))
 
+    engines = commands.add_parser(
+        "backends",
+        parents=[output],
+        help="list the engines that compile models: which are there, what for, and how the others are installed",
+    )
+    engines.set_defaults(run=_later("backends"))
+
     tuned = commands.add_parser(
         "tune",
         parents=[output, _computing_arguments(), _compiling_arguments()],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import zoo
 from torch import Tensor, nn
 
 from bench.harness import psnr
-from bench.ways import WAYS, Setting, by_quarters
+from bench.ways import WAYS, Setting, UnavailableError, by_quarters, tensorrt
+from cudaspeed.backends.interface import Work
+from cudaspeed.backends.typed_onnx import typed_program
 
 
 def little_memory(forward, most_pixels: int, seen: list[int]):
@@ -55,3 +60,48 @@ def test_half_precision_is_half_precision(way: str) -> None:
         made, truth = WAYS[way](setting)(image), WAYS["plain-fp32"](setting)(image)
     assert made.precision == "bf16"
     assert 40 < psnr(made.picture, truth.picture) < 90
+
+
+class Eager:
+    """An engine that compiles nothing."""
+
+    def __init__(self, lacks: str = "") -> None:
+        self._lacks = lacks
+        self.built: list[tuple[object, ...]] = []
+
+    def lacks(self, device: torch.device) -> str:
+        return self._lacks
+
+    def build(self, work: Work, target: Path) -> None:
+        self._module = work.module
+        typed_program(work)  # as those do that compile: it works within inference mode, too
+        self.built.append((str(work.shapes), work.precision))
+        assert work.scratch.is_dir()
+        target.write_bytes(bytes(1000))
+
+    def load(self, path: Path, device: torch.device) -> Any:
+        assert path.exists()
+        return self._module
+
+
+def test_an_engine_is_built_once_for_a_size_and_tells_its_bytes() -> None:
+    setting, image, engine = (
+        Setting(zoo.compact(2), torch.device("cpu"), "bf16"),
+        zoo.photograph(32, 40, frames=2),
+        Eager(),
+    )
+    with torch.inference_mode():
+        way: Any = tensorrt(setting, engine)  # type: ignore[arg-type]  # it needs no more of one
+        made, again, truth = way(image), way(image), WAYS["plain-fp32"](setting)(image)
+    assert engine.built == [("tiles of 40x32", "bf16")]
+    assert (made.precision, made.compiled_bytes, again.compiled_bytes) == ("bf16", 1000, 1000)
+    assert psnr(made.picture, truth.picture) > 100
+
+
+def test_an_engine_that_is_not_there_is_told_by_what_lacks() -> None:
+    setting = Setting(zoo.compact(2), torch.device("cpu"), None)
+    with pytest.raises(UnavailableError, match="pip install something"):
+        tensorrt(setting, Eager("it lacks: pip install something"))  # type: ignore[arg-type]
+    for name in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(UnavailableError, match="NVIDIA's cards, and torch on cpu"):
+            WAYS[name](setting)

@@ -156,6 +156,16 @@ def test_the_cache_is_listed_without(cudaspeed: CommandLine) -> None:
         assert_light(ended)
 
 
+def test_backends_are_listed_without(cudaspeed: CommandLine) -> None:
+    for json_too in ([], ["--json"]):
+        ended = cudaspeed("backends", *json_too)
+        assert (ended.code, ended.err) == (0, "")
+        assert "aotinductor" in ended.out
+        assert "pip install tensorrt onnxscript" in ended.out
+        assert_light(ended)
+        assert not ended.imported & {"tensorrt", "tensorrt_rtx", "onnxscript", "openvino"}
+
+
 def compact() -> dict[str, torch.Tensor]:
     return Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2).state_dict()
 

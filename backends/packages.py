@@ -1,0 +1,88 @@
+"""The engines as they are installed: names, versions, the line that installs them. It imports none, nor torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+
+@dataclass(frozen=True)
+class Package:
+    """What one installs for an engine: any of `distributions` has it, and all of `beside` must be there, too.
+
+    `kind` is torch's name for the devices it computes on, "" for all; of NVIDIA's cards it has kernels for those of
+    `capabilities`, or for all. `good_for` says the same to people. `install` is the line that installs all of it.
+    """
+
+    engine: str
+    title: str
+    distributions: tuple[str, ...]
+    beside: tuple[str, ...]
+    kind: str
+    good_for: str
+    install: str
+    capabilities: tuple[tuple[int, int], ...] = ()
+
+    def version(self) -> str:
+        """Of what is installed, "" where nothing is."""
+        return next(filter(None, map(version_of, self.distributions)), "")
+
+    def knows(self, kind: str, capability: tuple[int, int] | None) -> bool:
+        """Whether it computes on devices of torch's `kind`; of NVIDIA's cards, on those of this `capability`. One that
+        is not known (None) is taken for one that it has kernels for."""
+        if self.kind and self.kind != kind:
+            return False
+        return kind != "cuda" or not self.capabilities or capability is None or capability in self.capabilities
+
+    def missing(self) -> str:
+        """What is not installed, in a sentence with the line that installs it; "" where nothing is missing."""
+        if not self.version():
+            return f"{self.title} is not installed: {self.install}"
+        absent = [name for name in self.beside if not version_of(name)]
+        if absent:
+            return f"{self.title} takes models as torch writes them with {' and '.join(absent)}: {self.install}"
+        return ""
+
+
+# torch.onnx.export(dynamo=True), the only way since torch 2.9, imports onnxscript in 2.6 to 2.11, which brings onnx.
+_FOR_ONNX = ("onnxscript",)
+
+AOTINDUCTOR = Package(
+    "aotinductor",
+    "AOTInductor",
+    ("torch",),
+    (),
+    "",
+    "what torch computes on; it comes with torch, and needs a C++ compiler, on CUDA Triton",
+    "pip install torch",
+)
+TENSORRT = Package(
+    "tensorrt",
+    "TensorRT",
+    ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    _FOR_ONNX,
+    "cuda",
+    "NVIDIA's cards",
+    "pip install tensorrt onnxscript",
+)
+TENSORRT_RTX = Package(
+    "tensorrt-rtx",
+    "TensorRT for RTX",
+    ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    _FOR_ONNX,
+    "cuda",
+    "NVIDIA's GeForce and RTX cards since Turing",
+    "pip install tensorrt-rtx onnxscript",
+    # `ComputeCapability` of 1.7; data centre cards since Hopper are TensorRT's
+    ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)),
+)
+PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT)
+"""In the order in which they are preferred, torch's own first."""
+
+
+def version_of(distribution: str) -> str:
+    """Of an installed distribution, "" where it is not there."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
