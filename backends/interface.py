@@ -19,8 +19,8 @@ class Work:
     """A forward to compile for `shapes`, on `device`.
 
     `module` takes and gives float32 and computes in float32, on the device, in evaluation mode; the engine may compute
-    in `precision`. `example` is a batch [N, C, h, w] of the shapes; where a side may vary, it is neither 1 nor another's.
-    What the engine leaves behind goes into the folder `scratch`, which is deleted.
+    in `precision`. `example` is a batch [N, C, h, w] of the shapes; where a side may vary, it is neither 1 nor
+    another's. What the engine leaves behind goes into the folder `scratch`, which is deleted.
     """
 
     module: nn.Module

@@ -30,6 +30,9 @@ COMPILED_FORMAT = 1
 is. What was compiled under another number is not used again. tests/compiling/test_format.py notices what may be such
 a change, and asks."""
 
+# Packages of the engines that are tried for a device's models beside torch's own, where they are installed.
+_ENGINES = {"cpu": ("openvino",)}
+
 
 def describe_environment(device: torch.device) -> dict[str, str]:
     """What must be the same for a compiled model to be used again, and for a failed compile not to be tried again."""
@@ -51,6 +54,7 @@ def _describe_environment(device: torch.device) -> dict[str, str]:
         "compiler": _compiler(),
         "headers": " ".join(_headers()),
         "format": str(COMPILED_FORMAT),
+        **{name: told for name in _ENGINES.get(device.type, ()) if (told := _version_of(name))},
     }
 
 
