@@ -63,6 +63,10 @@ class OpenVino:
         """Trace, convert, compile and export into the file `target`. Raises `TraceError`, and `CompileError` where
         OpenVINO lacks operations of the model, or the device."""
         library = _openvino()
+        core = library.Core()
+        found = core.available_devices
+        if not any(name.partition(".")[0] == self.target for name in found):  # "GPU.0", where there are several
+            raise CompileError(f"OpenVINO finds no {self.target} here, only {', '.join(found)}")
         shape = library.PartialShape(_sides(work.shapes, work.example.shape))
         try:
             with torch.no_grad():  # not left to OpenVINO, which would compute it three times more to check the trace
@@ -72,7 +76,7 @@ class OpenVino:
         try:
             model = library.convert_model(traced, example_input=work.example, input=[shape])
             settings = {**_settings(), "INFERENCE_PRECISION_HINT": _HINTS[work.precision]}
-            made = library.Core().compile_model(model, self.target, settings).export_model()
+            made = core.compile_model(model, self.target, settings).export_model()
         except Exception as error:  # its converter's are many
             raise CompileError(_reason(str(error))) from error
         target.write_bytes(self._mark() + (made if isinstance(made, bytes) else made.getvalue()))
