@@ -57,6 +57,6 @@ class Engine(Protocol):
         """The forward in a file that `build` made: x [N, C, h, w] float32 on `device` -> float32, the caller's own.
 
         It checks no shapes: give it only what `TileShapes.fit` accepts. The file must come from the trusted store.
-        Raises `RuntimeError` for a file of another version or of something else, `OSError` where it cannot be read.
+        Raises `CompileError` for a file of another version or of something else, `OSError` where it cannot be read.
         """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .errors import CompileError
 from .interface import Engine
 from .openvino import OpenVino
 
@@ -17,8 +18,8 @@ def usable(device: torch.device) -> list[Engine]:
 
 
 def engine(name: str) -> Engine:
-    """The one of that name. Raises `RuntimeError` where there is none."""
+    """The one of that name. Raises `CompileError` where there is none."""
     for one in ENGINES:
         if one.name == name:
             return one
-    raise RuntimeError(f"it was compiled by {name}, of which nothing is known here; it has to be compiled anew")
+    raise CompileError(f"{name} made it, and there is no such engine here")

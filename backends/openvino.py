@@ -88,13 +88,14 @@ class OpenVino:
             found = file.read(len(mark))
             if found != mark:
                 other = found.startswith(_MADE_BY)
-                told = f"another OpenVINO's than {self.version() or 'none'}" if other else "none of OpenVINO's"
-                raise RuntimeError(f"what was compiled is {told}; it has to be compiled anew")
+                raise CompileError(
+                    "another OpenVINO made it than is installed" if other else "OpenVINO did not make it"
+                )
             content = io.BytesIO(file.read())
         try:
             request = _openvino().Core().import_model(content, self.target, _settings()).create_infer_request()
         except RuntimeError as error:
-            raise RuntimeError(f"OpenVINO cannot load what was compiled: {_last_line(str(error))}") from error
+            raise CompileError(f"OpenVINO cannot read it: {_last_line(str(error))}") from error
         alone = Lock()  # a request computes one batch at a time
 
         def forward(x: Tensor) -> Tensor:
@@ -141,11 +142,14 @@ def _sides(shapes: TileShapes, example: torch.Size) -> list[int | tuple[int, int
 
 def _reason(said: str) -> str:
     """Why it cannot be compiled, of what OpenVINO said in many lines."""
-    lacks = _MISSING.search(said) or _FAILED.search(said)
-    return f"OpenVINO lacks {lacks[1].strip()}" if lacks else f"OpenVINO cannot compile it: {_last_line(said)}"
+    found = _MISSING.search(said) or _FAILED.search(said)
+    if not found:
+        return f"OpenVINO cannot compile it: {_last_line(said)}"
+    operations = found[1].strip()
+    return f"OpenVINO lacks {operations}"
 
 
 def _last_line(said: str) -> str:
     """What matters of OpenVINO's errors: the places in its source come first."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1] if lines else "it does not say why"
+    return lines[-1] if lines else "no reason is given"

@@ -36,7 +36,7 @@ ROOT = Path(__file__).absolute().parent.parent
 """The repository's folder, from which benchmarks are started."""
 
 _EQUAL_DB = 200.0
-_PACKAGES = ("spandrel", "triton", "torch_tensorrt", "onnxruntime-gpu")
+_PACKAGES = ("spandrel", "triton", "torch_tensorrt", "onnxruntime", "onnxruntime-gpu", "openvino")
 
 
 # --- time and memory -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Rows (`--rows`, patterns such as "ours-*-eager"): ComfyUI core's node, where PYTHONPATH names a checkout of ComfyUI;
 plain spandrel on whole pictures in fp32 and half precision, contiguous and channels last; torch.compile on that; frames
 in batches of half precision without tiles, as packs for video do; whole pictures in half precision that are quartered
-when memory runs out, as chaiNNer does; TensorRT and onnxruntime where they are installed; this pack at each
+when memory runs out, as chaiNNer does; TensorRT, onnxruntime and OpenVINO where they are installed; this pack at each
 level, in fp32 and automatic precision, eager and compiled. A row that fails tells why.
 
 Told are the seconds of the fastest round, what the device held at most beyond what lay there before (on a CPU the

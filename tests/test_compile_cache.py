@@ -504,7 +504,7 @@ def test_of_an_engine_that_is_unknown_here_one_sentence_is_told(compilers: Compi
     run(process(compilers), zoo.compact(), WAIT)
     improved_by(StandIn("abacus"), compilers, b"abacus")
     report = run(process(compilers), zoo.compact())
-    assert "it was compiled by abacus, of which nothing is known here" in report.compiling
+    assert "(abacus made it, and there is no such engine here)" in report.compiling
 
 
 def test_what_is_compiled_under_an_engine_of_another_version_is_made_anew(

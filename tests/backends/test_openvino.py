@@ -116,7 +116,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"something else", b"PK\x03\x04" * 100])
 def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(content)
-    with pytest.raises(RuntimeError, match=r"^what was compiled is none of OpenVINO's; it has to be compiled anew$"):
+    with pytest.raises(RuntimeError, match=r"^OpenVINO did not make it$"):
         ENGINE.load(tmp_path / "model", CPU)
 
 
@@ -129,7 +129,7 @@ def test_half_a_file_is_refused_in_one_line(keep: float, tmp_path: Path) -> None
     mark = whole.index(b"\n") + 1
     body = whole[mark:]
     (tmp_path / "model").write_bytes(whole[:mark] + body[: int(keep * len(body)) if keep < 1 else int(keep)])
-    with pytest.raises(RuntimeError, match=r"^OpenVINO cannot load what was compiled: [^\n]+$"):
+    with pytest.raises(RuntimeError, match=r"^OpenVINO cannot read it: [^\n]+$"):
         ENGINE.load(tmp_path / "model", CPU)
 
 
@@ -138,7 +138,7 @@ def test_what_another_version_made_is_refused(tmp_path: Path, monkeypatch: pytes
     work, _ = work_of(zoo.compact(), ANY_SIZE, tmp_path)
     ENGINE.build(work, tmp_path / "model")
     monkeypatch.setattr(openvino, "version", lambda package: "2031.1")
-    with pytest.raises(RuntimeError, match=r"another OpenVINO's than 2031\.1; it has to be compiled anew"):
+    with pytest.raises(RuntimeError, match=r"^another OpenVINO made it than is installed$"):
         ENGINE.load(tmp_path / "model", CPU)
 
 
