@@ -26,6 +26,7 @@ from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.upstream import trust_the_processor
 from ..backends.errors import CompileError
+from ..backends.offer import usable
 from ..kernels import window_attention, winograd
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.loader import load_model
@@ -55,6 +56,8 @@ def main(request_file: str) -> None:
     except Exception as error:  # compilers fail in every way there is; each is one line in the store
         logger.exception("compiling failed")
         scope, reason = explain(error)
+        if scope == "environment" and usable(torch.device(request.device)):  # which may do better with another model
+            scope = "model"
         if scope:
             store.fail(request.id, reason, scope, request.environment)
         else:

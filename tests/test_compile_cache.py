@@ -499,6 +499,27 @@ def test_an_engines_file_that_is_none_of_its_is_not_used(
     assert report.compiling == "eager: what was compiled cannot be loaded (it is something else)"
 
 
+def test_what_is_improved_while_it_is_fetched_is_not_taken_for_another_engines(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StandIn()
+    monkeypatch.setattr(offer, "ENGINES", (engine,))
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    fetch, fetched = ArtifactStore.copy_of, []
+
+    def late(store: ArtifactStore, entry_id: str) -> object:
+        if not fetched:
+            improved_by(engine, compilers, b"stand-in")
+        fetched.append(entry_id)
+        return fetch(store, entry_id)
+
+    monkeypatch.setattr(ArtifactStore, "copy_of", late)
+    report = run(process(compilers), zoo.compact(), AUTO, frames=3)
+    assert report.compiling == "compiled by stand-in"
+    assert engine.loads == [b"stand-in"]
+
+
 def test_of_an_engine_that_is_unknown_here_one_sentence_is_told(compilers: Compilers) -> None:
     compilers.at_once = Job.succeed
     run(process(compilers), zoo.compact(), WAIT)

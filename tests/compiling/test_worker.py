@@ -271,8 +271,9 @@ def test_where_none_can_compile_it_torchs_reason_is_told(compiling: Compiling, m
     compiling.failure = RuntimeError("No working C++ compiler found")
     engine = StandIn()
     engine.fails = CompileError("it lacks aten::roll")
-    for engines in [(engine,), ()]:
+    for engines, scope in [((), "environment"), ((engine,), "model")]:  # the engine may do better with others
         compiling.engines(monkeypatch, *engines)
         assert compiling.run() is None
         assert "install one (Linux: g++" in compiling.store.get(ID).reason
+        assert compiling.store.get(ID).scope == scope
         compiling.store.clear()
