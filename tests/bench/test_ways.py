@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 import zoo
 from torch import Tensor, nn
 
+from bench import ways
 from bench.harness import psnr
-from bench.ways import WAYS, Setting, by_quarters
+from bench.ways import WAYS, Setting, UnavailableError, by_quarters
 
 
 def little_memory(forward, most_pixels: int, seen: list[int]):
@@ -55,3 +58,19 @@ def test_half_precision_is_half_precision(way: str) -> None:
         made, truth = WAYS[way](setting)(image), WAYS["plain-fp32"](setting)(image)
     assert made.precision == "bf16"
     assert 40 < psnr(made.picture, truth.picture) < 90
+
+
+def test_openvino_is_a_row_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting, image = Setting(zoo.compact(2), torch.device("cpu"), None), zoo.photograph(32, 40, frames=2)
+    if find_spec("openvino") is None:
+        with pytest.raises(UnavailableError, match="pip install openvino"):
+            WAYS["openvino-f32"](setting)
+        return
+    made, truth = WAYS["openvino-f32"](setting)(image), WAYS["plain-fp32"](setting)(image)
+    assert made.precision == "fp32"
+    assert psnr(made.picture, truth.picture) > 80
+    monkeypatch.setattr(ways, "fast_precisions", lambda device: ())
+    with pytest.raises(UnavailableError, match="no native bf16"):
+        WAYS["openvino-bf16"](setting)
+    monkeypatch.setattr(ways, "fast_precisions", lambda device: ("bf16",))
+    assert WAYS["openvino-bf16"](setting)(image).precision == "bf16"
