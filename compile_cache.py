@@ -28,6 +28,7 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, Kernels, ModelInfo
 from .api.options import Precision
+from .backends.offer import engine
 from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
@@ -310,10 +311,17 @@ class CompiledForwards:
             told = next(iter(self._refused.values()), None) or self._failure(self._entries(), any_scope=True)
             if not told and not self.ready() and any(entry.state == "ready" for entry in self._entries().values()):
                 told = "what was compiled is slower here"
-            return "compiled" if used else f"eager: {told}" if told else "eager: compiling would not pay yet"
+            if used:
+                return self._computed_by()
+            return f"eager: {told}" if told else "eager: compiling would not pay yet"
         return f"compiling for {shapes} in the background, eager meanwhile"
 
     # --- details -------------------------------------------------------------------------------------------------
+
+    def _computed_by(self) -> str:
+        """ "compiled", and by which engines what is loaded was, where these are others than torch's own."""
+        engines = {executor.engine for executor in self._loaded.values()} - {""}
+        return f"compiled by {' and '.join(sorted(engines))}" if engines else "compiled"
 
     def _what_of(self, shapes: TileShapes) -> dict[str, str]:
         return {**self._what, "shapes": str(shapes)}
@@ -373,10 +381,10 @@ class CompiledForwards:
             return loaded
         try:
             with copy:
-                forward = load_package(copy.path, self._device)
-            now = self._store.get(self._id(shapes))
-            if now is None or now.sha256 != entry.sha256:  # it was improved meanwhile: the next batch asks again
-                return loaded
+                if copy.sha256 != entry.sha256:  # it was improved meanwhile: the next batch asks again
+                    return loaded
+                load = engine(entry.engine).load if entry.engine else load_package
+                forward = load(copy.path, self._device)
             self._loaded[shapes] = CompiledExecutor(self, shapes, forward, entry)
             self._times.pop(shapes, None)  # they were another's, which was improved
         except Exception as error:  # a package of another torch, a library that is missing

@@ -58,14 +58,14 @@ class UpscaleReport:
     plan's that the run ended with, smaller than at the start where memory ran out; `tiles` are those of all frames, as
     they were cut. So many `still_tiles` of them were not computed: they took what came of others that are the same,
     mostly those of the frame before; `still_frames` are frames that are, as a whole, the one before, their tiles among
-    those. `compiled`: tiles went through a compiled forward; `compiling` says in a few words where compiling stands, or
-    why there is none. `kernels` are those that computed the model. `profile` is the revision of what was known of the
-    model when the run began, "rev 7": runs of one revision, with the same options, give the same bits. Where compiled
-    code got ready on the way, or faulty tiles made a mode be left for good, it went "rev 7 to 8"; where free memory
-    decided how large tiles or batches were, "rev 7, tiles as memory allowed". `notes` are sentences on what was not
-    done as asked, such as a precision that the model does not work in. `sizes` says how the picture came to its size,
-    "320x240, model 1280x960, lanczos 640x480", in so many `passes` of the model; where these are several, the plan is
-    the last one's, and all else is said of all of them."""
+    those. `compiled`: tiles went through a compiled forward; `compiling` says in a few words where compiling stands,
+    and which engine compiled what is used, or why there is none. `kernels` are those that computed the model. `profile`
+    is the revision of what was known of the model when the run began, "rev 7": runs of one revision, with the same
+    options, give the same bits. Where compiled code got ready on the way, or faulty tiles made a mode be left for good,
+    it went "rev 7 to 8"; where free memory decided how large tiles or batches were, "rev 7, tiles as memory allowed".
+    `notes` are sentences on what was not done as asked, such as a precision that the model does not work in. `sizes`
+    says how the picture came to its size, "320x240, model 1280x960, lanczos 640x480", in so many `passes` of the model;
+    where these are several, the plan is the last one's, and all else is said of all of them."""
 
     model: str
     scale: int
@@ -105,13 +105,17 @@ class UpscaleReport:
         frames = f"{self.frames} frames, " if self.frames != 1 else ""
         told = [
             f"{frames}{width}x{height} -> {columns}x{rows}",
-            self.precision + ", compiled" * self.compiled,
+            f"{self.precision}, {self._compiled_by}" if self.compiled else self.precision,
             f"{self.tiles} tiles" if self.tiles != self.frames else "one piece" + " each" * (self.frames > 1),
             f"{self.still_share:.0%} stood still" if self.still_tiles else "",
             f"{self.seconds:.1f} s" if self.seconds >= 0.1 else f"{self.seconds * 1000:.0f} ms",
             f"{repaired} tile{'s' * (repaired > 1)} repaired" if repaired else "",
         ]
         return ", ".join(filter(None, told)) if self.frames else f"no frames of {width}x{height}"
+
+    @property
+    def _compiled_by(self) -> str:
+        return self.compiling if self.compiling.startswith("compiled by ") else "compiled"
 
     @property
     def warnings(self) -> tuple[str, ...]:

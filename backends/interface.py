@@ -19,8 +19,9 @@ class Work:
     """A forward to compile for `shapes`, on `device`.
 
     `module` takes and gives float32 and computes in float32, on the device, in evaluation mode; the engine may compute
-    in `precision`. `example` is a batch [N, C, h, w] of the shapes; where a side may vary, it is neither 1 nor another's.
-    What the engine leaves behind goes into the folder `scratch`, which is deleted.
+    in `precision`. `example` is a batch [N, C, h, w] of the shapes; where a side may vary, it is neither 1 nor
+    another's. What the engine leaves behind goes into the folder `scratch`, which is deleted; what it may use again,
+    beside it.
     """
 
     module: nn.Module
@@ -57,6 +58,6 @@ class Engine(Protocol):
         """The forward in a file that `build` made: x [N, C, h, w] float32 on `device` -> float32, the caller's own.
 
         It checks no shapes: give it only what `TileShapes.fit` accepts. The file must come from the trusted store.
-        Raises `RuntimeError` for a file of another version or of something else, `OSError` where it cannot be read.
+        Raises `CompileError` for a file of another version or of something else, `OSError` where it cannot be read.
         """
         ...

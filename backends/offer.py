@@ -1,9 +1,26 @@
-"""The engines that are tried beside torch's own."""
+"""The engines that are tried beside torch's own, and which of them made what."""
 
 from __future__ import annotations
 
+import torch
+
+from .errors import CompileError
 from .interface import Engine
+from .openvino import OpenVino
 from .tensorrt import TensorRt
 
-ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt())
+ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt(), OpenVino())
 """In the order in which they are tried: where TensorRT for RTX is installed and knows the card, it comes first."""
+
+
+def usable(device: torch.device) -> list[Engine]:
+    """Those that are installed, and lack nothing, for what torch computes on `device`."""
+    return [engine for engine in ENGINES if not engine.lacks(device)]
+
+
+def engine(name: str) -> Engine:
+    """The one of that name. Raises `CompileError` where there is none."""
+    for one in ENGINES:
+        if one.name == name:
+            return one
+    raise CompileError(f"{name} made it, and there is no such engine here")

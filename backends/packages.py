@@ -76,7 +76,16 @@ TENSORRT_RTX = Package(
     # `ComputeCapability` of 1.7; data centre cards since Hopper are TensorRT's
     ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)),
 )
-PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT)
+OPENVINO = Package(
+    "openvino",
+    "OpenVINO",
+    ("openvino",),
+    (),
+    "cpu",
+    "processors",
+    "pip install openvino",
+)
+PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT, OPENVINO)
 """In the order in which they are preferred, torch's own first."""
 
 

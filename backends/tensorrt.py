@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..api.model_info import Forward
+from ..storage.fingerprint import card_of
 from ..storage.ownership import NotRegularError, read_own
 from .errors import CompileError
 from .interface import Work
@@ -92,10 +93,10 @@ class TensorRt:
         engine = EngineFile.read(path)
         made, here = (engine.library, engine.version), (self.name, self.version())
         if made != here:
-            raise RuntimeError(f"it was compiled by {' '.join(made)}, and here is {' '.join(here)}; compile it anew")
+            raise CompileError(f"it was compiled by {' '.join(made)}, and here is {' '.join(here)}; compile it anew")
         card = card_of(device)
         if engine.card != card:
-            raise RuntimeError(f"it was compiled for {engine.card}, and here is {card}; it has to be compiled anew")
+            raise CompileError(f"it was compiled for {engine.card}, and here is {card}; it has to be compiled anew")
         return TensorRtForward(self._library(), engine, device)
 
     def _serialised(self, library: Any, work: Work, model: Path, profiles: tuple[Profile, ...]) -> bytes:
@@ -133,12 +134,6 @@ class TensorRt:
 
     def _library(self) -> Any:
         return importlib.import_module(self.name.replace("-", "_"))
-
-
-def card_of(device: torch.device) -> str:
-    """What an engine is good for: the card's name and compute capability."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
 
 
 def _refused(parser: Any) -> str:

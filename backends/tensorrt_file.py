@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import CompileError
 from .tensorrt_profiles import Profile, Shape
 
 _MARK = b"cudaspeed TensorRT engine 1\n"
@@ -44,10 +45,10 @@ class EngineFile:
 
     @staticmethod
     def read(path: Path) -> EngineFile:
-        """What `write` wrote. Raises `RuntimeError` for anything else, `OSError` where it cannot be read."""
+        """What `write` wrote. Raises `CompileError` for anything else, `OSError` where it cannot be read."""
         with path.open("rb") as file:
             if file.readline(len(_MARK)) != _MARK:
-                raise RuntimeError("what was compiled is no engine of TensorRT's; it has to be compiled anew")
+                raise CompileError("what was compiled is no engine of TensorRT's; it has to be compiled anew")
             line, content = file.readline(_LONGEST_HEADER), file.read()
         try:
             header = json.loads(line)
@@ -61,7 +62,7 @@ class EngineFile:
                 kernels=content[plan:],
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise RuntimeError("an engine of TensorRT's is damaged; it has to be compiled anew") from error
+            raise CompileError("an engine of TensorRT's is damaged; it has to be compiled anew") from error
 
 
 _SIDES = ("least", "typical", "most")

@@ -36,7 +36,16 @@ ROOT = Path(__file__).absolute().parent.parent
 """The repository's folder, from which benchmarks are started."""
 
 _EQUAL_DB = 200.0
-_PACKAGES = ("spandrel", "triton", "tensorrt", "tensorrt-rtx", "onnxscript", "onnxruntime-gpu")
+_PACKAGES = (
+    "spandrel",
+    "triton",
+    "tensorrt",
+    "tensorrt-rtx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+)
 
 
 # --- time and memory -------------------------------------------------------------------------------------------------

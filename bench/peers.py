@@ -3,8 +3,9 @@
 Rows (`--rows`, patterns such as "ours-*-eager"): ComfyUI core's node, where PYTHONPATH names a checkout of ComfyUI;
 plain spandrel on whole pictures in fp32 and half precision, contiguous and channels last; torch.compile on that; frames
 in batches of half precision without tiles, as packs for video do; whole pictures in half precision that are quartered
-when memory runs out, as chaiNNer does; TensorRT, TensorRT for RTX and onnxruntime where they are installed (the row
-says how); this pack at each level, in fp32 and automatic precision, eager and compiled. A row that fails tells why.
+when memory runs out, as chaiNNer does; TensorRT, TensorRT for RTX, onnxruntime and OpenVINO where they are installed
+(the row says how); this pack at each level, in fp32 and automatic precision, eager and compiled. A row that fails tells
+why.
 
 Told are the seconds of the fastest round, what the device held at most beyond what lay there before (on a CPU the
 growth of the process, the result included), the PSNR against the whole picture in plain fp32 (of the first and the

@@ -22,6 +22,7 @@ from cudaspeed.api.model_info import Forward
 from cudaspeed.api.options import LEVELS, Level, Precision, UpscaleOptions
 from cudaspeed.api.upstream import architecture_call
 from cudaspeed.backends.interface import Engine, Work
+from cudaspeed.backends.openvino import OpenVino
 from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.backends.tensorrt import TensorRt
 from cudaspeed.host.standalone import StandaloneContext
@@ -205,6 +206,40 @@ def onnxruntime(setting: Setting) -> Upscaler:
     return _by_frames(setting, forward, precision, last=False, batch=1)
 
 
+def openvino(setting: Setting, precision: Precision) -> Upscaler:
+    """OpenVINO on whole pictures, converted from spandrel's module for each size, with `precision` as its hint."""
+    engine, device = OpenVino(), setting.device
+    lacks = engine.lacks(device)
+    if lacks:
+        raise UnavailableError(lacks)
+    if precision != "fp32" and precision not in fast_precisions(device):
+        raise UnavailableError(f"this processor has no native {precision}: OpenVINO would compute in fp32")
+    plain = _Plain(_copy(setting, "fp32", last=False))
+    forwards: dict[torch.Size, Forward] = {}
+
+    def forward(x: Tensor) -> Tensor:
+        if x.shape not in forwards:
+            with tempfile.TemporaryDirectory() as folder:
+                shapes, file = TileShapes.one(*x.shape[2:]), Path(folder, "model")
+                engine.build(Work(plain, x, shapes, precision, device, Path(folder)), file)
+                forwards[x.shape] = engine.load(file, device)
+        return forwards[x.shape](x).clamp(0, 1)
+
+    run = _by_frames(setting, forward, "fp32", last=False, batch=1)
+    return lambda image: run(image)._replace(precision=precision)
+
+
+class _Plain(nn.Module):
+    """spandrel's module, called as its architecture asks for."""
+
+    def __init__(self, model: ImageModelDescriptor) -> None:
+        super().__init__()
+        self.model, self._call = model.model, architecture_call(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._call(self.model, x)
+
+
 def _copy(setting: Setting, precision: Precision, last: bool) -> ImageModelDescriptor:
     ours = copy.deepcopy(setting.model).to(setting.device, DTYPES[precision])
     ours.model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -294,6 +329,8 @@ WAYS: dict[str, Prepare] = {
     "split-half": split,
     **{engine.name: partial(tensorrt, engine=engine) for engine in (TensorRt(for_rtx=True), TensorRt())},
     "onnxruntime": onnxruntime,
+    "openvino-f32": partial(openvino, precision="fp32"),
+    "openvino-bf16": partial(openvino, precision="bf16"),
     **{
         f"ours-{level}-{'auto' if half else 'fp32'}-{'compiled' if compiled else 'eager'}": partial(
             ours, level=level, half=half, compiled=compiled

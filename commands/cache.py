@@ -89,6 +89,7 @@ def _entry_line(entry: Entry) -> str:
         gain = (
             f", {entry.eager_rate / entry.compiled_rate:.2f}x eager" if entry.eager_rate and entry.compiled_rate else ""
         )
+        gain += f", by {entry.engine}" if entry.engine else ""
         told += f"  {entry.bytes / 1e6:.1f} MB, {entry.compile_seconds:.0f} s, {entry.hits} hits{gain}"
     elif entry.reason:
         told += f"  {entry.reason}"

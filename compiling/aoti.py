@@ -119,13 +119,20 @@ class Compiler:
         side = side // step * step
         return torch.rand(2, self._channels, side, side + step, device=self._device)
 
+    def flaw(self, compiled: Forward) -> str | None:
+        """Why it is not what the eager forward is, or None; at a size it was not traced with if it takes one."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(1, self._channels, *self._shapes.least, generator=generator).to(self._device)
+        with torch.inference_mode():
+            return compare(compiled(x), self._runner.forward(x), OF_A_MODEL[self._runner.mode.precision])
+
     def _build(self, target: Path, **options: Any) -> Package:
         known = compiler_options()
         ours = {name: value for name, value in _OPTIONS.items() if name in known}
         with torch.no_grad():
             compile_package(self._program(), str(target), {**ours, **options})
         forward = load_package(target, self._device)
-        flaw = self._flaw(forward)
+        flaw = self.flaw(forward)
         if flaw:
             raise CompileError(f"the compiler's result is wrong: {flaw}")
         return Package(forward, options)
@@ -135,7 +142,7 @@ class Compiler:
         example, shapes = self.example(), self._shapes
         varying = _which_vary(shapes)
         try:
-            program = torch.export.export(_Whole(self._runner), (example,), dynamic_shapes=varying, strict=False)
+            program = torch.export.export(Whole(self._runner), (example,), dynamic_shapes=varying, strict=False)
             if not shapes.fixed:
                 return program
             traced = program.run_decompositions({}).module()
@@ -143,13 +150,6 @@ class Compiler:
             return torch.export.export(traced, (example,), strict=False)
         except Exception as error:  # the tracer's many, and whatever a model raises on tensors without values
             raise TraceError(f"it cannot be traced for {shapes}: {said(error)}") from error
-
-    def _flaw(self, compiled: Forward) -> str | None:
-        """Why it is not what the eager forward is, or None; at a size it was not traced with if it takes one."""
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(1, self._channels, *self._shapes.least, generator=generator).to(self._device)
-        with torch.inference_mode():
-            return compare(compiled(x), self._runner.forward(x), OF_A_MODEL[self._runner.mode.precision])
 
 
 def _which_vary(shapes: TileShapes) -> tuple[dict[int, Any]] | None:
@@ -164,7 +164,7 @@ def _which_vary(shapes: TileShapes) -> tuple[dict[int, Any]] | None:
     return ({0: torch.export.Dim("count", min=1, max=shapes.batch), 2: step * vertical, 3: step * horizontal},)
 
 
-class _Whole(nn.Module):
+class Whole(nn.Module):
     """The runner's forward, its changes of type and layout included, as a module to trace."""
 
     def __init__(self, runner: ModelRunner) -> None:

@@ -42,7 +42,7 @@ class CompiledExecutor:
 
     def __init__(self, owner: Owner, shapes: TileShapes, forward: Forward, entry: Entry) -> None:
         self._owner: Owner = weakref.proxy(owner)  # no circle: what is released must go at once
-        self.shapes, self.checked, self.sha256 = shapes, entry.verified, entry.sha256
+        self.shapes, self.checked, self.sha256, self.engine = shapes, entry.verified, entry.sha256, entry.engine
         self._forward: Forward | None = forward
 
     @property

@@ -5,6 +5,7 @@ interpreter, crashes, flags), and whatever compiled code does when it is first l
 result outlives whoever asked for it.
 
     weights -> spandrel -> copy -> aoti.Compiler: traced, compiled, checked against eager -> store
+                                             other engines, each checked the same way -> if faster
                                              again, every kernel tried out (max_autotune) -> checked -> if faster
 """
 
@@ -12,15 +13,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from spandrel import ImageModelDescriptor
 
+from ..api.errors import first_line
+from ..api.model_info import Forward
 from ..api.upstream import trust_the_processor
 from ..backends.errors import CompileError
+from ..backends.offer import usable
 from ..kernels import window_attention, winograd
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.loader import load_model
@@ -29,6 +35,7 @@ from ..storage.artifacts import ArtifactStore, Usage
 from ..storage.fingerprint import content_of
 from .aoti import Compiler, Package
 from .errors import explain
+from .others import Candidate, others
 from .request import Request
 
 logger = logging.getLogger("cudaspeed")
@@ -49,6 +56,8 @@ def main(request_file: str) -> None:
     except Exception as error:  # compilers fail in every way there is; each is one line in the store
         logger.exception("compiling failed")
         scope, reason = explain(error)
+        if scope == "environment" and usable(torch.device(request.device)):  # which may do better with another model
+            scope = "model"
         if scope:
             store.fail(request.id, reason, scope, request.environment)
         else:
@@ -61,37 +70,57 @@ def main(request_file: str) -> None:
 
 
 class _Made(NamedTuple):
-    """What is published, and what it was made with."""
+    """What is `published`, and what it was made with: `usual` is torch's own, if that could be compiled; `others` come
+    from engines that were not asked yet."""
 
     descriptor: ImageModelDescriptor
     compiler: Compiler
-    usual: Package
+    usual: Package | None
+    published: Candidate
+    others: Iterator[Candidate]
 
 
 def _compile(request: Request, store: ArtifactStore, scratch: Path) -> _Made:
-    """What is known to be good, checked and published. Raises whatever stands against it."""
+    """What is known to be good, or what another engine makes where that fails, checked and published. Raises whatever
+    stands against it."""
     began = time.perf_counter()
     trust_the_processor()
     descriptor, device = _load(request), torch.device(request.device)
     runner = ModelRunner(descriptor, request.mode)
     runner.module.to(device)
     compiler = Compiler(runner, descriptor.input_channels, request.shapes, device)
-    usual = compiler.usual(scratch / "model.pt2")
-    store.publish(request.id, scratch / "model.pt2", time.perf_counter() - began)
-    return _Made(descriptor, compiler, usual)
+    more, usual = others(request, descriptor, compiler, scratch), None
+    try:
+        usual = compiler.usual(scratch / "model.pt2")
+        made = Candidate("", scratch / "model.pt2", usual.forward)
+    except Exception as error:  # where nothing else can compile it, this is what is told
+        found = next(more, None)
+        if found is None:
+            raise
+        made = found
+        logger.warning("it is compiled by %s, as torch cannot: %s", made.engine, first_line(error))
+    store.publish(request.id, made.path, time.perf_counter() - began, made.engine)
+    return _Made(descriptor, compiler, usual, made, more)
 
 
 def _improve(request: Request, store: ArtifactStore, scratch: Path, made: _Made) -> None:
     """See how fast that is, and publish what is clearly faster, if there is such. Raises whatever stands against it."""
-    descriptor, compiler, usual = made
-    eager, rate = _rates(request, descriptor, compiler, usual)
+    descriptor, compiler, usual, best, more = made
+    eager, rate = _rates(request, descriptor, compiler, best.forward)
     if store.get(request.id):  # nobody has cleared it away
         store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
-    tuned = compiler.tuned(usual, scratch / "tuned.pt2")
-    if tuned:
-        eager, before, rate = _rates(request, descriptor, compiler, usual, tuned)
-        if rate < _CLEARLY * before and store.improve(request.id, scratch / "tuned.pt2"):
+    for better in chain(more, _tuned(compiler, usual, scratch / "tuned.pt2")):
+        eager, before, rate = _rates(request, descriptor, compiler, best.forward, better.forward)
+        if rate < _CLEARLY * before and store.improve(request.id, better.path, better.engine):
             store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
+            best = better
+
+
+def _tuned(compiler: Compiler, usual: Package | None, target: Path) -> Iterator[Candidate]:
+    """What torch compiled, with every kernel chosen by trying it out, where there are such."""
+    tuned = compiler.tuned(usual, target) if usual else None
+    if tuned:
+        yield Candidate("", target, tuned.forward)
 
 
 def _load(request: Request) -> ImageModelDescriptor:
@@ -103,8 +132,8 @@ def _load(request: Request) -> ImageModelDescriptor:
     return descriptor
 
 
-def _rates(request: Request, descriptor: ImageModelDescriptor, compiler: Compiler, *packages: Package) -> list[float]:
-    """Seconds for a megapixel of input, in eager and in each of `packages`; 0 where the machine is too busy to say.
+def _rates(request: Request, descriptor: ImageModelDescriptor, compiler: Compiler, *compiled: Forward) -> list[float]:
+    """Seconds for a megapixel of input, in eager and in each of `compiled`; 0 where the machine is too busy to say.
 
     At low priority, but all in turn: what they are to each other is right."""
     kernels, folder, device = request.eager.kernels, Path(request.folder), torch.device(request.device)
@@ -112,11 +141,11 @@ def _rates(request: Request, descriptor: ImageModelDescriptor, compiler: Compile
         window_attention.prepare(folder, _PATIENCE)
     built = [kind.prepare(folder, _PATIENCE) for kind in (winograd, window_attention)] if kernels == "winograd" else []
     if not all(built):
-        return [0.0] * (1 + len(packages))
+        return [0.0] * (1 + len(compiled))
     eager = ModelRunner(descriptor, request.eager)
     eager.module.to(device)
     x = compiler.example()
-    forwards = [eager.executor(device), *(package.forward for package in packages)]
+    forwards = [eager.executor(device), *compiled]
     with torch.inference_mode():
         times = taking_turns([partial(seconds_of_forward, forward, x) for forward in forwards])
     megapixels = x.shape[0] * x.shape[2] * x.shape[3] / 1e6

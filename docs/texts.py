@@ -25,7 +25,7 @@ LOCALES = ROOT / "locales"
 # What is looked through: all that runs for a node. The command line, and the reading and writing of picture files that
 # only it does, stay English, and so does what goes to the log alone (storage, kernels, the compiling process).
 PLACES = (
-    *("api", "canvas", "host", "images", "models", "pipeline", "tiling", "video"),
+    *("api", "backends", "canvas", "host", "images", "models", "pipeline", "tiling", "video"),
     *("memory.py", "compile_cache.py", "compiling", "upscale_engine.py", "nodes.py"),
     *("devices/reserve.py", "kernels/numerics.py"),
 )

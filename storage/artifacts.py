@@ -115,19 +115,22 @@ class ArtifactStore:
             if entry.state == "compiling":
                 entries[entry_id] = plain(entry)
 
-    def publish(self, entry_id: str, file: Path, seconds: float) -> None:
-        """Make `file`, compiled in `seconds`, the entry's file. It is moved, so it must lie in the same file system.
+    def publish(self, entry_id: str, file: Path, seconds: float, engine: str = "") -> None:
+        """Make `file`, compiled by `engine` in `seconds`, the entry's file. It is moved, so it must lie in the same
+        file system.
 
         Then the files used longest ago are deleted until the rest is within the limit, this one apart. Their entries
         are "seen" again and keep what was measured.
         """
         digest, size = sha256_of(file), file.stat().st_size
         with self._changing() as entries:
-            self._put(entries, replace(plain(_find(entries, entry_id)), compile_seconds=seconds), file, digest, size)
+            entry = replace(plain(_find(entries, entry_id)), compile_seconds=seconds, engine=engine)
+            self._put(entries, entry, file, digest, size)
             sweep(self.folder)
 
-    def improve(self, entry_id: str, file: Path) -> bool:
-        """Make `file`, which does the same faster, the entry's file instead of what was published; moved as there.
+    def improve(self, entry_id: str, file: Path, engine: str = "") -> bool:
+        """Make `file`, in which `engine` does the same faster, the entry's file instead of what was published; moved as
+        there.
 
         False where that is no longer there: it was evicted, cleared away, or found to be wrong.
         """
@@ -136,7 +139,7 @@ class ArtifactStore:
             entry = entries.get(_checked(entry_id))
             if entry is None or entry.state != "ready":
                 return False
-            self._put(entries, replace(plain(entry), compiled_rate=0.0), file, digest, size)
+            self._put(entries, replace(plain(entry), compiled_rate=0.0, engine=engine), file, digest, size)
             return True
 
     def fail(self, entry_id: str, reason: str, scope: str, environment: str) -> None:

@@ -30,6 +30,12 @@ COMPILED_FORMAT = 1
 is. What was compiled under another number is not used again. tests/compiling/test_format.py notices what may be such
 a change, and asks."""
 
+# Packages of the engines that are tried for a device's models beside torch's own, where they are installed.
+_ENGINES = {
+    "cpu": ("openvino",),
+    "cuda": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+
 
 def describe_environment(device: torch.device) -> dict[str, str]:
     """What must be the same for a compiled model to be used again, and for a failed compile not to be tried again."""
@@ -51,13 +57,19 @@ def _describe_environment(device: torch.device) -> dict[str, str]:
         "compiler": _compiler(),
         "headers": " ".join(_headers()),
         "format": str(COMPILED_FORMAT),
+        **{name: told for name in _ENGINES.get(device.type, ()) if (told := _version_of(name))},
     }
+
+
+def card_of(device: torch.device) -> str:
+    """A CUDA device's name and compute capability."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
 
 
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
+        return card_of(device)
     if device.type == "cpu":
         # The instruction set decides, and the processor's name says more than that where the system tells it.
         return f"{torch.backends.cpu.get_cpu_capability()} {_processor()}"

@@ -23,7 +23,8 @@ class Entry:
 
     `what` says which, for people. Times are unix seconds, durations seconds, rates seconds per megapixel of input, 0
     for not measured. `eager_seconds` went into eager forwards so far, over all runs: what decides whether a compile
-    pays. `verified` says that this file's results were compared with eager ones. A failure has a `reason` and a `scope`
+    pays. `engine` made the file, "" where torch's own did, and `verified` says that its results were compared with
+    eager ones. A failure has a `reason` and a `scope`
     ("environment", "model" or "shapes": what it speaks against; "time": it took too long, which may pass), and holds
     under the `environment` of that fingerprint.
     The owner is the process that compiles, or, where the entry is "seen", one that died at it; process ids are used
@@ -38,6 +39,7 @@ class Entry:
     hits: int = 0
     bytes: int = 0
     sha256: str = ""
+    engine: str = ""
     compile_seconds: float = 0.0
     eager_seconds: float = 0.0
     eager_rate: float = 0.0
@@ -73,7 +75,7 @@ def is_id(text: str) -> bool:
 def plain(entry: Entry) -> Entry:
     """The entry with what was measured, and without file, failure and owner."""
     return replace(
-        entry, state="seen", bytes=0, sha256="", verified=False, reason="", scope="", environment="",
+        entry, state="seen", bytes=0, sha256="", engine="", verified=False, reason="", scope="", environment="",
         owner_pid=0, owner_started=0.0,
     )  # fmt: skip
 

@@ -786,7 +786,7 @@ def test_the_cache_can_be_listed_and_emptied(run: Run, tmp_path: Path) -> None:
     for name in ids:
         store.claim(name, what)
     (store.folder / "package").write_bytes(b"x" * 2_000_000)
-    store.publish(ids[0], store.folder / "package", 31.0)
+    store.publish(ids[0], store.folder / "package", 31.0, "openvino")
     store.note(ids[0], what, Usage(eager_rate=3.0, compiled_rate=2.0))
     store.fail(ids[1], "it uses an unknown operator", "model", "here")
     store.release(ids[2])
@@ -795,7 +795,15 @@ def test_the_cache_can_be_listed_and_emptied(run: Run, tmp_path: Path) -> None:
     lines = out.splitlines()
     assert code == 0
     assert len(lines) == 4
-    for told in ("Compact 64nf 16nc", "tiles of 64x64", "bf16 autocast", "ready", "2.0 MB", "31 s", "1.50x eager"):
+    for told in (
+        "Compact 64nf 16nc",
+        "tiles of 64x64",
+        "bf16 autocast",
+        "ready",
+        "2.0 MB",
+        "31 s",
+        "1.50x eager, by openvino",
+    ):
         assert any(told in line for line in lines[:3]), told
     assert any("failed" in line and "it uses an unknown operator" in line for line in lines[:3])
     assert lines[3] == f"1 compiled, 2.0 MB, in {store.folder}"

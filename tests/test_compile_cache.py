@@ -16,17 +16,20 @@ import torch
 import zoo
 from clocks import still
 from compilers import Compilers, Job
+from engines import StandIn
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import compile_cache
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
+from cudaspeed.backends import offer
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.timing import Clock
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.storage import fingerprint
 from cudaspeed.storage.artifacts import ArtifactStore
 from cudaspeed.upscale_engine import upscale, warm_up
 
@@ -465,6 +468,112 @@ def test_a_damaged_file_is_made_anew(compilers: Compilers, caplog: pytest.LogCap
     assert run(process(compilers), zoo.compact(), WAIT).compiled
     assert len(compilers.jobs) == 2
     assert "not what was compiled" in caplog.text
+
+
+def improved_by(engine: StandIn, compilers: Compilers, content: bytes) -> None:
+    """What the last compile made is replaced by what `engine` made."""
+    job, store = compilers.jobs[-1], ArtifactStore(StandaloneContext("cpu").cache_folder)
+    engine.module = compilers.modules[job.id]
+    better = store.folder / "better"
+    better.write_bytes(content)
+    assert store.improve(job.id, better, engine.name)
+
+
+def test_what_another_engine_made_is_loaded_by_it_and_the_report_says_so(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StandIn("openvino")
+    monkeypatch.setattr(offer, "ENGINES", (engine,))
+    compilers.at_once = Job.succeed
+    sessions, model = process(compilers), zoo.compact()
+    report = run(sessions, model, WAIT)
+    assert (report.compiled, report.compiling) == (True, "compiled")
+    improved_by(engine, compilers, b"openvino")
+    for report in (run(sessions, model), run(process(compilers), model)):  # at once, and after a restart
+        assert (report.compiled, report.compiling) == (True, "compiled by openvino")
+        assert "fp32, compiled by openvino" in report.summary
+    assert engine.loads == [b"openvino"] * 2
+
+
+def test_what_another_engine_computes_wrongly_is_refused(compilers: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, on this machine, whatever was found when it was compiled."""
+    engine = StandIn()
+    engine.wrong = lambda y: y + 0.1
+    monkeypatch.setattr(offer, "ENGINES", (engine,))
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    improved_by(engine, compilers, b"stand-in")
+    for _ in range(2):
+        report = run(process(compilers), zoo.compact())  # which looks at the picture
+        assert not report.compiled
+        assert "its result was refused" in report.compiling
+
+
+@pytest.mark.parametrize("content", [b"something else", b""])
+def test_an_engines_file_that_is_none_of_its_is_not_used(
+    content: bytes, compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StandIn()
+    monkeypatch.setattr(offer, "ENGINES", (engine,))
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    improved_by(engine, compilers, content)
+    report = run(process(compilers), zoo.compact())
+    assert report.compiling == "eager: what was compiled cannot be loaded (it is something else)"
+
+
+def test_what_is_improved_while_it_is_fetched_is_not_taken_for_another_engines(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StandIn()
+    monkeypatch.setattr(offer, "ENGINES", (engine,))
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    fetch, fetched = ArtifactStore.copy_of, []
+
+    def late(store: ArtifactStore, entry_id: str) -> object:
+        if not fetched:
+            improved_by(engine, compilers, b"stand-in")
+        fetched.append(entry_id)
+        return fetch(store, entry_id)
+
+    monkeypatch.setattr(ArtifactStore, "copy_of", late)
+    report = run(process(compilers), zoo.compact(), AUTO, frames=3)
+    assert report.compiling == "compiled by stand-in"
+    assert engine.loads == [b"stand-in"]
+
+
+def test_of_an_engine_that_is_unknown_here_one_sentence_is_told(compilers: Compilers) -> None:
+    compilers.at_once = Job.succeed
+    run(process(compilers), zoo.compact(), WAIT)
+    improved_by(StandIn("abacus"), compilers, b"abacus")
+    report = run(process(compilers), zoo.compact())
+    assert "(abacus made it, and there is no such engine here)" in report.compiling
+
+
+def test_what_is_compiled_under_an_engine_of_another_version_is_made_anew(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so it is when an engine is installed: it may be faster."""
+    installed = {"openvino": ""}
+    version_of = fingerprint._version_of
+    monkeypatch.setattr(fingerprint, "_version_of", lambda package: installed.get(package, version_of(package)))
+    compilers.at_once = Job.succeed
+    for compiles, told in enumerate(["", "2026.4.1", "2026.5.0"], 1):
+        installed["openvino"] = told
+        fingerprint._describe_environment.cache_clear()
+        for _ in range(2):
+            run(process(compilers), zoo.compact(), WAIT)
+            assert len(compilers.jobs) == compiles
+    fingerprint._describe_environment.cache_clear()
+
+
+def test_without_engines_what_was_compiled_before_there_were_any_stays_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "_version_of", lambda package: "")
+    fingerprint._describe_environment.cache_clear()
+    told = fingerprint.describe_environment(torch.device("cpu"))
+    fingerprint._describe_environment.cache_clear()
+    assert "openvino" not in told
 
 
 def test_a_package_that_cannot_be_loaded_is_not_tried_again(

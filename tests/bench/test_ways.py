@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import zoo
 from torch import Tensor, nn
 
+from bench import ways
 from bench.harness import psnr
 from bench.ways import WAYS, Setting, UnavailableError, by_quarters, tensorrt
 from cudaspeed.backends.interface import Work
@@ -105,3 +107,19 @@ def test_an_engine_that_is_not_there_is_told_by_what_lacks() -> None:
     for name in ("tensorrt", "tensorrt-rtx"):
         with pytest.raises(UnavailableError, match="NVIDIA's cards, and torch on cpu"):
             WAYS[name](setting)
+
+
+def test_openvino_is_a_row_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting, image = Setting(zoo.compact(2), torch.device("cpu"), None), zoo.photograph(32, 40, frames=2)
+    if find_spec("openvino") is None:
+        with pytest.raises(UnavailableError, match="pip install openvino"):
+            WAYS["openvino-f32"](setting)
+        return
+    made, truth = WAYS["openvino-f32"](setting)(image), WAYS["plain-fp32"](setting)(image)
+    assert made.precision == "fp32"
+    assert psnr(made.picture, truth.picture) > 80
+    monkeypatch.setattr(ways, "fast_precisions", lambda device: ())
+    with pytest.raises(UnavailableError, match="no native bf16"):
+        WAYS["openvino-bf16"](setting)
+    monkeypatch.setattr(ways, "fast_precisions", lambda device: ("bf16",))
+    assert WAYS["openvino-bf16"](setting)(image).precision == "bf16"

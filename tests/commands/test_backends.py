@@ -12,6 +12,7 @@ from cudaspeed.backends.offer import ENGINES
 from cudaspeed.backends.packages import PACKAGES
 from cudaspeed.cli import main
 from cudaspeed.devices.nvidia_cards import NvidiaCard
+from cudaspeed.storage import fingerprint
 
 GEFORCE, HOPPER = NvidiaCard("NVIDIA GeForce RTX 4090", (8, 9)), NvidiaCard("NVIDIA H100", (9, 0))
 
@@ -46,6 +47,12 @@ def test_all_engines_are_listed(machine: Machine, capsys: pytest.CaptureFixture[
     listed = records(capsys)
     assert {"aotinductor", *(engine.name for engine in ENGINES)} <= {*listed}
     assert [*listed] == [package.engine for package in PACKAGES]
+
+
+def test_each_belongs_to_what_a_compiled_model_is_known_by() -> None:
+    """So that what another version made is made anew."""
+    for package in PACKAGES[1:]:
+        assert {*package.distributions} <= {*fingerprint._ENGINES[package.kind]}
 
 
 def test_without_a_card_there_is_torchs_own_and_the_others_are_for_nothing_here(

@@ -9,9 +9,12 @@ import pytest
 import torch
 import zoo
 from copies import given
+from engines import StandIn
 from safetensors.torch import save_file
 
 from cudaspeed.api.model_info import Forward
+from cudaspeed.backends import offer
+from cudaspeed.backends.errors import CompileError
 from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.compiling import aoti, worker
 from cudaspeed.compiling.request import Request
@@ -34,6 +37,11 @@ class Compiling:
         self.seconds = {"forward": 1.5, "usual": 1.0, "tuned": 0.5}  # "forward" is eager
         self.ways: list[dict[str, object]] = []
         self.before_tuning: Callable[[], object] = lambda: None
+        self.failure: Exception | None = None
+        self.published: list[tuple[str, bytes | None]] = []  # by which engine, what
+        self.engines(monkeypatch)
+        for way in ("publish", "improve"):
+            monkeypatch.setattr(worker.ArtifactStore, way, self._noting(getattr(ArtifactStore, way)))
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", self._compile)
         monkeypatch.setattr(aoti, "load_package", self._load)
         monkeypatch.setattr(
@@ -41,6 +49,10 @@ class Compiling:
         )
         monkeypatch.setattr(aoti.Compiler, "_program", lambda self: None)  # takes seconds
         monkeypatch.setattr(worker, "trust_the_processor", lambda: None)
+
+    def engines(self, monkeypatch: pytest.MonkeyPatch, *engines: StandIn) -> None:
+        """These are installed beside torch's own."""
+        monkeypatch.setattr(offer, "ENGINES", engines)
 
     def run(self, limit: float = 60.0, eager: ExecutionMode | None = None) -> bytes | None:
         """What the store has after it."""
@@ -58,7 +70,17 @@ class Compiling:
         main(str(self.scratch / "request.json"))
         return given(self.store, ID)
 
+    def _noting(self, way: Callable[..., object]) -> Callable[..., object]:
+        def published(store: ArtifactStore, entry_id: str, *told: object) -> object:
+            said = way(store, entry_id, *told)
+            self.published.append((store.get(entry_id).engine, given(store, entry_id)))
+            return said
+
+        return published
+
     def _compile(self, program: object, *, package_path: str, inductor_configs: dict[str, object]) -> None:
+        if self.failure:
+            raise self.failure
         self.ways.append(inductor_configs)
         tuned = bool(inductor_configs.get("max_autotune"))
         if tuned:
@@ -146,3 +168,112 @@ def test_what_was_found_to_be_wrong_meanwhile_is_not_brought_back(compiling: Com
     compiling.before_tuning = lambda: compiling.store.fail(ID, "its result was refused", "model", "here")
     assert compiling.run() is None
     assert compiling.store.get(ID).reason == "its result was refused"
+
+
+# --- other engines beside torch's own --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.4, "stand-in"), (0.94, "stand-in"), (0.97, ""), (1.5, "")])
+def test_another_engine_is_taken_where_it_is_clearly_faster(
+    seconds: float, kept: str, compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling.seconds |= {"stand-in": seconds, "tuned": 2.0}
+    compiling.engines(monkeypatch, StandIn())
+    assert compiling.run() == (b"stand-in" if kept else USUAL)
+    assert compiling.store.get(ID).engine == kept
+    assert compiling.published[0] == ("", USUAL), "nobody waits for what is only tried"
+    rate = compiling.store.get(ID).compiled_rate * 24 * 32 / 1e6
+    assert rate == pytest.approx(seconds if kept else 1.0)
+
+
+def test_what_torch_tunes_has_to_be_faster_than_the_best_so_far(
+    compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling.engines(monkeypatch, StandIn("first"), StandIn("second"), StandIn("third"))
+    compiling.seconds |= {"first": 0.7, "second": 0.8, "third": 0.5, "tuned": 0.6}
+    compiling.run()
+    assert [engine for engine, _ in compiling.published] == ["", "first", "third"]
+    compiling.store.clear()
+    compiling.seconds["tuned"] = 0.4
+    assert compiling.run() == TUNED
+    assert compiling.store.get(ID).engine == ""
+
+
+def test_an_engine_gets_the_model_as_it_is_and_the_precision_to_compute_in(
+    compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StandIn()
+    compiling.engines(monkeypatch, engine)
+    compiling.seconds["stand-in"] = 0.4
+    compiling.run()
+    (work,) = engine.works
+    assert (work.shapes, work.precision, work.device.type) == (TileShapes.one(24, 32), "fp32", "cpu")
+    assert {parameter.dtype for parameter in work.module.parameters()} == {torch.float32}
+    assert work.example.shape == (1, 3, 24, 32)
+    assert compiling.scratch in work.scratch.parents
+
+
+@pytest.mark.parametrize("error", [CompileError("it lacks aten::roll"), RuntimeError("no\nsuch"), MemoryError()])
+def test_an_engine_that_fails_costs_a_line_in_the_log(
+    error: Exception, compiling: Compiling, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, other = StandIn("failing"), StandIn("other")
+    engine.fails = error
+    compiling.engines(monkeypatch, engine, other)
+    compiling.seconds["other"] = 0.4
+    assert compiling.run() == b"other"
+    (line,) = [record.message for record in caplog.records if "failing" in record.message]
+    assert str(error).partition("\n")[0] in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda y: y + 0.01,
+        lambda y: y[..., 1:],
+        lambda y: y * float("nan"),
+        lambda y: y.flip(3),
+        lambda y: y[:, [1, 0, 2]],
+    ],
+)
+def test_an_engine_that_computes_something_else_is_left_out(
+    wrong: Callable[[torch.Tensor], torch.Tensor], compiling: Compiling, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    engine = StandIn()
+    engine.wrong = wrong
+    compiling.engines(monkeypatch, engine)
+    compiling.seconds |= {"stand-in": 0.1, "tuned": 2.0}
+    assert compiling.run() == USUAL
+    assert "stand-in is left out: its result is wrong" in caplog.text
+
+
+def test_an_engine_that_is_not_there_is_not_asked(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = StandIn(missing="it is not installed: pip install it")
+    compiling.engines(monkeypatch, engine)
+    assert compiling.run() == TUNED
+    assert not engine.works
+
+
+def test_where_torch_cannot_compile_another_engine_does(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as on a machine without a C++ compiler."""
+    compiling.failure = RuntimeError("No working C++ compiler found")
+    compiling.engines(monkeypatch, StandIn("first"), StandIn("second"))
+    compiling.seconds |= {"first": 0.7, "second": 0.4}
+    assert compiling.run() == b"second"
+    assert compiling.published == [("first", b"first"), ("second", b"second")]
+    entry = compiling.store.get(ID)
+    assert (entry.state, entry.engine) == ("ready", "second")
+
+
+def test_where_none_can_compile_it_torchs_reason_is_told(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling.failure = RuntimeError("No working C++ compiler found")
+    engine = StandIn()
+    engine.fails = CompileError("it lacks aten::roll")
+    for engines, scope in [((), "environment"), ((engine,), "model")]:  # the engine may do better with others
+        compiling.engines(monkeypatch, *engines)
+        assert compiling.run() is None
+        assert "install one (Linux: g++" in compiling.store.get(ID).reason
+        assert compiling.store.get(ID).scope == scope
+        compiling.store.clear()

@@ -1115,3 +1115,22 @@ def test_what_is_gone_is_not_improved(gone: str, store: ArtifactStore) -> None:
     assert given(store, ID) is None
     assert ID not in store.entries() or store.get(ID).state == "failed"
     assert gone == "never there" or not path.exists()
+
+
+def test_which_engine_made_a_file_is_known_until_the_file_goes(store: ArtifactStore, folder: Path) -> None:
+    publish(store)
+    assert ArtifactStore(folder).get(ID).engine == ""
+    assert store.improve(ID, better(store), "openvino")
+    assert ArtifactStore(folder).get(ID).engine == "openvino"
+    assert store.improve(ID, better(store))
+    assert ArtifactStore(folder).get(ID).engine == "", "torch's own was faster after all"
+    store.improve(ID, better(store), "openvino")
+    store.fail(ID, "its result was refused", "model", "here")
+    assert store.get(ID).engine == ""
+
+
+def test_what_is_published_before_there_were_engines_is_torchs(store: ArtifactStore, folder: Path) -> None:
+    path = publish(store)
+    told = index_of(store)
+    assert "engine" not in told["entries"][ID], "as it was written before"
+    assert given(ArtifactStore(folder), ID) == path.read_bytes()

@@ -1,0 +1,152 @@
+"""OpenVINO as an engine (https://docs.openvino.ai): what it compiles for the processor, in one file.
+
+The file is what OpenVINO exports, the weights in it, after a line of ours that says by which version. Not its model in
+two files: those are compiled again at every start, some tenths of a second to seconds; and not its own cache folder
+(`CACHE_DIR`): that is kept under its own keys, and nobody asks whose files lie in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..api.errors import first_line
+from ..api.model_info import Forward
+from ..api.options import Precision
+from .errors import CompileError, TraceError
+from .interface import Work
+from .packages import OPENVINO
+from .shapes import TileShapes
+
+_MADE_BY = b"made by OpenVINO "
+_TELEMETRY = "openvino_telemetry"
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_MISSING = re.compile(r"No conversion rule found for operations: (.*)")
+_FAILED = re.compile(r"Conversion is failed for: (.*)")
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """OpenVINO's plugin for `target`, by its name there: "CPU", "GPU" (Intel's) or "NPU". Tried on processors only; the
+    others take and give what lies in main memory as well, but none was at hand."""
+
+    target: str = "CPU"
+
+    @property
+    def name(self) -> str:
+        return "openvino" if self.target == "CPU" else f"openvino:{self.target}"
+
+    def version(self) -> str:
+        """Of what is installed, "" where nothing is."""
+        return OPENVINO.version()
+
+    def lacks(self, device: torch.device) -> str:
+        """Why it cannot be used where torch computes on `device`, or ""."""
+        if device.type != "cpu":
+            return f"OpenVINO takes what lies in main memory, and torch computes on {device.type}"
+        return OPENVINO.missing()
+
+    def build(self, work: Work, target: Path) -> None:
+        """Trace, convert, compile and export into the file `target`. Raises `TraceError`, and `CompileError` where
+        OpenVINO lacks operations of the model, or the device."""
+        library = _openvino()
+        core = library.Core()
+        found = core.available_devices
+        if not any(name.partition(".")[0] == self.target for name in found):  # "GPU.0", where there are several
+            raise CompileError(f"OpenVINO finds no {self.target} here, only {', '.join(found)}")
+        shape = library.PartialShape(_sides(work.shapes, work.example.shape))
+        try:
+            with torch.no_grad():  # not left to OpenVINO, which would compute it three times more to check the trace
+                traced = torch.jit.trace(work.module, work.example, strict=False, check_trace=False)
+        except Exception as error:  # whatever a model raises
+            raise TraceError(f"it cannot be traced for {work.shapes}: {first_line(error)}") from error
+        try:
+            model = library.convert_model(traced, example_input=work.example, input=[shape])
+            settings = {**_settings(), "INFERENCE_PRECISION_HINT": _HINTS[work.precision]}
+            made = core.compile_model(model, self.target, settings).export_model()
+        except Exception as error:  # its converter's are many
+            raise CompileError(_reason(str(error))) from error
+        target.write_bytes(self._mark() + (made if isinstance(made, bytes) else made.getvalue()))
+
+    def load(self, path: Path, device: torch.device) -> Forward:
+        """The forward in a file that `build` made, on as many threads as torch has now. See `Engine.load`."""
+        mark = self._mark()
+        with path.open("rb") as file:
+            found = file.read(len(mark))
+            if found != mark:
+                other = found.startswith(_MADE_BY)
+                raise CompileError(
+                    "another OpenVINO made it than is installed" if other else "OpenVINO did not make it"
+                )
+            content = io.BytesIO(file.read())
+        try:
+            request = _openvino().Core().import_model(content, self.target, _settings()).create_infer_request()
+        except RuntimeError as error:
+            raise CompileError(f"OpenVINO cannot read it: {_last_line(str(error))}") from error
+        alone = Lock()  # a request computes one batch at a time
+
+        def forward(x: Tensor) -> Tensor:
+            with alone:
+                (result,) = request.infer([x.contiguous().numpy()], share_inputs=True).values()  # copied out
+            return torch.from_numpy(result)
+
+        return forward
+
+    def _mark(self) -> bytes:
+        return _MADE_BY + f"{self.version()} for {self.target}\n".encode()
+
+
+@cache
+def _openvino() -> Any:
+    """OpenVINO, without its telemetry, which would write into the user's home and call out when it is imported."""
+    hidden = _TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # so that importing it fails, as where it is not
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if hidden:
+            del sys.modules[_TELEMETRY]
+
+
+def _settings() -> dict[str, Any]:
+    """One batch after the other, by the threads that the host allows, wherever the system wants them to run: pinning
+    them would move the host's own."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _sides(shapes: TileShapes, example: torch.Size) -> list[int | tuple[int, int]]:
+    """The batch's sides in OpenVINO's terms: a number, or from which to which."""
+    if shapes.fixed:
+        return [shapes.batch, example[1], *shapes.most]
+    return [(1, shapes.batch), example[1], *zip(shapes.least, shapes.most, strict=True)]
+
+
+def _reason(said: str) -> str:
+    """Why it cannot be compiled, of what OpenVINO said in many lines."""
+    found = _MISSING.search(said) or _FAILED.search(said)
+    if not found:
+        return f"OpenVINO cannot compile it: {_last_line(said)}"
+    operations = found[1].strip()
+    return f"OpenVINO lacks {operations}"
+
+
+def _last_line(said: str) -> str:
+    """What matters of OpenVINO's errors: the places in its source come first."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason is given"
