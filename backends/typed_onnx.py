@@ -18,7 +18,7 @@ from ..api.options import Precision
 from ..api.upstream import TorchDispatchMode, tree_leaves
 from .errors import CompileError, TraceError
 from .interface import Work
-from .shapes import TileShapes
+from .varying_sizes import varying_sizes
 
 INPUT, OUTPUT = "x", "y"
 _HALF: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -48,7 +48,7 @@ def write_onnx(work: Work, path: Path) -> None:
 
 def typed_program(work: Work) -> torch.export.ExportedProgram:
     """The forward, traced in `work`'s precision for its shapes. Raises whatever tracing raises."""
-    varying = _which_vary(work.shapes)
+    varying = varying_sizes(work.shapes)
     with torch.no_grad():
         forward = _Typed(work.module, _HALF.get(work.precision))
         program = torch.export.export(forward, (work.example,), dynamic_shapes=varying, strict=False)
@@ -114,18 +114,6 @@ def _attribute(module: nn.Module, path: str) -> Tensor:
     for name in path.split("."):
         held = getattr(held, name)
     return held
-
-
-def _which_vary(shapes: TileShapes) -> tuple[dict[int, Any]] | None:
-    """Which sizes of a batch may vary, and how far, in the tracer's terms; None for none."""
-    if shapes.fixed:
-        return None
-    step = shapes.step
-    vertical, horizontal = (
-        torch.export.Dim(name, min=low // step, max=high // step)
-        for name, low, high in zip(("vertical", "horizontal"), shapes.least, shapes.most, strict=True)
-    )
-    return ({0: torch.export.Dim("count", min=1, max=shapes.batch), 2: step * vertical, 3: step * horizontal},)
 
 
 def _reason(error: BaseException) -> str:

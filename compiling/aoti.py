@@ -19,6 +19,7 @@ from ..api.model_info import Forward
 from ..api.upstream import compile_package, compiler_options, package_loader
 from ..backends.errors import CompileError, TraceError
 from ..backends.shapes import TileShapes
+from ..backends.varying_sizes import varying_sizes
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..models.info import is_convolutional
 from ..models.runner import ModelRunner
@@ -140,7 +141,7 @@ class Compiler:
     def _program(self) -> torch.export.ExportedProgram:
         """The forward, traced for the shapes asked for. Raises `TraceError`."""
         example, shapes = self.example(), self._shapes
-        varying = _which_vary(shapes)
+        varying = varying_sizes(shapes)
         try:
             program = torch.export.export(Whole(self._runner), (example,), dynamic_shapes=varying, strict=False)
             if not shapes.fixed:
@@ -150,18 +151,6 @@ class Compiler:
             return torch.export.export(traced, (example,), strict=False)
         except Exception as error:  # the tracer's many, and whatever a model raises on tensors without values
             raise TraceError(f"it cannot be traced for {shapes}: {said(error)}") from error
-
-
-def _which_vary(shapes: TileShapes) -> tuple[dict[int, Any]] | None:
-    """Which sizes of a batch may vary, and how far, in the tracer's terms; None for none."""
-    if shapes.fixed:
-        return None
-    step = shapes.step
-    vertical, horizontal = (
-        torch.export.Dim(name, min=low // step, max=high // step)
-        for name, low, high in zip(("vertical", "horizontal"), shapes.least, shapes.most, strict=True)
-    )
-    return ({0: torch.export.Dim("count", min=1, max=shapes.batch), 2: step * vertical, 3: step * horizontal},)
 
 
 class Whole(nn.Module):
