@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.model_zoo import build
 from cudaspeed.api.options import Precision
-from cudaspeed.backends import openvino
+from cudaspeed.backends import packages
 from cudaspeed.backends.errors import CompileError, TraceError
 from cudaspeed.backends.interface import Engine, Work
 from cudaspeed.backends.openvino import OpenVino
@@ -137,7 +137,7 @@ def test_half_a_file_is_refused_in_one_line(keep: float, tmp_path: Path) -> None
 def test_what_another_version_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work, _ = work_of(zoo.compact(), ANY_SIZE, tmp_path)
     ENGINE.build(work, tmp_path / "model")
-    monkeypatch.setattr(openvino, "version", lambda package: "2031.1")
+    monkeypatch.setattr(packages, "version_of", lambda package: "2031.1")
     with pytest.raises(RuntimeError, match=r"^another OpenVINO made it than is installed$"):
         ENGINE.load(tmp_path / "model", CPU)
 
@@ -171,15 +171,12 @@ def test_nothing_is_written_but_the_file_and_nobody_is_called(tmp_path: Path) ->
 
 
 def test_without_it_the_line_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(package: str) -> str:
-        raise openvino.PackageNotFoundError(package)
-
-    monkeypatch.setattr(openvino, "version", none)
+    monkeypatch.setattr(packages, "version_of", lambda package: "")
     assert ENGINE.version() == ""
     assert ENGINE.lacks(CPU) == "OpenVINO is not installed: pip install openvino"
 
 
 def test_it_computes_nothing_that_lies_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "version", lambda package: "2026.4.1")
+    monkeypatch.setattr(packages, "version_of", lambda package: "2026.4.1")
     assert ENGINE.lacks(CPU) == ""
     assert "torch computes on cuda" in ENGINE.lacks(torch.device("cuda"))
