@@ -310,11 +310,15 @@ def test_fifty_sizes_need_at_most_four_compiles_of_an_attention_model(compilers:
     assert all(job.shapes.fixed for job in compilers.jobs)
 
 
-def test_what_gained_little_for_any_size_is_not_compiled_for_one(compilers: Compilers) -> None:
+def test_what_is_slower_for_any_size_is_not_compiled_for_one(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where forwards as small as this picture's are dear in eager."""
     compilers.at_once = Job.succeed
     sessions, model, store = process(compilers), zoo.compact(), ArtifactStore(StandaloneContext("cpu").cache_folder)
     assert run(sessions, model, WAIT).compiled
-    store.note(compilers.jobs[0].id, {}, compile_cache.Usage(eager_rate=1.0, compiled_rate=1.05))
+    store.note(compilers.jobs[0].id, {}, compile_cache.Usage(eager_rate=1.0, compiled_rate=1.5))
+    monkeypatch.setattr("cudaspeed.models.throughput.Throughput.relative", lambda self, pixels: 1.3)
     for options in (WAIT, BACKGROUND):
         run(process(compilers), model, options)
     assert len(compilers.jobs) == 1
