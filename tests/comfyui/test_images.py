@@ -159,9 +159,10 @@ def test_an_impossible_widget_is_one_clear_error(server: Server) -> None:
 
 
 def test_it_can_be_interrupted_and_unloaded_and_still_works(server: Server) -> None:
-    many = node("RepeatImageBatch", image=["picture", 0], amount=40)  # a minute of work
-    slow = {**ours(tile_size=32), "inputs": {**ours(tile_size=32)["inputs"], "image": ["many", 0]}}
-    prompt = loaded(many=many, slow=slow, save=save("slow"))
+    # a minute of work; not one picture many times, which is computed once
+    large = node("ImageScaleBy", image=["picture", 0], upscale_method="bicubic", scale_by=6.0)
+    slow = {**ours(tile_size=32), "inputs": {**ours(tile_size=32)["inputs"], "image": ["large", 0]}}
+    prompt = loaded(large=large, slow=slow, save=save("slow"))
     number = server.post("/prompt", {"prompt": prompt})["prompt_id"]
     for _ in range(200):
         if server.get("/queue")["queue_running"]:

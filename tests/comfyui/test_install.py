@@ -100,7 +100,8 @@ def test_importing_it_takes_little_beside_torch(tmp_path: Path) -> None:
     `python -m bench.start` has it."""
     command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-c", _IMPORT, str(PACK)]
     command += ["--cpu", "--base-directory", str(tmp_path)]
-    done = subprocess.run(command, cwd=COMFYUI, capture_output=True, text=True, check=False)
+    for _ in range(2):  # the first time Python compiles what has changed since it was last imported
+        done = subprocess.run(command, cwd=COMFYUI, capture_output=True, text=True, check=False)
     took = re.search(r"took (\S+) (\S+)", done.stdout)
     assert took, done.stderr
     assert float(took[1]) <= 0.1 * float(took[2]), done.stdout
