@@ -196,12 +196,13 @@ class CompiledForwards:
         in_use = sum(entry.state in ("ready", "failed") and _fresh(entry) for entry in entries.values())
         if in_use >= _MOST_SHAPES or self._refused or self._failure(entries):
             return {}
-        tried = {shapes for shapes, entry in entries.items() if entry.state == "failed" and not self._outdated(entry)}
-        tried |= {shapes for shapes in compilable_shapes(self.info, tile) if self._id(shapes) in self._cache.gave_up}
-        best = next((shapes for shapes in compilable_shapes(self.info, tile) if shapes not in tried), None)
-        if best is None or (best in entries and entries[best].state in ("compiling", "ready")):
-            return {}
-        return {best: 1.0 - self._expectation().share_saved}
+        for shapes in compilable_shapes(self.info, tile):
+            known = entries.get(shapes)
+            failed = known is not None and known.state == "failed" and not self._outdated(known)
+            if not failed and self._id(shapes) not in self._cache.gave_up:
+                there = known is not None and known.state in ("compiling", "ready")
+                return {} if there else {shapes: 1.0 - self._expectation().share_saved}
+        return {}
 
     @property
     def loaded(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import re
 import sys
 from dataclasses import dataclass
@@ -70,12 +71,15 @@ class OpenVino:
                 traced = torch.jit.trace(work.module, work.example, strict=False, check_trace=False)
         except Exception as error:  # whatever a model raises
             raise TraceError(f"it cannot be traced for {work.shapes}: {first_line(error)}") from error
+        level = logging.root.level
         try:
             model = library.convert_model(traced, example_input=work.example, input=[shape])
             settings = {**_settings(), "INFERENCE_PRECISION_HINT": _HINTS[work.precision]}
             made = core.compile_model(model, self.target, settings).export_model()
         except Exception as error:  # its converter's are many
             raise CompileError(_reason(str(error))) from error
+        finally:
+            logging.root.setLevel(level)  # its converter leaves it at errors where it fails, and nobody hears warnings
         target.write_bytes(self._mark() + (made if isinstance(made, bytes) else made.getvalue()))
 
     def load(self, path: Path, device: torch.device) -> Forward:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+
+from ..api.installed import installed_version
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Package:
 
     def version(self) -> str:
         """Of what is installed, "" where nothing is."""
-        return next(filter(None, map(version_of, self.distributions)), "")
+        return next(filter(None, map(installed_version, self.distributions)), "")
 
     def knows(self, kind: str, capability: tuple[int, int] | None) -> bool:
         """Whether it computes on devices of torch's `kind`; of NVIDIA's cards, on those of this `capability`. One that
@@ -38,7 +39,7 @@ class Package:
         """What is not installed, in a sentence with the line that installs it; "" where nothing is missing."""
         if not self.version():
             return f"{self.title} is not installed: {self.install}"
-        absent = [name for name in self.beside if not version_of(name)]
+        absent = [name for name in self.beside if not installed_version(name)]
         if absent:
             return f"{self.title} takes models as torch writes them with {' and '.join(absent)}: {self.install}"
         return ""
@@ -87,11 +88,3 @@ OPENVINO = Package(
 )
 PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT, OPENVINO)
 """In the order in which they are preferred, torch's own first."""
-
-
-def version_of(distribution: str) -> str:
-    """Of an installed distribution, "" where it is not there."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""

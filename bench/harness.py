@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from cudaspeed.api.installed import installed_version
 from cudaspeed.storage.fingerprint import describe_environment
 
 Record = dict[str, Any]
@@ -215,15 +215,8 @@ def describe_run(device: torch.device) -> Record:
         "threads": torch.get_num_threads(),
         "environment": describe_environment(device),
         "driver": _driver() if device.type == "cuda" else "",
-        "versions": {name: _version_of(name) for name in _PACKAGES} | {"comfyui": _comfyui()},
+        "versions": {name: installed_version(name) for name in _PACKAGES} | {"comfyui": _comfyui()},
     }
-
-
-def _version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _driver() -> str:

@@ -141,13 +141,25 @@ def by_quarters(forward: Callable[[Tensor], Tensor], scale: int, x: Tensor, over
 
 
 def tensorrt(setting: Setting, engine: Engine) -> Upscaler:
-    """An engine of TensorRT's for whole pictures of one size, built before the first. Never run yet: it needs a GPU,
-    and no machine of ours had one."""
+    """An engine of TensorRT's. Never run yet: it needs a GPU, and no machine of ours had one."""
+    half = setting.half if setting.half in supported_precisions(setting.model) else None
+    return by_engine(setting, engine, half or "fp32")
+
+
+def openvino(setting: Setting, precision: Precision) -> Upscaler:
+    """OpenVINO, with `precision` as its hint, which it follows where the processor has it."""
+    engine = OpenVino()
+    native = precision == "fp32" or precision in fast_precisions(setting.device)
+    if not engine.lacks(setting.device) and not native:
+        raise UnavailableError(f"this processor has no native {precision}: OpenVINO would compute in fp32")
+    return by_engine(setting, engine, precision)
+
+
+def by_engine(setting: Setting, engine: Engine, precision: Precision) -> Upscaler:
+    """An engine of the pack's on whole pictures, built for each size before the first of it."""
     lacks = engine.lacks(setting.device)
     if lacks:
         raise UnavailableError(lacks)
-    half = setting.half in supported_precisions(setting.model)
-    precision: Precision = setting.half if half and setting.half else "fp32"
     module = _Forward(_copy(setting, "fp32", last=False))
     made: dict[torch.Size, tuple[Forward, int]] = {}
 
@@ -204,40 +216,6 @@ def onnxruntime(setting: Setting) -> Upscaler:
         return torch.from_numpy(sessions[x.shape].run(None, {"x": x.cpu().numpy()})[0]).clamp(0, 1)
 
     return _by_frames(setting, forward, precision, last=False, batch=1)
-
-
-def openvino(setting: Setting, precision: Precision) -> Upscaler:
-    """OpenVINO on whole pictures, converted from spandrel's module for each size, with `precision` as its hint."""
-    engine, device = OpenVino(), setting.device
-    lacks = engine.lacks(device)
-    if lacks:
-        raise UnavailableError(lacks)
-    if precision != "fp32" and precision not in fast_precisions(device):
-        raise UnavailableError(f"this processor has no native {precision}: OpenVINO would compute in fp32")
-    plain = _Plain(_copy(setting, "fp32", last=False))
-    forwards: dict[torch.Size, Forward] = {}
-
-    def forward(x: Tensor) -> Tensor:
-        if x.shape not in forwards:
-            with tempfile.TemporaryDirectory() as folder:
-                shapes, file = TileShapes.one(*x.shape[2:]), Path(folder, "model")
-                engine.build(Work(plain, x, shapes, precision, device, Path(folder)), file)
-                forwards[x.shape] = engine.load(file, device)
-        return forwards[x.shape](x).clamp(0, 1)
-
-    run = _by_frames(setting, forward, "fp32", last=False, batch=1)
-    return lambda image: run(image)._replace(precision=precision)
-
-
-class _Plain(nn.Module):
-    """spandrel's module, called as its architecture asks for."""
-
-    def __init__(self, model: ImageModelDescriptor) -> None:
-        super().__init__()
-        self.model, self._call = model.model, architecture_call(model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._call(self.model, x)
 
 
 def _copy(setting: Setting, precision: Precision, last: bool) -> ImageModelDescriptor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..api.errors import BadModelError, first_line
+from ..api.installed import installed_version
 from ..models.formats.errors import DamagedError, RefusedError
 from ..models.header import Header, opened_model
 from ..models.labels import told_by
@@ -105,12 +106,7 @@ def _digest_of(header: Header) -> str:
 
 def _spandrel() -> str:
     """Its version: a newer one may know what an older one did not."""
-    from importlib.metadata import PackageNotFoundError, version  # here because it takes its time, and few ask
-
-    try:
-        return f"spandrel {version('spandrel')}"
-    except PackageNotFoundError:
-        return "spandrel"
+    return f"spandrel {installed_version('spandrel')}".rstrip()
 
 
 def _line(record: dict[str, Any]) -> str:

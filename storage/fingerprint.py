@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, compress, count
 from operator import is_, methodcaller
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..api.installed import installed_version
 from ..api.upstream import children_of, own_tensors, version_of
 
 COMPILED_FORMAT = 1
@@ -52,12 +52,12 @@ def _describe_environment(device: torch.device) -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "cuda": torch.version.cuda or torch.version.hip or "",
-        "triton": _version_of("triton") or _version_of("triton-windows"),
-        "spandrel": _version_of("spandrel"),
+        "triton": installed_version("triton") or installed_version("triton-windows"),
+        "spandrel": installed_version("spandrel"),
         "compiler": _compiler(),
         "headers": " ".join(_headers()),
         "format": str(COMPILED_FORMAT),
-        **{name: told for name in _ENGINES.get(device.type, ()) if (told := _version_of(name))},
+        **{name: told for name in _ENGINES.get(device.type, ()) if (told := installed_version(name))},
     }
 
 
@@ -86,13 +86,6 @@ def _processor() -> str:
     told = {name.strip(): value.strip() for name, value in told.items()}
     flags = " ".join(sorted(told.get("flags", told.get("Features", "")).split()))
     return f"{told.get('model name', platform.machine())} {hashlib.sha256(flags.encode()).hexdigest()[:8]}"
-
-
-def _version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _compiler() -> str:

@@ -560,8 +560,8 @@ def test_what_is_compiled_under_an_engine_of_another_version_is_made_anew(
 ) -> None:
     """And so it is when an engine is installed: it may be faster."""
     installed = {"openvino": ""}
-    version_of = fingerprint._version_of
-    monkeypatch.setattr(fingerprint, "_version_of", lambda package: installed.get(package, version_of(package)))
+    version_of = fingerprint.installed_version
+    monkeypatch.setattr(fingerprint, "installed_version", lambda package: installed.get(package, version_of(package)))
     compilers.at_once = Job.succeed
     for compiles, told in enumerate(["", "2026.4.1", "2026.5.0"], 1):
         installed["openvino"] = told
@@ -573,7 +573,7 @@ def test_what_is_compiled_under_an_engine_of_another_version_is_made_anew(
 
 
 def test_without_engines_what_was_compiled_before_there_were_any_stays_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "_version_of", lambda package: "")
+    monkeypatch.setattr(fingerprint, "installed_version", lambda package: "")
     fingerprint._describe_environment.cache_clear()
     told = fingerprint.describe_environment(torch.device("cpu"))
     fingerprint._describe_environment.cache_clear()

@@ -256,7 +256,7 @@ def test_what_lacks_is_told_with_the_line_that_installs_it(monkeypatch: pytest.M
 def test_without_what_torch_writes_models_with_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     tensorrt_library.install(monkeypatch)
     there = {"tensorrt-cu12": "10.9.0"}
-    monkeypatch.setattr("cudaspeed.backends.packages.version_of", lambda name: there.get(name, ""))
+    monkeypatch.setattr("cudaspeed.backends.packages.installed_version", lambda name: there.get(name, ""))
     assert TensorRt().lacks(CUDA).endswith("with onnxscript: pip install tensorrt onnxscript")
 
 

@@ -23,7 +23,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.versions = {"torch": "2.11.0"}
         self.cards: list[NvidiaCard] = []
-        monkeypatch.setattr(packages, "version_of", lambda name: self.versions.get(name, ""))
+        monkeypatch.setattr(packages, "installed_version", lambda name: self.versions.get(name, ""))
         monkeypatch.setattr("cudaspeed.commands.backends.nvidia_cards", lambda: self.cards)
 
 

@@ -222,7 +222,7 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str = "tensorrt", version: st
     library = Library(name)
     monkeypatch.setitem(sys.modules, name, library)
     there = {name.replace("_", "-"): version, "onnxscript": "0.7"}
-    monkeypatch.setattr(packages, "version_of", lambda distribution: there.get(distribution, ""))
+    monkeypatch.setattr(packages, "installed_version", lambda distribution: there.get(distribution, ""))
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM))
