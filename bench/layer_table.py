@@ -24,6 +24,7 @@ from cudaspeed.kernels.layers import LayerKind, layers_of
 from . import model_zoo
 
 _WAYS: tuple[Way, ...] = ("plain", "plain channels last", "winograd", "attention")
+_BF16: tuple[Way, ...] = ("bf16 channels last", "bf16 winograd")
 _WIDTHS = (8, 16, 32, 64, 128, 256)
 _TURNS = 12
 
@@ -39,7 +40,7 @@ def kinds_of(names: Iterable[str]) -> list[LayerKind]:
 
 def line(kind: LayerKind, times: LayerTimes) -> str:
     """An entry of the table: seconds a megapixel, three digits."""
-    told = {way: times.seconds.get((kind, way)) for way in _WAYS}
+    told = {way: times.seconds.get((kind, way)) for way in (*_WAYS, *_BF16)}
     columns = ", ".join(f'"{way}": {seconds:.3g}' for way, seconds in told.items() if seconds)
     return f'        ("{kind.name}", {kind.sizes}): {{{columns}}},'
 
@@ -52,9 +53,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     folder = Path(StandaloneContext("cpu").cache_folder)
-    ways = [way for way in _WAYS if way != "winograd" or winograd.prepare(folder)]
+    ways = [way for way in (*_WAYS, *(_BF16 if args.bf16 else ())) if "winograd" not in way or winograd.prepare(folder)]
     ways = [way for way in ways if way != "attention" or window_attention.prepare(folder)]
-    ways += ["bf16 channels last"] if args.bf16 else []
     kinds = kinds_of(args.models)
     times = LayerTimes()
     for kind in kinds:  # all ways of a kind in turn

@@ -34,7 +34,7 @@ class ConvolutionSizes(ctypes.Structure):
         (name, ctypes.c_int)
         for name in (
             *("pictures", "x_height", "x_width", "edge", "height", "width"),
-            *("channels", "outputs", "lanes", "run", "threads", "piece", "pieces"),
+            *("channels", "outputs", "lanes", "run", "threads", "piece", "pieces", "bfloat16"),
         )
     )
 

@@ -15,8 +15,9 @@ from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, al
 _SPAN_SLOPE = 0.05  # of the leaky ReLU in SPAN's Conv3XC (arXiv 2311.12770 and spandrel's architecture)
 
 
-def rewrite(model: nn.Module, kernels: Kernels) -> int:
-    """Replace in place what `kernels` take over, and return how many modules that were.
+def rewrite(model: nn.Module, kernels: Kernels, products: torch.dtype = torch.float32) -> int:
+    """Replace in place what `kernels` take over, and return how many modules that were. "winograd" multiplies
+    `products`, float32 or bfloat16.
 
     "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions. "fused" (any
     device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
@@ -24,7 +25,7 @@ def rewrite(model: nn.Module, kernels: Kernels) -> int:
     """
     if kernels == "fused":
         return rewrite_dense_groups(model) + fuse_chains(model)  # in this order: groups are known by their parts
-    return _use_winograd(model, type(model) is nn.Sequential) if kernels == "winograd" else 0
+    return _use_winograd(model, type(model) is nn.Sequential, products) if kernels == "winograd" else 0
 
 
 def fold_convolutions(module: nn.Module) -> None:
@@ -54,7 +55,7 @@ def can_fuse(model: nn.Module) -> bool:
     return any(True for _ in dense_groups(model)) or any(True for _ in fusible_pairs(model))
 
 
-def _use_winograd(parent: nn.Module, in_order: bool) -> int:
+def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> int:
     """Dense blocks as wholes, other convolutions one by one, together with the activation after them where the
     children are computed in the order in which they are kept."""
     count = 0
@@ -62,17 +63,17 @@ def _use_winograd(parent: nn.Module, in_order: bool) -> int:
     for (name, child), (after, activation) in zip(children, [*children[1:], ("", None)], strict=False):
         parts = _dense_parts(child)
         if parts:
-            setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE))
+            setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE, products))
             count += 1
         elif suits(child):
             fused = in_order and activation is not None and activation_slope(activation) is not None
-            setattr(parent, name, WinogradConvolution(child, activation if fused else None))
+            setattr(parent, name, WinogradConvolution(child, activation if fused else None, products))
             if fused:
                 setattr(parent, after, nn.Identity())
             count += 1
         else:
             chain = type(child) is nn.Sequential or (isinstance(parent, Compact) and name == "body")
-            count += _use_winograd(child, chain)
+            count += _use_winograd(child, chain, products)
     if in_order:
         _join(parent)
     return count

@@ -39,24 +39,26 @@ def _convolve(library: ctypes.CDLL, lanes: int, threads: int) -> None:
     x, y, added = (_floats(pictures * height * width * _CHANNELS) for _ in range(3))
     weights, bias, slope = _floats(36 * _CHANNELS**2), _floats(_CHANNELS), _floats(_CHANNELS)
     strides = height * width * _CHANNELS, width * _CHANNELS, _CHANNELS
-    sizes = ConvolutionSizes(
-        *(pictures, height, width, 1, height, width, _CHANNELS, _CHANNELS),
-        lanes=lanes,
-        run=_RUN,
-        threads=threads,
-        piece=0,
-        pieces=1,
-    )
     ending = Ending(ctypes.addressof(bias), ctypes.addressof(slope), 0.5, Picture(ctypes.addressof(added), *strides))
-    scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
-    library.convolve(
-        ctypes.byref(Picture(ctypes.addressof(x), *strides)),
-        ctypes.c_void_p(ctypes.addressof(weights)),
-        ctypes.byref(ending),
-        ctypes.byref(Picture(ctypes.addressof(y), *strides)),
-        ctypes.byref(sizes),
-        ctypes.c_void_p(ctypes.addressof(scratch)),
-    )
+    for bfloat16 in (False, True):
+        sizes = ConvolutionSizes(
+            *(pictures, height, width, 1, height, width, _CHANNELS, _CHANNELS),
+            lanes=lanes,
+            run=_RUN,
+            threads=threads,
+            piece=0,
+            pieces=1,
+            bfloat16=bfloat16,
+        )
+        scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
+        library.convolve(
+            ctypes.byref(Picture(ctypes.addressof(x), *strides)),
+            ctypes.c_void_p(ctypes.addressof(weights)),
+            ctypes.byref(ending),
+            ctypes.byref(Picture(ctypes.addressof(y), *strides)),
+            ctypes.byref(sizes),
+            ctypes.c_void_p(ctypes.addressof(scratch)),
+        )
 
 
 def _attend(library: ctypes.CDLL, lanes: int, threads: int) -> None:

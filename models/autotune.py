@@ -37,13 +37,15 @@ def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list
     into `folder`, beside what else goes on; None while it is."""
     convolutional = is_convolutional(model)
     attends = not convolutional and window_attention.prepare(folder)
-    wants = usual.precision == "fp32" and any(map(suits, model.modules()))
+    wants = usual.precision in ("fp32", "bf16") and not usual.autocast and any(map(suits, model.modules()))
     convolves = wants and winograd.prepare(folder)
     if (wants and is_pending("winograd")) or (not convolutional and is_pending("attention")):
         return None  # one of them now and both in the next run would be two results of one picture
-    if convolves:  # computes attention as well
-        return [ExecutionMode("fp32", autocast=False, channels_last=True, kernels="winograd")]
-    return [replace(usual, kernels="attention")] if attends else []
+    others = [replace(usual, kernels="attention")] if attends else []
+    if not convolves or (usual.precision == "bf16" and not winograd.multiplies_bfloat16()):
+        return others
+    ours = ExecutionMode(usual.precision, autocast=False, channels_last=True, kernels="winograd")
+    return [ours] if usual.precision == "fp32" else [ours, *others]  # which computes attention as well
 
 
 def to_be_measured(model: nn.Module, usual: ExecutionMode, device: torch.device) -> list[ExecutionMode]:

@@ -21,7 +21,8 @@ Backend = Literal["eager", "CUDA graph", "compiled"]
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """How a model computes. With `autocast` its weights stay fp32 and torch picks the type of every operation."""
+    """How a model computes. With `autocast` its weights stay fp32 and torch picks the type of every operation. With
+    "winograd" kernels in half precision what is multiplied is rounded to it, and all else is fp32."""
 
     precision: Precision
     autocast: bool
@@ -39,13 +40,18 @@ class ExecutionMode:
         return self.name + " autocast" * self.autocast + " channels last" * self.channels_last
 
     @property
+    def only_products(self) -> bool:
+        """Whether half precision is for what is multiplied alone."""
+        return self.kernels == "winograd" and self.precision != "fp32"
+
+    @property
     def weight_dtype(self) -> torch.dtype:
-        return torch.float32 if self.autocast else DTYPES[self.precision]
+        return torch.float32 if self.autocast or self.only_products else DTYPES[self.precision]
 
     @property
     def memory_dtype(self) -> torch.dtype:
         """The type most of a forward's tensors have."""
-        return DTYPES[self.precision]
+        return torch.float32 if self.only_products else DTYPES[self.precision]
 
 
 class Executor(Protocol):

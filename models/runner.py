@@ -155,8 +155,8 @@ def _copy(module: nn.Module, mode: ExecutionMode) -> nn.Module:
             if type(tensor) not in (Tensor, nn.Parameter):  # copied in its own way, which may share
                 tensor.data = tensor.data.clone()
         fold_convolutions(ours)
-        rewrite(ours, mode.kernels)
         ours.to("cpu", mode.weight_dtype)
+        rewrite(ours, mode.kernels, DTYPES[mode.precision])  # what it makes has types of its own
         if mode.channels_last:
             for tensor in (*ours.parameters(), *ours.buffers()):
                 if tensor.ndim == 4:  # `Module.to` fails on others of more

@@ -69,7 +69,7 @@ class LayerKnowledge:
 def way_of(mode: ExecutionMode) -> Way | None:
     """What layers are timed as in `mode`; None where they are not."""
     if mode.precision == "bf16":
-        return "bf16 channels last"
+        return "bf16 winograd" if mode.only_products else "bf16 channels last"
     if mode.precision != "fp32" or mode.kernels == "fused":
         return None
     if mode.kernels != "plain":

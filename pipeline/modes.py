@@ -78,8 +78,9 @@ class ModeChooser:
         asked, device = self._options.precision, self._context.device
         precisions = considered(asked, self._model, device, self._context.switches.precisions)
         ways = [way for precision in precisions for way in self._ways(precision, pixels)]
-        if asked == "auto" and device.type == "cpu" and not self._options.reproducible:
-            ways = self._fastest_first(ways)
+        if device.type == "cpu" and not self._options.reproducible:
+            together = [ways] if asked == "auto" else [[w for w in ways if w.precision == p] for p in precisions]
+            ways = [way for some in together for way in self._fastest_first(some)]
         left: dict[str, str] = {}
         for mode in ways:
             if reason := not self._options.reproducible and self._profile.known.raised.get(self._place(mode)):
@@ -115,7 +116,7 @@ class ModeChooser:
         reason = first_line(error)
         if mode.kernels != "plain":
             told = f"{mode.kernels} kernels failed on a picture and torch's are used: {reason}"
-            return Choice(replace(mode, kernels="plain"), told)
+            return Choice(self._by_torch(mode), told)
         if mode.channels_last:  # views that want contiguous memory, mostly; the plain layout has them
             return Choice(replace(mode, channels_last=False))
         if mode.precision == "fp32":
@@ -136,9 +137,9 @@ class ModeChooser:
 
         Where precision is automatic, half types only if their try is as close to fp32 as automatic demands.
         """
-        found = [] if mode.kernels == "plain" else [replace(mode, kernels="plain")]
+        found = [] if mode.kernels == "plain" else [self._by_torch(mode)]
         automatic = self._options.precision == "auto"
-        for precision in safer_precisions(mode.precision, self._model, self._context.device):
+        for precision in safer_precisions((found or [mode])[0].precision, self._model, self._context.device):
             usual = self._usual(precision, mode.autocast)
             if precision == "fp32" or not automatic or self._tried(usual):
                 found.append(usual)
@@ -196,7 +197,7 @@ class ModeChooser:
         study = knowledge.study(kinds, ways)
         if study:
             self.studies.append(study)
-            return [way for way in ways if way.precision == "fp32"]
+            return [way for way in ways if way.precision == "fp32"] or ways
         return by_seconds(ways, knowledge, kinds)
 
     def _layers(self) -> Mapping[LayerKind, float]:
@@ -237,6 +238,10 @@ class ModeChooser:
             truth = self._usual("fp32", False)
             self._trials.run(trial(mode, truth, place, probe_picture(self._model)))
         return self._profile.known.trials.get(place) == ""
+
+    def _by_torch(self, mode: ExecutionMode) -> ExecutionMode:
+        """As close to fp32 as `mode`, by torch's own operations."""
+        return self._usual("fp32", False) if mode.only_products else replace(mode, kernels="plain")
 
     def _usual(self, precision: Precision, autocast: bool) -> ExecutionMode:
         mode = usual_mode(precision, autocast, self._model)

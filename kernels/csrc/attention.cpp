@@ -120,7 +120,7 @@ void run(const Tensor* given, float* result, const Sizes& s, float* scratch) {
                 packed_values);
             for (int first = 0; first < s.rows; first += RUN) {
                 const int count = std::min(RUN, s.rows - first);
-                multiply<L>({query + first * queries.row, queries.row}, count, s.channels, packed_keys,
+                multiply<L, float>({query + first * queries.row, queries.row}, count, s.channels, packed_keys,
                             {scores, s.columns}, s.columns);
                 float total[RUN];
                 for (int r = 0; r < count; ++r) {
@@ -129,7 +129,7 @@ void run(const Tensor* given, float* result, const Sizes& s, float* scratch) {
                         biases[k] = at(given[3 + k], pair, s) + (first + r) * given[3 + k].row;
                     total[r] = normalize<L>(scores + int64_t(r) * s.columns, biases, s);
                 }
-                multiply<L>({scores, s.columns}, count, s.columns, packed_values, {sums, wide}, wide);
+                multiply<L, float>({scores, s.columns}, count, s.columns, packed_values, {sums, wide}, wide);
                 // [window][row][head][channel], as the next layer wants it
                 float* to = result + (pair / s.heads * s.rows + first) * across + pair % s.heads * s.channels;
                 for (int r = 0; r < count; ++r)

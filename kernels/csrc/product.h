@@ -1,8 +1,17 @@
-// What our kernels for CPUs share: registers of floats, and a matrix product of a few rows that stay in the cache.
+// What our kernels for CPUs share: registers of floats, and a matrix product of a few rows that stay in the cache. What is
+// multiplied are floats, or bfloat16s, of which processors that know them multiply twice as many; sums are floats.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#include <immintrin.h>
+#define HAS_BFLOAT16 1
+#else
+#define HAS_BFLOAT16 0
+#endif
 
 namespace {
 
@@ -21,32 +30,108 @@ template <int L> struct Lanes {
     static void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
 };
 
-// A matrix whose columns are dense, its rows `step` floats apart.
-template <class Float> struct Rows {
-    Float* data;
+// The upper half of a float.
+struct BFloat16 {
+    uint16_t bits;
+};
+
+// Rounded to the nearest, ties to even; NaN stays one.
+template <int L> inline void store(float* to, typename Lanes<L>::Vector value) { Lanes<L>::store(to, value); }
+
+template <int L> inline void store(BFloat16* to, typename Lanes<L>::Vector value) {
+#if HAS_BFLOAT16
+    if constexpr (L == 16) {
+        const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(value));
+        std::memcpy(to, &rounded, sizeof(rounded));
+        return;
+    } else if constexpr (L == 8) {
+        const __m128bh rounded = _mm256_cvtneps_pbh(reinterpret_cast<__m256>(value));
+        std::memcpy(to, &rounded, sizeof(rounded));
+        return;
+    }
+#endif
+    for (int k = 0; k < L; ++k) {
+        uint32_t bits;
+        const float one = value[k];
+        std::memcpy(&bits, &one, sizeof(bits));
+        to[k].bits = uint16_t(one == one ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : bits >> 16 | 0x40);
+    }
+}
+
+// A matrix whose columns are dense, its rows `step` numbers apart.
+template <class Number> struct Rows {
+    Number* data;
     int64_t step;
     Rows from(int64_t row) const { return {data + row * step, step}; }
 };
 
-// sums[R][columns] = rows[R][channels] . weights[channels][columns], columns being one register or two.
-template <int L, int R, int WIDE>
-inline void block(Rows<const float> rows, int channels, const float* weights, Rows<float> sums) {
+// How many channels are multiplied at once, and by what: L weights for each, those of one output side by side.
+template <int L, class Number> struct Step;
+
+template <int L> struct Step<L, float> {
     using Vector = typename Lanes<L>::Vector;
-    Vector sum[R][WIDE] = {};
-    for (int c = 0; c < channels; ++c) {
-        Vector weight[WIDE];
-        for (int k = 0; k < WIDE; ++k) weight[k] = Lanes<L>::load(weights + (int64_t(c) * WIDE + k) * L);
+    using Weights = Vector;
+    using Value = float;
+    static constexpr int CHANNELS = 1;
+    static Weights weights(const float* from) { return Lanes<L>::load(from); }
+    static Value value(const float* from) { return *from; }
+    static void add(Vector& sum, Value value, Weights weights) { sum += value * weights; }
+};
+
+template <int L> struct Step<L, BFloat16> {
+    using Vector = typename Lanes<L>::Vector;
+    typedef int32_t Weights __attribute__((vector_size(L * sizeof(int32_t))));  // each two bfloat16s
+    using Value = int32_t;
+    static constexpr int CHANNELS = 2;
+    static Weights weights(const BFloat16* from) {
+        Weights found;
+        std::memcpy(&found, from, sizeof(found));
+        return found;
+    }
+    static Value value(const BFloat16* from) {
+        Value found;
+        std::memcpy(&found, from, sizeof(found));
+        return found;
+    }
+    static void add(Vector& sum, Value value, Weights weights) {
+        const Weights values = value - Weights{};
+#if HAS_BFLOAT16
+        if constexpr (L == 16) {
+            sum = reinterpret_cast<Vector>(_mm512_dpbf16_ps(
+                reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(values), reinterpret_cast<__m512bh>(weights)));
+            return;
+        } else if constexpr (L == 8) {
+            sum = reinterpret_cast<Vector>(_mm256_dpbf16_ps(
+                reinterpret_cast<__m256>(sum), reinterpret_cast<__m256bh>(values), reinterpret_cast<__m256bh>(weights)));
+            return;
+        }
+#endif
+        const auto high = [](Weights pairs) { return reinterpret_cast<Vector>(pairs & int32_t(0xffff0000)); };
+        const auto low = [](Weights pairs) { return reinterpret_cast<Vector>(pairs << 16); };
+        sum += high(values) * high(weights);
+        sum += low(values) * low(weights);
+    }
+};
+
+// sums[R][columns] = rows[R][channels] . weights[channels][columns], columns being one register or two.
+template <int L, int R, int WIDE, class Number>
+inline void block(Rows<const Number> rows, int channels, const Number* weights, Rows<float> sums) {
+    using By = Step<L, Number>;
+    typename By::Vector sum[R][WIDE] = {};
+    for (int c = 0; c < channels; c += By::CHANNELS) {
+        typename By::Weights weight[WIDE];
+        for (int k = 0; k < WIDE; ++k) weight[k] = By::weights(weights + (int64_t(c) * WIDE + k * By::CHANNELS) * L);
         for (int r = 0; r < R; ++r) {
-            const float value = rows.data[r * rows.step + c];
-            for (int k = 0; k < WIDE; ++k) sum[r][k] += value * weight[k];
+            const auto value = By::value(rows.data + r * rows.step + c);
+            for (int k = 0; k < WIDE; ++k) By::add(sum[r][k], value, weight[k]);
         }
     }
     for (int r = 0; r < R; ++r)
         for (int k = 0; k < WIDE; ++k) Lanes<L>::store(sums.data + r * sums.step + k * L, sum[r][k]);
 }
 
-template <int L, int WIDE>
-void columns(Rows<const float> rows, int count, int channels, const float* weights, Rows<float> sums) {
+template <int L, int WIDE, class Number>
+void columns(Rows<const Number> rows, int count, int channels, const Number* weights, Rows<float> sums) {
     int r = 0;
     for (; r + ROWS <= count; r += ROWS) block<L, ROWS, WIDE>(rows.from(r), channels, weights, sums.from(r));
     for (; r + 3 <= count; r += 3) block<L, 3, WIDE>(rows.from(r), channels, weights, sums.from(r));
@@ -54,9 +139,9 @@ void columns(Rows<const float> rows, int count, int channels, const float* weigh
 }
 
 // sums[count][outputs] = rows[count][channels] . weights, which lie in blocks of two registers' columns, and one's at
-// the end where `outputs` asks for it.
-template <int L>
-void multiply(Rows<const float> rows, int count, int channels, const float* weights, Rows<float> sums, int outputs) {
+// the end where `outputs` asks for it; of bfloat16s the channels are even, two of an output's side by side.
+template <int L, class Number>
+void multiply(Rows<const Number> rows, int count, int channels, const Number* weights, Rows<float> sums, int outputs) {
     int o = 0;
     for (; o + 2 * L <= outputs; o += 2 * L)
         columns<L, 2>(rows, count, channels, weights + int64_t(o) * channels, {sums.data + o, sums.step});

@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int POINTS = 36, SIDE = 6, OUT = 4;
-constexpr int LINE = 16;  // floats in a cache line
+constexpr int LINE = 64;  // bytes of the cache
 
 // y = B' x for six values `step` apart.
 template <class V> inline void into(const V* x, int step, V* y) {
@@ -57,20 +57,23 @@ struct Ending {
 // the `piece`-th of `pieces` pieces of the output.
 struct Sizes {
     int pictures, x_height, x_width, edge, height, width, channels, outputs, lanes, run, threads, piece, pieces;
+    int bfloat16;  // whether the transformed tiles are rounded to them; then `weights` are
 };
 }
 
 namespace {
 
-// How far apart the matrices of two points lie: an odd number of cache lines, or the 36 of them that a tile is spread
-// over would fall into the same few sets of the cache.
-inline int64_t apart(int count, int channels) {
-    const int64_t lines = (int64_t(count) * channels + LINE - 1) / LINE;
-    return (lines | 1) * LINE;
+// How many numbers lie between the matrices of two points: an odd number of cache lines, or the 36 of them that a tile is
+// spread over would fall into the same few sets of the cache.
+template <class Number> inline int64_t apart(int count, int channels) {
+    constexpr int64_t MANY = LINE / sizeof(Number);
+    return (((int64_t(count) * channels + MANY - 1) / MANY) | 1) * MANY;
 }
 
-// What one thread has room for: a run of tiles, transformed, and their sums.
-inline int64_t room(const Sizes& s) { return POINTS * (apart(s.run, s.channels) + apart(s.run, s.outputs)); }
+// What one thread has room for, in bytes: a run of tiles, transformed, and their sums.
+template <class Number> inline int64_t room(const Sizes& s) {
+    return POINTS * (apart<Number>(s.run, s.channels) * sizeof(Number) + apart<float>(s.run, s.outputs) * sizeof(float));
+}
 
 // Where a tile of the output begins: tiles are counted along rows, row after row, picture after picture.
 struct Place {
@@ -83,10 +86,10 @@ inline Place place(int64_t tile, const Sizes& s) {
     return {int(row / down), int(row % down) * OUT, int(tile % across) * OUT};
 }
 
-template <int L>
-void take_in(const Picture& x, const Sizes& s, int64_t first, int count, float* tiles) {
+template <int L, class Number>
+void take_in(const Picture& x, const Sizes& s, int64_t first, int count, Number* tiles) {
     using Vector = typename Lanes<L>::Vector;
-    const int64_t step = apart(count, s.channels);
+    const int64_t step = apart<Number>(count, s.channels);
     for (int t = 0; t < count; ++t) {
         const Place at = place(first + t, s);
         const int y0 = at.top - s.edge, x0 = at.left - s.edge;
@@ -114,7 +117,7 @@ void take_in(const Picture& x, const Sizes& s, int64_t first, int count, float* 
                 Vector row[SIDE];
                 into(half + i * SIDE, 1, row);
                 for (int j = 0; j < SIDE; ++j)
-                    Lanes<L>::store(tiles + (i * SIDE + j) * step + int64_t(t) * s.channels + c, row[j]);
+                    store<L>(tiles + (i * SIDE + j) * step + int64_t(t) * s.channels + c, row[j]);
             }
         }
     }
@@ -123,7 +126,7 @@ void take_in(const Picture& x, const Sizes& s, int64_t first, int count, float* 
 template <int L>
 void give_out(const float* sums, const Sizes& s, int64_t first, int count, const Ending& ending, const Picture& y) {
     using Vector = typename Lanes<L>::Vector;
-    const int64_t step = apart(count, s.outputs);
+    const int64_t step = apart<float>(count, s.outputs);
     const Picture& more = ending.added;
     for (int t = 0; t < count; ++t) {
         const Place at = place(first + t, s);
@@ -165,12 +168,12 @@ inline void fetch(const Picture& x, const Sizes& s, const Place& at, int part) {
     const int row = std::min(std::max(at.top - s.edge + part % SIDE, 0), s.x_height - 1);
     const int64_t floats = std::min(s.run * OUT, s.x_width - at.left) * x.pixel / SIDE;
     const float* from = x.data + at.picture * x.picture + row * x.row + at.left * x.pixel + part / SIDE * floats;
-    for (int64_t k = 0; k < floats; k += LINE) __builtin_prefetch(from + k, 0, 2);
+    for (int64_t k = 0; k < floats; k += LINE / sizeof(float)) __builtin_prefetch(from + k, 0, 2);
     asm volatile("");  // g++ drops calls of functions that do nothing but prefetch
 }
 
-template <int L>
-void run(const Picture& x, const float* weights, const Ending& ending, const Picture& y, const Sizes& s, float* scratch) {
+template <int L, class Number>
+void run(const Picture& x, const Number* weights, const Ending& ending, const Picture& y, const Sizes& s, char* scratch) {
     const int64_t down = (s.height + OUT - 1) / OUT, across = (s.width + OUT - 1) / OUT;
     const int64_t all = s.pictures * down * across, runs = (all + s.run - 1) / s.run;
     const int64_t begin = runs * s.piece / s.pieces, end = runs * (s.piece + 1) / s.pieces;
@@ -180,8 +183,8 @@ void run(const Picture& x, const float* weights, const Ending& ending, const Pic
         int mine;
 #pragma omp atomic capture
         mine = taken++;
-        float* tiles = scratch + mine * room(s);
-        float* sums = tiles + POINTS * apart(s.run, s.channels);
+        Number* tiles = reinterpret_cast<Number*>(scratch + mine * room<Number>(s));
+        float* sums = reinterpret_cast<float*>(tiles + POINTS * apart<Number>(s.run, s.channels));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t k = begin; k < end; ++k) {
             const int64_t first = k * s.run;
@@ -190,13 +193,23 @@ void run(const Picture& x, const float* weights, const Ending& ending, const Pic
             const Place next = place(std::min(first + int64_t(s.threads) * s.run, all - 1), s);
             for (int p = 0; p < POINTS; ++p) {
                 fetch(x, s, next, p);
-                multiply<L>({tiles + p * apart(count, s.channels), s.channels}, count, s.channels,
-                            weights + int64_t(p) * s.channels * s.outputs,
-                            {sums + p * apart(count, s.outputs), s.outputs}, s.outputs);
+                multiply<L, Number>({tiles + p * apart<Number>(count, s.channels), s.channels}, count, s.channels,
+                                    weights + int64_t(p) * s.channels * s.outputs,
+                                    {sums + p * apart<float>(count, s.outputs), s.outputs}, s.outputs);
             }
             give_out<L>(sums, s, first, count, ending, y);
         }
     }
+}
+
+template <class Number>
+void convolve_by(const Picture& x, const void* weights, const Ending& ending, const Picture& y, const Sizes& s,
+                 char* scratch) {
+    const Number* numbers = static_cast<const Number*>(weights);
+    if (s.lanes == WIDEST)
+        run<WIDEST>(x, numbers, ending, y, s, scratch);
+    else
+        run<8>(x, numbers, ending, y, s, scratch);
 }
 
 }  // namespace
@@ -206,15 +219,20 @@ extern "C" {
 // The floats in a register: channels and outputs that are multiples of it run at full width; they must be of 8.
 int widest() { return WIDEST; }
 
+// Whether this processor multiplies bfloat16s itself; on others it is done by way of floats.
+int knows_bfloat16() { return HAS_BFLOAT16; }
+
 // Bytes of scratch that `convolve` needs for these sizes.
-int64_t scratch_bytes(const Sizes* sizes) { return room(*sizes) * sizes->threads * int64_t(sizeof(float)); }
+int64_t scratch_bytes(const Sizes* sizes) {
+    return (sizes->bfloat16 ? room<BFloat16>(*sizes) : room<float>(*sizes)) * sizes->threads;
+}
 
 // y = the convolution of x; `weights` as winograd.py packs them. x and y must not overlap.
-void convolve(const Picture* x, const float* weights, const Ending* ending, const Picture* y, const Sizes* sizes,
-              float* scratch) {
-    if (sizes->lanes == WIDEST)
-        run<WIDEST>(*x, weights, *ending, *y, *sizes, scratch);
+void convolve(const Picture* x, const void* weights, const Ending* ending, const Picture* y, const Sizes* sizes,
+              void* scratch) {
+    if (sizes->bfloat16)
+        convolve_by<BFloat16>(*x, weights, *ending, *y, *sizes, static_cast<char*>(scratch));
     else
-        run<8>(*x, weights, *ending, *y, *sizes, scratch);
+        convolve_by<float>(*x, weights, *ending, *y, *sizes, static_cast<char*>(scratch));
 }
 }
