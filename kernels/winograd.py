@@ -33,10 +33,11 @@ from .interface import ConvolutionSizes, Ending, Picture
 from .numerics import Limits, compare
 from .operands import check_dense, check_operand, check_writable
 
-# The transform of the weights, G in the paper, times 24: of whole numbers, so that sums of weights are exact in float64
-# and come out the same in whatever order, by however many threads, a matrix product adds them up.
-_WEIGHTS = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))
-_TIMES = 24 * 24
+# The transform of the weights, G in the paper, for points 0, +-3/4, +-3/2 and infinity, times 243: of whole numbers, so
+# that sums of weights are exact in float64 and come out the same in whatever order, by however many threads, a matrix
+# product adds them up.
+_WEIGHTS = ((192, 0, 0), (-128, -96, -72), (-128, 96, -72), (32, 48, 72), (32, -48, 72), (0, 0, 243))
+_TIMES = 243 * 243
 _COLUMNS = 1 << 14  # of weights that are transformed at once, 5 MB of float64
 # What may be around the picture: zeros, so that the output is as large, or nothing.
 _EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
