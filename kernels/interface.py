@@ -39,6 +39,15 @@ class ConvolutionSizes(ctypes.Structure):
     )
 
 
+class LinearSizes(ctypes.Structure):
+    """Of a linear layer by csrc/linear.cpp."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        *((name, ctypes.c_int) for name in ("channels", "outputs", "lanes", "threads", "gelu", "bfloat16")),
+    )
+
+
 class Windows(ctypes.Structure):
     """[W, H, N, d] floats, the last dense: where they begin, and how many floats apart windows, heads, rows lie."""
 

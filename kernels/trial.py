@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-from .interface import AttentionSizes, ConvolutionSizes, Ending, Picture, Windows
+from .interface import AttentionSizes, ConvolutionSizes, Ending, LinearSizes, Picture, Windows
 
 _CHANNELS, _RUN = 32, 12
 _FINE = "fine"
@@ -61,6 +61,19 @@ def _convolve(library: ctypes.CDLL, lanes: int, threads: int) -> None:
         )
 
 
+def _apply(library: ctypes.CDLL, lanes: int, threads: int) -> None:
+    rows, channels, outputs, wide = 101, 60, 41, 48
+    x, y, weights, bias = (_floats(count) for count in (rows * channels, rows * outputs, channels * wide, wide))
+    for bfloat16 in (False, True):
+        sizes = LinearSizes(rows, channels, outputs, lanes=lanes, threads=threads, gelu=True, bfloat16=bfloat16)
+        scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
+        library.apply(
+            *(ctypes.c_void_p(ctypes.addressof(numbers)) for numbers in (x, weights, bias, y)),
+            ctypes.byref(sizes),
+            ctypes.c_void_p(ctypes.addressof(scratch)),
+        )
+
+
 def _attend(library: ctypes.CDLL, lanes: int, threads: int) -> None:
     windows, heads, channels = 9, 2, 11
     for rows, columns in ((31, 48), (61, 112)):
@@ -89,4 +102,8 @@ def _floats(count: int) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * count)(*([0.5] * min(count, 1000)))
 
 
-_CALLS: dict[str, Callable[[ctypes.CDLL, int, int], None]] = {"winograd": _convolve, "attention": _attend}
+_CALLS: dict[str, Callable[[ctypes.CDLL, int, int], None]] = {
+    "winograd": _convolve,
+    "linear": _apply,
+    "attention": _attend,
+}

@@ -32,6 +32,7 @@ from .heartbeat import beat, current_listener
 from .interface import ConvolutionSizes, Ending, Picture
 from .numerics import Limits, compare
 from .operands import check_dense, check_operand, check_writable
+from .packing import in_blocks
 
 # The transform of the weights, G in the paper, for points 0, +-3/4, +-3/2 and infinity, times 243: of whole numbers, so
 # that sums of weights are exact in float64 and come out the same in whatever order, by however many threads, a matrix
@@ -305,17 +306,11 @@ def _kernels() -> Kernels:
 
 
 def _transformed(weight: Tensor, lanes: int, products: torch.dtype) -> Tensor:
-    """[36, C * O] of [O, C, 3, 3], in blocks of the outputs that the kernel sums up at once: two registers, or one.
-    G w G^T for each 3x3 w, as one product with the 36 rows of the Kronecker product of G and itself. Of bfloat16s, two
-    channels of an output lie side by side."""
+    """[36, C * O] of [O, C, 3, 3], in the kernel's order. G w G^T for each 3x3 w, as one product with the 36 rows of the
+    Kronecker product of G and itself."""
     transform = torch.tensor(_WEIGHTS, dtype=torch.float64, device="cpu")
     transform = torch.kron(transform, transform)
-    together = 2 if products == torch.bfloat16 else 1
-    blocks = (
-        block.flatten(2).unflatten(1, (-1, together)).permute(3, 1, 0, 2).flatten(1)
-        for block in weight.split(2 * lanes)
-    )
-    ordered = torch.cat([*blocks], dim=1)
+    ordered = in_blocks(weight.flatten(2).permute(2, 1, 0), lanes, products)
     pieces = [(transform @ piece.double()).div_(_TIMES).to(products) for piece in ordered.split(_COLUMNS, dim=1)]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 

@@ -8,6 +8,7 @@
 
 #include <cmath>
 
+#include "exponential.h"
 #include "product.h"
 
 extern "C" {
@@ -47,25 +48,6 @@ template <int L, class Given> void pack(int channels, int columns, Given given, 
         for (int c = 0; c < channels; ++c)
             for (int k = 0; k < wide; ++k) *to++ = given(c, first + k);
     }
-}
-
-// e^x for x <= 0, by 2^n e^r with r in +-ln(2)/2 and six terms of e^r's series, which leaves 1.2e-7 of it; NaN stays.
-template <int L> inline typename Lanes<L>::Vector exponential(typename Lanes<L>::Vector x) {
-    using Vector = typename Lanes<L>::Vector;
-    typedef int32_t Integers __attribute__((vector_size(L * sizeof(float))));
-    const float shift = 12582912.f;  // 1.5 * 2^23: a float that is added to it is rounded to an integer, in its low bits
-    const Vector most = x > -87.f ? x : Vector{} - 87.f;
-    const Vector shifted = most * 1.44269504f + shift, n = shifted - shift;
-    const Vector r = (most - n * 0.693359375f) + n * 2.12194440e-4f;  // ln(2), its first bits apart: Cody and Waite, 1980
-    Vector sum = r * (1.f / 720) + 1.f / 120;
-    sum = sum * r + 1.f / 24;
-    sum = sum * r + 1.f / 6;
-    sum = sum * r + 0.5f;
-    sum = sum * r + 1.f;
-    sum = sum * r + 1.f;
-    const Integers exponent = reinterpret_cast<Integers>(shifted) << 23;
-    const Vector scaled = reinterpret_cast<Vector>(reinterpret_cast<Integers>(sum) + exponent);
-    return x == x ? scaled : x;
 }
 
 template <int L, class Operation> inline float reduced(typename Lanes<L>::Vector value, Operation operation) {

@@ -113,39 +113,48 @@ template <int L> struct Step<L, BFloat16> {
     }
 };
 
-// sums[R][columns] = rows[R][channels] . weights[channels][columns], columns being one register or two.
-template <int L, int R, int WIDE, class Number>
-inline void block(Rows<const Number> rows, int channels, const Number* weights, Rows<float> sums) {
+// rows[R][channels] . weights[channels][columns], columns being one register or two; each sum goes to
+// `put(row, register, sum)`, rows counted from `first`.
+template <int L, int R, int WIDE, class Number, class Put>
+inline void block(Rows<const Number> rows, int first, int channels, const Number* weights, const Put& put) {
     using By = Step<L, Number>;
     typename By::Vector sum[R][WIDE] = {};
+    const Number* row = rows.data + first * rows.step;
     for (int c = 0; c < channels; c += By::CHANNELS) {
         typename By::Weights weight[WIDE];
         for (int k = 0; k < WIDE; ++k) weight[k] = By::weights(weights + (int64_t(c) * WIDE + k * By::CHANNELS) * L);
         for (int r = 0; r < R; ++r) {
-            const auto value = By::value(rows.data + r * rows.step + c);
+            const auto value = By::value(row + r * rows.step + c);
             for (int k = 0; k < WIDE; ++k) By::add(sum[r][k], value, weight[k]);
         }
     }
     for (int r = 0; r < R; ++r)
-        for (int k = 0; k < WIDE; ++k) Lanes<L>::store(sums.data + r * sums.step + k * L, sum[r][k]);
+        for (int k = 0; k < WIDE; ++k) put(first + r, k, sum[r][k]);
 }
 
-template <int L, int WIDE, class Number>
-void columns(Rows<const Number> rows, int count, int channels, const Number* weights, Rows<float> sums) {
+template <int L, int WIDE, class Number, class Put>
+inline void columns(Rows<const Number> rows, int count, int channels, const Number* weights, const Put& put) {
     int r = 0;
-    for (; r + ROWS <= count; r += ROWS) block<L, ROWS, WIDE>(rows.from(r), channels, weights, sums.from(r));
-    for (; r + 3 <= count; r += 3) block<L, 3, WIDE>(rows.from(r), channels, weights, sums.from(r));
-    for (; r < count; ++r) block<L, 1, WIDE>(rows.from(r), channels, weights, sums.from(r));
+    for (; r + ROWS <= count; r += ROWS) block<L, ROWS, WIDE>(rows, r, channels, weights, put);
+    for (; r + 3 <= count; r += 3) block<L, 3, WIDE>(rows, r, channels, weights, put);
+    for (; r < count; ++r) block<L, 1, WIDE>(rows, r, channels, weights, put);
 }
 
 // sums[count][outputs] = rows[count][channels] . weights, which lie in blocks of two registers' columns, and one's at
 // the end where `outputs` asks for it; of bfloat16s the channels are even, two of an output's side by side.
 template <int L, class Number>
 void multiply(Rows<const Number> rows, int count, int channels, const Number* weights, Rows<float> sums, int outputs) {
-    int o = 0;
-    for (; o + 2 * L <= outputs; o += 2 * L)
-        columns<L, 2>(rows, count, channels, weights + int64_t(o) * channels, {sums.data + o, sums.step});
-    if (o < outputs) columns<L, 1>(rows, count, channels, weights + int64_t(o) * channels, {sums.data + o, sums.step});
+    using Vector = typename Lanes<L>::Vector;
+    for (int o = 0; o < outputs; o += 2 * L) {
+        const auto put = [=](int row, int k, Vector sum) {
+            Lanes<L>::store(sums.data + row * sums.step + o + k * L, sum);
+        };
+        const Number* from = weights + int64_t(o) * channels;
+        if (outputs - o > L)
+            columns<L, 2>(rows, count, channels, from, put);
+        else
+            columns<L, 1>(rows, count, channels, from, put);
+    }
 }
 
 }  // namespace

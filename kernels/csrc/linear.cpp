@@ -1,0 +1,133 @@
+// Linear layers on a CPU: y = x . weights + bias, with the activation that follows in one pass. A thread takes some rows at
+// a time, which stay in its cache while all weights go by; where bfloat16s are multiplied, it rounds its rows first.
+//
+// Built by build.py, called by linear.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
+
+#include "exponential.h"
+#include "product.h"
+
+extern "C" {
+
+// x is [rows][channels], y [rows][outputs], both dense. `gelu`: the activation. `bfloat16`: what is multiplied.
+struct Sizes {
+    int64_t rows;
+    int channels, outputs, lanes, threads, gelu, bfloat16;
+};
+}
+
+namespace {
+
+constexpr int64_t LINE = 64;  // bytes of the cache
+constexpr int RUN = 48;       // rows that a thread takes at once: some 17 KB of bfloat16s with 180 channels
+
+inline int64_t rounded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+// What one thread has room for, in bytes: its rows, rounded.
+inline int64_t room(const Sizes& s) {
+    return s.bfloat16 ? rounded(RUN * rounded(s.channels, 2) * int64_t(sizeof(BFloat16)), LINE) : LINE;
+}
+
+template <int L> void round_rows(const float* x, int64_t count, BFloat16* to) {
+    int64_t k = 0;
+    for (; k + L <= count; k += L) store<L>(to + k, Lanes<L>::load(x + k));
+    if (k < count) {
+        float last[L] = {};
+        BFloat16 rounded_last[L];
+        std::copy(x + k, x + count, last);
+        store<L>(rounded_last, Lanes<L>::load(last));
+        std::copy(rounded_last, rounded_last + (count - k), to + k);
+    }
+}
+
+// The rows that are multiplied: x itself, or what it is rounded to, an odd channel filled up by a zero.
+template <int L> Rows<const float> rows_of(const float* x, int, int channels, float*) { return {x, channels}; }
+
+template <int L> Rows<const BFloat16> rows_of(const float* x, int count, int channels, BFloat16* scratch) {
+    const int64_t even = rounded(channels, 2);
+    if (even == channels) {
+        round_rows<L>(x, int64_t(count) * channels, scratch);
+    } else {
+        for (int r = 0; r < count; ++r) {
+            round_rows<L>(x + int64_t(r) * channels, channels, scratch + r * even);
+            scratch[r * even + channels] = {};
+        }
+    }
+    return {scratch, even};
+}
+
+// What becomes of the sums of the registers from output `o` on.
+template <int L> struct Finish {
+    using Vector = typename Lanes<L>::Vector;
+    const float* bias;
+    float* y;
+    const Sizes& s;
+    int o;
+    void operator()(int row, int k, Vector value) const {
+        const int at = o + k * L;
+        value += Lanes<L>::load(bias + at);
+        if (s.gelu) value = gelu<L>(value);
+        float* to = y + int64_t(row) * s.outputs + at;
+        if (s.outputs - at >= L)
+            Lanes<L>::store(to, value);
+        else
+            for (int j = 0; j < s.outputs - at; ++j) to[j] = value[j];
+    }
+};
+
+template <int L, class Number>
+void run(const float* x, const Number* weights, const float* bias, float* y, const Sizes& s, char* scratch) {
+    const int64_t runs = (s.rows + RUN - 1) / RUN;
+    int taken = 0;
+#pragma omp parallel num_threads(s.threads)
+    {
+        int mine;
+#pragma omp atomic capture
+        mine = taken++;
+        Number* numbers = reinterpret_cast<Number*>(scratch + mine * room(s));
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t k = 0; k < runs; ++k) {
+            const int64_t first = k * RUN;
+            const int count = int(std::min<int64_t>(RUN, s.rows - first));
+            const auto rows = rows_of<L>(x + first * s.channels, count, s.channels, numbers);
+            const int channels = int(rows.step);
+            for (int o = 0; o < s.outputs; o += 2 * L) {
+                const Finish<L> finish{bias, y + first * s.outputs, s, o};
+                const Number* from = weights + int64_t(o) * channels;
+                if (s.outputs - o > L)
+                    columns<L, 2>(rows, count, channels, from, finish);
+                else
+                    columns<L, 1>(rows, count, channels, from, finish);
+            }
+        }
+    }
+}
+
+template <int L>
+void apply_by(const float* x, const void* weights, const float* bias, float* y, const Sizes& s, char* scratch) {
+    if (s.bfloat16)
+        run<L>(x, static_cast<const BFloat16*>(weights), bias, y, s, scratch);
+    else
+        run<L>(x, static_cast<const float*>(weights), bias, y, s, scratch);
+}
+
+}  // namespace
+
+extern "C" {
+
+// The floats in a register: `weights` and `bias` are filled up to a multiple of `lanes` outputs, this or 8.
+int widest() { return WIDEST; }
+
+// Whether this processor multiplies bfloat16s itself; on others it is done by way of floats.
+int knows_bfloat16() { return HAS_BFLOAT16; }
+
+// Bytes of scratch that `apply` needs for these sizes.
+int64_t scratch_bytes(const Sizes* sizes) { return room(*sizes) * sizes->threads; }
+
+// y = what follows x . weights + bias; `weights` as linear.py packs them. x and y must not overlap.
+void apply(const float* x, const void* weights, const float* bias, float* y, const Sizes* sizes, void* scratch) {
+    if (sizes->lanes == WIDEST)
+        apply_by<WIDEST>(x, weights, bias, y, *sizes, static_cast<char*>(scratch));
+    else
+        apply_by<8>(x, weights, bias, y, *sizes, static_cast<char*>(scratch));
+}
+}
