@@ -9,9 +9,12 @@ from torch import nn
 from ..api.model_info import Kernels
 from .convolution import activation_slope
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
+from . import linear
 from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
+from .linear import PackedLinear, PackedPointwise
 from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, aligned, suits
 
+_MLP = ("fc1", "act")  # names of a layer and the activation after it, where attention models have both
 _SPAN_SLOPE = 0.05  # of the leaky ReLU in SPAN's Conv3XC (arXiv 2311.12770 and spandrel's architecture)
 
 
@@ -64,6 +67,13 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
         parts = _dense_parts(child)
         if parts:
             setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE, products))
+            count += 1
+        elif linear.suits(child):
+            gelu = linear.is_gelu(activation) and (in_order or (name, after) == _MLP)
+            kind = PackedPointwise if isinstance(child, nn.Conv2d) else PackedLinear
+            setattr(parent, name, kind(child, gelu, products))
+            if gelu:
+                setattr(parent, after, nn.Identity())
             count += 1
         elif suits(child):
             fused = in_order and activation is not None and activation_slope(activation) is not None
