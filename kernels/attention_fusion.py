@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar, Token
 from functools import reduce
 from itertools import repeat
 from numbers import Number
@@ -34,8 +35,25 @@ _MOST_WINDOWS = 65535  # at once, on CUDA: they are the last dimension of a grid
 Function = Callable[..., Any]
 
 
+_PRODUCT_TYPE: ContextVar[torch.dtype] = ContextVar("product type", default=torch.float32)
+
+
 class FusedAttention(TorchFunctionMode):
-    """While it is active, in this thread, attention is computed in one operation. For inference only."""
+    """While it is active, in this thread, attention is computed in one operation. For inference only. Our kernels
+    multiply `products`, float32 or bfloat16."""
+
+    def __init__(self, products: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self._products, self._before = products, list[Token[torch.dtype]]()
+
+    def __enter__(self) -> FusedAttention:
+        self._before.append(_PRODUCT_TYPE.set(self._products))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _PRODUCT_TYPE.reset(self._before.pop())
 
     def __torch_function__(self, func: Function, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         if func in _PRODUCTS and not kwargs and _may_be_scores(*args):
@@ -106,7 +124,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, added: Sequence[Tensor] 
     if query.is_meta and window_attention.ready():
         return query.new_empty(query.shape).reshape(*lead, *query.shape[-2:])
     if window_attention.suits(query, keys, values, biases):
-        result = window_attention.attend(query, keys, values, biases)
+        result = window_attention.attend(query, keys, values, biases, _PRODUCT_TYPE.get())
     else:
         result = _by_torch(query, keys, values, reduce(add, biases).to(query.dtype) if biases else None)
     return result.reshape(*lead, *result.shape[-2:])

@@ -64,5 +64,5 @@ class AttentionSizes(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_int)
-        for name in ("windows", "heads", "rows", "columns", "channels", "biases", "lanes", "threads")
+        for name in ("windows", "heads", "rows", "columns", "channels", "biases", "lanes", "threads", "bfloat16")
     )

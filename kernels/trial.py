@@ -88,14 +88,15 @@ def _attend(library: ctypes.CDLL, lanes: int, threads: int) -> None:
             Windows(ctypes.addressof(bias), 0, rows * columns, columns),
             Windows(ctypes.addressof(mask), columns, 0, 0),
         )
-        sizes = AttentionSizes(windows, heads, rows, columns, channels, 2, lanes=lanes, threads=threads)
-        scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
-        library.attend(
-            ctypes.byref(given),
-            ctypes.c_void_p(ctypes.addressof(result)),
-            ctypes.byref(sizes),
-            ctypes.c_void_p(ctypes.addressof(scratch)),
-        )
+        for bfloat16 in (False, True):
+            sizes = AttentionSizes(windows, heads, rows, columns, channels, 2, lanes, threads, bfloat16)
+            scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
+            library.attend(
+                ctypes.byref(given),
+                ctypes.c_void_p(ctypes.addressof(result)),
+                ctypes.byref(sizes),
+                ctypes.c_void_p(ctypes.addressof(scratch)),
+            )
 
 
 def _floats(count: int) -> ctypes.Array[ctypes.c_float]:

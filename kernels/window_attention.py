@@ -25,7 +25,7 @@ _MOST_COLUMNS = 2048  # beyond, a thread's keys, values and scores leave its cac
 _LEAST_WORK = 1 << 20
 _MOST_WORK = 1 << 30  # at once, where somebody listens: a tenth of a second, beside other work half of one
 _CPU = torch.device("cpu")
-_LIMITS = Limits(3e-5)  # rounding is a tenth of it
+_LIMITS = {torch.float32: Limits(3e-5), torch.bfloat16: Limits(2e-1)}  # rounding is a tenth of it
 
 _library: ctypes.CDLL | None = None
 
@@ -40,10 +40,10 @@ def prepare(folder: Path, patience: float = 0.0) -> bool:
 
 def page_bytes(keys: int, channels: int, threads: int) -> int:
     """What the kernels' threads hold beside queries, keys, values and results: a head's keys and values packed, a few
-    rows of scores and of sums; at most, where registers are 16 floats wide (`room` in csrc/attention.cpp)."""
+    rows of scores and of sums; at most, of floats and where registers are 16 wide (`places` in csrc/attention.cpp)."""
     wide = -(-channels // _LINE) * _LINE
-    floats = keys * (channels + wide) + _RUN * (keys + wide)
-    return -(-floats // _LINE) * _LINE * 4 * threads
+    parts = keys * (channels + channels % 2), keys * wide, _RUN * keys, _RUN * wide
+    return sum(-(-floats // _LINE) * _LINE for floats in parts) * 4 * threads
 
 
 def ready() -> bool:
@@ -65,15 +65,20 @@ def suits(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor])
     )
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
-    """`softmax(query @ keys^T + biases) @ values`, [W, H, N, d], for what `suits`. Raises `ValueError` for anything
-    else, torch's `RuntimeError` for biases that are not broadcast to the scores, and whatever a listener to its beats
-    raises."""
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor], products: torch.dtype = torch.float32
+) -> Tensor:
+    """`softmax(query @ keys^T + biases) @ values`, [W, H, N, d], for what `suits`; `products`, float32 or bfloat16, are
+    what is multiplied. Raises `ValueError` for anything else, torch's `RuntimeError` for biases that are not broadcast
+    to the scores, and whatever a listener to its beats raises."""
     assert _library is not None
-    return _attend(_library, query, keys, values, biases)
+    return _attend(_library, (query, keys, values), biases, products)
 
 
-def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
+def _attend(
+    library: ctypes.CDLL, operands: tuple[Tensor, Tensor, Tensor], biases: Sequence[Tensor], products: torch.dtype
+) -> Tensor:
+    query, keys, values = operands
     _check(query, keys, values, biases)
     (windows, heads, rows, channels), columns = query.shape, keys.shape[2]
     shape = (windows, heads, rows, columns)
@@ -86,7 +91,7 @@ def _attend(library: ctypes.CDLL, query: Tensor, keys: Tensor, values: Tensor, b
     sizes = AttentionSizes(
         windows, heads, rows, columns, channels, len(biases),
         lanes=widest if columns % widest == 0 else _LANES,
-        threads=torch.get_num_threads() if work >= _LEAST_WORK else 1,
+        threads=torch.get_num_threads() if work >= _LEAST_WORK else 1, bfloat16=products == torch.bfloat16,
     )  # fmt: skip
     library.scratch_bytes.restype = ctypes.c_int64
     scratch = torch.empty(library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
@@ -130,9 +135,9 @@ def _flaw(library: ctypes.CDLL) -> str | None:
         )
         biases = [torch.randn(2, rows, columns, generator=generator), torch.zeros(windows, 1, rows, columns)]
         biases[1][1, :, :, ::3] = -100.0
-        found = _attend(library, query, keys, values, biases)
         truth = (query @ keys.mT + biases[0] + biases[1]).softmax(-1) @ values
-        flaw = compare(found, truth, _LIMITS)
-        if flaw:
-            return flaw
+        for products, limits in _LIMITS.items():
+            flaw = compare(_attend(library, (query, keys, values), biases, products), truth, limits)
+            if flaw:
+                return flaw
     return None

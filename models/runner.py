@@ -139,8 +139,10 @@ def call_of(descriptor: ImageModelDescriptor, mode: ExecutionMode) -> Callable[[
     if mode.kernels == "plain" or is_convolutional(descriptor.model):
         return call
 
+    products = DTYPES[mode.precision] if mode.only_products else torch.float32
+
     def fused(module: nn.Module, x: Tensor) -> Tensor:
-        with FusedAttention():
+        with FusedAttention(products):
             return call(module, x)
 
     return fused

@@ -20,39 +20,9 @@ namespace {
 constexpr int64_t LINE = 64;  // bytes of the cache
 constexpr int RUN = 48;       // rows that a thread takes at once: some 17 KB of bfloat16s with 180 channels
 
-inline int64_t rounded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
-
 // What one thread has room for, in bytes: its rows, rounded.
 inline int64_t room(const Sizes& s) {
     return s.bfloat16 ? rounded(RUN * rounded(s.channels, 2) * int64_t(sizeof(BFloat16)), LINE) : LINE;
-}
-
-template <int L> void round_rows(const float* x, int64_t count, BFloat16* to) {
-    int64_t k = 0;
-    for (; k + L <= count; k += L) store<L>(to + k, Lanes<L>::load(x + k));
-    if (k < count) {
-        float last[L] = {};
-        BFloat16 rounded_last[L];
-        std::copy(x + k, x + count, last);
-        store<L>(rounded_last, Lanes<L>::load(last));
-        std::copy(rounded_last, rounded_last + (count - k), to + k);
-    }
-}
-
-// The rows that are multiplied: x itself, or what it is rounded to, an odd channel filled up by a zero.
-template <int L> Rows<const float> rows_of(const float* x, int, int channels, float*) { return {x, channels}; }
-
-template <int L> Rows<const BFloat16> rows_of(const float* x, int count, int channels, BFloat16* scratch) {
-    const int64_t even = rounded(channels, 2);
-    if (even == channels) {
-        round_rows<L>(x, int64_t(count) * channels, scratch);
-    } else {
-        for (int r = 0; r < count; ++r) {
-            round_rows<L>(x + int64_t(r) * channels, channels, scratch + r * even);
-            scratch[r * even + channels] = {};
-        }
-    }
-    return {scratch, even};
 }
 
 // What becomes of the sums of the registers from output `o` on.
@@ -88,7 +58,7 @@ void run(const float* x, const Number* weights, const float* bias, float* y, con
         for (int64_t k = 0; k < runs; ++k) {
             const int64_t first = k * RUN;
             const int count = int(std::min<int64_t>(RUN, s.rows - first));
-            const auto rows = rows_of<L>(x + first * s.channels, count, s.channels, numbers);
+            const auto rows = rows_of<L>({x + first * s.channels, s.channels}, count, s.channels, numbers);
             const int channels = int(rows.step);
             for (int o = 0; o < s.outputs; o += 2 * L) {
                 const Finish<L> finish{bias, y + first * s.outputs, s, o};

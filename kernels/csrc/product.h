@@ -65,6 +65,36 @@ template <class Number> struct Rows {
     Rows from(int64_t row) const { return {data + row * step, step}; }
 };
 
+inline int64_t rounded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+template <int L, class Number> inline void store_some(const float* from, int64_t count, Number* to) {
+    int64_t k = 0;
+    for (; k + L <= count; k += L) store<L>(to + k, Lanes<L>::load(from + k));
+    if (k < count) {
+        float last[L] = {};
+        Number stored[L];
+        std::copy(from + k, from + count, last);
+        store<L>(stored, Lanes<L>::load(last));
+        std::copy(stored, stored + (count - k), to + k);
+    }
+}
+
+// The rows that are multiplied: themselves, or what they are rounded to, in `scratch`, an odd channel filled up by a zero.
+template <int L> Rows<const float> rows_of(Rows<const float> rows, int, int, float*) { return rows; }
+
+template <int L> Rows<const BFloat16> rows_of(Rows<const float> rows, int count, int channels, BFloat16* scratch) {
+    const int64_t even = rounded(channels, 2);
+    if (even == channels && rows.step == channels) {
+        store_some<L>(rows.data, int64_t(count) * channels, scratch);
+    } else {
+        for (int r = 0; r < count; ++r) {
+            store_some<L>(rows.data + r * rows.step, channels, scratch + r * even);
+            if (even > channels) scratch[r * even + channels] = {};
+        }
+    }
+    return {scratch, even};
+}
+
 // How many channels are multiplied at once, and by what: L weights for each, those of one output side by side.
 template <int L, class Number> struct Step;
 
