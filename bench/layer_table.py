@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from cudaspeed.host.standalone import StandaloneContext
-from cudaspeed.kernels import window_attention, winograd
+from cudaspeed.kernels import linear, window_attention, winograd
 from cudaspeed.kernels.layer_times import LayerTimes, Way, timed_as, timings
 from cudaspeed.kernels.layers import LayerKind, layers_of
 
@@ -26,7 +26,9 @@ from . import model_zoo
 _WAYS: tuple[Way, ...] = ("plain", "plain channels last", "winograd", "attention")
 _BF16: tuple[Way, ...] = ("bf16 channels last", "bf16 winograd")
 _WIDTHS = (8, 16, 32, 64, 128, 256)
+_WITHOUT_OURS: tuple[Way, ...] = ("plain", "plain channels last", "bf16 channels last")
 _TURNS = 12
+_BUILDING = 60.0  # seconds
 
 
 def kinds_of(names: Iterable[str]) -> list[LayerKind]:
@@ -53,8 +55,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     folder = Path(StandaloneContext("cpu").cache_folder)
-    ways = [way for way in (*_WAYS, *(_BF16 if args.bf16 else ())) if "winograd" not in way or winograd.prepare(folder)]
-    ways = [way for way in ways if way != "attention" or window_attention.prepare(folder)]
+    built = [kernels.prepare(folder, _BUILDING) for kernels in (winograd, window_attention, linear)]
+    wanted: tuple[Way, ...] = (*_WAYS, *(_BF16 if args.bf16 else ()))
+    ways = [way for way in wanted if all(built) or way in _WITHOUT_OURS]
     kinds = kinds_of(args.models)
     times = LayerTimes()
     for kind in kinds:  # all ways of a kind in turn

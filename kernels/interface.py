@@ -44,7 +44,7 @@ class LinearSizes(ctypes.Structure):
 
     _fields_ = (
         ("rows", ctypes.c_int64),
-        *((name, ctypes.c_int) for name in ("channels", "outputs", "lanes", "threads", "gelu", "bfloat16")),
+        *((name, ctypes.c_int) for name in ("channels", "outputs", "lanes", "threads", "gelu")),
     )
 
 

@@ -16,20 +16,22 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from . import window_attention
+from . import linear, window_attention, winograd
 from .layers import LayerKind, LayerName
+from .linear import PackedPointwise
 from .timing import Clock
 from .winograd import WinogradConvolution
 
 Way = Literal["plain", "plain channels last", "winograd", "bf16 channels last", "bf16 winograd", "attention"]
 """How a model is computed. "attention" is plain but for attention within windows, by our kernels; "winograd" is in
-channels-last memory, and computes attention by our kernels, too, "bf16 winograd" the same with products of bfloat16s."""
+channels-last memory, and computes attention by our kernels, too; "bf16 winograd" is that with products of bfloat16s,
+of linear layers, too."""
 
 # What is computed by the same code as another way does it is timed as that.
 _SAME: Mapping[LayerName, Mapping[Way, Way]] = {
     "conv3x3": {"attention": "plain"},
-    "pointwise": dict.fromkeys(("plain channels last", "winograd", "bf16 winograd", "attention"), "plain"),
-    "attention": {"plain channels last": "plain", "winograd": "attention", "bf16 winograd": "attention"},
+    "pointwise": {"plain channels last": "plain", "winograd": "plain", "attention": "plain"},
+    "attention": {"plain channels last": "plain", "winograd": "attention"},
 }
 _CALLS = 2  # of each, after one to warm up: the least counts, what else the machine does only slows down
 _MULTIPLICATIONS = 30e6  # in a call: a millisecond or so
@@ -139,13 +141,15 @@ def _call(kind: LayerKind, way: Way) -> _Call:
     size = 3 if kind.name == "conv3x3" else 1
     layer: nn.Module = nn.Conv2d(channels, outputs, size, padding=size // 2).requires_grad_(False)
     x = torch.rand(1, channels, side, side, generator=generator)
-    if way in ("winograd", "bf16 winograd") and size == 3:
-        layer = WinogradConvolution(layer, products=torch.float32 if way == "winograd" else torch.bfloat16)
     if way == "bf16 channels last":
         layer, x = layer.bfloat16(), x.bfloat16()
-    if way in ("plain channels last", "winograd", "bf16 channels last", "bf16 winograd"):
+    if way not in ("plain", "attention"):
         layer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # the stubs of torch lack it
         x = x.contiguous(memory_format=torch.channels_last)
+    if winograd.suits(layer) and way in ("winograd", "bf16 winograd"):
+        layer = WinogradConvolution(layer, products=torch.float32 if way == "winograd" else torch.bfloat16)
+    elif linear.suits(layer) and way == "bf16 winograd":
+        layer = PackedPointwise(layer)
     return side * side, lambda: layer(x)
 
 
@@ -157,6 +161,7 @@ def _attention(kind: LayerKind, way: Way) -> _Call:
     q, k, v = (torch.rand(windows, heads, n, channels, generator=generator).to(kept) for n in (queries, keys, keys))
     bias = torch.rand(heads, queries, keys, generator=generator).to(kept)
     pixels = windows * queries
-    if way == "attention" and window_attention.suits(q, k, v, [bias]):
-        return pixels, lambda: window_attention.attend(q, k, v, [bias])
+    if way in ("attention", "bf16 winograd") and window_attention.suits(q, k, v, [bias]):
+        products = torch.float32 if way == "attention" else torch.bfloat16
+        return pixels, lambda: window_attention.attend(q, k, v, [bias], products)
     return pixels, lambda: (q @ k.mT + bias).softmax(-1) @ v

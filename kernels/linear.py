@@ -1,4 +1,7 @@
-"""Linear layers on a CPU with what follows them in one pass, of floats or of bfloat16s: csrc/linear.cpp, as modules."""
+"""Linear layers on a CPU by products of bfloat16s, with what follows in one pass: csrc/linear.cpp, as modules.
+
+Sums and results are float32. Products of float32 gain nothing: torch's library is near the processor's peak there.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from .packing import in_blocks
 _LANES = 8
 _LEAST_WORK = 1 << 23  # multiplications that threads are worth; as for convolutions: all threads or one
 _CPU = torch.device("cpu")
-_LIMITS = {torch.float32: Limits(2e-5), torch.bfloat16: Limits(1e-1)}  # rounding is a tenth of it
+_LIMITS = Limits(1e-1)  # rounding is a tenth of it
 
 
 def prepare(folder: Path, patience: float = 0.0) -> bool:
@@ -32,11 +35,13 @@ def prepare(folder: Path, patience: float = 0.0) -> bool:
 
 
 def suits(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
-    """Whether `module` is a linear layer that the kernels can take over, or a convolution that is one at every pixel."""
+    """Whether `module` is a linear layer that the kernels can take over, or a convolution that is one for each pixel."""
     if has_hooks(module):
         return False
     if type(module) is nn.Conv2d:
-        return module.kernel_size == module.stride == (1, 1) and module.padding in ((0, 0), "same") and module.groups == 1
+        return (
+            module.kernel_size == module.stride == (1, 1) and module.padding in ((0, 0), "same") and module.groups == 1
+        )
     return type(module) is nn.Linear
 
 
@@ -54,32 +59,31 @@ class Kernels:
         library.apply.argtypes, library.apply.restype = (ctypes.c_void_p,) * 6, None
         self._widest: int = library.widest()
 
-    def pack(self, weight: Tensor, bias: Tensor | None, products: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The weights [C * O] and the bias [O] of a layer's [O, C] and [O], as `apply` takes them: C even where
-        `products`, what is multiplied, are bfloat16, O a multiple of the lanes."""
+    def pack(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weights [C * O] bfloat16 and the bias [O] of a layer's [O, C] and [O], as `apply` takes them: C even, O a
+        multiple of the lanes."""
         outputs, channels = weight.shape
         lanes = self._lanes(outputs)
-        more, missing = -outputs % lanes, -channels % 2 if products == torch.bfloat16 else 0
-        matrix = F.pad(weight.detach().to(products), (0, missing, 0, more)).mT
+        more, missing = -outputs % lanes, -channels % 2
+        matrix = F.pad(weight.detach().bfloat16(), (0, missing, 0, more)).mT
         bias = torch.zeros(outputs) if bias is None else bias.detach().float()
-        return in_blocks(matrix, lanes, products), F.pad(bias, (0, more))
+        return in_blocks(matrix, lanes, torch.bfloat16), F.pad(bias, (0, more))
 
     def apply(self, x: Tensor, weights: Tensor, bias: Tensor, y: Tensor, gelu: bool) -> None:
         """Write into `y` [N, O] what the layer makes of `x` [N, C], both float32 on the CPU and dense, not the same
         memory. No more threads than torch may use. Raises `ValueError` for anything else."""
-        (count, channels), outputs, products = x.shape, y.shape[1], weights.dtype
-        lanes, even = self._lanes(outputs), channels + (channels % 2 if products == torch.bfloat16 else 0)
+        (count, channels), outputs = x.shape, y.shape[1]
+        lanes, even = self._lanes(outputs), channels + channels % 2
         wide = outputs + -outputs % lanes
         shapes = {"x": (x, x.shape), "y": (y, (count, outputs)), "bias": (bias, (wide,))}
         for name, (tensor, shape) in shapes.items():
             check_operand(name, tensor, shape, torch.float32, _CPU)
-        known = torch.bfloat16 if products == torch.bfloat16 else torch.float32
-        check_operand("weights", weights, (even * wide,), known, _CPU)
+        check_operand("weights", weights, (even * wide,), torch.bfloat16, _CPU)
         for name, tensor in {"x": x, "y": y, "bias": bias, "weights": weights}.items():
             if not tensor.is_contiguous():
                 raise ValueError(f"{name} is not dense: its strides are {tensor.stride()}")
         threads = torch.get_num_threads() if count * channels * outputs >= _LEAST_WORK else 1
-        sizes = LinearSizes(count, channels, outputs, lanes, threads, gelu, products == torch.bfloat16)
+        sizes = LinearSizes(count, channels, outputs, lanes, threads, gelu)
         scratch = torch.empty(self._library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
         pointers = (tensor.data_ptr() for tensor in (x, weights, bias, y))
         self._library.apply(*pointers, ctypes.byref(sizes), scratch.data_ptr())
@@ -89,14 +93,14 @@ class Kernels:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer, with GELU if `gelu`: x [..., C] float32 -> [..., O], `products` what is multiplied."""
+    """A linear layer, with GELU if `gelu`: x [..., C] float32 -> [..., O] float32."""
 
     weights: Tensor
     bias: Tensor
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, gelu: bool = False, products: torch.dtype = torch.float32) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, gelu: bool = False) -> None:
         super().__init__()
-        weights, bias = _kernels().pack(layer.weight.flatten(1), layer.bias, products)
+        weights, bias = _kernels().pack(layer.weight.flatten(1), layer.bias)
         self.register_buffer("weights", weights)
         self.register_buffer("bias", bias)
         self.outputs, self._gelu = len(layer.weight), gelu
@@ -131,11 +135,10 @@ def _flaw(library: ctypes.CDLL) -> str | None:
         for parameter in layer.parameters():
             parameter.data.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
         x, y = torch.rand(count, channels, generator=generator) - 0.5, torch.empty(count, outputs)
-        for products, limits in _LIMITS.items():
-            for gelu in (False, True):
-                kernels.apply(x, *kernels.pack(layer.weight, layer.bias, products), y, gelu)
-                with torch.no_grad():
-                    truth = F.gelu(layer(x)) if gelu else layer(x)
-                if flaw := compare(y, truth, limits):
-                    return flaw
+        for gelu in (False, True):
+            kernels.apply(x, *kernels.pack(layer.weight, layer.bias), y, gelu)
+            with torch.no_grad():
+                truth = F.gelu(layer(x)) if gelu else layer(x)
+            if flaw := compare(y, truth, _LIMITS):
+                return flaw
     return None

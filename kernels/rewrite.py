@@ -7,9 +7,9 @@ from spandrel.architectures.Compact import Compact
 from torch import nn
 
 from ..api.model_info import Kernels
+from . import linear
 from .convolution import activation_slope
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
-from . import linear
 from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
 from .linear import PackedLinear, PackedPointwise
 from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, aligned, suits
@@ -22,8 +22,8 @@ def rewrite(model: nn.Module, kernels: Kernels, products: torch.dtype = torch.fl
     """Replace in place what `kernels` take over, and return how many modules that were. "winograd" multiplies
     `products`, float32 or bfloat16.
 
-    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions. "fused" (any
-    device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
+    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions; with products
+    of bfloat16s linear layers, too (and `linear.prepare`). "fused" (any device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
     "attention" takes over no modules.
     """
     if kernels == "fused":
@@ -68,10 +68,10 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
         if parts:
             setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE, products))
             count += 1
-        elif linear.suits(child):
+        elif products == torch.bfloat16 and linear.suits(child):
             gelu = linear.is_gelu(activation) and (in_order or (name, after) == _MLP)
             kind = PackedPointwise if isinstance(child, nn.Conv2d) else PackedLinear
-            setattr(parent, name, kind(child, gelu, products))
+            setattr(parent, name, kind(child, gelu))
             if gelu:
                 setattr(parent, after, nn.Identity())
             count += 1

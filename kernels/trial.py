@@ -64,14 +64,13 @@ def _convolve(library: ctypes.CDLL, lanes: int, threads: int) -> None:
 def _apply(library: ctypes.CDLL, lanes: int, threads: int) -> None:
     rows, channels, outputs, wide = 101, 60, 41, 48
     x, y, weights, bias = (_floats(count) for count in (rows * channels, rows * outputs, channels * wide, wide))
-    for bfloat16 in (False, True):
-        sizes = LinearSizes(rows, channels, outputs, lanes=lanes, threads=threads, gelu=True, bfloat16=bfloat16)
-        scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
-        library.apply(
-            *(ctypes.c_void_p(ctypes.addressof(numbers)) for numbers in (x, weights, bias, y)),
-            ctypes.byref(sizes),
-            ctypes.c_void_p(ctypes.addressof(scratch)),
-        )
+    sizes = LinearSizes(rows, channels, outputs, lanes=lanes, threads=threads, gelu=True)
+    scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
+    library.apply(
+        *(ctypes.c_void_p(ctypes.addressof(numbers)) for numbers in (x, weights, bias, y)),
+        ctypes.byref(sizes),
+        ctypes.c_void_p(ctypes.addressof(scratch)),
+    )
 
 
 def _attend(library: ctypes.CDLL, lanes: int, threads: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..kernels import window_attention, winograd
+from ..kernels import linear, window_attention, winograd
 from ..kernels.build import code_of, is_pending
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.rewrite import can_fuse
@@ -37,12 +37,16 @@ def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list
     into `folder`, beside what else goes on; None while it is."""
     convolutional = is_convolutional(model)
     attends = not convolutional and window_attention.prepare(folder)
-    wants = usual.precision in ("fp32", "bf16") and not usual.autocast and any(map(suits, model.modules()))
+    half = usual.precision == "bf16" and not usual.autocast
+    wants = (half or usual.precision == "fp32") and any(map(suits, model.modules()))
     convolves = wants and winograd.prepare(folder)
-    if (wants and is_pending("winograd")) or (not convolutional and is_pending("attention")):
+    if convolves and half:
+        convolves = winograd.multiplies_bfloat16() and linear.prepare(folder)
+    asked = [name for name, was in (("winograd", wants), ("linear", half), ("attention", not convolutional)) if was]
+    if any(map(is_pending, asked)):
         return None  # one of them now and both in the next run would be two results of one picture
     others = [replace(usual, kernels="attention")] if attends else []
-    if not convolves or (usual.precision == "bf16" and not winograd.multiplies_bfloat16()):
+    if not convolves:
         return others
     ours = ExecutionMode(usual.precision, autocast=False, channels_last=True, kernels="winograd")
     return [ours] if usual.precision == "fp32" else [ours, *others]  # which computes attention as well
@@ -64,6 +68,7 @@ def code_behind(model: nn.Module, mode: ExecutionMode) -> str:
     codes = {
         "attention": code_of("attention") if attention else "",
         "winograd": code_of("winograd") if mode.kernels == "winograd" else "",
+        "linear": code_of("linear") if mode.only_products else "",
     }
     return "".join(f", {name} {code[:8]}" for name, code in codes.items() if code)
 

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 
-from ..kernels.build import code_of
+from ..kernels.build import OURS, code_of
 from ..kernels.layer_table import shipped_times
 from ..kernels.layer_times import LayerTimes, Timing, Way, missing, predicted, timings
 from ..kernels.layers import LayerKind, LayerName
@@ -32,7 +32,7 @@ class LayerKnowledge:
 
     def __init__(self, cache_folder: Path, clock: Clock) -> None:
         around = describe_environment(torch.device("cpu"))
-        codes = {name: code_of(name) for name in ("winograd", "attention")}
+        codes = {name: code_of(name) for name in OURS}
         self._store = LayerTimesStore(
             profiles_folder(cache_folder), {"hardware": around["hardware"], "torch": around["torch"], **codes}
         )

@@ -229,7 +229,8 @@ class ModeChooser:
 
     def _takes_trial(self, mode: ExecutionMode) -> bool:
         half_by_itself = mode.precision != "fp32" and self._options.precision == "auto"
-        return half_by_itself or not (mode.kernels == "plain" or verified(self._model, mode.kernels))
+        known = mode.kernels == "plain" or (verified(self._model, mode.kernels) and not mode.only_products)
+        return half_by_itself or not known
 
     def _tried(self, mode: ExecutionMode) -> bool:
         """Whether `mode` is close to fp32, tried now if need be: something went wrong already."""

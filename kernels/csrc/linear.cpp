@@ -1,5 +1,5 @@
-// Linear layers on a CPU: y = x . weights + bias, with the activation that follows in one pass. A thread takes some rows at
-// a time, which stay in its cache while all weights go by; where bfloat16s are multiplied, it rounds its rows first.
+// Linear layers on a CPU, by products of bfloat16s: y = x . weights + bias, with the activation that follows in one pass. A
+// thread takes some rows at a time and rounds them; they stay in its cache while all weights go by.
 //
 // Built by build.py, called by linear.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
 
@@ -8,21 +8,21 @@
 
 extern "C" {
 
-// x is [rows][channels], y [rows][outputs], both dense. `gelu`: the activation. `bfloat16`: what is multiplied.
+// x is [rows][channels], y [rows][outputs], both dense. `gelu`: the activation.
 struct Sizes {
     int64_t rows;
-    int channels, outputs, lanes, threads, gelu, bfloat16;
+    int channels, outputs, lanes, threads, gelu;
 };
 }
 
 namespace {
 
 constexpr int64_t LINE = 64;  // bytes of the cache
-constexpr int RUN = 48;       // rows that a thread takes at once: some 17 KB of bfloat16s with 180 channels
+constexpr int RUN = 48;       // rows that a thread takes at once: 17 KB with 180 channels
 
 // What one thread has room for, in bytes: its rows, rounded.
 inline int64_t room(const Sizes& s) {
-    return s.bfloat16 ? rounded(RUN * rounded(s.channels, 2) * int64_t(sizeof(BFloat16)), LINE) : LINE;
+    return rounded(RUN * rounded(s.channels, 2) * int64_t(sizeof(BFloat16)), LINE);
 }
 
 // What becomes of the sums of the registers from output `o` on.
@@ -44,8 +44,8 @@ template <int L> struct Finish {
     }
 };
 
-template <int L, class Number>
-void run(const float* x, const Number* weights, const float* bias, float* y, const Sizes& s, char* scratch) {
+template <int L>
+void run(const float* x, const BFloat16* weights, const float* bias, float* y, const Sizes& s, char* scratch) {
     const int64_t runs = (s.rows + RUN - 1) / RUN;
     int taken = 0;
 #pragma omp parallel num_threads(s.threads)
@@ -53,16 +53,16 @@ void run(const float* x, const Number* weights, const float* bias, float* y, con
         int mine;
 #pragma omp atomic capture
         mine = taken++;
-        Number* numbers = reinterpret_cast<Number*>(scratch + mine * room(s));
+        BFloat16* own = reinterpret_cast<BFloat16*>(scratch + mine * room(s));
 #pragma omp for schedule(dynamic, 4)
         for (int64_t k = 0; k < runs; ++k) {
             const int64_t first = k * RUN;
             const int count = int(std::min<int64_t>(RUN, s.rows - first));
-            const auto rows = rows_of<L>({x + first * s.channels, s.channels}, count, s.channels, numbers);
+            const auto rows = rows_of<L>({x + first * s.channels, s.channels}, count, s.channels, own);
             const int channels = int(rows.step);
             for (int o = 0; o < s.outputs; o += 2 * L) {
                 const Finish<L> finish{bias, y + first * s.outputs, s, o};
-                const Number* from = weights + int64_t(o) * channels;
+                const BFloat16* from = weights + int64_t(o) * channels;
                 if (s.outputs - o > L)
                     columns<L, 2>(rows, count, channels, from, finish);
                 else
@@ -72,14 +72,6 @@ void run(const float* x, const Number* weights, const float* bias, float* y, con
     }
 }
 
-template <int L>
-void apply_by(const float* x, const void* weights, const float* bias, float* y, const Sizes& s, char* scratch) {
-    if (s.bfloat16)
-        run<L>(x, static_cast<const BFloat16*>(weights), bias, y, s, scratch);
-    else
-        run<L>(x, static_cast<const float*>(weights), bias, y, s, scratch);
-}
-
 }  // namespace
 
 extern "C" {
@@ -87,17 +79,14 @@ extern "C" {
 // The floats in a register: `weights` and `bias` are filled up to a multiple of `lanes` outputs, this or 8.
 int widest() { return WIDEST; }
 
-// Whether this processor multiplies bfloat16s itself; on others it is done by way of floats.
-int knows_bfloat16() { return HAS_BFLOAT16; }
-
 // Bytes of scratch that `apply` needs for these sizes.
 int64_t scratch_bytes(const Sizes* sizes) { return room(*sizes) * sizes->threads; }
 
 // y = what follows x . weights + bias; `weights` as linear.py packs them. x and y must not overlap.
-void apply(const float* x, const void* weights, const float* bias, float* y, const Sizes* sizes, void* scratch) {
+void apply(const float* x, const BFloat16* weights, const float* bias, float* y, const Sizes* sizes, char* scratch) {
     if (sizes->lanes == WIDEST)
-        apply_by<WIDEST>(x, weights, bias, y, *sizes, static_cast<char*>(scratch));
+        run<WIDEST>(x, weights, bias, y, *sizes, scratch);
     else
-        apply_by<8>(x, weights, bias, y, *sizes, static_cast<char*>(scratch));
+        run<8>(x, weights, bias, y, *sizes, scratch);
 }
 }
