@@ -57,11 +57,11 @@ def main() -> None:
     folder = Path(StandaloneContext("cpu").cache_folder)
     built = [kernels.prepare(folder, _BUILDING) for kernels in (winograd, window_attention, linear)]
     wanted: tuple[Way, ...] = (*_WAYS, *(_BF16 if args.bf16 else ()))
-    ways = [way for way in wanted if all(built) or way in _WITHOUT_OURS]
+    ways: list[Way] = [way for way in wanted if all(built) or way in _WITHOUT_OURS]
     kinds = kinds_of(args.models)
     times = LayerTimes()
     for kind in kinds:  # all ways of a kind in turn
-        what = dict.fromkeys((kind, timed_as(kind, way)) for way in ways)
+        what: dict[tuple[LayerKind, Way], None] = dict.fromkeys((kind, timed_as(kind, way)) for way in ways)
         times = times.with_timings(timings(what, time.process_time, _TURNS))
     print(f"    # torch {torch.__version__}, others that ran: {os.getloadavg()[0]:.1f}")
     print(f'    "{torch.backends.cpu.get_cpu_capability()}": {{')

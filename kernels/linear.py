@@ -35,7 +35,7 @@ def prepare(folder: Path, patience: float = 0.0) -> bool:
 
 
 def suits(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
-    """Whether `module` is a linear layer that the kernels can take over, or a convolution that is one for each pixel."""
+    """Whether `module` is a linear layer that the kernels can take over, or a convolution that is one of pixels."""
     if has_hooks(module):
         return False
     if type(module) is nn.Conv2d:

@@ -23,7 +23,8 @@ def rewrite(model: nn.Module, kernels: Kernels, products: torch.dtype = torch.fl
     `products`, float32 or bfloat16.
 
     "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions; with products
-    of bfloat16s linear layers, too (and `linear.prepare`). "fused" (any device, made for CUDA): RRDB's dense blocks without concatenations, convolutions together with their activations.
+    of bfloat16s linear layers, too (and `linear.prepare`). "fused" (any device, made for CUDA): RRDB's dense blocks
+    without concatenations, convolutions together with their activations.
     "attention" takes over no modules.
     """
     if kernels == "fused":

@@ -307,8 +307,8 @@ def _kernels() -> Kernels:
 
 
 def _transformed(weight: Tensor, lanes: int, products: torch.dtype) -> Tensor:
-    """[36, C * O] of [O, C, 3, 3], in the kernel's order. G w G^T for each 3x3 w, as one product with the 36 rows of the
-    Kronecker product of G and itself."""
+    """[36, C * O] of [O, C, 3, 3], in the kernel's order. G w G^T for each 3x3 w, as one product with the 36 rows of
+    the Kronecker product of G and itself."""
     transform = torch.tensor(_WEIGHTS, dtype=torch.float64, device="cpu")
     transform = torch.kron(transform, transform)
     ordered = in_blocks(weight.flatten(2).permute(2, 1, 0), lanes, products)

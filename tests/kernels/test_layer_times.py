@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.photograph import EXAMPLE
 from bench.seams import random_model, read
-from cudaspeed.kernels import layer_table, window_attention, winograd
+from cudaspeed.kernels import layer_table, linear, window_attention, winograd
 from cudaspeed.kernels.layer_table import shipped_times
 from cudaspeed.kernels.layer_times import LayerTimes, Timing, missing, predicted, timed_as, timings
 from cudaspeed.kernels.layers import LayerKind, layers_of
@@ -108,6 +108,7 @@ def test_what_one_code_computes_is_timed_once() -> None:
     assert {timed_as(WIDE, way) for way in ways} == {"plain", "plain channels last", "winograd"}
     assert {timed_as(WINDOWS, way) for way in ways} == {"plain", "attention"}
     assert {timed_as(LINEAR, way) for way in ways} == {"plain"}
+    assert timed_as(LINEAR, "bf16 winograd") == timed_as(WINDOWS, "bf16 winograd") == "bf16 winograd"
     assert missing([LINEAR, WINDOWS, LINEAR], LayerTimes({(WINDOWS, "plain"): 1.0}), ways) == [
         (LINEAR, "plain"),
         (WINDOWS, "attention"),
@@ -133,8 +134,9 @@ def test_a_clock_that_stands_still_or_a_broken_off_round_tells_nothing() -> None
 
 
 def test_every_kind_can_be_timed_in_every_way(tmp_path: Path) -> None:
-    kernels = [winograd.prepare(tmp_path), window_attention.prepare(tmp_path)]
-    ways = ["plain", "plain channels last", "bf16 channels last", *(["winograd", "attention"] if all(kernels) else [])]
+    kernels = [kind.prepare(tmp_path) for kind in (winograd, linear, window_attention)]
+    ours = ["winograd", "attention", "bf16 winograd"] if all(kernels) else []
+    ways = ["plain", "plain channels last", "bf16 channels last", *ours]
     what = missing([NARROW, WINDOWS, LINEAR, LayerKind("conv3x3", (3, 60))], LayerTimes(), ways)
     times = LayerTimes().with_timings(timings(what, calls=1))
     assert times.seconds.keys() == set(what)

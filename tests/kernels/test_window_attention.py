@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from cudaspeed.kernels.attention_fusion import FusedAttention
 from cudaspeed.kernels.window_attention import attend, prepare, suits
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
+
+ROUNDED: dict[str, Any] = {"rtol": 0.0, "atol": 6e-2}  # of numbers of eight bits, some hundred added up
 
 
 @pytest.fixture(autouse=True)
@@ -130,8 +133,25 @@ def test_registers_of_sixteen_floats_give_the_same(tmp_path: Path) -> None:
     for sizes in [(2, 2, 64, 64, 30), (2, 1, 13, 40, 10), (1, 1, 5, 16, 32)]:
         query, keys, values = windows(*sizes)
         bias = torch.randn(sizes[1], sizes[2], sizes[3])
-        found = window_attention._attend(library, query, keys, values, [bias])
-        assert_same(found, plain(query, keys, values, [bias]))
+        given, truth = (query, keys, values), plain(query, keys, values, [bias])
+        assert_same(window_attention._attend(library, given, [bias], torch.float32), truth)
+        torch.testing.assert_close(window_attention._attend(library, given, [bias], torch.bfloat16), truth, **ROUNDED)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 64, 64, 30), (2, 1, 13, 40, 11), (1, 3, 5, 16, 1), (3, 2, 61, 112, 24)])
+def test_products_of_bfloat16s_differ_by_their_rounding(sizes: tuple[int, ...]) -> None:
+    query, keys, values = windows(*sizes)
+    bias = torch.randn(sizes[1], sizes[2], sizes[3])
+    truth, exact = plain(query, keys, values, [bias]), attend(query, keys, values, [bias])
+    found = attend(query, keys, values, [bias], torch.bfloat16)
+    torch.testing.assert_close(found, truth, **ROUNDED)
+    assert not torch.equal(found, exact), "they are what is asked for"
+    ours = FusedAttention(torch.bfloat16)
+    with ours:
+        modelled = (query @ keys.mT + bias).softmax(-1) @ values
+        with FusedAttention():
+            assert torch.equal((query @ keys.mT + bias).softmax(-1) @ values, exact), "within, another mode's"
+    assert torch.equal(modelled, found)
 
 
 def test_what_does_not_suit_is_left_to_torch() -> None:

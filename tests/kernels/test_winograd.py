@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -101,6 +102,19 @@ def test_it_neither_writes_into_its_input_nor_beyond_its_output() -> None:
     assert bool((room == 7.0).all())
 
 
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 6, 9), (1, 34, 67)])
+@pytest.mark.parametrize("channels", [(8, 8), (64, 32), (24, 40), (48, 48), (3, 64), (64, 12)])
+def test_products_of_bfloat16s_differ_by_their_rounding(size: tuple[int, ...], channels: tuple[int, int]) -> None:
+    """By eight bits of the largest number at the most; all else is float32."""
+    plain, activation = convolution(*channels), nn.LeakyReLU(0.2)
+    x = noise(size[0], channels[0], *size[1:])
+    ours, truth = WinogradConvolution(plain, activation, torch.bfloat16)(x), activation(plain(x))
+    assert ours.dtype == torch.float32
+    error = (ours - truth).abs()
+    assert 0 < float(error.max()) <= 4e-2 * float(truth.abs().max())
+    assert float(error.square().mean().sqrt()) <= 2e-2 * float(truth.square().mean().sqrt())
+
+
 def test_as_many_threads_as_torch_may_use_give_the_same() -> None:
     ours, x, before = WinogradConvolution(convolution(8, 8)), noise(1, 8, 65, 70), torch.get_num_threads()
     results = []
@@ -117,9 +131,10 @@ def test_nan_reaches_no_further_than_its_tiles() -> None:
     """So that the look at a tile's output finds it, and no other tile is spoilt."""
     x = noise(1, 8, 32, 32)
     x[0, 0, 3, 3] = torch.nan
-    result = WinogradConvolution(convolution(8, 8))(x)
-    assert not bool(torch.isfinite(result[:, :, 2:5, 2:5]).all())
-    assert bool(torch.isfinite(result[:, :, 9:, 9:]).all())
+    for products in (torch.float32, torch.bfloat16):
+        result = WinogradConvolution(convolution(8, 8), products=products)(x)
+        assert not bool(torch.isfinite(result[:, :, 2:5, 2:5]).all())
+        assert bool(torch.isfinite(result[:, :, 9:, 9:]).all())
 
 
 @pytest.mark.parametrize("channels", [(16, 16), (64, 48), (192, 64), (80, 112), (24, 40), (3, 64), (64, 3)])
@@ -131,7 +146,11 @@ def test_registers_of_sixteen_floats_give_the_same(channels: tuple[int, int], wi
         x = noise(count, channels[0], height, width)
         y = torch.empty(count, height, width, len(packed.bias))
         wide.convolve(winograd._channels_last(x), packed, y)
-        assert_same(y.permute(0, 3, 1, 2)[:, : channels[1]], activation(plain(x)))
+        truth = activation(plain(x))
+        assert_same(y.permute(0, 3, 1, 2)[:, : channels[1]], truth)
+        wide.convolve(winograd._channels_last(x), wide.pack(plain, activation, torch.bfloat16), y)
+        error = (y.permute(0, 3, 1, 2)[:, : channels[1]] - truth).abs().max()
+        assert float(error) <= 4e-2 * float(truth.abs().max())
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +160,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> winograd.Kernels:
     source = Path(winograd.__file__).with_name("csrc") / "winograd.cpp"
     library = tmp_path_factory.mktemp("wide") / "winograd.so"
     flags = ("-O1", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-shared", "-DAS_IF_AVX512", "-Wno-psabi")
+    flags = (*flags, "-mno-avx512bf16")  # by way of floats, as most do
     subprocess.run(["g++", *flags, "-o", str(library), str(source)], check=True)
     kernels = winograd.Kernels(ctypes.CDLL(str(library)))
     assert kernels._widest == 16
@@ -304,19 +324,22 @@ def test_a_dense_block_with_more_paths_is_not_taken_for_a_plain_one() -> None:
 def test_weights_are_transformed_to_the_last_bit_whatever_the_order_of_sums(
     monkeypatch: pytest.MonkeyPatch, outputs: int, channels: int
 ) -> None:
-    """Pieces and threads are no part of the result, which is the paper's within a rounding."""
+    """Pieces and threads are no part of the result, which is a polynomial's value in the points, within a rounding."""
     weight = noise(outputs, channels, 3, 3)
-    found = winograd._transformed(weight, 8)
-    paper = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64)
-    exact = torch.einsum("ai,ocij,bj->abco", paper / 24, weight.double(), paper / 24).flatten(0, 1)
+    found = winograd._transformed(weight, 8, torch.float32)
+    points = (0.0, 0.75, -0.75, 1.5, -1.5)
+    over = [math.prod(point - other for other in points if other != point) for point in points]
+    rows = [[point**power / by for power in range(3)] for point, by in zip(points, over, strict=True)]
+    transform = torch.tensor([*rows, [0, 0, 1]], dtype=torch.float64)
+    exact = torch.einsum("ai,ocij,bj->abco", transform, weight.double(), transform).flatten(0, 1)
     exact = torch.cat([block.flatten(1) for block in exact.split(16, dim=2)], dim=1)
     assert found.is_contiguous()
     assert float(((found.double() - exact).abs() / exact.abs()).max()) < 1.01 * 2**-24
     monkeypatch.setattr(winograd, "_COLUMNS", 100)
-    assert torch.equal(winograd._transformed(weight, 8), found)
+    assert torch.equal(winograd._transformed(weight, 8, torch.float32), found)
     threads = torch.get_num_threads()
     torch.set_num_threads(3 - min(threads, 2))
     try:
-        assert torch.equal(winograd._transformed(weight, 8), found)
+        assert torch.equal(winograd._transformed(weight, 8, torch.float32), found)
     finally:
         torch.set_num_threads(threads)
