@@ -1,6 +1,6 @@
 """Times the layers that models are made of, for the table that ships: `python -m bench.layer_table`.
 
-Prints `kernels/layer_table.py`'s entry for this processor's instructions: the layers of the models of
+Prints the file for this processor's instructions in `kernels/measured/`: the layers of the models of
 `bench/model_zoo.py`, and 3x3 convolutions of other widths between which those of other models lie. By one thread, in
 the time that the processor gave to it, so that other work on the machine counts little; each the least of some calls.
 """
@@ -8,10 +8,12 @@ the time that the processor gave to it, so that other work on the machine counts
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import os
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -40,11 +42,13 @@ def kinds_of(names: Iterable[str]) -> list[LayerKind]:
     return sorted(found)
 
 
-def line(kind: LayerKind, times: LayerTimes) -> str:
-    """An entry of the table: seconds a megapixel, three digits."""
-    told = {way: times.seconds.get((kind, way)) for way in (*_WAYS, *_BF16)}
-    columns = ", ".join(f'"{way}": {seconds:.3g}' for way, seconds in told.items() if seconds)
-    return f'        ("{kind.name}", {kind.sizes}): {{{columns}}},'
+def rows(times: LayerTimes) -> Iterator[list[str]]:
+    """The table of these times: a line for a kind of layer, a column for a way, seconds a megapixel, three digits."""
+    columns: tuple[Way, ...] = (*_WAYS, *_BF16)
+    yield ["layer", "sizes", *columns]
+    for kind in sorted({kind for kind, _ in times.seconds}):
+        told = (times.seconds.get((kind, way)) for way in columns)
+        yield [kind.name, "x".join(map(str, kind.sizes)), *(f"{seconds:.3g}" if seconds else "" for seconds in told)]
 
 
 def main() -> None:
@@ -63,11 +67,8 @@ def main() -> None:
     for kind in kinds:  # all ways of a kind in turn
         what: dict[tuple[LayerKind, Way], None] = dict.fromkeys((kind, timed_as(kind, way)) for way in ways)
         times = times.with_timings(timings(what, time.process_time, _TURNS))
-    print(f"    # torch {torch.__version__}, others that ran: {os.getloadavg()[0]:.1f}")
-    print(f'    "{torch.backends.cpu.get_cpu_capability()}": {{')
-    for kind in kinds:
-        print(line(kind, times))
-    print("    },")
+    print(f"torch {torch.__version__}, others that ran: {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows(times))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list
     into `folder`, beside what else goes on; None while it is."""
     convolutional = is_convolutional(model)
     attends = not convolutional and window_attention.prepare(folder)
-    half = usual.precision == "bf16" and not usual.autocast
+    half = usual.precision == "bf16"
     wants = (half or usual.precision == "fp32") and any(map(suits, model.modules()))
     convolves = wants and winograd.prepare(folder)
     if convolves and half:

@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.photograph import EXAMPLE
 from bench.seams import random_model, read
-from cudaspeed.kernels import layer_table, linear, window_attention, winograd
+from cudaspeed.kernels import linear, window_attention, winograd
 from cudaspeed.kernels.layer_table import shipped_times
 from cudaspeed.kernels.layer_times import LayerTimes, Timing, missing, predicted, timed_as, timings
 from cudaspeed.kernels.layers import LayerKind, layers_of
@@ -146,7 +146,7 @@ def test_every_kind_can_be_timed_in_every_way(tmp_path: Path) -> None:
 
 
 def test_only_processors_that_were_measured_have_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, known in (("AVX2", True), ("AVX512", False), ("DEFAULT", False)):
+    for name, known in (("AVX2", True), ("AVX512", True), ("DEFAULT", False)):
         shipped_times.cache_clear()
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=name: name)
         assert bool(shipped_times().seconds) is known
@@ -167,10 +167,17 @@ def test_the_table_answers_for_models_that_it_has_never_seen(build, monkeypatch:
     assert ours < 0.8 * plain
 
 
-def test_each_entry_of_the_table_has_the_ways_that_differ() -> None:
-    for known in layer_table._SECONDS.values():
-        for (name, sizes), ways in known.items():
-            kind = LayerKind(name, sizes)
-            needed = {timed_as(kind, way) for way in ("plain", "plain channels last", "winograd", "attention")}
-            assert needed <= ways.keys(), kind
-            assert all(0 < seconds < 1000 for seconds in ways.values())
+@pytest.mark.parametrize(("name", "bf16"), [("AVX2", False), ("AVX512", True)])
+def test_each_entry_of_the_table_has_the_ways_that_differ(
+    name: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped_times.cache_clear()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
+    known = shipped_times().seconds
+    shipped_times.cache_clear()
+    ways = ["plain", "plain channels last", "winograd", "attention"]
+    ways += ["bf16 channels last", "bf16 winograd"] if bf16 else []
+    kinds = {kind for kind, _ in known}
+    assert len(kinds) > 90
+    assert known.keys() == {(kind, timed_as(kind, way)) for kind in kinds for way in ways}
+    assert all(0 < seconds < 1000 for seconds in known.values())
