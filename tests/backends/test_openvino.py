@@ -18,12 +18,14 @@ import zoo
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
+from bench.harness import psnr
 from bench.model_zoo import build
 from cudaspeed.api.options import Precision
 from cudaspeed.backends import packages
 from cudaspeed.backends.errors import CompileError, TraceError
 from cudaspeed.backends.interface import Engine, Work
 from cudaspeed.backends.openvino import OpenVino
+from cudaspeed.backends.openvino_forward import OpenVinoForward
 from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.compiling.aoti import Whole
 from cudaspeed.kernels.numerics import OF_A_MODEL, compare
@@ -70,6 +72,26 @@ def test_one_size_of_an_attention_model(
 def test_any_size_of_a_convolutional_model(precision: Precision, size: tuple[int, int], tmp_path: Path) -> None:
     x = zoo.photograph(*size, frames=3).permute(0, 3, 1, 2)  # not contiguous
     assert flaw(zoo.compact(), ANY_SIZE, x, tmp_path, precision) is None
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_it_computes_in_the_precision_of_the_run_wherever_the_processor_has_it(
+    precision: Precision, tmp_path: Path
+) -> None:
+    """By itself OpenVINO takes bfloat16 for fp32, on processors that have it."""
+    work, runner = work_of(zoo.compact(), ANY_SIZE, tmp_path, precision)
+    ENGINE.build(work, tmp_path / "model")
+    forward = ENGINE.load(tmp_path / "model", CPU)
+    able = sys.modules["openvino"].Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    asked = precision if precision.upper() in able else "fp32"
+    assert isinstance(forward, OpenVinoForward)
+    hint = forward.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    assert hint == {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[asked]
+    if hint == "f32":
+        x = zoo.photograph(48, 40).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            assert psnr(forward(x), runner.forward(x)) > 90
 
 
 @needs_openvino

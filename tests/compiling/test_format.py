@@ -14,7 +14,7 @@ from cudaspeed.storage.fingerprint import COMPILED_FORMAT
 ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "compiling" / "worker.py"
 
-FORMAT = 1
+FORMAT = 2
 DIGESTS = {
     "api/checks.py": "2151d107",
     "api/context.py": "c9eeec86",
@@ -27,7 +27,8 @@ DIGESTS = {
     "backends/errors.py": "e0fda53e",
     "backends/interface.py": "23e3458e",
     "backends/offer.py": "92563ed7",
-    "backends/openvino.py": "418d7ebb",
+    "backends/openvino.py": "2015686f",
+    "backends/openvino_forward.py": "76f01f69",
     "backends/packages.py": "9b4a69c6",
     "backends/shapes.py": "7bc3b92f",
     "backends/tensorrt.py": "7d994e1c",
@@ -89,7 +90,7 @@ DIGESTS = {
     "models/weights.py": "31f0390f",
     "storage/artifacts.py": "dbbd90cf",
     "storage/files.py": "7a359812",
-    "storage/fingerprint.py": "9c19a15e",
+    "storage/fingerprint.py": "f808dcb3",
     "storage/index.py": "c29a85e5",
     "storage/memory_limits.py": "3612db4b",
     "storage/ownership.py": "cde3b477",
