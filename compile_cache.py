@@ -244,6 +244,21 @@ class CompiledForwards:
             self.refuse(shapes, f"it cannot be compiled: {first_line(error)}", lasting=False)
             return False
 
+    def look_again(self, affordable: float) -> float:
+        """Look once more, in the background, for what is faster than what is ready: where the machine was too busy to
+        say, or there was no time to. The seconds that this may take, at most those that are `affordable`; 0 where
+        nothing is left to be said, or it cannot be now."""
+        if self._cache.busy():
+            return 0.0
+        for shapes, entry in self._entries().items():
+            seconds = entry.search_seconds or entry.compile_seconds
+            if entry.undecided and 0 < seconds <= affordable and shapes not in self._refused:
+                try:
+                    return seconds * self._start(shapes, again=True)
+                except Exception as error:  # as where one starts; what is ready is as good as before
+                    logger.debug("nothing faster is looked for: %s", first_line(error))
+        return 0.0
+
     def compiling(self) -> TileShapes | None:
         """The shapes being compiled now, in this process or another."""
         return next((shapes for shapes, entry in self._entries().items() if entry.state == "compiling"), None)
@@ -398,10 +413,12 @@ class CompiledForwards:
             return None
         return self._loaded[shapes]
 
-    def _start(self, shapes: TileShapes) -> bool:
+    def _start(self, shapes: TileShapes, again: bool = False) -> bool:
         check_unpacking()
         name, module = self._id(shapes), self._module()
-        if module is None or not self._store.claim(name, self._what_of(shapes)):
+        if module is None:
+            return False
+        if not (self._store.search(name) if again else self._store.claim(name, self._what_of(shapes))):
             return False
         limit = max(_LEAST_LIMIT, 10 * self._expectation().compile_seconds)
         with ExitStack() as undo:
@@ -420,11 +437,13 @@ class CompiledForwards:
                 device=str(self._device),
                 environment=self._environment,
                 limit=limit,
+                again=again,
             )
             self._cache.stop()  # what only improves gives way
             self._cache.job = self._cache.start_job(self._store, request, module, scratch)
             undo.pop_all()
-        logger.info("compiling %s for %s in the background", self._what["model"], shapes)
+        doing = "looking for faster code of" if again else "compiling"
+        logger.info("%s %s for %s in the background", doing, self._what["model"], shapes)
         return True
 
 

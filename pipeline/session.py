@@ -201,6 +201,7 @@ class Session:
         if well:
             bound = self.schedules.bound_by_memory and not self.schedules.limited
             self.peaks.keep(self._work.work_seconds, self.chain.now, bound and not self.options.reproducible)
+            self._look_for_faster_code()
         self._shared.flush_now_and_then()
         if well and not self.options.reproducible:
             model, context, shared = self._model, self.context, self._shared
@@ -210,6 +211,14 @@ class Session:
             subject.offer(self._studies_left(), self._work.work_pixels)
             if not alone:  # the host's other nodes have it next
                 subject.work_off(self._studies.spent)
+
+    def _look_for_faster_code(self) -> None:
+        """Where it is not known whether there is any, and the work that was done is enough for it."""
+        compiled = self.chain.now.compiled
+        seconds = compiled.look_again(self._studies.allowed_seconds()) if compiled else 0.0
+        if seconds:
+            hardware = describe_environment(self.context.device)["hardware"]
+            self._profile.spend(hardware, Account(learning_seconds=seconds))
 
     def _studies_left(self) -> list[Study]:
         """What this run would have liked to know, as far as it fits the memory that this process is allowed. Where not

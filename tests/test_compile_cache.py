@@ -619,6 +619,35 @@ def test_compiled_code_that_is_slower_here_is_left_alone(compilers: Compilers) -
     assert report.compiling == "eager: what was compiled is slower here"
 
 
+def test_what_a_busy_machine_left_undecided_is_looked_at_again_for_a_twentieth_of_the_work(
+    compilers: Compilers,
+) -> None:
+    """Neither never again, nor at every run."""
+    seconds, search = iter(range(0, 10**9, 100)), 30.0  # each look at the clock is 100 s after the one before
+    compilers.at_once = Job.succeed
+    sessions, model, context = process(compilers, lambda: float(next(seconds))), zoo.compact(), StandaloneContext("cpu")
+    assert run(sessions, model, WAIT).compiled
+    store, name = ArtifactStore(context.cache_folder), compilers.jobs[0].id
+    compilers.at_once = Job.stop  # which says nothing: it remains undecided
+    hardware = fingerprint.describe_environment(context.device)["hardware"]
+    store.searched(name, search, undecided=True)
+    began = sessions.profile(model, context).account(hardware).learning_seconds
+    runs = 0
+    while len(compilers.jobs) < 4 and runs < 100:
+        assert run(sessions, model).compiled
+        runs += 1
+        account = sessions.profile(model, context).account(hardware)
+        assert account.learning_seconds <= 0.05 * account.work_seconds
+    again = compilers.jobs[1:]
+    assert [(job.id, job.request.again) for job in again] == [(name, True)] * 3
+    assert runs >= 3 * 4, "not at every run"
+    assert account.learning_seconds - began >= 3 * search, "it is on the account of all that is found out"
+    store.searched(name, search, undecided=False)
+    for _ in range(runs // 3 + 2):
+        run(sessions, model)
+    assert len(compilers.jobs) == 4, "nothing is left to be said"
+
+
 # --- waiting, stopping, unloading ------------------------------------------------------------------------------------
 
 
