@@ -14,7 +14,7 @@ import math
 import shutil
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, Kernels, ModelInfo
 from .api.options import Precision
-from .backends.offer import engine
+from .backends.offer import bytes_held, engine
 from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
@@ -208,6 +208,18 @@ class CompiledForwards:
     def loaded(self) -> int:
         """How many of them are loaded."""
         return len(self._loaded)
+
+    @property
+    def bytes_loaded(self) -> int:
+        """Of memory where they compute, by those that are loaded."""
+        return sum(executor.bytes_held for executor in self._loaded.values())
+
+    def bytes_held(self, shape: Sequence[int]) -> int:
+        """The same, with what a tile batch of `shape` [N, C, h, w] is going to be computed by, if that is compiled."""
+        ready, entries = self.ready(), self._entries()
+        fit = sorted((shapes for shapes in ready if shapes.fit(shape)), key=ready.__getitem__)[:1]
+        more = [entries[shapes] for shapes in fit if shapes not in self._loaded]
+        return self.bytes_loaded + sum(bytes_held(entry.engine, entry.bytes) for entry in more)
 
     def release(self) -> None:
         """Forget what is loaded; it is loaded anew when it is wanted."""

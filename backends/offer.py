@@ -18,6 +18,12 @@ def usable(device: torch.device) -> list[Engine]:
     return [engine for engine in ENGINES if not engine.lacks(device)]
 
 
+def bytes_held(name: str, file_bytes: int) -> int:
+    """Of memory where it computes, by what is loaded of a file of so many bytes that the engine of that name made; ""
+    is torch's own, whose weights lie in the file."""
+    return next((one.bytes_held(file_bytes) for one in ENGINES if one.name == name), file_bytes)
+
+
 def engine(name: str) -> Engine:
     """The one of that name. Raises `CompileError` where there is none."""
     for one in ENGINES:

@@ -84,6 +84,11 @@ class OpenVino:
         mark = self._mark() + f"{hint}\n".encode()
         target.write_bytes(mark + (made if isinstance(made, bytes) else made.getvalue()))
 
+    def bytes_held(self, file_bytes: int) -> int:
+        """The file's weights as they are, and as its kernels take them, which is half of that in bfloat16. See
+        `Engine.bytes_held`."""
+        return 2 * file_bytes
+
     def load(self, path: Path, device: torch.device) -> Forward:
         """The forward in a file that `build` made, on as many threads as torch has now. See `Engine.load`."""
         mark = self._mark()

@@ -117,7 +117,9 @@ class ScheduleMaker:
             frames += workload.bytes_to_make_frames(known.info, known.padding())
         if schedule.keeps_tiles:
             frames += workload.bytes_to_keep_tiles(known.info, known.padding())
-        setting = Setting(device, self._streams, forward, frames)
+        compiled, shape = self._chain.now.compiled, (1, known.info.in_channels, *schedule.tile)
+        held = compiled.bytes_held(shape) if compiled else 0
+        setting = Setting(device, self._streams, forward, frames, held)
         return memory_use(known.held(runner), runner, known.info, schedule, workload, setting)
 
     def batch(self, schedule: Schedule, limits: Limits) -> int:

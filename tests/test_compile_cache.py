@@ -31,7 +31,7 @@ from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage import fingerprint
 from cudaspeed.storage.artifacts import ArtifactStore
-from cudaspeed.upscale_engine import upscale, warm_up
+from cudaspeed.upscale_engine import memory_of, upscale, warm_up
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
 
@@ -497,6 +497,27 @@ def test_what_another_engine_made_is_loaded_by_it_and_the_report_says_so(
         assert (report.compiled, report.compiling) == (True, "compiled by openvino")
         assert "fp32, compiled by openvino" in report.summary
     assert engine.loads == [b"openvino"] * 2
+
+
+def test_what_a_compiled_model_holds_is_counted_before_and_while_it_is_loaded_and_let_go_of(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, content = StandIn("openvino"), b"openvino"
+    monkeypatch.setattr(offer, "ENGINES", (engine,))
+    compilers.at_once = Job.succeed
+    sessions, model, context = process(compilers), zoo.compact(), StandaloneContext("cpu")
+    assert memory_of(model, (40, 40), AUTO, context, process(compilers))[0].compiled == 0
+    assert run(sessions, model, WAIT).memory.compiled == len(compilers.jobs[0].id), "torch's own: its file"
+    improved_by(engine, compilers, content)
+    held = engine.bytes_held(len(content))
+    assert memory_of(model, (40, 40), AUTO, context, process(compilers))[0].compiled == held, "it is not loaded yet"
+    use = run(sessions, model).memory
+    assert use.compiled == held
+    assert use.total == memory_of(model, (40, 40), EAGER, context, process(compilers))[0].total + held
+    before = sessions.holdings()
+    assert (before.compiled, before.compiled_bytes) == (1, held)
+    sessions.let_go(lambda: None)
+    assert (sessions.holdings().compiled, sessions.holdings().compiled_bytes) == (0, 0)
 
 
 def test_what_another_engine_computes_wrongly_is_refused(compilers: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:

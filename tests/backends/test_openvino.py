@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -15,22 +16,29 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from compilers import Compilers, Job
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from bench.harness import psnr
 from bench.model_zoo import build
-from cudaspeed.api.options import Precision
+from cudaspeed.api.options import Precision, UpscaleOptions
 from cudaspeed.backends import packages
 from cudaspeed.backends.errors import CompileError, TraceError
 from cudaspeed.backends.interface import Engine, Work
 from cudaspeed.backends.openvino import OpenVino
 from cudaspeed.backends.openvino_forward import OpenVinoForward
 from cudaspeed.backends.shapes import TileShapes
+from cudaspeed.compile_cache import CompileCache
 from cudaspeed.compiling.aoti import Whole
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.numerics import OF_A_MODEL, compare
+from cudaspeed.memory import weights_bytes
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.storage.artifacts import ArtifactStore
+from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
 ENGINE: Engine = OpenVino()
@@ -103,6 +111,32 @@ def test_a_result_is_the_callers_own(tmp_path: Path) -> None:
     kept = first.clone()
     forward(torch.ones(1, 3, 40, 40))
     torch.testing.assert_close(first, kept, atol=0, rtol=0)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("plain_kernels")
+def test_what_it_holds_in_memory_is_counted_while_it_is_loaded_and_goes_with_the_rest() -> None:
+    def publish(job: Job) -> None:
+        store, scratch = ArtifactStore(Path(job.request.folder)), Path(job.request.weights).parent
+        work, _ = work_of(model, job.shapes, scratch)
+        ENGINE.build(work, scratch / "model")
+        store.publish(job.id, scratch / "model", 30.0, ENGINE.name)
+        job.end()
+
+    def loaded() -> int:
+        gc.collect()
+        return sum(type(one) is OpenVinoForward for one in gc.get_objects())
+
+    compilers, sessions, model, before = Compilers(), SessionCache(), zoo.compact(), loaded()
+    compilers.at_once, sessions.compiles = publish, CompileCache(start=compilers.start)
+    options = UpscaleOptions(precision="fp32", compile_mode="wait")
+    report = upscale(zoo.photograph(40, 40), model, options, StandaloneContext("cpu"), sessions).report
+    assert report.compiling == "compiled by openvino"
+    assert report.memory.compiled == sessions.holdings().compiled_bytes >= 2 * weights_bytes(model.model)
+    assert loaded() == before + 1
+    sessions.let_go(lambda: None)
+    assert sessions.holdings().compiled_bytes == 0
+    assert loaded() == before
 
 
 @needs_openvino
