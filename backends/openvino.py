@@ -8,13 +8,10 @@ cache folder (`CACHE_DIR`): that is kept under its own keys, and nobody asks who
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import re
-import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,11 @@ from ..api.options import Precision
 from .errors import CompileError, TraceError
 from .interface import Work
 from .openvino_forward import OpenVinoForward
+from .openvino_library import is_among, openvino_library
 from .packages import OPENVINO
 from .shapes import TileShapes
 
 _MADE_BY = b"made by OpenVINO "
-_TELEMETRY = "openvino_telemetry"
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _LONGEST_MARK = 200  # bytes; of a file of something else no more is read
 _MISSING = re.compile(r"No conversion rule found for operations: (.*)")
@@ -61,10 +58,10 @@ class OpenVino:
     def build(self, work: Work, target: Path) -> None:
         """Trace, convert, compile and export into the file `target`. Raises `TraceError`, and `CompileError` where
         OpenVINO lacks operations of the model, or the device."""
-        library = _openvino()
+        library = openvino_library()
         core = library.Core()
         found = core.available_devices
-        if not any(name.partition(".")[0] == self.target for name in found):  # "GPU.0", where there are several
+        if not is_among(self.target, found):
             raise CompileError(f"OpenVINO finds no {self.target} here, only {', '.join(found)}")
         shape = library.PartialShape(_sides(work.shapes, work.example.shape))
         try:
@@ -101,7 +98,7 @@ class OpenVino:
                 )
             content, settings = io.BytesIO(file.read()), _settings(found[len(mark) :].decode(errors="replace").strip())
         try:
-            return OpenVinoForward(_openvino().Core().import_model(content, self.target, settings))
+            return OpenVinoForward(openvino_library().Core().import_model(content, self.target, settings))
         except RuntimeError as error:
             raise CompileError(f"OpenVINO cannot read it: {_last_line(str(error))}") from error
 
@@ -113,19 +110,6 @@ class OpenVino:
 
     def _mark(self) -> bytes:
         return _MADE_BY + f"{self.version()} for {self.target} in ".encode()
-
-
-@cache
-def _openvino() -> Any:
-    """OpenVINO, without its telemetry, which would write into the user's home and call out when it is imported."""
-    hidden = _TELEMETRY not in sys.modules
-    if hidden:
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # so that importing it fails, as where it is not
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        if hidden:
-            del sys.modules[_TELEMETRY]
 
 
 def _settings(hint: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Request:
 
     `content` and `architecture` are what the weights must turn out to be; `mode` is compiled, and `eager` is what it
     has to be faster than. After `limit` seconds the worker gives up. `again`: it is published, and only what is faster
-    is looked for, once more.
+    is looked for, once more. `engine`: the name of the one that is to compile it, whatever is faster; "": whichever is.
     """
 
     id: str
@@ -30,6 +30,7 @@ class Request:
     environment: str
     limit: float
     again: bool = False
+    engine: str = ""
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "shapes": str(self.shapes)})

@@ -35,7 +35,7 @@ from ..storage.artifacts import ArtifactStore, Usage
 from ..storage.fingerprint import content_of
 from .aoti import Compiler, load_package
 from .errors import explain
-from .others import Candidate, others
+from .others import Candidate, asked_for, others
 from .request import Request
 
 logger = logging.getLogger("cudaspeed")
@@ -61,7 +61,7 @@ def main(request_file: str) -> None:
             return
     else:
         try:
-            undecided = _improve(request, store, scratch, made)
+            undecided = made is not None and _improve(request, store, scratch, made)
         except Exception:  # what is published is as good as before
             logger.exception("nothing better was compiled")
     store.searched(request.id, time.perf_counter() - began, undecided)
@@ -78,11 +78,15 @@ class _Made(NamedTuple):
     others: Iterator[Candidate]
 
 
-def _compile(request: Request, store: ArtifactStore, scratch: Path) -> _Made:
-    """What is known to be good, or what another engine makes where that fails, checked and published. Raises whatever
-    stands against it."""
+def _compile(request: Request, store: ArtifactStore, scratch: Path) -> _Made | None:
+    """What is known to be good, or what another engine makes where that fails, checked and published. None where that
+    is by the engine that is asked for, and no other is. Raises whatever stands against it."""
     began = time.perf_counter()
     descriptor, compiler = _compiler(request)
+    if request.engine:
+        made = asked_for(request, descriptor, compiler, scratch)
+        store.publish(request.id, made.path, time.perf_counter() - began, made.engine)
+        return None
     more, options = others(request, descriptor, compiler, scratch), None
     try:
         forward, options = compiler.usual(scratch / "model.pt2")

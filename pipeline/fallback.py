@@ -101,7 +101,8 @@ class StepMaker:
         device, runners = self._context.device, self._shared.runners
         runner = runners.get(self._model, mode, device) if shared else ModelRunner(self._model, mode)
         # what a compiler makes of convolutions for a CPU is slower than our kernels
-        compiles = self._options.compile and not (mode.kernels == "winograd" and self._info.convolutional)
+        ours = mode.kernels == "winograd" and self._info.convolutional
+        compiles = self._options.compile and (not ours or bool(self._context.switches.engine))
         return Step(runner, self._cost(mode), self._compiled(runner) if compiles else None)
 
     def _compiled(self, runner: ModelRunner) -> CompiledForwards:

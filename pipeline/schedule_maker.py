@@ -80,7 +80,8 @@ class ScheduleMaker:
         if scheduler is None or self._scheduled is not self._chain.now:
             first = self._scheduled is None
             scheduler = self._new_scheduler(workload)
-            if first and self._chain.now.compiled and self._options.compile_mode == "wait":
+            waits = self._options.compile_mode == "wait" or self._context.switches.engine
+            if first and self._chain.now.compiled and waits:
                 self._compile_first(scheduler, self._chain.now.compiled)
             self._scheduler, self._scheduled = scheduler, self._chain.now
         self._look_for_compiled()

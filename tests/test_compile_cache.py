@@ -21,9 +21,10 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import compile_cache
+from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
-from cudaspeed.backends import offer
+from cudaspeed.backends import offer, openvino_library
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.timing import Clock
@@ -518,6 +519,37 @@ def test_what_a_compiled_model_holds_is_counted_before_and_while_it_is_loaded_an
     assert (before.compiled, before.compiled_bytes) == (1, held)
     sessions.let_go(lambda: None)
     assert (sessions.holdings().compiled, sessions.holdings().compiled_bytes) == (0, 0)
+
+
+def test_the_engine_that_is_asked_for_computes_and_has_what_it_compiled_for_itself(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the rates say, and beside what was compiled without it."""
+    monkeypatch.setattr(openvino_library, "OPENVINO", SimpleNamespace(missing=lambda: ""))
+    monkeypatch.setattr(openvino_library, "devices_seen", lambda: {"CPU": "a processor", "GPU.0": "a", "GPU.1": "b"})
+    engine = StandIn("openvino:GPU")
+    monkeypatch.setattr(compile_cache, "engine", {engine.name: engine}.__getitem__)
+
+    def publish(job: Job) -> None:
+        job.succeed()
+        if job.request.engine:
+            improved_by(engine, compilers, engine.name.encode())
+            usage = compile_cache.Usage(eager_rate=1.0, compiled_rate=9.0)
+            ArtifactStore(Path(job.request.folder)).note(job.id, {}, usage)
+
+    compilers.at_once = publish
+    model, image = zoo.compact(), zoo.photograph(40, 40)
+    assert run(process(compilers), model, WAIT).compiling == "compiled"
+    for _ in range(2):
+        asked = StandaloneContext("openvino:GPU")
+        result = upscale(image, model, AUTO, asked, process(compilers))
+        assert (asked.device.type, result.report.compiling) == ("cpu", "compiled by openvino:GPU")
+    assert [job.request.engine for job in compilers.jobs] == ["", "openvino:GPU"]
+    assert run(process(compilers), model).compiling == "compiled"
+    with pytest.raises(BadOptionError, match="device is openvino:GPU, which computes what is compiled"):
+        upscale(image, model, EAGER, asked, process(compilers))
+    with pytest.raises(BadOptionError, match=r"openvino:GPU.0 \(a\), openvino:GPU.1 \(b\)"):
+        upscale(image, model, AUTO, StandaloneContext("openvino:NPU"), process(compilers))
 
 
 def test_what_another_engine_computes_wrongly_is_refused(compilers: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:

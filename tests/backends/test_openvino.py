@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +23,15 @@ from torch import Tensor, nn
 
 from bench.harness import psnr
 from bench.model_zoo import build
+from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import Precision, UpscaleOptions
-from cudaspeed.backends import packages
+from cudaspeed.backends import openvino_library, packages
 from cudaspeed.backends.errors import CompileError, TraceError
 from cudaspeed.backends.interface import Engine, Work
 from cudaspeed.backends.openvino import OpenVino
 from cudaspeed.backends.openvino_forward import OpenVinoForward
 from cudaspeed.backends.shapes import TileShapes
+from cudaspeed.commands.devices import check_device
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.compiling.aoti import Whole
 from cudaspeed.host.standalone import StandaloneContext
@@ -169,6 +172,41 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
     work, _ = work_of(zoo.compact(), ANY_SIZE, tmp_path)
     with pytest.raises(CompileError, match=r"^OpenVINO finds no ABACUS here, only .*CPU"):
         OpenVino("ABACUS").build(work, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("openvino:NPU", "which OpenVINO does not see; it sees openvino:CPU (EPYC), openvino:GPU.0 (Arc)"),
+        ("openvino:", "which OpenVINO does not see"),
+        ("openvino:cpu", "which OpenVINO does not see"),
+    ],
+)
+def test_a_device_that_openvino_does_not_see_is_told_with_those_that_it_sees(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "installed_version", lambda package: "2026.4.1")
+    monkeypatch.setattr(openvino_library, "devices_seen", lambda: {"CPU": "EPYC", "GPU.0": "Arc"})
+    for good in ("openvino:CPU", "openvino:GPU", "openvino:GPU.0"):
+        check_device(good, None)
+    with pytest.raises(BadOptionError) as raised:
+        check_device(name, None)
+    assert f"device is {name!r}, {told}" in str(raised.value)
+    monkeypatch.setattr(packages, "installed_version", lambda package: "")
+    with pytest.raises(BadOptionError, match="OpenVINO is not installed: pip install openvino"):
+        check_device("openvino:CPU", None)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("plain_kernels")
+def test_a_run_on_openvinos_processor_is_computed_by_it() -> None:
+    model, image = zoo.compact(), zoo.photograph(40, 40)
+    check_device("openvino:CPU", None)
+    options = UpscaleOptions(precision="fp32")
+    result = upscale(image, model, options, StandaloneContext("openvino:CPU"), SessionCache())
+    assert result.report.compiling == "compiled by openvino"
+    truth = upscale(image, model, replace(options, compile=False), StandaloneContext("cpu"), SessionCache())
+    assert psnr(result.image, truth.image) > 90
 
 
 @needs_openvino

@@ -55,7 +55,9 @@ class Compiling:
         """These are installed beside torch's own."""
         monkeypatch.setattr(offer, "ENGINES", engines)
 
-    def run(self, limit: float = 60.0, eager: ExecutionMode | None = None, again: bool = False) -> bytes | None:
+    def run(
+        self, limit: float = 60.0, eager: ExecutionMode | None = None, again: bool = False, engine: str = ""
+    ) -> bytes | None:
         """What the store has after it."""
         mode = ExecutionMode("fp32", autocast=False, channels_last=False)
         assert self.store.search(ID) if again else self.store.claim(ID, {"model": "SwinIR"})
@@ -65,7 +67,7 @@ class Compiling:
         self._runner = ModelRunner(self.model, mode)
         request = Request(
             ID, str(self.store.folder), str(weights), content_of(self.model.model), architecture_of(self.model),
-            mode, eager or mode, TileShapes.one(24, 32), "cpu", "here", limit, again,
+            mode, eager or mode, TileShapes.one(24, 32), "cpu", "here", limit, again, engine,
         )  # fmt: skip
         (self.scratch / "request.json").write_text(request.to_json())
         main(str(self.scratch / "request.json"))
@@ -280,6 +282,29 @@ def test_looking_again_costs_nothing_of_what_is_there_where_it_fails(
     assert compiling.run(again=True) == USUAL
     entry = compiling.store.get(ID)
     assert (entry.state, entry.undecided) == ("ready", False), "that is no busy machine"
+
+
+def test_the_engine_that_is_asked_for_compiles_it_and_no_other_whatever_is_faster(
+    compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, other = StandIn("asked"), StandIn("other")
+    compiling.engines(monkeypatch, other, asked)
+    compiling.seconds |= {"asked": 9.0, "other": 0.1}
+    assert compiling.run(engine="asked") == b"asked"
+    assert not compiling.ways and not other.works, "neither is torch's compiler asked"
+    entry = compiling.store.get(ID)
+    assert (entry.engine, entry.undecided, entry.compiled_rate) == ("asked", False, 0)
+
+
+@pytest.mark.parametrize("missing", ["", "it is not installed: pip install it"])
+def test_why_the_engine_that_is_asked_for_cannot_is_told(
+    missing: str, compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StandIn("asked", missing)
+    engine.fails = CompileError("it lacks aten::roll")
+    compiling.engines(monkeypatch, engine)
+    assert compiling.run(engine="asked") is None
+    assert compiling.store.get(ID).reason == (missing or "it lacks aten::roll")
 
 
 def test_an_engine_that_is_not_there_is_not_asked(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:
