@@ -14,13 +14,12 @@ import math
 import shutil
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
@@ -28,7 +27,8 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, Kernels, ModelInfo
 from .api.options import Precision
-from .backends.offer import engine
+from .backends.offer import bytes_held, engine
+from .backends.openvino_library import full_name
 from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
@@ -50,6 +50,7 @@ _NOTED_AGAIN = 10.0  # seconds after which what runs have seen is written down a
 _ASKED_AGAIN = 0.2  # seconds between two looks at a compile that is waited for
 _CLEARLY_SLOWER = 1.1
 _ONLY_FOR_COMPILING = ("compiler", "headers")  # loading needs neither: they matter to what failed
+_OF_WHAT_IS_ASKED_FOR = 0.01  # of eager's price: taken wherever it can be, whatever it takes
 _MOST_SHAPES = 4  # compiled for one model, and used within a week
 _LATELY = 7 * 24 * 3600.0
 
@@ -94,12 +95,12 @@ class CompileCache:
         """What is compiled of `runner`, a copy of `descriptor`'s module, on the context's device; kept with it. The
         weights are those that the module has had `since` a time by `time.monotonic`; if that is not said, as it has
         now."""
-        place = f"{context.device} {context.cache_folder}"
+        place = f"{context.switches.engine or context.device} {context.cache_folder}"
         if place not in runner.compiled:
             content = content_of(descriptor.model, min(since, time.monotonic()))
             subject = _Subject(weakref.ref(descriptor.model), info, architecture_of(descriptor), content)
             store = self._stores.setdefault(context.cache_folder, ArtifactStore(context.cache_folder))
-            runner.compiled[place] = CompiledForwards(self, store, runner, subject, context.device)
+            runner.compiled[place] = CompiledForwards(self, store, runner, subject, context)
         return runner.compiled[place]
 
 
@@ -121,9 +122,10 @@ class CompiledForwards:
         store: ArtifactStore,
         runner: ModelRunner,
         subject: _Subject,
-        device: torch.device,
+        context: RunContext,
     ) -> None:
         self._cache, self._store = cache, store
+        device, self._engine = context.device, context.switches.engine
         self._module, info, self._architecture, self._content = subject
         self.info, self._device, self.mode = info, device, runner.mode
         kernels: Kernels = "plain" if info.convolutional or runner.mode.kernels == "plain" else "attention"
@@ -140,6 +142,7 @@ class CompiledForwards:
             "precision": f"{self.precision}{' autocast' if self._compiled_mode.autocast else ''}",
             "layout": "channels last" if self._compiled_mode.channels_last else "contiguous",
             **({} if kernels == "plain" else {"kernels": kernels}),
+            **({"engine": full_name(self._engine)} if self._engine else {}),
             **{name: value for name, value in surroundings.items() if name not in _ONLY_FOR_COMPILING},
         }
         self._model_id = _digest(self._what)
@@ -201,13 +204,25 @@ class CompiledForwards:
             failed = known is not None and known.state == "failed" and not self._outdated(known)
             if not failed and self._id(shapes) not in self._cache.gave_up:
                 there = known is not None and known.state in ("compiling", "ready")
-                return {} if there else {shapes: 1.0 - self._expectation().share_saved}
+                return {} if there else {shapes: self._expected_cost()}
         return {}
 
     @property
     def loaded(self) -> int:
         """How many of them are loaded."""
         return len(self._loaded)
+
+    @property
+    def bytes_loaded(self) -> int:
+        """Of memory where they compute, by those that are loaded."""
+        return sum(executor.bytes_held for executor in self._loaded.values())
+
+    def bytes_held(self, shape: Sequence[int]) -> int:
+        """The same, with what a tile batch of `shape` [N, C, h, w] is going to be computed by, if that is compiled."""
+        ready, entries = self.ready(), self._entries()
+        fit = sorted((shapes for shapes in ready if shapes.fit(shape)), key=ready.__getitem__)[:1]
+        more = [entries[shapes] for shapes in fit if shapes not in self._loaded]
+        return self.bytes_loaded + sum(bytes_held(entry.engine, entry.bytes) for entry in more)
 
     def release(self) -> None:
         """Forget what is loaded; it is loaded anew when it is wanted."""
@@ -222,6 +237,8 @@ class CompiledForwards:
 
         What earlier compiles of this model cost has to be repaid, too.
         """
+        if self._engine:
+            return True
         entry, expected = self._store.get(self._model_id), self._expectation()
         spent = (entry.eager_seconds if entry else 0.0) + self._eager_seconds
         paid = sum(made.compile_seconds for made in self._entries().values()) / max(expected.share_saved, 1e-3)
@@ -243,6 +260,21 @@ class CompiledForwards:
         except Exception as error:  # no room, no permission, no process, strange weights: none is worth a picture
             self.refuse(shapes, f"it cannot be compiled: {first_line(error)}", lasting=False)
             return False
+
+    def look_again(self, affordable: float) -> float:
+        """Look once more, in the background, for what is faster than what is ready: where the machine was too busy to
+        say, or there was no time to. The seconds that this may take, at most those that are `affordable`; 0 where
+        nothing is left to be said, or it cannot be now."""
+        if self._cache.busy() or self._engine:
+            return 0.0
+        for shapes, entry in self._entries().items():
+            seconds = entry.search_seconds or entry.compile_seconds
+            if entry.undecided and 0 < seconds <= affordable and shapes not in self._refused:
+                try:
+                    return seconds * self._start(shapes, again=True)
+                except Exception as error:  # as where one starts; what is ready is as good as before
+                    logger.debug("nothing faster is looked for: %s", first_line(error))
+        return 0.0
 
     def compiling(self) -> TileShapes | None:
         """The shapes being compiled now, in this process or another."""
@@ -362,13 +394,18 @@ class CompiledForwards:
 
     def _relative_cost(self, shapes: TileShapes, entry: Entry) -> float:
         """As it was found when it was compiled, or by earlier runs: what this one sees counts for the next."""
-        if entry.compiled_rate and entry.eager_rate and _fresh(entry):  # else it may try again
+        if entry.compiled_rate and entry.eager_rate and _fresh(entry) and not self._engine:  # else it may try again
             return entry.compiled_rate / entry.eager_rate
-        return 1.0 - self._expectation().share_saved
+        return self._expected_cost()
+
+    def _expected_cost(self) -> float:
+        return _OF_WHAT_IS_ASKED_FOR if self._engine else 1.0 - self._expectation().share_saved
 
     def _says_otherwise(self, shapes: TileShapes, relative: float) -> bool:
         """Whether what a run saw of compiled code, by eager, is to be kept: where nothing was known, or it was taken
         for faster and is clearly slower. Else every run would change the next one's mind."""
+        if self._engine:  # nobody asks how fast it is
+            return False
         entry = self._entries().get(shapes)
         known = entry.compiled_rate / entry.eager_rate if entry and entry.compiled_rate and entry.eager_rate else 0.0
         return not known or (relative >= _CLEARLY_SLOWER > known)
@@ -398,10 +435,12 @@ class CompiledForwards:
             return None
         return self._loaded[shapes]
 
-    def _start(self, shapes: TileShapes) -> bool:
+    def _start(self, shapes: TileShapes, again: bool = False) -> bool:
         check_unpacking()
         name, module = self._id(shapes), self._module()
-        if module is None or not self._store.claim(name, self._what_of(shapes)):
+        if module is None:
+            return False
+        if not (self._store.search(name) if again else self._store.claim(name, self._what_of(shapes))):
             return False
         limit = max(_LEAST_LIMIT, 10 * self._expectation().compile_seconds)
         with ExitStack() as undo:
@@ -420,11 +459,14 @@ class CompiledForwards:
                 device=str(self._device),
                 environment=self._environment,
                 limit=limit,
+                again=again,
+                engine=self._engine,
             )
             self._cache.stop()  # what only improves gives way
             self._cache.job = self._cache.start_job(self._store, request, module, scratch)
             undo.pop_all()
-        logger.info("compiling %s for %s in the background", self._what["model"], shapes)
+        doing = "looking for faster code of" if again else "compiling"
+        logger.info("%s %s for %s in the background", doing, self._what["model"], shapes)
         return True
 
 

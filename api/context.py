@@ -20,7 +20,8 @@ class Switches:
 
     `precisions`: what "auto" may choose, best first; None: what is fast on the device. `torch_attention`, `cuda_graphs`
     and `pinned_memory`: whether these may be used on devices that have them. `weights_stay`: whether weights that are
-    not computed with may lie on a device with memory of its own.
+    not computed with may lie on a device with memory of its own. `engine`: the name of the one that models are compiled
+    by and computed with, whatever is faster; "" for none.
     """
 
     precisions: tuple[Precision, ...] | None = None
@@ -28,6 +29,7 @@ class Switches:
     cuda_graphs: bool = True
     pinned_memory: bool = True
     weights_stay: bool = True
+    engine: str = ""
 
 
 class Resident(Protocol):

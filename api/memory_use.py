@@ -10,15 +10,17 @@ class MemoryUse:
     """Bytes that a run holds at once, by what for. `weights`: of the caller's model; `copy`: of ours, in the type that
     it computes in, or what lies on the device of it; `waiting`: all of it in main memory, where it does not all fit the
     device; `transformed`: convolutions' weights as Winograd's method takes them, in the copy's place of them;
-    `forward`: all that one forward takes at most (memory.py); `scores`: pages of attention scores beside it; `graphs`:
-    the pool of recorded CUDA graphs; `frames`: what tiles are cut from, and frames made of several pictures; `strips`:
-    tiles being put together; `staging`: pinned buffers on the way to and from a device; `result`: the one full-size
-    tensor. `apart`: those that lie in main memory while the device has memory of its own."""
+    `compiled`: what was compiled of it, the weights in that; `forward`: all that one forward takes at most (memory.py);
+    `scores`: pages of attention scores beside it; `graphs`: the pool of recorded CUDA graphs; `frames`: what tiles are
+    cut from, and frames made of several pictures; `strips`: tiles being put together; `staging`: pinned buffers on the
+    way to and from a device; `result`: the one full-size tensor. `apart`: those that lie in main memory while the
+    device has memory of its own."""
 
     weights: int = 0
     copy: int = 0
     waiting: int = 0
     transformed: int = 0
+    compiled: int = 0
     forward: int = 0
     scores: int = 0
     graphs: int = 0

@@ -54,6 +54,11 @@ class Engine(Protocol):
         Raises `CompileError` in one sentence where the model has what the engine lacks."""
         ...
 
+    def bytes_held(self, file_bytes: int) -> int:
+        """Of memory where it computes, at most, by what `load` makes of a file of so many bytes, between two batches;
+        what it works in is not counted."""
+        ...
+
     def load(self, path: Path, device: torch.device) -> Forward:
         """The forward in a file that `build` made: x [N, C, h, w] float32 on `device` -> float32, the caller's own.
 

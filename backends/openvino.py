@@ -1,37 +1,35 @@
 """OpenVINO as an engine (https://docs.openvino.ai): what it compiles for the processor, in one file.
 
-The file is what OpenVINO exports, the weights in it, after a line of ours that says by which version. Not its model in
-two files: those are compiled again at every start, some tenths of a second to seconds; and not its own cache folder
-(`CACHE_DIR`): that is kept under its own keys, and nobody asks whose files lie in it.
+The file is what OpenVINO exports, the weights in it, after a line of ours that says by which version and in which type
+it computes: that is not in what is exported, and what is loaded without computes in whatever its plugin is fastest at.
+Not its model in two files: those are compiled again at every start, some tenths of a second to seconds; and not its own
+cache folder (`CACHE_DIR`): that is kept under its own keys, and nobody asks whose files lie in it.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import re
-import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.options import Precision
 from .errors import CompileError, TraceError
 from .interface import Work
+from .openvino_forward import OpenVinoForward
+from .openvino_library import is_among, openvino_library
 from .packages import OPENVINO
 from .shapes import TileShapes
 
 _MADE_BY = b"made by OpenVINO "
-_TELEMETRY = "openvino_telemetry"
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_LONGEST_MARK = 200  # bytes; of a file of something else no more is read
 _MISSING = re.compile(r"No conversion rule found for operations: (.*)")
 _FAILED = re.compile(r"Conversion is failed for: (.*)")
 
@@ -60,10 +58,10 @@ class OpenVino:
     def build(self, work: Work, target: Path) -> None:
         """Trace, convert, compile and export into the file `target`. Raises `TraceError`, and `CompileError` where
         OpenVINO lacks operations of the model, or the device."""
-        library = _openvino()
+        library = openvino_library()
         core = library.Core()
         found = core.available_devices
-        if not any(name.partition(".")[0] == self.target for name in found):  # "GPU.0", where there are several
+        if not is_among(self.target, found):
             raise CompileError(f"OpenVINO finds no {self.target} here, only {', '.join(found)}")
         shape = library.PartialShape(_sides(work.shapes, work.example.shape))
         try:
@@ -74,59 +72,51 @@ class OpenVino:
         level = logging.root.level
         try:
             model = library.convert_model(traced, example_input=work.example, input=[shape])
-            settings = {**_settings(), "INFERENCE_PRECISION_HINT": _HINTS[work.precision]}
-            made = core.compile_model(model, self.target, settings).export_model()
+            hint = self._hint(core, work.precision)
+            made = core.compile_model(model, self.target, _settings(hint)).export_model()
         except Exception as error:  # its converter's are many
             raise CompileError(_reason(str(error))) from error
         finally:
             logging.root.setLevel(level)  # its converter leaves it at errors where it fails, and nobody hears warnings
-        target.write_bytes(self._mark() + (made if isinstance(made, bytes) else made.getvalue()))
+        mark = self._mark() + f"{hint}\n".encode()
+        target.write_bytes(mark + (made if isinstance(made, bytes) else made.getvalue()))
+
+    def bytes_held(self, file_bytes: int) -> int:
+        """The file's weights as they are, and as its kernels take them, which is half of that in bfloat16. See
+        `Engine.bytes_held`."""
+        return 2 * file_bytes
 
     def load(self, path: Path, device: torch.device) -> Forward:
         """The forward in a file that `build` made, on as many threads as torch has now. See `Engine.load`."""
         mark = self._mark()
         with path.open("rb") as file:
-            found = file.read(len(mark))
-            if found != mark:
+            found = file.readline(_LONGEST_MARK)
+            if not found.startswith(mark):
                 other = found.startswith(_MADE_BY)
                 raise CompileError(
                     "another OpenVINO made it than is installed" if other else "OpenVINO did not make it"
                 )
-            content = io.BytesIO(file.read())
+            content, settings = io.BytesIO(file.read()), _settings(found[len(mark) :].decode(errors="replace").strip())
         try:
-            request = _openvino().Core().import_model(content, self.target, _settings()).create_infer_request()
+            return OpenVinoForward(openvino_library().Core().import_model(content, self.target, settings))
         except RuntimeError as error:
             raise CompileError(f"OpenVINO cannot read it: {_last_line(str(error))}") from error
-        alone = Lock()  # a request computes one batch at a time
 
-        def forward(x: Tensor) -> Tensor:
-            with alone:
-                (result,) = request.infer([x.contiguous().numpy()], share_inputs=True).values()  # copied out
-            return torch.from_numpy(result)
-
-        return forward
+    def _hint(self, core: Any, precision: Precision) -> str:
+        """The type to compute in: that of `precision` where the device has it, else float32. Of float16 its plugin for
+        processors would make bfloat16, which is coarser than what was asked for."""
+        able = core.get_property(self.target, "OPTIMIZATION_CAPABILITIES")
+        return _HINTS[precision] if precision.upper() in able else _HINTS["fp32"]
 
     def _mark(self) -> bytes:
-        return _MADE_BY + f"{self.version()} for {self.target}\n".encode()
+        return _MADE_BY + f"{self.version()} for {self.target} in ".encode()
 
 
-@cache
-def _openvino() -> Any:
-    """OpenVINO, without its telemetry, which would write into the user's home and call out when it is imported."""
-    hidden = _TELEMETRY not in sys.modules
-    if hidden:
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # so that importing it fails, as where it is not
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        if hidden:
-            del sys.modules[_TELEMETRY]
-
-
-def _settings() -> dict[str, Any]:
-    """One batch after the other, by the threads that the host allows, wherever the system wants them to run: pinning
-    them would move the host's own."""
+def _settings(hint: str) -> dict[str, Any]:
+    """One batch after the other, in the type of `hint`, by the threads that the host allows, wherever the system wants
+    them to run: pinning them would move the host's own."""
     return {
+        "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -88,6 +88,10 @@ class TensorRt:
                 engine = replace(engine, kernels=forward.kernels())
         engine.write(target)
 
+    def bytes_held(self, file_bytes: int) -> int:
+        """Its weights. What it works in is torch's, while a batch is computed. See `Engine.bytes_held`."""
+        return file_bytes
+
     def load(self, path: Path, device: torch.device) -> Forward:
         """The forward in a file that `build` made. See `Engine.load`."""
         engine = EngineFile.read(path)

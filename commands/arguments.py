@@ -185,7 +185,7 @@ def _computing_arguments() -> _Parser:
         help="keep delicate operations in fp32 (default: yes)",
     )
     shared.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
-    shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ... (default: auto)")
+    shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, openvino:GPU, ... (default: auto)")
     return shared
 
 

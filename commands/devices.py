@@ -18,9 +18,14 @@ _NAME = re.compile(r"([a-z_][a-z0-9_]*)(:[0-9]{1,3})?", re.ASCII)
 def check_device(name: str, reserve_vram: float | None) -> None:
     """Raise `BadOptionError` for what cannot be a device here: no name of one, or of a kind that neither torch has nor
     an installed package that torch loads by itself (its entry point "torch.backends"). And for a `reserve_vram` that
-    cannot be so many GB."""
+    cannot be so many GB. OpenVINO is asked about its own."""
     if reserve_vram is not None:
         asked_reserve(reserve_vram)
+    if name.startswith("openvino:"):
+        from ..backends.openvino_library import check_openvino_device  # here because few ask
+
+        check_openvino_device(name)
+        return
     found = _NAME.fullmatch(name)
     if name == "auto" or (found and (found[1] in _KINDS or _others_are_installed())):
         return

@@ -18,6 +18,7 @@ _WORDS = {
     "copy": "our copy of them",
     "waiting": "our copy of them, where it waits",
     "transformed": "convolutions' weights, transformed",
+    "compiled": "what was compiled of it",
     "forward": "one forward, at most",
     "scores": "pages of attention scores",
     "graphs": "recorded CUDA graphs",

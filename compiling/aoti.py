@@ -96,19 +96,24 @@ class Compiler:
         wrong, and whatever export and compiler raise."""
         # Freezing packs weights for the CPU's kernels: SwinIR gains a third. Chains of convolutions gain little, and
         # torch 2.11 miscompiles long ones so (RRDB of 23 blocks: 0.1 off). Where it fails or is wrong, it is left out.
-        if self._device.type == "cpu" and not self._convolutional:
+        options = self.first_options()
+        if options["freezing"]:
             try:
-                return self._build(target, freezing=True)
+                return self._build(target, **options)
             except Exception:  # whatever it is, the next try is without
                 logger.exception("compiling with packed weights failed")
         return self._build(target, freezing=False)
 
-    def tuned(self, usual: Package, target: Path) -> Package | None:
-        """Compile into `target` with every kernel chosen by trying it out, where there are such. Raises what `usual`
-        raises."""
+    def first_options(self) -> dict[str, Any]:
+        """Those that `usual` tries first."""
+        return {"freezing": self._device.type == "cpu" and not self._convolutional}
+
+    def tuned(self, options: dict[str, Any], target: Path) -> Package | None:
+        """Compile into `target` with the `options` of the usual result and every kernel chosen by trying it out, where
+        there are such. Raises what `usual` raises."""
         if self._device.type == "cpu" and self._convolutional:  # oneDNN's, whatever is tried
             return None
-        return self._build(target, **usual.options, max_autotune=True)
+        return self._build(target, **options, max_autotune=True)
 
     def example(self) -> Tensor:
         """A batch [N, C, h, w] of the shapes asked for. A size of 1, or two equal ones, would be traced as fixed."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..api.errors import ModelFailedError, first_line
 from ..api.model_info import Forward, ModelInfo
 from ..api.options import Precision
+from ..backends.offer import bytes_held
 from ..backends.shapes import TileShapes
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..models.execution import ExecutionMode
@@ -43,6 +44,7 @@ class CompiledExecutor:
     def __init__(self, owner: Owner, shapes: TileShapes, forward: Forward, entry: Entry) -> None:
         self._owner: Owner = weakref.proxy(owner)  # no circle: what is released must go at once
         self.shapes, self.checked, self.sha256, self.engine = shapes, entry.verified, entry.sha256, entry.engine
+        self.bytes_held = bytes_held(entry.engine, entry.bytes)
         self._forward: Forward | None = forward
 
     @property

@@ -13,8 +13,8 @@ from spandrel import ImageModelDescriptor
 from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..backends.errors import CompileError
-from ..backends.interface import Work
-from ..backends.offer import usable
+from ..backends.interface import Engine, Work
+from ..backends.offer import engine, usable
 from ..models.execution import ExecutionMode
 from ..models.runner import ModelRunner
 from .aoti import Compiler, Whole
@@ -42,18 +42,38 @@ def others(
     engines = usable(device)
     if not engines:
         return
+    runner = _as_it_is(descriptor, device)
+    for number, one in enumerate(engines):
+        try:
+            made = _made_by(one, request, runner, compiler, scratch / f"model.{number}")
+        except Exception as error:  # they fail in every way there is, and are only tried
+            logger.warning("%s is left out: %s", one.name, first_line(error))
+            continue
+        yield made
+
+
+def asked_for(request: Request, descriptor: ImageModelDescriptor, compiler: Compiler, scratch: Path) -> Candidate:
+    """What the engine that the request names makes of the model. Raises whatever stands against it."""
+    device, asked = torch.device(request.device), engine(request.engine)
+    lacks = asked.lacks(device)
+    if lacks:
+        raise CompileError(lacks)
+    return _made_by(asked, request, _as_it_is(descriptor, device), compiler, scratch / "model")
+
+
+def _as_it_is(descriptor: ImageModelDescriptor, device: torch.device) -> ModelRunner:
     runner = ModelRunner(descriptor, _AS_IT_IS)
     runner.module.to(device)
-    for number, engine in enumerate(engines):
-        path = scratch / f"model.{number}"
-        work = Work(Whole(runner), compiler.example(), request.shapes, request.mode.precision, device, scratch)
-        try:
-            engine.build(work, path)
-            forward = engine.load(path, device)
-            flaw = compiler.flaw(forward)
-            if flaw:
-                raise CompileError(f"its result is wrong: {flaw}")
-        except Exception as error:  # they fail in every way there is, and are only tried
-            logger.warning("%s is left out: %s", engine.name, first_line(error))
-            continue
-        yield Candidate(engine.name, path, forward)
+    return runner
+
+
+def _made_by(one: Engine, request: Request, runner: ModelRunner, compiler: Compiler, path: Path) -> Candidate:
+    """What one engine makes of it, in a file. Raises whatever it raises, `CompileError` for a wrong result."""
+    device = torch.device(request.device)
+    work = Work(Whole(runner), compiler.example(), request.shapes, request.mode.precision, device, path.parent)
+    one.build(work, path)
+    forward = one.load(path, device)
+    flaw = compiler.flaw(forward)
+    if flaw:
+        raise CompileError(f"its result is wrong: {flaw}")
+    return Candidate(one.name, path, forward)

@@ -14,7 +14,8 @@ class Request:
     """What to compile, and how it will be called. `id` is its name in the store in `folder`.
 
     `content` and `architecture` are what the weights must turn out to be; `mode` is compiled, and `eager` is what it
-    has to be faster than. After `limit` seconds the worker gives up.
+    has to be faster than. After `limit` seconds the worker gives up. `again`: it is published, and only what is faster
+    is looked for, once more. `engine`: the name of the one that is to compile it, whatever is faster; "": whichever is.
     """
 
     id: str
@@ -28,6 +29,8 @@ class Request:
     device: str
     environment: str
     limit: float
+    again: bool = False
+    engine: str = ""
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "shapes": str(self.shapes)})

@@ -68,5 +68,7 @@ def _note(store: ArtifactStore, request: dict[str, Any], code: int | None, log: 
         else:
             store.release(name)
         entry = store.get(name)
+    elif code != 0 and code != _KILLED:  # it crashed, or hung, at what was only tried
+        store.searched(name, 0.0, undecided=False)
     if entry and entry.state == "failed" and log.is_file():
         log.replace(store.folder / f"{name}.log")

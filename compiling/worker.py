@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -26,16 +26,16 @@ from ..api.errors import first_line
 from ..api.model_info import Forward
 from ..api.upstream import trust_the_processor
 from ..backends.errors import CompileError
-from ..backends.offer import usable
+from ..backends.offer import engine, usable
 from ..kernels import window_attention, winograd
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.loader import load_model
 from ..models.runner import ModelRunner, architecture_of
 from ..storage.artifacts import ArtifactStore, Usage
 from ..storage.fingerprint import content_of
-from .aoti import Compiler, Package
+from .aoti import Compiler, load_package
 from .errors import explain
-from .others import Candidate, others
+from .others import Candidate, asked_for, others
 from .request import Request
 
 logger = logging.getLogger("cudaspeed")
@@ -46,53 +46,51 @@ _PATIENCE = 5.0  # seconds for kernels that are still being built
 
 def main(request_file: str) -> None:
     """Compile what the file asks for and publish it, note how fast it is, and go on to what is faster still, if that
-    can be made; note in the store why it failed, if it did."""
+    can be made; note in the store why it failed, if it did, and whether timings left anything undecided."""
     logging.basicConfig(level=logging.INFO)
-    scratch = Path(request_file).parent
+    scratch, began = Path(request_file).parent, time.perf_counter()
     request = Request.from_json(Path(request_file).read_text(encoding="utf-8"))
     store = ArtifactStore(Path(request.folder))
+    undecided = False
     try:
-        made = _compile(request, store, scratch)
+        made = _published(request, store, scratch) if request.again else _compile(request, store, scratch)
     except Exception as error:  # compilers fail in every way there is; each is one line in the store
         logger.exception("compiling failed")
-        scope, reason = explain(error)
-        if scope == "environment" and usable(torch.device(request.device)):  # which may do better with another model
-            scope = "model"
-        if scope:
-            store.fail(request.id, reason, scope, request.environment)
-        else:
-            store.release(request.id)
-        return
-    try:
-        _improve(request, store, scratch, made)
-    except Exception:  # what is published is as good as before
-        logger.exception("nothing better was compiled")
+        if not request.again:
+            _note_failure(request, store, error)
+            return
+    else:
+        try:
+            undecided = made is not None and _improve(request, store, scratch, made)
+        except Exception:  # what is published is as good as before
+            logger.exception("nothing better was compiled")
+    store.searched(request.id, time.perf_counter() - began, undecided)
 
 
 class _Made(NamedTuple):
-    """What is `published`, and what it was made with: `usual` is torch's own, if that could be compiled; `others` come
-    from engines that were not asked yet."""
+    """What is `published`, and what else may be faster: what torch's own compiler makes with `options` and every kernel
+    tried out, if it can compile the model; and `others`, from engines that were not asked yet."""
 
     descriptor: ImageModelDescriptor
     compiler: Compiler
-    usual: Package | None
+    options: dict[str, Any] | None
     published: Candidate
     others: Iterator[Candidate]
 
 
-def _compile(request: Request, store: ArtifactStore, scratch: Path) -> _Made:
-    """What is known to be good, or what another engine makes where that fails, checked and published. Raises whatever
-    stands against it."""
+def _compile(request: Request, store: ArtifactStore, scratch: Path) -> _Made | None:
+    """What is known to be good, or what another engine makes where that fails, checked and published. None where that
+    is by the engine that is asked for, and no other is. Raises whatever stands against it."""
     began = time.perf_counter()
-    trust_the_processor()
-    descriptor, device = _load(request), torch.device(request.device)
-    runner = ModelRunner(descriptor, request.mode)
-    runner.module.to(device)
-    compiler = Compiler(runner, descriptor.input_channels, request.shapes, device)
-    more, usual = others(request, descriptor, compiler, scratch), None
+    descriptor, compiler = _compiler(request)
+    if request.engine:
+        made = asked_for(request, descriptor, compiler, scratch)
+        store.publish(request.id, made.path, time.perf_counter() - began, made.engine)
+        return None
+    more, options = others(request, descriptor, compiler, scratch), None
     try:
-        usual = compiler.usual(scratch / "model.pt2")
-        made = Candidate("", scratch / "model.pt2", usual.forward)
+        forward, options = compiler.usual(scratch / "model.pt2")
+        made = Candidate("", scratch / "model.pt2", forward)
     except Exception as error:  # where nothing else can compile it, this is what is told
         found = next(more, None)
         if found is None:
@@ -100,25 +98,60 @@ def _compile(request: Request, store: ArtifactStore, scratch: Path) -> _Made:
         made = found
         logger.warning("it is compiled by %s, as torch cannot: %s", made.engine, first_line(error))
     store.publish(request.id, made.path, time.perf_counter() - began, made.engine)
-    return _Made(descriptor, compiler, usual, made, more)
+    return _Made(descriptor, compiler, options, made, more)
 
 
-def _improve(request: Request, store: ArtifactStore, scratch: Path, made: _Made) -> None:
-    """See how fast that is, and publish what is clearly faster, if there is such. Raises whatever stands against it."""
-    descriptor, compiler, usual, best, more = made
+def _published(request: Request, store: ArtifactStore, scratch: Path) -> _Made:
+    """What was published before. Raises whatever stands against it."""
+    descriptor, compiler = _compiler(request)
+    entry, copy = store.get(request.id), store.copy_of(request.id)
+    if entry is None or copy is None:
+        raise CompileError("what was compiled is no longer there")
+    load = engine(entry.engine).load if entry.engine else load_package
+    with copy:
+        made = Candidate(entry.engine, copy.path, load(copy.path, torch.device(request.device)))
+    return _Made(descriptor, compiler, compiler.first_options(), made, others(request, descriptor, compiler, scratch))
+
+
+def _compiler(request: Request) -> tuple[ImageModelDescriptor, Compiler]:
+    """The model, and what compiles its forward in the mode that is asked for."""
+    trust_the_processor()
+    descriptor, device = _load(request), torch.device(request.device)
+    runner = ModelRunner(descriptor, request.mode)
+    runner.module.to(device)
+    return descriptor, Compiler(runner, descriptor.input_channels, request.shapes, device)
+
+
+def _note_failure(request: Request, store: ArtifactStore, error: Exception) -> None:
+    scope, reason = explain(error)
+    if scope == "environment" and usable(torch.device(request.device)):  # which may do better with another model
+        scope = "model"
+    if scope:
+        store.fail(request.id, reason, scope, request.environment)
+    else:
+        store.release(request.id)
+
+
+def _improve(request: Request, store: ArtifactStore, scratch: Path, made: _Made) -> bool:
+    """See how fast that is, and publish what is clearly faster, if there is such. Whether the machine was too busy to
+    say that of any. Raises whatever stands against it."""
+    descriptor, compiler, options, best, more = made
+    undecided = False
     eager, rate = _rates(request, descriptor, compiler, best.forward)
     if store.get(request.id):  # nobody has cleared it away
         store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
-    for better in chain(more, _tuned(compiler, usual, scratch / "tuned.pt2")):
+    for better in chain(more, _tuned(compiler, options, scratch / "tuned.pt2")):
         eager, before, rate = _rates(request, descriptor, compiler, best.forward, better.forward)
+        undecided |= rate == 0
         if rate < _CLEARLY * before and store.improve(request.id, better.path, better.engine):
             store.note(request.id, {}, Usage(eager_rate=eager, compiled_rate=rate))
             best = better
+    return undecided
 
 
-def _tuned(compiler: Compiler, usual: Package | None, target: Path) -> Iterator[Candidate]:
+def _tuned(compiler: Compiler, options: dict[str, Any] | None, target: Path) -> Iterator[Candidate]:
     """What torch compiled, with every kernel chosen by trying it out, where there are such."""
-    tuned = compiler.tuned(usual, target) if usual else None
+    tuned = None if options is None else compiler.tuned(options, target)
     if tuned:
         yield Candidate("", target, tuned.forward)
 

@@ -16,11 +16,14 @@ from ..devices.vram import vram_of
 from ..memory import free_device_bytes, free_or_assumed_bytes, is_out_of_memory
 from ..storage.location import compiled_folder
 
+_OF_OPENVINO = "openvino:"
+
 
 class StandaloneContext:
     """A `RunContext` on one torch device; results come back to main memory as float32.
 
-    `device` is "auto" (the first CUDA, ROCm, XPU, NPU, MLU or MPS device, else the CPU) or a torch device's name.
+    `device` is "auto" (the first CUDA, ROCm, XPU, NPU, MLU or MPS device, else the CPU), a torch device's name, or
+    "openvino:GPU": one of OpenVINO's, which computes what torch has on the CPU.
     `on_progress(done, total)` is called after every tile batch, and during a long one with parts of tiles;
     `on_say(text)` in a run of more than a second, with what is going on. Both may be called on another thread, one at a
     time. So many GB as `reserve_vram` are left of the device's memory to other programs; by itself 0.4, on Windows 0.6
@@ -39,6 +42,8 @@ class StandaloneContext:
         on_say: Callable[[str], None] | None = None,
         reserve_vram: float | None = None,
     ) -> None:
+        if device.startswith(_OF_OPENVINO):
+            self.switches, device = Switches(engine=device), "cpu"
         self.device = _find_device(device)
         self.vram = vram_of(self.device, reserve_vram)
         self.cache_folder = compiled_folder()

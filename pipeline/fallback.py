@@ -102,7 +102,7 @@ class StepMaker:
         runner = runners.get(self._model, mode, device) if shared else ModelRunner(self._model, mode)
         # what a compiler makes is slower than our convolutions on a CPU; where all is in half precision, less exact too
         ours = mode.kernels == "winograd" and (self._info.convolutional or mode.only_products)
-        compiles = self._options.compile and not ours
+        compiles = self._options.compile and (not ours or bool(self._context.switches.engine))
         return Step(runner, self._cost(mode), self._compiled(runner) if compiles else None)
 
     def _compiled(self, runner: ModelRunner) -> CompiledForwards:

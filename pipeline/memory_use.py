@@ -29,12 +29,13 @@ _FLOAT = 4  # bytes
 @dataclass(frozen=True)
 class Setting:
     """Where a run computes, and what it holds there: `forward_bytes` of a forward, `frame_bytes` of frames in work.
-    `streams`: the device copies by itself."""
+    `compiled_bytes` of what was compiled. `streams`: the device copies by itself."""
 
     device: torch.device
     streams: bool
     forward_bytes: int
     frame_bytes: int
+    compiled_bytes: int = 0
 
 
 def held_by_model(model: ImageModelDescriptor, runner: ModelRunner, device: torch.device) -> MemoryUse:
@@ -58,6 +59,7 @@ def memory_use(
     staging = staging_of_frames(row) + on_host * staging_of_rows(row * info.scale)
     return replace(
         held,
+        compiled=setting.compiled_bytes,
         forward=setting.forward_bytes,
         graphs=_graphs(info, schedule, workload, setting) if runner.convolutional and runner.offload is None else 0,
         frames=setting.frame_bytes,

@@ -80,7 +80,8 @@ class ScheduleMaker:
         if scheduler is None or self._scheduled is not self._chain.now:
             first = self._scheduled is None
             scheduler = self._new_scheduler(workload)
-            if first and self._chain.now.compiled and self._options.compile_mode == "wait":
+            waits = self._options.compile_mode == "wait" or self._context.switches.engine
+            if first and self._chain.now.compiled and waits:
                 self._compile_first(scheduler, self._chain.now.compiled)
             self._scheduler, self._scheduled = scheduler, self._chain.now
         self._look_for_compiled()
@@ -117,7 +118,9 @@ class ScheduleMaker:
             frames += workload.bytes_to_make_frames(known.info, known.padding())
         if schedule.keeps_tiles:
             frames += workload.bytes_to_keep_tiles(known.info, known.padding())
-        setting = Setting(device, self._streams, forward, frames)
+        compiled, shape = self._chain.now.compiled, (1, known.info.in_channels, *schedule.tile)
+        held = compiled.bytes_held(shape) if compiled else 0
+        setting = Setting(device, self._streams, forward, frames, held)
         return memory_use(known.held(runner), runner, known.info, schedule, workload, setting)
 
     def batch(self, schedule: Schedule, limits: Limits) -> int:

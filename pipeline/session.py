@@ -8,9 +8,10 @@ from types import TracebackType
 from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
-from ..api.errors import CudaspeedError, ModelFailedError, first_line
+from ..api.errors import BadOptionError, CudaspeedError, ModelFailedError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
+from ..backends.openvino_library import check_openvino_device
 from ..devices.peak_rates import peak_rate_of
 from ..models.execution import ExecutionMode
 from ..models.precision import Choice
@@ -68,6 +69,8 @@ class Session:
         thorough: bool = False,
     ) -> None:
         options = _reproducible(options) if options.reproducible else options
+        if context.switches.engine:
+            _check_engine(context.switches.engine, options)
         self._model, self.options, self.context, self._shared = model, options, context, shared
         self._profile, self.clock = shared.profile(model, context), shared.clock
         self._studies = StudyRunner(model, context, shared, thorough)
@@ -170,7 +173,7 @@ class Session:
     def _note_share_of_peak(self, batch: BatchTime, mode: ExecutionMode) -> None:
         peak = peak_rate_of(self.context.device, mode.precision)
         operations = self.known.operations if peak else None
-        if peak and operations:
+        if peak and operations and not self.context.switches.engine:
             ACHIEVED.note(self.context.device, batch.pixels * operations / peak, batch.seconds)
 
     def _first_chain(self, mode: ExecutionMode) -> FallbackChain:
@@ -201,6 +204,7 @@ class Session:
         if well:
             bound = self.schedules.bound_by_memory and not self.schedules.limited
             self.peaks.keep(self._work.work_seconds, self.chain.now, bound and not self.options.reproducible)
+            self._look_for_faster_code()
         self._shared.flush_now_and_then()
         if well and not self.options.reproducible:
             model, context, shared = self._model, self.context, self._shared
@@ -211,6 +215,14 @@ class Session:
             if not alone:  # the host's other nodes have it next
                 subject.work_off(self._studies.spent)
 
+    def _look_for_faster_code(self) -> None:
+        """Where it is not known whether there is any, and the work that was done is enough for it."""
+        compiled = self.chain.now.compiled
+        seconds = compiled.look_again(self._studies.allowed_seconds()) if compiled else 0.0
+        if seconds:
+            hardware = describe_environment(self.context.device)["hardware"]
+            self._profile.spend(hardware, Account(learning_seconds=seconds))
+
     def _studies_left(self) -> list[Study]:
         """What this run would have liked to know, as far as it fits the memory that this process is allowed. Where not
         even the model fits, nothing."""
@@ -220,6 +232,13 @@ class Session:
         throughput = self.known.study_of_the_throughput(now.mode, self.schedules.most_pixels)
         studies = [*self._modes.studies, *self.known.later, *([throughput] if throughput else [])]
         return [study for study in studies if now.cost.is_allowed(study.pixels, device)]
+
+
+def _check_engine(name: str, options: UpscaleOptions) -> None:
+    """Raise `BadOptionError` where a run cannot be computed by the engine that is asked for."""
+    check_openvino_device(name)
+    if not options.compile:
+        raise BadOptionError(f"device is {name}, which computes what is compiled: let it compile, and not reproducibly")
 
 
 def _reproducible(options: UpscaleOptions) -> UpscaleOptions:

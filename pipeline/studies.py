@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -62,6 +63,11 @@ class StudyRunner:
         """Input pixels of forwards that may be spent on studies by now."""
         account = self._account()
         return _EVERYTHING if self.unlimited else int(_SHARE_OF_WORK * account.work_pixels - account.learning_pixels)
+
+    def allowed_seconds(self) -> float:
+        """Seconds that may be spent on finding something out by now."""
+        account = self._account()
+        return math.inf if self.unlimited else _SHARE_OF_WORK * account.work_seconds - account.learning_seconds
 
     def repaid(self, study: Study) -> bool:
         """Whether the work that was done is enough for the study to be made between runs."""

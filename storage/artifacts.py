@@ -22,7 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from .files import bytes_in, delete, locked, replace_whole, sha256_of
-from .index import Entry, Usage, from_json, is_id, owned, plain, settled, to_json, with_usage
+from .index import (
+    Entry,
+    Usage,
+    from_json,
+    in_search,
+    is_id,
+    owned,
+    plain,
+    searched_by,
+    settled,
+    to_json,
+    with_usage,
+)
 from .ownership import NotOwnError, NotRegularError, check_way, make_own_folder, read_own, status_if_own
 from .private_copy import PrivateCopy
 from .scratch import sweep
@@ -102,29 +114,53 @@ class ArtifactStore:
             return True
 
     def adopt(self, entry_id: str, pid: int) -> None:
-        """Hand the claim on the entry over to process `pid`, a child that compiles: it now lives and dies with that."""
+        """Hand the claim on the entry, or the search, over to process `pid`, a child: it lives and dies with that."""
         with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
             entry = _find(entries, entry_id)
             if entry.state == "compiling":
                 entries[entry_id] = owned(entry, pid)
+            elif in_search(entry):
+                entries[entry_id] = searched_by(entry, pid)
 
     def release(self, entry_id: str) -> None:
-        """Give a claim up: the entry is "seen" again."""
+        """Give a claim up: the entry is "seen" again; or a search, which may be begun again."""
         with _only_logged(), self._changing(_NOTE_SECONDS) as entries:
             entry = _find(entries, entry_id)
             if entry.state == "compiling":
                 entries[entry_id] = plain(entry)
+            elif entry.state == "ready":
+                entries[entry_id] = replace(entry, owner_pid=0, owner_started=0.0)
+
+    def search(self, entry_id: str, pid: int | None = None) -> bool:
+        """Whether to look for what is faster than the entry's file is now the work of process `pid`, this one if None:
+        where that was not done to the end, and no living process is at it. Until `searched`, or until it is gone."""
+        with self._changing() as entries:
+            entry = _find(entries, entry_id)
+            if entry.state != "ready" or not entry.undecided or in_search(entry):
+                return False
+            entries[entry_id] = searched_by(entry, pid or os.getpid())
+            return True
+
+    def searched(self, entry_id: str, seconds: float, undecided: bool) -> None:
+        """Note that what is faster was looked for, in so many seconds (0: not known), and whether that left anything
+        undecided."""
+        with _only_logged(), self._changing() as entries:
+            entry = _find(entries, entry_id)
+            if entry.state == "ready":
+                entry = replace(entry, undecided=undecided, search_seconds=seconds or entry.search_seconds)
+                entries[entry_id] = replace(entry, owner_pid=0, owner_started=0.0)
 
     def publish(self, entry_id: str, file: Path, seconds: float, engine: str = "") -> None:
         """Make `file`, compiled by `engine` in `seconds`, the entry's file. It is moved, so it must lie in the same
-        file system.
+        file system. Who has compiled it goes on to look for what is faster, until `searched`.
 
         Then the files used longest ago are deleted until the rest is within the limit, this one apart. Their entries
         are "seen" again and keep what was measured.
         """
         digest, size = sha256_of(file), file.stat().st_size
         with self._changing() as entries:
-            entry = replace(plain(_find(entries, entry_id)), compile_seconds=seconds, engine=engine)
+            known = _find(entries, entry_id)
+            entry = replace(_in_the_same_hands(known), compile_seconds=seconds, engine=engine, undecided=True)
             self._put(entries, entry, file, digest, size)
             sweep(self.folder)
 
@@ -139,7 +175,8 @@ class ArtifactStore:
             entry = entries.get(_checked(entry_id))
             if entry is None or entry.state != "ready":
                 return False
-            self._put(entries, replace(plain(entry), compiled_rate=0.0, engine=engine), file, digest, size)
+            better = replace(_in_the_same_hands(entry), undecided=entry.undecided, compiled_rate=0.0, engine=engine)
+            self._put(entries, better, file, digest, size)
             return True
 
     def fail(self, entry_id: str, reason: str, scope: str, environment: str) -> None:
@@ -302,6 +339,11 @@ def _checked(entry_id: str) -> str:
 def _find(entries: dict[str, Entry], entry_id: str, what: dict[str, str] | None = None) -> Entry:
     """The entry of `entry_id`, or a new one, which is not among `entries` yet."""
     return entries.get(_checked(entry_id)) or Entry(entry_id, what or {}, created=time.time())
+
+
+def _in_the_same_hands(entry: Entry) -> Entry:
+    """The entry without its file, and still with the process that works on it."""
+    return replace(plain(entry), owner_pid=entry.owner_pid, owner_started=entry.owner_started)
 
 
 def _last_use(entry: Entry) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..api.installed import installed_version
 from ..api.upstream import children_of, own_tensors, version_of
 
-COMPILED_FORMAT = 1
+COMPILED_FORMAT = 2
 """Raised where a change of ours makes another thing of the same model: what it computes, how it is called, how fast it
 is. What was compiled under another number is not used again. tests/compiling/test_format.py notices what may be such
 a change, and asks."""

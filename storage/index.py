@@ -27,8 +27,10 @@ class Entry:
     eager ones. A failure has a `reason` and a `scope`
     ("environment", "model" or "shapes": what it speaks against; "time": it took too long, which may pass), and holds
     under the `environment` of that fingerprint.
-    The owner is the process that compiles, or, where the entry is "seen", one that died at it; process ids are used
-    again, so it has a beginning too.
+    `undecided`: what is faster than the file was not looked for to the end, or timings did not repeat;
+    `search_seconds` is what looking took the last time.
+    The owner is the process that compiles, or looks for what is faster, or, where the entry is "seen", one that died at
+    it; process ids are used again, so it has a beginning too.
     """
 
     id: str
@@ -41,6 +43,8 @@ class Entry:
     sha256: str = ""
     engine: str = ""
     compile_seconds: float = 0.0
+    undecided: bool = False
+    search_seconds: float = 0.0
     eager_seconds: float = 0.0
     eager_rate: float = 0.0
     compiled_rate: float = 0.0
@@ -75,14 +79,24 @@ def is_id(text: str) -> bool:
 def plain(entry: Entry) -> Entry:
     """The entry with what was measured, and without file, failure and owner."""
     return replace(
-        entry, state="seen", bytes=0, sha256="", engine="", verified=False, reason="", scope="", environment="",
-        owner_pid=0, owner_started=0.0,
+        entry, state="seen", bytes=0, sha256="", engine="", undecided=False, verified=False, reason="", scope="",
+        environment="", owner_pid=0, owner_started=0.0,
     )  # fmt: skip
 
 
 def owned(entry: Entry, pid: int) -> Entry:
     """The entry while process `pid` compiles it."""
     return replace(plain(entry), state="compiling", owner_pid=pid, owner_started=began(pid))
+
+
+def searched_by(entry: Entry, pid: int) -> Entry:
+    """The ready entry while process `pid` looks for what is faster."""
+    return replace(entry, owner_pid=pid, owner_started=began(pid))
+
+
+def in_search(entry: Entry) -> bool:
+    """Whether a living process looks for what is faster than the ready entry's file."""
+    return entry.state == "ready" and is_alive(entry.owner_pid, entry.owner_started)
 
 
 def settled(entry: Entry) -> Entry:

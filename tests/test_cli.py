@@ -847,6 +847,14 @@ def test_warming_up_tells_for_each_size_how_it_went(run: Run, model: Path, monke
     assert asked[0] == ((480, 640), UpscaleOptions(precision="fp32", tile=256))
 
 
+def test_warming_up_went_well_where_another_engine_than_torchs_compiled(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cudaspeed.upscale_engine.warm_up", lambda *_: "compiled by openvino")
+    code, _, _ = run("cache", "warm", model, "--size", "64x48", "--device", "cpu")
+    assert code == 0
+
+
 def test_a_size_that_fails_costs_only_itself(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def warm_up(model: object, size: tuple[int, int], options: UpscaleOptions, context: object) -> str:
         if size == (1, 1):

@@ -21,9 +21,10 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from cudaspeed import compile_cache
+from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
-from cudaspeed.backends import offer
+from cudaspeed.backends import offer, openvino_library
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.timing import Clock
@@ -31,7 +32,7 @@ from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage import fingerprint
 from cudaspeed.storage.artifacts import ArtifactStore
-from cudaspeed.upscale_engine import upscale, warm_up
+from cudaspeed.upscale_engine import memory_of, upscale, warm_up
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
 
@@ -499,6 +500,58 @@ def test_what_another_engine_made_is_loaded_by_it_and_the_report_says_so(
     assert engine.loads == [b"openvino"] * 2
 
 
+def test_what_a_compiled_model_holds_is_counted_before_and_while_it_is_loaded_and_let_go_of(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, content = StandIn("openvino"), b"openvino"
+    monkeypatch.setattr(offer, "ENGINES", (engine,))
+    compilers.at_once = Job.succeed
+    sessions, model, context = process(compilers), zoo.compact(), StandaloneContext("cpu")
+    assert memory_of(model, (40, 40), AUTO, context, process(compilers))[0].compiled == 0
+    assert run(sessions, model, WAIT).memory.compiled == len(compilers.jobs[0].id), "torch's own: its file"
+    improved_by(engine, compilers, content)
+    held = engine.bytes_held(len(content))
+    assert memory_of(model, (40, 40), AUTO, context, process(compilers))[0].compiled == held, "it is not loaded yet"
+    use = run(sessions, model).memory
+    assert use.compiled == held
+    assert use.total == memory_of(model, (40, 40), EAGER, context, process(compilers))[0].total + held
+    before = sessions.holdings()
+    assert (before.compiled, before.compiled_bytes) == (1, held)
+    sessions.let_go(lambda: None)
+    assert (sessions.holdings().compiled, sessions.holdings().compiled_bytes) == (0, 0)
+
+
+def test_the_engine_that_is_asked_for_computes_and_has_what_it_compiled_for_itself(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the rates say, and beside what was compiled without it."""
+    monkeypatch.setattr(openvino_library, "OPENVINO", SimpleNamespace(missing=lambda: ""))
+    monkeypatch.setattr(openvino_library, "devices_seen", lambda: {"CPU": "a processor", "GPU.0": "a", "GPU.1": "b"})
+    engine = StandIn("openvino:GPU")
+    monkeypatch.setattr(compile_cache, "engine", {engine.name: engine}.__getitem__)
+
+    def publish(job: Job) -> None:
+        job.succeed()
+        if job.request.engine:
+            improved_by(engine, compilers, engine.name.encode())
+            usage = compile_cache.Usage(eager_rate=1.0, compiled_rate=9.0)
+            ArtifactStore(Path(job.request.folder)).note(job.id, {}, usage)
+
+    compilers.at_once = publish
+    model, image = zoo.compact(), zoo.photograph(40, 40)
+    assert run(process(compilers), model, WAIT).compiling == "compiled"
+    for _ in range(2):
+        asked = StandaloneContext("openvino:GPU")
+        result = upscale(image, model, AUTO, asked, process(compilers))
+        assert (asked.device.type, result.report.compiling) == ("cpu", "compiled by openvino:GPU")
+    assert [job.request.engine for job in compilers.jobs] == ["", "openvino:GPU"]
+    assert run(process(compilers), model).compiling == "compiled"
+    with pytest.raises(BadOptionError, match="device is openvino:GPU, which computes what is compiled"):
+        upscale(image, model, EAGER, asked, process(compilers))
+    with pytest.raises(BadOptionError, match=r"openvino:GPU.0 \(a\), openvino:GPU.1 \(b\)"):
+        upscale(image, model, AUTO, StandaloneContext("openvino:NPU"), process(compilers))
+
+
 def test_what_another_engine_computes_wrongly_is_refused(compilers: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here, on this machine, whatever was found when it was compiled."""
     engine = StandIn()
@@ -617,6 +670,35 @@ def test_compiled_code_that_is_slower_here_is_left_alone(compilers: Compilers) -
     report = run(process(compilers), model)
     assert not report.compiled
     assert report.compiling == "eager: what was compiled is slower here"
+
+
+def test_what_a_busy_machine_left_undecided_is_looked_at_again_for_a_twentieth_of_the_work(
+    compilers: Compilers,
+) -> None:
+    """Neither never again, nor at every run."""
+    seconds, search = iter(range(0, 10**9, 100)), 30.0  # each look at the clock is 100 s after the one before
+    compilers.at_once = Job.succeed
+    sessions, model, context = process(compilers, lambda: float(next(seconds))), zoo.compact(), StandaloneContext("cpu")
+    assert run(sessions, model, WAIT).compiled
+    store, name = ArtifactStore(context.cache_folder), compilers.jobs[0].id
+    compilers.at_once = Job.stop  # which says nothing: it remains undecided
+    hardware = fingerprint.describe_environment(context.device)["hardware"]
+    store.searched(name, search, undecided=True)
+    began = sessions.profile(model, context).account(hardware).learning_seconds
+    runs = 0
+    while len(compilers.jobs) < 4 and runs < 100:
+        assert run(sessions, model).compiled
+        runs += 1
+        account = sessions.profile(model, context).account(hardware)
+        assert account.learning_seconds <= 0.05 * account.work_seconds
+    again = compilers.jobs[1:]
+    assert [(job.id, job.request.again) for job in again] == [(name, True)] * 3
+    assert runs >= 3 * 4, "not at every run"
+    assert account.learning_seconds - began >= 3 * search, "it is on the account of all that is found out"
+    store.searched(name, search, undecided=False)
+    for _ in range(runs // 3 + 2):
+        run(sessions, model)
+    assert len(compilers.jobs) == 4, "nothing is left to be said"
 
 
 # --- waiting, stopping, unloading ------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def of_work(
         **{name.replace("_", " "): value for name, value in asked.items()},
         **{f"resize {name}": value for name, value in resize.items()},
         "model": content_of(model.model),
-        "device": str(context.device),
+        "device": context.switches.engine or str(context.device),
         "encoder": [planned.encoder.name, planned.pixel_format, *planned.stored],
         "encoder's options": planned.options,
         "reordered frames": planned.reorders,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -9,26 +10,38 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import zoo
+from compilers import Compilers, Job
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
+from bench.harness import psnr
 from bench.model_zoo import build
-from cudaspeed.api.options import Precision
-from cudaspeed.backends import packages
+from cudaspeed.api.errors import BadOptionError
+from cudaspeed.api.options import Precision, UpscaleOptions
+from cudaspeed.backends import openvino_library, packages
 from cudaspeed.backends.errors import CompileError, TraceError
 from cudaspeed.backends.interface import Engine, Work
 from cudaspeed.backends.openvino import OpenVino
+from cudaspeed.backends.openvino_forward import OpenVinoForward
 from cudaspeed.backends.shapes import TileShapes
+from cudaspeed.commands.devices import check_device
+from cudaspeed.compile_cache import CompileCache
 from cudaspeed.compiling.aoti import Whole
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.numerics import OF_A_MODEL, compare
+from cudaspeed.memory import weights_bytes
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.storage.artifacts import ArtifactStore
+from cudaspeed.upscale_engine import upscale
 
 CPU = torch.device("cpu")
 ENGINE: Engine = OpenVino()
@@ -73,6 +86,26 @@ def test_any_size_of_a_convolutional_model(precision: Precision, size: tuple[int
 
 
 @needs_openvino
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_it_computes_in_the_precision_of_the_run_wherever_the_processor_has_it(
+    precision: Precision, tmp_path: Path
+) -> None:
+    """By itself OpenVINO takes bfloat16 for fp32, on processors that have it."""
+    work, runner = work_of(zoo.compact(), ANY_SIZE, tmp_path, precision)
+    ENGINE.build(work, tmp_path / "model")
+    forward = ENGINE.load(tmp_path / "model", CPU)
+    able = sys.modules["openvino"].Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    asked = precision if precision.upper() in able else "fp32"
+    assert isinstance(forward, OpenVinoForward)
+    hint = forward.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    assert hint == {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[asked]
+    if hint == "f32":
+        x = zoo.photograph(48, 40).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            assert psnr(forward(x), runner.forward(x)) > 90
+
+
+@needs_openvino
 def test_a_result_is_the_callers_own(tmp_path: Path) -> None:
     work, _ = work_of(zoo.compact(), ANY_SIZE, tmp_path)
     ENGINE.build(work, tmp_path / "model")
@@ -81,6 +114,32 @@ def test_a_result_is_the_callers_own(tmp_path: Path) -> None:
     kept = first.clone()
     forward(torch.ones(1, 3, 40, 40))
     torch.testing.assert_close(first, kept, atol=0, rtol=0)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("plain_kernels")
+def test_what_it_holds_in_memory_is_counted_while_it_is_loaded_and_goes_with_the_rest() -> None:
+    def publish(job: Job) -> None:
+        store, scratch = ArtifactStore(Path(job.request.folder)), Path(job.request.weights).parent
+        work, _ = work_of(model, job.shapes, scratch)
+        ENGINE.build(work, scratch / "model")
+        store.publish(job.id, scratch / "model", 30.0, ENGINE.name)
+        job.end()
+
+    def loaded() -> int:
+        gc.collect()
+        return sum(type(one) is OpenVinoForward for one in gc.get_objects())
+
+    compilers, sessions, model, before = Compilers(), SessionCache(), zoo.compact(), loaded()
+    compilers.at_once, sessions.compiles = publish, CompileCache(start=compilers.start)
+    options = UpscaleOptions(precision="fp32", compile_mode="wait")
+    report = upscale(zoo.photograph(40, 40), model, options, StandaloneContext("cpu"), sessions).report
+    assert report.compiling == "compiled by openvino"
+    assert report.memory.compiled == sessions.holdings().compiled_bytes >= 2 * weights_bytes(model.model)
+    assert loaded() == before + 1
+    sessions.let_go(lambda: None)
+    assert sessions.holdings().compiled_bytes == 0
+    assert loaded() == before
 
 
 @needs_openvino
@@ -113,6 +172,41 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
     work, _ = work_of(zoo.compact(), ANY_SIZE, tmp_path)
     with pytest.raises(CompileError, match=r"^OpenVINO finds no ABACUS here, only .*CPU"):
         OpenVino("ABACUS").build(work, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("openvino:NPU", "which OpenVINO does not see; it sees openvino:CPU (EPYC), openvino:GPU.0 (Arc)"),
+        ("openvino:", "which OpenVINO does not see"),
+        ("openvino:cpu", "which OpenVINO does not see"),
+    ],
+)
+def test_a_device_that_openvino_does_not_see_is_told_with_those_that_it_sees(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "installed_version", lambda package: "2026.4.1")
+    monkeypatch.setattr(openvino_library, "devices_seen", lambda: {"CPU": "EPYC", "GPU.0": "Arc"})
+    for good in ("openvino:CPU", "openvino:GPU", "openvino:GPU.0"):
+        check_device(good, None)
+    with pytest.raises(BadOptionError) as raised:
+        check_device(name, None)
+    assert f"device is {name!r}, {told}" in str(raised.value)
+    monkeypatch.setattr(packages, "installed_version", lambda package: "")
+    with pytest.raises(BadOptionError, match="OpenVINO is not installed: pip install openvino"):
+        check_device("openvino:CPU", None)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("plain_kernels")
+def test_a_run_on_openvinos_processor_is_computed_by_it() -> None:
+    model, image = zoo.compact(), zoo.photograph(40, 40)
+    check_device("openvino:CPU", None)
+    options = UpscaleOptions(precision="fp32")
+    result = upscale(image, model, options, StandaloneContext("openvino:CPU"), SessionCache())
+    assert result.report.compiling == "compiled by openvino"
+    truth = upscale(image, model, replace(options, compile=False), StandaloneContext("cpu"), SessionCache())
+    assert psnr(result.image, truth.image) > 90
 
 
 @needs_openvino

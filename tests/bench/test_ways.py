@@ -117,7 +117,7 @@ def test_openvino_is_a_row_where_it_is_installed(monkeypatch: pytest.MonkeyPatch
         return
     made, truth = WAYS["openvino-f32"](setting)(image), WAYS["plain-fp32"](setting)(image)
     assert made.precision == "fp32"
-    assert psnr(made.picture, truth.picture) > 80
+    assert psnr(made.picture, truth.picture) > 90, "bfloat16, which OpenVINO takes by itself, has 60"
     monkeypatch.setattr(ways, "fast_precisions", lambda device: ())
     with pytest.raises(UnavailableError, match="no native bf16"):
         WAYS["openvino-bf16"](setting)

@@ -15,6 +15,6 @@ def test_a_request_arrives_whole(shapes: TileShapes) -> None:
     eager = ExecutionMode("fp16", autocast=False, channels_last=False)
     sent = Request(
         id="a" * 24, folder="store", weights="weights.safetensors", content="c" * 64, architecture="SwinIR x2",
-        mode=mode, eager=eager, shapes=shapes, device="cuda:1", environment="e" * 24, limit=60.0,
+        mode=mode, eager=eager, shapes=shapes, device="cuda:1", environment="e" * 24, limit=60.0, again=True,
     )  # fmt: skip
     assert Request.from_json(sent.to_json()) == sent

@@ -95,6 +95,16 @@ def test_what_is_no_word_against_the_model_is_tried_again(code: str, tmp_path: P
     assert Watched(tmp_path / "store", code).end().get(ID).state == "seen"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize(("signal", "undecided"), [(11, False), (9, True)])
+def test_what_crashes_while_faster_code_is_looked_for_is_not_tried_again(
+    signal: int, undecided: bool, tmp_path: Path
+) -> None:
+    """But where the process was killed, it is."""
+    entry = Watched(tmp_path / "store", f"publish()\nos.kill(os.getpid(), {signal})").end().get(ID)
+    assert (entry.state, entry.undecided) == ("ready", undecided)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="who has left its parents is not found there")
 @pytest.mark.parametrize("code", ["sleep()", "hold_the_interpreter()"])
 def test_a_worker_that_hangs_is_ended_with_all_that_it_started(code: str, tmp_path: Path) -> None:

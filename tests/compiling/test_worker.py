@@ -44,6 +44,7 @@ class Compiling:
             monkeypatch.setattr(worker.ArtifactStore, way, self._noting(getattr(ArtifactStore, way)))
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", self._compile)
         monkeypatch.setattr(aoti, "load_package", self._load)
+        monkeypatch.setattr(worker, "load_package", self._load)
         monkeypatch.setattr(
             worker, "seconds_of_forward", lambda forward, x: self.seconds[getattr(forward, "__name__", "forward")]
         )
@@ -54,17 +55,19 @@ class Compiling:
         """These are installed beside torch's own."""
         monkeypatch.setattr(offer, "ENGINES", engines)
 
-    def run(self, limit: float = 60.0, eager: ExecutionMode | None = None) -> bytes | None:
+    def run(
+        self, limit: float = 60.0, eager: ExecutionMode | None = None, again: bool = False, engine: str = ""
+    ) -> bytes | None:
         """What the store has after it."""
         mode = ExecutionMode("fp32", autocast=False, channels_last=False)
-        assert self.store.claim(ID, {"model": "SwinIR"})
-        self.scratch.mkdir(parents=True)
+        assert self.store.search(ID) if again else self.store.claim(ID, {"model": "SwinIR"})
+        self.scratch.mkdir(parents=True, exist_ok=True)
         weights = self.scratch / "weights.safetensors"
         save_file({name: tensor.clone() for name, tensor in self.model.model.state_dict().items()}, weights)
         self._runner = ModelRunner(self.model, mode)
         request = Request(
             ID, str(self.store.folder), str(weights), content_of(self.model.model), architecture_of(self.model),
-            mode, eager or mode, TileShapes.one(24, 32), "cpu", "here", limit,
+            mode, eager or mode, TileShapes.one(24, 32), "cpu", "here", limit, again, engine,
         )  # fmt: skip
         (self.scratch / "request.json").write_text(request.to_json())
         main(str(self.scratch / "request.json"))
@@ -247,6 +250,61 @@ def test_an_engine_that_computes_something_else_is_left_out(
     compiling.seconds |= {"stand-in": 0.1, "tuned": 2.0}
     assert compiling.run() == USUAL
     assert "stand-in is left out: its result is wrong" in caplog.text
+
+
+@pytest.mark.parametrize(("engine", "tuned", "kept"), [(0.4, 0.7, b"stand-in"), (0.7, 0.4, TUNED), (2.0, 2.0, USUAL)])
+def test_what_a_busy_machine_left_undecided_is_decided_when_it_is_looked_at_again(
+    engine: float, tuned: float, kept: bytes, compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling.seconds |= {"stand-in": engine, "tuned": tuned}
+    compiling.engines(monkeypatch, StandIn())
+    with monkeypatch.context() as busy:
+        busy.setattr(worker, "taking_turns", lambda works: [[work(), 9.0] for work in works])
+        assert compiling.run() == USUAL
+    entry = compiling.store.get(ID)
+    assert entry.undecided
+    assert entry.search_seconds > 0
+    usual = len(compiling.ways)
+    assert compiling.run(again=True) == kept
+    assert all(way.get("max_autotune") for way in compiling.ways[usual:]), "what is there is not compiled again"
+    entry = compiling.store.get(ID)
+    assert (entry.state, entry.undecided) == ("ready", False)
+    assert entry.compiled_rate * 24 * 32 / 1e6 == pytest.approx(min(engine, tuned, 1.0))
+
+
+def test_looking_again_costs_nothing_of_what_is_there_where_it_fails(
+    compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as busy:
+        busy.setattr(worker, "taking_turns", lambda works: [[work(), 9.0] for work in works])
+        compiling.run()
+    compiling.failure = RuntimeError("No working C++ compiler found")
+    assert compiling.run(again=True) == USUAL
+    entry = compiling.store.get(ID)
+    assert (entry.state, entry.undecided) == ("ready", False), "that is no busy machine"
+
+
+def test_the_engine_that_is_asked_for_compiles_it_and_no_other_whatever_is_faster(
+    compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, other = StandIn("asked"), StandIn("other")
+    compiling.engines(monkeypatch, other, asked)
+    compiling.seconds |= {"asked": 9.0, "other": 0.1}
+    assert compiling.run(engine="asked") == b"asked"
+    assert not compiling.ways and not other.works, "neither is torch's compiler asked"
+    entry = compiling.store.get(ID)
+    assert (entry.engine, entry.undecided, entry.compiled_rate) == ("asked", False, 0)
+
+
+@pytest.mark.parametrize("missing", ["", "it is not installed: pip install it"])
+def test_why_the_engine_that_is_asked_for_cannot_is_told(
+    missing: str, compiling: Compiling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StandIn("asked", missing)
+    engine.fails = CompileError("it lacks aten::roll")
+    compiling.engines(monkeypatch, engine)
+    assert compiling.run(engine="asked") is None
+    assert compiling.store.get(ID).reason == (missing or "it lacks aten::roll")
 
 
 def test_an_engine_that_is_not_there_is_not_asked(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,25 @@ def test_what_was_compiled_is_there_for_the_next_process(store: ArtifactStore, s
     assert entry.sha256 == hashlib.sha256(b"machine code").hexdigest()
     assert 0 <= time.time() - entry.used < 60
     assert 0 <= time.time() - entry.created < 60
-    assert (entry.owner_pid, entry.owner_started) == (0, 0.0)
+    assert entry.owner_pid == os.getpid(), "which may go on to look for what is faster"
+
+
+def test_one_process_at_a_time_looks_for_what_is_faster_until_nothing_is_undecided(
+    store: ArtifactStore, start: Any
+) -> None:
+    publish(store)
+    assert not store.search(ID), "this one is at it, since it has compiled it"
+    store.searched(ID, 5.0, undecided=True)
+    child = start("print(store.search(ID))").ready().go()
+    assert child.rest()[0] == "True"
+    assert store.search(ID), "the child is gone, and has said nothing"
+    assert not store.search(ID)
+    store.release(ID)
+    assert store.search(ID), "it was given up"
+    store.searched(ID, 0.0, undecided=False)
+    assert not store.search(ID)
+    entry = store.get(ID)
+    assert (entry.state, entry.search_seconds, entry.owner_pid) == ("ready", 5.0, 0)
 
 
 def test_the_index_is_for_people_too(store: ArtifactStore) -> None:
@@ -287,8 +305,9 @@ def test_a_claim_handed_to_a_child_lives_and_dies_with_the_child(store: Artifact
     assert store.get(ID).state == "seen"
 
 
-def test_giving_up_or_handing_over_what_is_not_being_compiled_changes_nothing(store: ArtifactStore) -> None:
+def test_giving_up_or_handing_over_what_nobody_works_on_changes_nothing(store: ArtifactStore) -> None:
     path = publish(store)
+    store.searched(ID, 5.0, undecided=True)
     before = store.entries()
     for entry_id in (ID, OTHER):
         store.release(entry_id)

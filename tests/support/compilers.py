@@ -67,6 +67,7 @@ class Job:
 
     def succeed(self, seconds: float = 30.0) -> None:
         self.publish(seconds)
+        self._store.searched(self.id, seconds, undecided=False)
         self._over = True
 
     def publish(self, seconds: float = 30.0) -> None:
