@@ -1,9 +1,10 @@
 """Layer times that ship: for processors on which they were measured, by the instructions that torch finds in them.
 
-`measured/` has a file for each, made by `python -m bench.layer_table`: seconds for a megapixel of a layer. Only ways are
-compared by it, so that it holds for processors of other speeds. One thread, the least of 12 calls in the processor's own
-time, torch 2.11. AVX2: an AMD EPYC of Zen 3 (512 KiB of second-level cache), beside eight other processes on two cores,
-2026-11-26. AVX512: one of Zen 4 (1 MiB), which knows bfloat16, beside some five others, 2026-11-27.
+`measured/` has a file for each, made by `python -m bench.layer_table`: seconds for a megapixel of a layer. Only ways
+are compared by it, so that it holds for processors of other speeds. One thread, the least of 12 calls in the
+processor's own time, torch 2.11. AVX2: an AMD EPYC of Zen 3 (512 KiB of second-level cache), beside eight other
+processes on two cores, 2026-11-26. AVX512: one of Zen 4 (1 MiB), which knows bfloat16, beside some five others,
+2026-11-27.
 """
 
 from __future__ import annotations
