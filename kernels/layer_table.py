@@ -38,4 +38,6 @@ def shipped_times() -> LayerTimes:
 def _read(rows: Iterable[dict[str, str]]) -> Iterator[tuple[tuple[LayerKind, Way], float]]:
     for row in rows:
         kind = LayerKind(cast(LayerName, row["layer"]), tuple(map(int, row["sizes"].split("x"))))
-        yield from (((kind, way), float(row[way])) for way in _WAYS if row[way])
+        for way in _WAYS:
+            if row[way]:
+                yield (kind, way), float(row[way])
