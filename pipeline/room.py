@@ -1,4 +1,4 @@
-"""Where memory does not suffice: how that is told, and what is remembered of it for later runs."""
+"""A device's memory for a run: where it does not suffice, and what of the heap stays from one forward to the next."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from ..api.context import RunContext
 from ..api.errors import CudaspeedError, OutOfMemoryError
 from ..api.options import UpscaleOptions
 from ..memory import allowed_bytes, pixels_within, weights_bytes, working_bytes
+from ..storage.heap_reserve import HeapReserve
+from ..storage.memory_limits import has_own_limits
 from .fallback import ForwardCost
 from .scheduler import Limits
 from .session_cache import MemoryLimit, SessionCache
 
 _MUCH_MORE = 2.0  # times what was free when memory ran out: what was found out then says nothing now
+# A forward's bytes, twice, since not all that is free is where it fits; and what else is in work. Less than the least
+# the C library keeps by itself.
+_FORWARDS = 2
+_LEAST_RESERVE, _MOST_RESERVE = 32 << 20, 1 << 30
 
 
 class Room:
-    """A device's memory, for one run of the model with this `name`."""
+    """A device's memory, for one run of the model with this `name`; `give_back` ends what the run reserved."""
 
     def __init__(self, name: str, options: UpscaleOptions, context: RunContext, shared: SessionCache) -> None:
         self._name, self._context = name, context
         self._remembers, self._found = not options.reproducible, shared.memory_limits
+        self._reserve = HeapReserve()
 
     @contextmanager
     def needed_for(self, what: str) -> Iterator[None]:
@@ -67,3 +74,18 @@ class Room:
         device = self._context.device
         working = working_bytes(cost.at_hand(device), pixels, device)
         self._found[str(device)] = MemoryLimit(working, self._context.free_bytes())
+
+    def reserve(self, cost: ForwardCost, pixels: int) -> None:
+        """Have the heap keep what forwards of so many input pixels take, on a CPU, until `give_back`. Where the process
+        has limits of its own, against which that counts, used or not, it is left alone."""
+        device = self._context.device
+        if device.type != "cpu":
+            return
+        size = min(_FORWARDS * working_bytes(cost.at_hand(device), pixels, device), _MOST_RESERVE)
+        if size >= _LEAST_RESERVE and not has_own_limits():
+            left = allowed_bytes(device)
+            self._reserve.hold(size if left is None else min(size, left))
+
+    def give_back(self) -> None:
+        """The heap is the C library's again; also where nothing was reserved."""
+        self._reserve.let_go()

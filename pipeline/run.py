@@ -151,6 +151,7 @@ class Pipeline:
         """
         session, limits = self._session, self._forwards.limits
         first = start = self.outcome.frames_done
+        session.room.reserve(session.chain.now.cost, schedule.pixels)
         upcoming, in_flight = Upcoming(self._source, self._still, self._options.batch_size), deque[Work]()
         self._finished.clear()
         self._still.begin(schedule.keeps_tiles)

@@ -95,6 +95,7 @@ class Session:
             if hasattr(self, "chain"):
                 self._keep_what_was_learned(well=kind is None)
         finally:
+            self.room.give_back()
             self.peaks.__exit__()
             self._standing_back.__exit__(None, None, None)
             self._shared.end()

@@ -114,7 +114,7 @@ class HeapTrimmer:
 
 def trim_heap() -> None:
     """Give back what lies free between other things, in all heaps, and the main one's top. Takes some milliseconds."""
-    library = _gnu()
+    library = gnu_library()
     if library is not None:
         library.malloc_trim(0)
 
@@ -125,7 +125,7 @@ def trim_top() -> None:
     All of the top is asked for, untouched but for the head of each block, and freed but for its end: then it lies
     between other things.
     """
-    library = _gnu()
+    library = gnu_library()
     if library is None or threading.current_thread() is threading.main_thread():
         return
     blocks: list[int] = []
@@ -145,8 +145,9 @@ def trim_all() -> None:
 
 
 @functools.cache
-def _gnu() -> ctypes.CDLL | None:
-    """GNU's C library, whose functions let other Python threads run meanwhile; None where it is another."""
+def gnu_library() -> ctypes.CDLL | None:
+    """GNU's C library, whose functions let other Python threads run meanwhile; None where it is another, or another
+    allocator was loaded before it, whose blocks are not its own."""
     if sys.platform != "linux":
         return None
     try:
@@ -154,9 +155,11 @@ def _gnu() -> ctypes.CDLL | None:
         library.malloc_trim.argtypes, library.malloc_trim.restype = (ctypes.c_size_t,), ctypes.c_int
         library.malloc.argtypes, library.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
         library.free.argtypes, library.free.restype = (ctypes.c_void_p,), None
+        its_own = ctypes.CDLL("libc.so.6").malloc
     except (OSError, AttributeError):  # musl's
         return None
-    return library
+    address, its_address = (ctypes.cast(function, ctypes.c_void_p).value for function in (library.malloc, its_own))
+    return library if address == its_address else None
 
 
 TRIMMER = HeapTrimmer(trim_heap, trim_top)

@@ -34,7 +34,7 @@ def in_a_thread(work: Callable[[], object]) -> None:
     thread.join()
 
 
-GNU = pytest.mark.skipif(sys.platform != "linux" or heap._gnu() is None, reason="another C library")
+GNU = pytest.mark.skipif(sys.platform != "linux" or heap.gnu_library() is None, reason="another C library")
 
 
 @GNU
@@ -65,7 +65,7 @@ def test_a_threads_memory_goes_back_to_the_system_that_no_other_could_give_back(
 TOP = """
 import ctypes, threading
 import psutil
-from cudaspeed.storage.heap import trim_heap, trim_top, _gnu
+from cudaspeed.storage.heap import trim_heap, trim_top, gnu_library
 
 def held(library, sizes):
     blocks = [library.malloc(size) for size in sizes]
@@ -75,7 +75,7 @@ def held(library, sizes):
         library.free(block)
 
 def work():
-    resident, library = psutil.Process().memory_info, _gnu()
+    resident, library = psutil.Process().memory_info, gnu_library()
     held(library, [31 << 20])  # mapped, after which so much is kept
     before = resident().rss
     held(library, [4 << 20] * 8)
@@ -91,7 +91,7 @@ thread.join()
 
 
 def test_a_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap, "_gnu", lambda: None)
+    monkeypatch.setattr(heap, "gnu_library", lambda: None)
     trim_heap()
     in_a_thread(trim_top)
 

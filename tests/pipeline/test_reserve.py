@@ -1,0 +1,149 @@
+"""On a CPU the pages that a run's forwards work in stay from one to the next, and go when it ends, however it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from clocks import new_sessions
+from torch import Tensor
+
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.pipeline import room
+from cudaspeed.storage import heap
+from cudaspeed.storage.heap_reserve import HeapReserve
+from cudaspeed.upscale_engine import upscale
+
+FILM = zoo.photograph(120, 160, frames=3)
+
+
+def spread(y: Tensor) -> Tensor:
+    """Takes 160 times what `y` does, for a moment."""
+    return torch.stack([y + 0 for _ in range(80)]).mean(0)
+
+
+class Holds:
+    """What is asked to be held, and whether it is held now."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.now = False
+        monkeypatch.setattr(HeapReserve, "hold", lambda _, size: self._hold(size))
+        monkeypatch.setattr(HeapReserve, "let_go", lambda _: self._let_go())
+
+    def _hold(self, size: int) -> None:
+        self.sizes.append(size)
+        self.now = True
+
+    def _let_go(self) -> None:
+        self.now = False
+
+
+def run(film: Tensor, change: Callable[[Tensor], Tensor] = spread) -> None:
+    options = UpscaleOptions(compile=False, precision="fp32")
+    upscale(film, zoo.toy(2, change), options, StandaloneContext("cpu"), new_sessions())
+
+
+@pytest.fixture
+def holds(monkeypatch: pytest.MonkeyPatch) -> Holds:
+    monkeypatch.setattr(room, "has_own_limits", lambda: False)
+    monkeypatch.setattr(room, "allowed_bytes", lambda _: None)
+    return Holds(monkeypatch)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or heap.gnu_library() is None, reason="another C library")
+@pytest.mark.skipif(room.has_own_limits(), reason="nothing is reserved here")
+def test_later_forwards_of_a_run_get_hardly_any_new_pages() -> None:
+    """In processes of their own: what the C library has learned to keep depends on what was before."""
+    with_it, without = faults("as it is"), faults("without")
+    assert without > 4000, "else this shows nothing"
+    assert with_it < without / 10
+
+
+def faults(how: str) -> int:
+    """The most that a forward of a film met, after the first two."""
+    support = Path(__file__).parents[1] / "support"
+    command = [sys.executable, "-c", FAULTS, str(support), how]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    return max(map(int, told.stdout.split()[2:]))
+
+
+FAULTS = """
+import resource, sys
+sys.path.append(sys.argv[1])
+import torch, zoo
+from clocks import new_sessions
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.storage.heap_reserve import HeapReserve
+from cudaspeed.upscale_engine import upscale
+
+if sys.argv[2] == "without":
+    HeapReserve.hold = lambda *_: None
+met = lambda: resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+def forward(y):
+    before = met()
+    made = y + sum(part.mean() * 0 for part in [y + 0 for _ in range(40)])
+    if y.shape[-2:] == (480, 640) and y.device.type == "cpu":
+        print(met() - before)
+    return made
+
+torch.set_num_threads(1)
+options = UpscaleOptions(compile=False, precision="fp32")
+upscale(zoo.photograph(240, 320, frames=6), zoo.toy(2, forward), options, StandaloneContext("cpu"), new_sessions())
+"""
+
+
+def test_room_for_a_forward_is_held_as_long_as_the_run_lasts(holds: Holds) -> None:
+    held: list[bool] = []
+
+    def change(y: Tensor) -> Tensor:
+        held.append(holds.now)
+        return spread(y)
+
+    run(FILM, change)
+    assert held[-3:] == [True] * 3
+    assert not holds.now
+    taken = 80 * 2 * 120 * 160 * 4 * 3 * 4
+    assert taken < holds.sizes[0] < 4 * taken
+
+
+def test_it_is_let_go_of_when_a_run_is_interrupted(holds: Holds) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    class Context(StandaloneContext):
+        def raise_if_interrupted(self) -> None:
+            if holds.now:
+                raise Interrupted
+
+    with pytest.raises(Interrupted):
+        upscale(FILM, zoo.toy(2, spread), UpscaleOptions(compile=False), Context("cpu"), new_sessions())
+    assert holds.sizes
+    assert not holds.now
+
+
+def test_small_pictures_have_no_need_of_it(holds: Holds) -> None:
+    run(zoo.photograph(64, 64), lambda y: y)
+    assert not holds.sizes
+
+
+def test_a_process_with_limits_of_its_own_is_left_alone(holds: Holds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "has_own_limits", lambda: True)
+    run(FILM)
+    assert not holds.sizes
+
+
+def test_no_more_than_a_container_leaves_is_held(holds: Holds, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = 90 << 20
+    monkeypatch.setattr(room, "allowed_bytes", lambda _: left)
+    run(FILM)
+    assert holds.sizes == [left]

@@ -1,0 +1,108 @@
+"""What a thread works in again and again stays with it meanwhile, and goes afterwards."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from children import run_limited
+
+from cudaspeed.storage import heap, heap_reserve
+from cudaspeed.storage.heap_reserve import HeapReserve
+
+MEGABYTE = 1 << 20
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or heap.gnu_library() is None, reason="another C library")
+
+
+@pytest.mark.parametrize("thread", ["main", "another"])
+def test_what_is_reserved_is_faulted_in_once_and_is_back_afterwards(thread: str) -> None:
+    """In a process of its own: what the C library has learned to keep depends on what was before."""
+    ended = run_limited(["-c", WORK, thread])
+    without, with_it, before, kept, after = map(int, ended.out.split())
+    pages = 240 * MEGABYTE // 4096
+    assert without > pages, f"else this shows nothing {ended.err}"
+    assert with_it < pages / 20
+    assert kept - before > 200 * MEGABYTE, "it was there all the time"
+    assert after - before < 20 * MEGABYTE
+
+
+WORK = """
+import ctypes, resource, sys, threading
+import psutil
+from cudaspeed.storage.heap import gnu_library, trim_all
+from cudaspeed.storage.heap_reserve import HeapReserve
+
+library, resident = gnu_library(), lambda: psutil.Process().memory_info().rss
+
+def forward():
+    blocks = [library.malloc(16 << 20) for _ in range(15)]
+    for block in blocks:
+        ctypes.memset(block, 1, 16 << 20)
+    for block in blocks:
+        library.free(block)
+
+def faults_of_later_ones():
+    forward()
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for _ in range(3):
+        forward()
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+def work():
+    without = faults_of_later_ones()
+    trim_all()
+    reserve, before = HeapReserve(), resident()
+    reserve.hold(480 << 20)
+    with_it = faults_of_later_ones()
+    kept = resident()
+    reserve.let_go()
+    trim_all()
+    print(without, with_it, before, kept, resident())
+
+if sys.argv[1] == "main":
+    work()
+else:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_where_there_is_not_so_much_nothing_is_held() -> None:
+    ended = run_limited(["-c", TOO_MUCH], gigabytes=4)
+    assert (ended.code, ended.out) == (0, "True True\n"), ended.err
+
+
+TOO_MUCH = """
+import psutil
+from cudaspeed.storage.heap import gnu_library
+from cudaspeed.storage.heap_reserve import HeapReserve
+size = lambda: psutil.Process().memory_info().vms
+reserve, before = HeapReserve(), size()
+reserve.hold(1 << 40)
+print(size() - before < 64 << 20, bool(gnu_library().malloc(1 << 30)))
+reserve.let_go()
+"""
+
+
+def test_where_a_user_has_such_blocks_mapped_nothing_is_held() -> None:
+    ended = run_limited(["-c", MAPPED], {"MALLOC_MMAP_THRESHOLD_": "65536"})
+    assert (ended.code, ended.out) == (0, "True\n"), ended.err
+
+
+MAPPED = """
+import psutil
+from cudaspeed.storage.heap_reserve import HeapReserve
+size = lambda: psutil.Process().memory_info().vms
+reserve, before = HeapReserve(), size()
+reserve.hold(480 << 20)
+print(size() - before < 1 << 20)
+"""
+
+
+def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap_reserve, "gnu_library", lambda: None)
+    reserve = HeapReserve()
+    reserve.hold(480 * MEGABYTE)
+    reserve.let_go()
