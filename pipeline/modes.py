@@ -77,10 +77,13 @@ class ModeChooser:
     def _choose(self, pixels: int, piece: Piece) -> Choice:
         asked, device = self._options.precision, self._context.device
         precisions = considered(asked, self._model, device, self._context.switches.precisions)
-        ways = [way for precision in precisions for way in self._ways(precision, pixels)]
-        if device.type == "cpu" and not self._options.reproducible:
-            together = [ways] if asked == "auto" else [[w for w in ways if w.precision == p] for p in precisions]
-            ways = [way for some in together for way in self._fastest_first(some)]
+        ways_of = {precision: [*self._ways(precision, pixels)] for precision in precisions}
+        timed = device.type == "cpu" and not self._options.reproducible
+        if timed and asked != "auto" and len(ways_of.get("bf16", ())) > 1:
+            ways_of["bf16"] = self._fastest_first(ways_of["bf16"])
+        ways = [way for some in ways_of.values() for way in some]
+        if timed and asked == "auto":
+            ways = self._fastest_first(ways)
         left: dict[str, str] = {}
         for mode in ways:
             if reason := not self._options.reproducible and self._profile.known.raised.get(self._place(mode)):
@@ -211,7 +214,8 @@ class ModeChooser:
         verdict = self._profile.known.trials.get(self._place(mode))
         if verdict is not None:
             return not verdict
-        truth = next(way for way in [*ways, self._usual("fp32", False)] if not self._takes_trial(way))
+        known = (way for way in [*ways, self._usual("fp32", False)] if not self._takes_trial(way))
+        truth = self._usual("fp32", False) if mode.only_products else next(known)
         picture = piece()
         if picture is None:
             picture = probe_picture(self._model)

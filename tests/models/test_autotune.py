@@ -105,7 +105,11 @@ def test_what_fails_is_not(model, context, monkeypatch) -> None:
 def test_there_is_no_other_way_where_it_would_be_less_precise_or_is_none(model, context, monkeypatch) -> None:
     half, folder = ExecutionMode("bf16", autocast=True, channels_last=True), context.cache_folder
     assert by_our_kernels(model.model, PLAIN, folder) == [OURS]
-    assert by_our_kernels(model.model, half, folder) == [], "they compute in float32"
+    monkeypatch.setattr(winograd, "multiplies_bfloat16", lambda: True)
+    products = replace(OURS, precision="bf16")
+    assert by_our_kernels(model.model, half, folder) == [products]
+    monkeypatch.setattr(winograd, "multiplies_bfloat16", lambda: False)
+    assert by_our_kernels(model.model, half, folder) == [], "they would multiply float32"
     attention, half_attention = replace(PLAIN, kernels="attention"), replace(half, kernels="attention")
     assert by_our_kernels(zoo.swinir().model, PLAIN, folder) == [OURS], "its convolutions and its attention"
     assert by_our_kernels(zoo.swinir().model, half, folder) == [half_attention]

@@ -119,7 +119,9 @@ def test_the_host_is_asked_for_room_before_anything_gets_smaller() -> None:
     assert device.forwards == [(1, 64, 64)]
 
 
-def test_a_limit_is_remembered_for_the_device_and_whatever_precision() -> None:
+def test_a_limit_is_remembered_for_the_device_and_whatever_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes: here bf16 is computed by way of fp32, and takes as many."""
+    monkeypatch.setattr("cudaspeed.pipeline.fallback.fast_precisions", lambda device: ())
     sessions, image = new_sessions(), zoo.photograph(128, 128)
     whole = UpscaleOptions("fp32", compile=False)
     run(device := Device(most=64 * 64), image, whole, sessions)
