@@ -182,7 +182,7 @@ class ModeChooser:
         module, folder, text = self._model.model, self._context.cache_folder, ""
         found = by_our_kernels(module, usual, folder)
         until = time.monotonic() + self._patience(pixels) if found is None else 0.0
-        while found is None and time.monotonic() < until:
+        while found is None and time.monotonic() + _ASKED_AGAIN < until:
             text = "kernels for this machine are being built, once"
             self._context.say(text)
             self._context.raise_if_interrupted()
