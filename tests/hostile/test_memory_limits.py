@@ -91,7 +91,7 @@ else:
         (70, (600, 800, 3), "done"),
         (20, (600, 800, 3), "OutOfMemoryError the result, 1 frame(s) of 1600x1200, takes 0.02 GiB"),
         (80, (600, 800, 4), "OutOfMemoryError the result, 1 frame(s) of 1600x1200, takes 0.03 GiB"),
-        (60, (300, 400, 4), "done"),
+        (75, (300, 400, 4), "done"),
     ],
 )
 @pytest.mark.parametrize("kind", ["control group", "address space"])

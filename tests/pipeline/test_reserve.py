@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,12 +68,13 @@ def test_later_forwards_of_a_run_get_hardly_any_new_pages() -> None:
 
 
 def faults(how: str) -> int:
-    """The most that a forward of a film met, after the first two."""
+    """What a forward of a film met after the first two: in the middle of them, since some begin on an empty heap, by
+    which it is seen what they take."""
     support = Path(__file__).parents[1] / "support"
     command = [sys.executable, "-c", FAULTS, str(support), how]
     told = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert told.returncode == 0, told.stderr
-    return max(map(int, told.stdout.split()[2:]))
+    return statistics.median_low(map(int, told.stdout.split()[2:]))
 
 
 FAULTS = """
@@ -98,7 +100,7 @@ def forward(y):
 
 torch.set_num_threads(1)
 options = UpscaleOptions(compile=False, precision="fp32")
-upscale(zoo.photograph(240, 320, frames=6), zoo.toy(2, forward), options, StandaloneContext("cpu"), new_sessions())
+upscale(zoo.photograph(240, 320, frames=9), zoo.toy(2, forward), options, StandaloneContext("cpu"), new_sessions())
 """
 
 
