@@ -12,7 +12,9 @@ import ctypes
 
 from .heap import gnu_library
 
-_LARGEST_KEPT = (32 << 20) - 4096  # bytes, with a page for its head: as large as the library learns to take from heaps
+# Bytes, with a page for its head. When a mapped block is freed, the library takes such from heaps from then on, if its
+# size, in which a flag is set, is no more than 32 MiB: one of just these teaches it nothing.
+_LARGEST_KEPT = (32 << 20) - 2 * 4096
 _BLOCK = 4 << 20  # bytes: few calls, and little of a thread's heap of 64 MiB is lost at its end
 _WORD = ctypes.sizeof(ctypes.c_size_t)
 _IS_MAPPED = 2  # in a block's size, which lies before it
