@@ -22,6 +22,7 @@ _MUCH_MORE = 2.0  # times what was free when memory ran out: what was found out 
 # the C library keeps by itself.
 _FORWARDS = 2
 _LEAST_RESERVE, _MOST_RESERVE = 32 << 20, 1 << 30
+_PLENTY = 4  # times what is reserved has to be free: all of it may come to be held, with gaps in it
 
 
 class Room:
@@ -76,15 +77,16 @@ class Room:
         self._found[str(device)] = MemoryLimit(working, self._context.free_bytes())
 
     def reserve(self, cost: ForwardCost, pixels: int) -> None:
-        """Have the heap keep what forwards of so many input pixels take, on a CPU, until `give_back`. Where the process
-        has limits of its own, against which that counts, used or not, it is left alone."""
+        """Have the heap keep what forwards of so many input pixels take, on a CPU, until `give_back`. Where memory is
+        scarce, or the process has limits of its own, against which that counts, used or not, it is left alone."""
         device = self._context.device
         if device.type != "cpu":
             return
         size = min(_FORWARDS * working_bytes(cost.at_hand(device), pixels, device), _MOST_RESERVE)
         if size >= _LEAST_RESERVE and not has_own_limits():
-            left = allowed_bytes(device)
-            self._reserve.hold(size if left is None else min(size, left))
+            left, free = allowed_bytes(device), self._context.free_bytes()
+            if _PLENTY * size <= (free if left is None else min(free, left)):
+                self._reserve.hold(size)
 
     def give_back(self) -> None:
         """The heap is the C library's again; also where nothing was reserved."""

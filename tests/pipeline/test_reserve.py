@@ -55,6 +55,7 @@ def run(film: Tensor, change: Callable[[Tensor], Tensor] = spread) -> None:
 def holds(monkeypatch: pytest.MonkeyPatch) -> Holds:
     monkeypatch.setattr(room, "has_own_limits", lambda: False)
     monkeypatch.setattr(room, "allowed_bytes", lambda _: None)
+    monkeypatch.setattr(StandaloneContext, "free_bytes", lambda _: 16 << 30)
     return Holds(monkeypatch)
 
 
@@ -144,8 +145,14 @@ def test_a_process_with_limits_of_its_own_is_left_alone(holds: Holds, monkeypatc
     assert not holds.sizes
 
 
-def test_no_more_than_a_container_leaves_is_held(holds: Holds, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = 90 << 20
-    monkeypatch.setattr(room, "allowed_bytes", lambda _: left)
+@pytest.mark.parametrize("scarce", ["in its container", "on the machine"])
+def test_where_memory_is_scarce_nothing_is_held(scarce: str, holds: Holds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is freed within what is held stays with the process, which would be ended for it."""
     run(FILM)
-    assert holds.sizes == [left]
+    (wanted,) = holds.sizes
+    if scarce == "in its container":
+        monkeypatch.setattr(room, "allowed_bytes", lambda _: 2 * wanted)
+    else:
+        monkeypatch.setattr(StandaloneContext, "free_bytes", lambda _: 2 * wanted)
+    run(FILM)
+    assert holds.sizes == [wanted]
