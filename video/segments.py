@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..api.errors import OutputError
 from ..storage.files import sha256_of
 from .colour import FromPixels
+from .encoding import Encoding
 from .formats import FilmFormat
 from .pyav import load_av
 from .records import KnownFrame, KnownPacket, Segment, Times
@@ -120,18 +121,17 @@ class _OpenSegment:
         self.packets: list[KnownPacket] = []
         self._file = path.open("wb")
         self._container = self._av.open(self._file, "w", format=_CONTAINER)
-        self._stream = self._container.add_stream(
-            planned.encoder.name, rate=planned.rate, options=dict(planned.options)
-        )
-        planned.set_up(self._stream.codec_context)
+        stream = self._container.add_stream(planned.encoder.name, rate=planned.rate, options=dict(planned.options))
+        planned.set_up(stream.codec_context)
+        self._encoding = Encoding(stream)
         self._closed = False
 
     def write(self, frame: Any) -> None:
-        self._guarded(lambda: self._mux(self._stream.encode(frame)))
+        self._guarded(lambda: self._mux(self._encoding.packets_of(frame)))
 
     def close(self) -> None:
         """All of it is on the disk when this returns."""
-        self._guarded(lambda: self._mux(self._stream.encode()))
+        self._guarded(lambda: self._mux(self._encoding.rest()))
         self._closed = True
         self._guarded(self._container.close)
         self._file.flush()

@@ -14,6 +14,7 @@ from ..api.errors import OutputError
 from .colour import FromPixels
 from .copies import Copier, CopyPlan
 from .encoders import CONTAINERS
+from .encoding import Encoding
 from .formats import FilmFormat
 from .pyav import load_av
 
@@ -57,6 +58,7 @@ class FilmWriter:
         try:
             self._container = open_output(self._file, self._format.ending, self._tags)
             self._stream = self._add_film()
+            self._encoding = Encoding(self._stream)
             self._copier = Copier(self._container, self._reader, self._copies, self._format.ending)
             given = self._reader.tags
             self._container.metadata.update({**_without(given.of_file, NOT_COPIED), **self._tags})
@@ -82,7 +84,7 @@ class FilmWriter:
         """The next frame [H, W, C] of 0..1, at `pts` and for `duration` ticks of the film's time base."""
         frame = self._from_pixels(padded(pixels, self._format.stored))
         frame.pts, frame.duration, frame.time_base = pts, duration, self._format.time_base
-        self._guarded(lambda: self._container.mux(self._stream.encode(frame)))
+        self._guarded(lambda: self._container.mux(self._encoding.packets_of(frame)))
 
     def put(self, packet: Packet[Any]) -> None:
         """The film's next packet, with its times."""
@@ -114,7 +116,7 @@ class FilmWriter:
         return stream
 
     def _flush(self) -> None:
-        left = self._stream.encode()  # to be told of the end, SVT-AV1 asks even where it was given nothing
+        left = self._encoding.rest()  # to be told of the end, SVT-AV1 asks even where it was given nothing
         if self._encoded is None:
             self._container.mux(left)
 

@@ -202,7 +202,7 @@ def test_hdr_10_comes_back(tmp_path: Path, codec: str) -> None:
 
 def test_an_encoder_that_does_not_write_hdr_10_says_so(tmp_path: Path) -> None:
     look = Look("libx265", "yuv420p10le", colour=(9, 1, 9, 16), options={"x265-params": "log-level=none:max-cll=9,4"})
-    make_film(tmp_path / "film.mkv", every(40, 2), look)
+    make_film(tmp_path / "film.mkv", every(40, 3), look)
     _, told = rewrite(tmp_path / "film.mkv", tmp_path / "out.mkv", VideoOptions("ffv1"))
     assert len(told) == 1 and "HDR10" in told[0] and "libx265" in told[0]
 
