@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ from torch import Tensor
 
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.host.standalone import StandaloneContext, compiled_folder
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.models.loader import load_model
 from cudaspeed.pipeline.session_cache import SessionCache
 
 from .harness import synchronize
 from .photograph import photograph
+
+try:
+    _host: Any = import_module("cudaspeed.host.standalone")
+except ModuleNotFoundError:  # a checkout from before that room
+    _host = import_module("cudaspeed.host")
 
 Record = dict[str, Any]
 
@@ -41,7 +46,7 @@ class Caller:
 
     def __init__(self, kind: str, file: Path, image: Tensor, device: str) -> None:
         self._call: Callable[[Record], tuple[Tensor, Record]] = getattr(self, f"_{kind}")
-        self._file, self._image, self._context = file, image, StandaloneContext(device)
+        self._file, self._image, self._context = file, image, _host.StandaloneContext(device)
         self._model = load_model(file)
         self._sessions: dict[str, SessionCache] = {}
         self.scale = self._model.scale
@@ -89,7 +94,7 @@ class Caller:
 
 def build_kernels() -> Record:
     """Build what there is for CPUs, as some earlier session on this machine would have: "built" tells whether it is."""
-    until, folder = time.monotonic() + _BUILDING, compiled_folder()
+    until, folder = time.monotonic() + _BUILDING, _host.compiled_folder()
     prepares = (winograd.prepare, window_attention.prepare)
     while not (built := all(prepare(folder) for prepare in prepares)) and time.monotonic() < until:
         time.sleep(_ASKED_AGAIN)

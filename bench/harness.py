@@ -26,7 +26,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from cudaspeed.api.installed import installed_version
 from cudaspeed.storage.fingerprint import describe_environment
 
 Record = dict[str, Any]
@@ -207,6 +206,9 @@ class Results:
 
 def describe_run(device: torch.device) -> Record:
     """Where, when, with what and how this process was started."""
+    # Not above: older checkouts, which `bench.caller` runs with `synchronize` of this file, lack it.
+    from cudaspeed.api.installed import installed_version
+
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
