@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.models.loader import load_model
 from cudaspeed.pipeline.session_cache import SessionCache
 
@@ -37,6 +37,7 @@ except ModuleNotFoundError:  # a checkout from before that room
 
 Record = dict[str, Any]
 
+_KERNELS = "winograd", "window_attention", "linear"  # as far as a checkout has them
 _BUILDING = 30.0  # seconds after which our kernels are taken for such as cannot be built here
 _ASKED_AGAIN = 0.2
 
@@ -95,7 +96,8 @@ class Caller:
 def build_kernels() -> Record:
     """Build what there is for CPUs, as some earlier session on this machine would have: "built" tells whether it is."""
     until, folder = time.monotonic() + _BUILDING, _host.compiled_folder()
-    prepares = (winograd.prepare, window_attention.prepare)
+    there = [name for name in _KERNELS if find_spec(f"cudaspeed.kernels.{name}")]
+    prepares = [import_module(f"cudaspeed.kernels.{name}").prepare for name in there]
     while not (built := all(prepare(folder) for prepare in prepares)) and time.monotonic() < until:
         time.sleep(_ASKED_AGAIN)
     return {"built": built}
