@@ -44,7 +44,7 @@ _BUILDING, _TRYING = 60.0, 10.0  # seconds after which it is given up; they take
 _ANOTHER_DAY = 24 * 3600.0  # what took too long, on a busy machine, may be tried again
 _SURROUNDINGS = ("hardware", "system", "compiler")
 
-OURS = ("winograd", "linear", "attention")
+OURS = ("winograd", "linear", "attention", "transformer_block")
 """The libraries that models are computed with."""
 
 _loaded: dict[str, ctypes.CDLL | None] = {}  # a library is loaded once into a process, and stays

@@ -66,3 +66,46 @@ class AttentionSizes(ctypes.Structure):
         (name, ctypes.c_int)
         for name in ("windows", "heads", "rows", "columns", "channels", "biases", "lanes", "threads", "bfloat16")
     )
+
+
+class BlockPictures(ctypes.Structure):
+    """What csrc/transformer_block.cpp reads and writes."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("added", ctypes.c_void_p),
+        ("result", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A linear layer of it."""
+
+    _fields_ = (("weights", ctypes.c_void_p), ("bias", ctypes.c_void_p))
+
+
+class BlockLayers(ctypes.Structure):
+    """Its layers: queries, keys and values; behind attention; and the two after the second norm."""
+
+    _fields_ = (
+        ("layers", Layer * 4),
+        ("biases", ctypes.c_void_p),
+        ("epsilons", ctypes.c_float * 2),
+    )
+
+
+class BlockSizes(ctypes.Structure):
+    """Of a block by csrc/transformer_block.cpp."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int)
+            for name in (
+                *("pictures", "height", "width", "channels", "heads", "window", "shift", "hidden"),
+                *("lanes", "threads", "bfloat16"),
+            )
+        ),
+        ("first", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+    )

@@ -7,7 +7,7 @@ from spandrel.architectures.Compact import Compact
 from torch import nn
 
 from ..api.model_info import Kernels
-from . import linear
+from . import linear, transformer_block
 from .convolution import activation_slope
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
 from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
@@ -22,8 +22,8 @@ def rewrite(model: nn.Module, kernels: Kernels, products: torch.dtype = torch.fl
     """Replace in place what `kernels` take over, and return how many modules that were. "winograd" multiplies
     `products`, float32 or bfloat16.
 
-    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions; with products
-    of bfloat16s linear layers, too (and `linear.prepare`). "fused" (any device, made for CUDA): RRDB's dense blocks
+    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions; transformer
+    blocks, where those kernels are there; with products of bfloat16s linear layers, too (and `linear.prepare`). "fused" (any device, made for CUDA): RRDB's dense blocks
     without concatenations, convolutions together with their activations.
     "attention" takes over no modules.
     """
@@ -69,6 +69,10 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
         if parts:
             setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE, products))
             count += 1
+        elif transformer_block.ready() and transformer_block.suits(child):
+            block = transformer_block.fused(child, products)
+            setattr(parent, name, block)
+            count += 1 + _use_winograd(block, False, products)
         elif products == torch.bfloat16 and linear.suits(child):
             gelu = linear.is_gelu(activation) and (in_order or (name, after) == _MLP)
             kind = PackedPointwise if isinstance(child, nn.Conv2d) else PackedLinear

@@ -1,6 +1,6 @@
 """A first try of a library just built: loaded and called in a process that may die of it. It needs no torch.
 
-Whether the results are right is seen later, in the user's process (`_flaw` of winograd.py and window_attention.py), by
+Whether the results are right is seen later, in the user's process (`_flaw` of winograd.py and the like), by
 calls like these.
 """
 
@@ -10,7 +10,17 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-from .interface import AttentionSizes, ConvolutionSizes, Ending, LinearSizes, Picture, Windows
+from .interface import (
+    AttentionSizes,
+    BlockLayers,
+    BlockPictures,
+    BlockSizes,
+    ConvolutionSizes,
+    Ending,
+    LinearSizes,
+    Picture,
+    Windows,
+)
 
 _CHANNELS, _RUN = 32, 12
 _FINE = "fine"
@@ -98,6 +108,27 @@ def _attend(library: ctypes.CDLL, lanes: int, threads: int) -> None:
             )
 
 
+def _transform(library: ctypes.CDLL, lanes: int, threads: int) -> None:
+    pictures, window, heads, channels, hidden, wide = 2, 4, 2, 20, 26, 96
+    height, width, area = 3 * window, 2 * window, window * window
+    x, added, result = (_floats(pictures * height * width * channels) for _ in range(3))
+    weights, bias, biases = _floats(wide * wide), _floats(wide), _floats(heads * area * area)
+    layer = ctypes.addressof(weights), ctypes.addressof(bias)
+    layers = BlockLayers((layer,) * 4, ctypes.addressof(biases), (1e-5, 1e-5))
+    given = BlockPictures(*(ctypes.addressof(picture) for picture in (x, added, result)), 0.5)
+    for bfloat16 in (False, True):
+        sizes = BlockSizes(
+            *(pictures, height, width, channels, heads, window, 1, hidden),
+            lanes=lanes,
+            threads=threads,
+            bfloat16=bfloat16,
+            first=0,
+            count=pictures * height * width // area,
+        )
+        scratch = _floats(library.scratch_bytes(ctypes.byref(sizes)) // 4)
+        library.compute(*map(ctypes.byref, (given, layers, sizes)), ctypes.c_void_p(ctypes.addressof(scratch)))
+
+
 def _floats(count: int) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * count)(*([0.5] * min(count, 1000)))
 
@@ -106,4 +137,5 @@ _CALLS: dict[str, Callable[[ctypes.CDLL, int, int], None]] = {
     "winograd": _convolve,
     "linear": _apply,
     "attention": _attend,
+    "transformer_block": _transform,
 }

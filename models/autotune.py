@@ -15,7 +15,7 @@ import torch
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
-from ..kernels import linear, window_attention, winograd
+from ..kernels import linear, transformer_block, window_attention, winograd
 from ..kernels.build import code_of, is_pending
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.rewrite import can_fuse
@@ -42,7 +42,11 @@ def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list
     convolves = wants and winograd.prepare(folder)
     if convolves and half:
         convolves = winograd.multiplies_bfloat16() and linear.prepare(folder)
-    asked = [name for name, was in (("winograd", wants), ("linear", half), ("attention", not convolutional)) if was]
+    transforms = wants and any(map(transformer_block.suits, model.modules()))
+    if transforms:
+        transformer_block.prepare(folder)
+    kernels = (("winograd", wants), ("linear", half), ("attention", not convolutional), ("transformer_block", transforms))
+    asked = [name for name, was in kernels if was]
     if any(map(is_pending, asked)):
         return None  # one of them now and both in the next run would be two results of one picture
     others = [replace(usual, kernels="attention")] if attends else []
@@ -69,6 +73,7 @@ def code_behind(model: nn.Module, mode: ExecutionMode) -> str:
         "attention": code_of("attention") if attention else "",
         "winograd": code_of("winograd") if mode.kernels == "winograd" else "",
         "linear": code_of("linear") if mode.only_products else "",
+        "transformer_block": code_of("transformer_block") if attention and mode.kernels == "winograd" else "",
     }
     return "".join(f", {name} {code[:8]}" for name, code in codes.items() if code)
 

@@ -1,15 +1,12 @@
 // softmax(queries . keys^T + biases) . values on a CPU, for many small matrices: the windows and heads of attention models
 // that upscale. A thread takes one pair of window and head: packs its keys and values as the product wants them, and then
-// goes through the queries a few rows at a time, whose scores never leave its cache. Libraries' fused attention is made
-// for few and long sequences: for windows of 64 pixels torch's is no faster than its operations one by one.
+// goes through the queries a few rows at a time (attention.h). Libraries' fused attention is made for few and long
+// sequences: for windows of 64 pixels torch's is no faster than its operations one by one.
 //
 // Built by build.py, called by window_attention.py. No torch here: plain pointers, and OpenMP, whose threads are torch's
 // own. Tensors are [window][head][row][column], columns dense; strides are counted in floats.
 
-#include <cmath>
-
-#include "exponential.h"
-#include "product.h"
+#include "attention.h"
 
 extern "C" {
 
@@ -26,83 +23,35 @@ struct Sizes {
 
 namespace {
 
-constexpr int RUN = 12;  // rows of scores at a time: with 256 columns 12 KB, which the first cache holds
-constexpr int64_t LINE = 64;  // bytes of the cache
-
-// Where what one thread needs lies within its room, in bytes: packed keys and values, a run's queries and shares, where they
-// are no floats, its scores and its sums.
-struct Places {
-    int64_t values, queries, shares, scores, sums, end;
+// Where what one thread needs lies within its room, in bytes: a head's own, and what is copied of queries, keys and values.
+struct Room {
+    int64_t queries, keys, values, end;
 };
 
-template <class Number> inline Places places(const Sizes& s) {
-    const int64_t wide = rounded(s.channels, WIDEST), even = rounded(s.channels, 2), number = sizeof(Number);
-    const int64_t copied = number == sizeof(float) ? 0 : RUN * number;  // floats are multiplied where they lie
-    const auto after = [](int64_t start, int64_t bytes) { return start + rounded(bytes, LINE); };
-    Places p{};
-    p.values = after(0, s.columns * even * number);
-    p.queries = after(p.values, s.columns * wide * number);
-    p.shares = after(p.queries, even * copied);
-    p.scores = after(p.shares, s.columns * copied);
-    p.sums = after(p.scores, RUN * s.columns * int64_t(sizeof(float)));
-    p.end = after(p.sums, RUN * wide * int64_t(sizeof(float)));
-    return p;
+template <class Number> inline Room room(const Sizes& s) {
+    const int64_t even = rounded(s.channels, 2), number = sizeof(Number), wide = rounded(s.channels, WIDEST);
+    const int64_t copied = number == sizeof(float) ? 0 : even * number;  // floats are multiplied where they lie
+    Room in{};
+    in.queries = places<Number>({s.columns, s.channels}).end;
+    in.keys = in.queries + rounded(RUN * copied, LINE);
+    in.values = in.keys + rounded(s.columns * copied, LINE);
+    in.end = in.values + rounded(s.columns * wide * number, LINE);
+    return in;
 }
 
 inline const float* at(const Tensor& tensor, int64_t pair, const Sizes& s) {
     return tensor.data + pair / s.heads * tensor.window + pair % s.heads * tensor.head;
 }
 
-// A matrix [channels][columns] as `multiply` takes it: `given(channel, column)`, of even channels for bfloat16s.
-template <int L, class Number, class Given> void pack(int channels, int columns, Given given, Number* to) {
-    constexpr int TOGETHER = Step<L, Number>::CHANNELS;
-    for (int first = 0; first < columns; first += 2 * L) {
-        const int wide = std::min(2 * L, columns - first);
-        for (int c = 0; c < channels; c += TOGETHER) {
-            float values[2 * L * TOGETHER];
-            for (int k = 0; k < wide; ++k)
-                for (int i = 0; i < TOGETHER; ++i) values[k * TOGETHER + i] = given(c + i, first + k);
-            store_some<L>(values, wide * TOGETHER, to);
-            to += wide * TOGETHER;
-        }
-    }
-}
-
-template <int L, class Operation> inline float reduced(typename Lanes<L>::Vector value, Operation operation) {
-    float result = value[0];
-    for (int k = 1; k < L; ++k) result = operation(result, value[k]);
-    return result;
-}
-
-// Add the biases of a row to its scores and make e^(score - largest) of them, its shares. Returns their sum.
-template <int L, class Number>
-inline float normalize(float* scores, const float* const* biases, const Sizes& s, Number* shares) {
-    using Vector = typename Lanes<L>::Vector;
-    Vector largest = Vector{} - INFINITY;
-    for (int c = 0; c < s.columns; c += L) {
-        Vector score = Lanes<L>::load(scores + c);
-        for (int k = 0; k < s.biases; ++k) score += Lanes<L>::load(biases[k] + c);
-        Lanes<L>::store(scores + c, score);
-        largest = score > largest ? score : largest;
-    }
-    const float top = reduced<L>(largest, [](float a, float b) { return a > b ? a : b; });
-    Vector sum{};
-    for (int c = 0; c < s.columns; c += L) {
-        const Vector share = exponential<L>(Lanes<L>::load(scores + c) - top);
-        store<L>(shares + c, share);
-        sum += share;
-    }
-    return reduced<L>(sum, [](float a, float b) { return a + b; });
-}
-
 template <int L, class Number>
 void run(const Tensor* given, float* result, const Sizes& s, char* scratch) {
+    using Vector = typename Lanes<L>::Vector;
     const Tensor &queries = given[0], &keys = given[1], &values = given[2];
-    const int wide = int(rounded(s.channels, L)), even = int(rounded(s.channels, Step<L, Number>::CHANNELS));
     const int64_t pairs = int64_t(s.windows) * s.heads, across = int64_t(s.heads) * s.channels;
+    const int64_t wide = rounded(s.channels, L);
     // a window's heads share cache lines; but all threads should have some
     const int together = int(std::max<int64_t>(1, std::min<int64_t>(s.heads, pairs / (4 * s.threads))));
-    const Places in = places<Number>(s);
+    const Room in = room<Number>(s);
     int taken = 0;
 #pragma omp parallel num_threads(s.threads)
     {
@@ -110,39 +59,31 @@ void run(const Tensor* given, float* result, const Sizes& s, char* scratch) {
 #pragma omp atomic capture
         mine = taken++;
         char* own = scratch + mine * in.end;
-        Number* packed_keys = reinterpret_cast<Number*>(own);
-        Number* packed_values = reinterpret_cast<Number*>(own + in.values);
-        Number* rounded_queries = reinterpret_cast<Number*>(own + in.queries);
-        float* scores = reinterpret_cast<float*>(own + in.scores);
-        float* sums = reinterpret_cast<float*>(own + in.sums);
-        Number* shares = reinterpret_cast<Number*>(own + (sizeof(Number) == sizeof(float) ? in.scores : in.shares));
+        Number* own_queries = reinterpret_cast<Number*>(own + in.queries);
+        Number* own_keys = reinterpret_cast<Number*>(own + in.keys);
+        Number* own_values = reinterpret_cast<Number*>(own + in.values);
+        Attention<L, Number> attention({s.columns, s.channels}, own);
 #pragma omp for schedule(dynamic, together)
         for (int64_t pair = 0; pair < pairs; ++pair) {
             const float *key = at(keys, pair, s), *value = at(values, pair, s), *query = at(queries, pair, s);
-            pack<L>(
-                even, s.columns, [&](int c, int column) { return c < s.channels ? key[column * keys.row + c] : 0.f; },
-                packed_keys);
-            pack<L>(
-                s.columns, wide, [&](int row, int c) { return c < s.channels ? value[row * values.row + c] : 0.f; },
-                packed_values);
+            for (int row = 0; row < s.columns; ++row)
+                store_some<L>(value + row * values.row, s.channels, own_values + row * wide);
+            attention.pack(
+                rows_of<L>({key, keys.row}, s.columns, s.channels, own_keys), {own_values, wide});
             for (int first = 0; first < s.rows; first += RUN) {
                 const int count = std::min(RUN, s.rows - first);
-                const auto asked =
-                    rows_of<L>({query + first * queries.row, queries.row}, count, s.channels, rounded_queries);
-                multiply<L, Number>(asked, count, even, packed_keys, {scores, s.columns}, s.columns);
-                float total[RUN];
-                for (int r = 0; r < count; ++r) {
-                    const float* biases[2];
+                const auto asked = rows_of<L>({query + first * queries.row, queries.row}, count, s.channels, own_queries);
+                const auto bias = [&](int row, int column) {
+                    Vector sum{};
                     for (int k = 0; k < s.biases; ++k)
-                        biases[k] = at(given[3 + k], pair, s) + (first + r) * given[3 + k].row;
-                    const int64_t row = int64_t(r) * s.columns;
-                    total[r] = normalize<L>(scores + row, biases, s, shares + row);
-                }
-                multiply<L, Number>({shares, s.columns}, count, s.columns, packed_values, {sums, wide}, wide);
+                        sum += Lanes<L>::load(at(given[3 + k], pair, s) + (first + row) * given[3 + k].row + column);
+                    return sum;
+                };
                 // [window][row][head][channel], as the next layer wants it
                 float* to = result + (pair / s.heads * s.rows + first) * across + pair % s.heads * s.channels;
-                for (int r = 0; r < count; ++r)
-                    for (int c = 0; c < s.channels; ++c) to[r * across + c] = sums[r * wide + c] / total[r];
+                attention.attend(asked, count, bias, [=](int row, int k, Vector attended) {
+                    store_first<L>(attended, std::min(L, s.channels - k * L), to + row * across + k * L);
+                });
             }
         }
     }
@@ -161,7 +102,7 @@ extern "C" {
 
 // Bytes of scratch that `attend` needs for these sizes.
 int64_t scratch_bytes(const Sizes* sizes) {
-    return (sizes->bfloat16 ? places<BFloat16>(*sizes) : places<float>(*sizes)).end * sizes->threads;
+    return (sizes->bfloat16 ? room<BFloat16>(*sizes) : room<float>(*sizes)).end * sizes->threads;
 }
 
 // The floats in a register: what `lanes` may be if `columns` is a multiple of it, else 8, of which it must be one.

@@ -36,11 +36,7 @@ template <int L> struct Finish {
         const int at = o + k * L;
         value += Lanes<L>::load(bias + at);
         if (s.gelu) value = gelu<L>(value);
-        float* to = y + int64_t(row) * s.outputs + at;
-        if (s.outputs - at >= L)
-            Lanes<L>::store(to, value);
-        else
-            for (int j = 0; j < s.outputs - at; ++j) to[j] = value[j];
+        store_first<L>(value, std::min(L, s.outputs - at), y + int64_t(row) * s.outputs + at);
     }
 };
 

@@ -79,6 +79,14 @@ template <int L, class Number> inline void store_some(const float* from, int64_t
     }
 }
 
+// The first `count` of a register, at most all of it.
+template <int L> inline void store_first(typename Lanes<L>::Vector value, int count, float* to) {
+    if (count == L)
+        Lanes<L>::store(to, value);
+    else
+        for (int k = 0; k < count; ++k) to[k] = value[k];
+}
+
 // The rows that are multiplied: themselves, or what they are rounded to, in `scratch`, an odd channel filled up by a zero.
 template <int L> Rows<const float> rows_of(Rows<const float> rows, int, int, float*) { return rows; }
 
