@@ -27,7 +27,7 @@ from ..api.model_info import Forward
 from ..api.upstream import trust_the_processor
 from ..backends.errors import CompileError
 from ..backends.offer import engine, usable
-from ..kernels import window_attention, winograd
+from ..kernels import transformer_block, window_attention, winograd
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
 from ..models.loader import load_model
 from ..models.runner import ModelRunner, architecture_of
@@ -172,8 +172,8 @@ def _rates(request: Request, descriptor: ImageModelDescriptor, compiler: Compile
     kernels, folder, device = request.eager.kernels, Path(request.folder), torch.device(request.device)
     if kernels == "attention" and device.type == "cpu":
         window_attention.prepare(folder, _PATIENCE)
-    built = [kind.prepare(folder, _PATIENCE) for kind in (winograd, window_attention)] if kernels == "winograd" else []
-    if not all(built):
+    kinds = (winograd, window_attention, transformer_block) if kernels == "winograd" else ()
+    if not all(kind.prepare(folder, _PATIENCE) for kind in kinds):
         return [0.0] * (1 + len(compiled))
     eager = ModelRunner(descriptor, request.eager)
     eager.module.to(device)

@@ -22,9 +22,9 @@ def rewrite(model: nn.Module, kernels: Kernels, products: torch.dtype = torch.fl
     """Replace in place what `kernels` take over, and return how many modules that were. "winograd" multiplies
     `products`, float32 or bfloat16.
 
-    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions; transformer
-    blocks, where those kernels are there; with products of bfloat16s linear layers, too (and `linear.prepare`). "fused" (any device, made for CUDA): RRDB's dense blocks
-    without concatenations, convolutions together with their activations.
+    "winograd" (float32 on the CPU, and `winograd.prepare` must have been asked): most 3x3 convolutions, and transformer
+    blocks where those kernels are there; with products of bfloat16s linear layers, too (and `linear.prepare`). "fused"
+    (any device, made for CUDA): RRDB's dense blocks without concatenations, convolutions with their activations.
     "attention" takes over no modules.
     """
     if kernels == "fused":

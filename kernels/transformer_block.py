@@ -1,19 +1,18 @@
-"""Transformer blocks of attention within windows on a CPU, each in one pass over its pixels: csrc/transformer_block.cpp,
-as modules for the blocks of SwinIR (arXiv 2108.10257), DRCT (arXiv 2404.00722) and HAT (arXiv 2205.04437).
-"""
+"""Transformer blocks of attention within windows on a CPU, each in one pass over its pixels: the modules to
+csrc/transformer_block.cpp, in place of those of SwinIR (arXiv 2108.10257), DRCT (arXiv 2404.00722) and HAT (arXiv
+2205.04437)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import math
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from ..api.upstream import has_hooks
 from .build import code_of, load_library
@@ -23,6 +22,7 @@ from .linear import is_gelu
 from .numerics import Limits, compare
 from .operands import check_operand
 from .packing import in_blocks
+from .transformer_example import Shape, by_torch, example, relative_places
 
 # spandrel's architectures, and the classes of their blocks: norm, attention, norm, two layers; HAT's with convolutions.
 _BLOCKS = {"SwinIR": "SwinTransformerBlock", "DRCT": "SwinTransformerBlock", "HAT": "HAB"}
@@ -43,22 +43,6 @@ def prepare(folder: Path, patience: float = 0.0) -> bool:
 def ready() -> bool:
     """Whether `prepare` has found them."""
     return bool(code_of("transformer_block"))
-
-
-class Shape(NamedTuple):
-    """Of a block: channels, heads, the hidden layer's channels; the window's side and the shift, pixels."""
-
-    channels: int
-    heads: int
-    hidden: int
-    window: int
-    shift: int
-
-    @property
-    def multiplications(self) -> int:
-        """For one window."""
-        area, channels = self.window**2, self.channels
-        return area * (channels * (4 * channels + 2 * self.hidden) + 2 * area * channels)
 
 
 class Packed(NamedTuple):
@@ -89,7 +73,6 @@ def suits(module: nn.Module) -> bool:
     return (
         all(type(norm) is nn.LayerNorm and norm.elementwise_affine for norm in norms)
         and is_gelu(block.mlp.act)
-        and not block.training
         and shape.window**2 % _LANES == 0
         and shape.channels % (2 * shape.heads) == 0
         and shape.hidden % 2 == 0
@@ -116,7 +99,7 @@ class Kernels:
         area = shape.window**2
         scale = torch.cat([torch.full((shape.channels,), float(attention.scale)), torch.ones(2 * shape.channels)])
         table = attention.relative_position_bias_table.detach().float()
-        biases = table[_relative_places(shape.window)].view(area, area, shape.heads).permute(2, 0, 1).contiguous()
+        biases = table[relative_places(shape.window)].view(area, area, shape.heads).permute(2, 0, 1).contiguous()
         layers = (
             _behind(block.norm1, attention.qkv, scale),
             _behind(None, attention.proj),
@@ -124,7 +107,7 @@ class Kernels:
             _behind(None, mlp.fc2),
         )
         packed = (self._packed(*layer, self._lanes(area), products) for layer in layers)
-        return Packed(*(part for pair in packed for part in pair), biases)
+        return Packed(*itertools.chain.from_iterable(packed), biases)  # type: ignore[call-arg]  # eight of them
 
     def compute(
         self,
@@ -135,11 +118,12 @@ class Kernels:
         added: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """What the block makes of `x` [N, h, w, C] float32 on the CPU, dense; `added` [N, h, w, C] times `scale` comes to
-        what attention adds. Sides are multiples of the window. No more threads than torch may use. Beats within, where
-        it takes long. Raises `ValueError` for anything else, and whatever a listener raises."""
-        _check(x, packed, shape, added)
-        (count, height, width, _), area = x.shape, shape.window**2
+        """What the block makes of `x` [N, h, w, C] float32 on the CPU, dense, sides multiples of the window; `added`,
+        of that shape, times `scale` comes to what attention adds. No more threads than torch may use. Beats within
+        where it takes long. Raises `ValueError` for anything else, and whatever a listener raises."""
+        area = shape.window**2
+        _check(x, packed, shape, added, self._lanes(area))
+        count, height, width, _ = x.shape
         windows = count * height * width // area
         result = torch.empty_like(x)
         threads = torch.get_num_threads() if windows * shape.multiplications >= _LEAST_WORK else 1
@@ -176,26 +160,33 @@ class FusedTransformerBlock(nn.Module):
             self.register_buffer(name, value)
         self._shape, self._epsilons = shape_of(block), (block.norm1.eps, block.norm2.eps)
 
-    def forward(self, x: Tensor, x_size: tuple[int, int], added: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, x_size: tuple[int, int]) -> Tensor:
+        return self.transformed(x, x_size)
+
+    def transformed(
+        self, x: Tensor, x_size: tuple[int, int], added: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
+        """What it makes of `x`, of pictures of `x_size` (h, w); see `Kernels.compute`."""
         packed = Packed(*(getattr(self, name) for name in Packed._fields))
         pictures = x.contiguous().view(len(x), *x_size, x.shape[-1])
         return _kernels().compute(pictures, packed, self._shape, self._epsilons, added, scale).view(x.shape)
 
 
-class FusedHybridBlock(FusedTransformerBlock):
+class FusedHybridBlock(nn.Module):
     """HAT's block, which adds what convolutions make of the norm: x [N, h * w, C] float32 -> the same."""
 
     def __init__(self, block: Any, products: torch.dtype = torch.float32) -> None:
-        super().__init__(block, products)
-        self.norm1, self.conv_block, self._scale = block.norm1, block.conv_block, float(block.conv_scale)
+        super().__init__()
+        self.norm, self.convolutions, self._scale = block.norm1, block.conv_block, float(block.conv_scale)
+        self.block = FusedTransformerBlock(block, products)
 
     def forward(self, x: Tensor, x_size: tuple[int, int], *_places_and_mask: Tensor) -> Tensor:
-        normed = self.norm1(x).view(len(x), *x_size, x.shape[-1])
-        convolved = self.conv_block(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-        return super().forward(x, x_size, convolved, self._scale)
+        normed = self.norm(x).view(len(x), *x_size, x.shape[-1])
+        convolved = self.convolutions(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+        return self.block.transformed(x, x_size, convolved, self._scale)
 
 
-def fused(block: nn.Module, products: torch.dtype) -> FusedTransformerBlock:
+def fused(block: nn.Module, products: torch.dtype) -> nn.Module:
     """The module in place of a block that `suits`."""
     kind = FusedHybridBlock if hasattr(block, "conv_block") else FusedTransformerBlock
     return kind(block, products)
@@ -211,17 +202,7 @@ def _behind(norm: nn.LayerNorm | None, layer: nn.Linear, scale: Tensor | None = 
     return (weight, bias) if scale is None else (weight * scale[:, None], bias * scale)
 
 
-def _relative_places(window: int) -> Tensor:
-    """Where in Swin's table of biases that of each two pixels of a window is, [window^4]: by rows apart, columns
-    apart."""
-    at = torch.arange(window)
-    apart = (at[:, None] - at + window - 1).view(-1)  # of each two rows, or columns
-    rows = apart.view(window, 1, window, 1).expand(window, window, window, window)
-    columns = apart.view(1, window, 1, window).expand(window, window, window, window)
-    return (rows * (2 * window - 1) + columns).reshape(-1)
-
-
-def _check(x: Tensor, packed: Packed, shape: Shape, added: Tensor | None) -> None:
+def _check(x: Tensor, packed: Packed, shape: Shape, added: Tensor | None, lanes: int) -> None:
     """Raise `ValueError` for what the kernels, which get bare pointers, cannot take."""
     if x.ndim != 4 or x.shape[3] != shape.channels or x.shape[1] % shape.window or x.shape[2] % shape.window:
         raise ValueError(
@@ -232,7 +213,13 @@ def _check(x: Tensor, packed: Packed, shape: Shape, added: Tensor | None) -> Non
             check_operand(name, tensor, x.shape, torch.float32, _CPU)
             if not tensor.is_contiguous():
                 raise ValueError(f"{name} is not dense: its strides are {tensor.stride()}")
-    area = shape.window**2
+    area, channels, hidden = shape.window**2, shape.channels, shape.hidden
+    sizes = (channels, 3 * channels), (channels, channels), (channels, hidden), (hidden, channels)
+    layers = zip(Packed._fields[0:8:2], packed[0:8:2], packed[1:8:2], sizes, strict=True)
+    for name, weights, bias, (inputs, outputs) in layers:
+        wide = outputs + -outputs % lanes
+        check_operand(name, weights, (inputs * wide,), packed.qkv.dtype, _CPU)
+        check_operand(f"{name}'s bias", bias, (wide,), torch.float32, _CPU)
     check_operand("biases", packed.biases, (shape.heads, area, area), torch.float32, _CPU)
 
 
@@ -245,62 +232,15 @@ def _kernels() -> Kernels:
 
 
 def _flaw(library: ctypes.CDLL) -> str | None:
-    """What is wrong with the kernels just loaded, if anything is: shifted and not, by half registers and one thread, and
-    by whole ones and all, beside torch's operations."""
+    """What is wrong with the kernels just loaded, if anything is: shifted and not, by half registers and whole ones."""
     kernels, generator = Kernels(library), torch.Generator().manual_seed(0)
     for shape in (Shape(20, 2, 26, 4, 0), Shape(36, 3, 44, 8, 3)):
-        block = _example(shape, generator)
+        block = example(shape, generator)
         sides = 3 * shape.window, 2 * shape.window
         x, added = (torch.rand(2, *sides, shape.channels, generator=generator) - 0.5 for _ in range(2))
-        truth = _by_torch(block, shape, x, added * 0.5)
+        truth = by_torch(block, shape, x, added * 0.5)
         for products, limits in _LIMITS.items():
             result = kernels.compute(x, kernels.pack(block, products), shape, (1e-5, 1e-5), added, 0.5)
             if flaw := compare(result, truth, limits):
                 return flaw
     return None
-
-
-def _example(shape: Shape, generator: torch.Generator) -> Any:
-    """A block with random weights, as far as `pack` looks at it."""
-    block, channels = nn.Module(), shape.channels
-    block.norm1, block.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-    block.attn, block.mlp = nn.Module(), nn.Module()
-    for part, name, sizes in (
-        (block.attn, "qkv", (channels, 3 * channels)),
-        (block.attn, "proj", (channels, channels)),
-        (block.mlp, "fc1", (channels, shape.hidden)),
-        (block.mlp, "fc2", (shape.hidden, channels)),
-    ):
-        setattr(part, name, skip_init(nn.Linear, *sizes))  # draws no random numbers
-    block.attn.relative_position_bias_table = nn.Parameter(torch.empty((2 * shape.window - 1) ** 2, shape.heads))
-    for parameter in block.parameters():
-        parameter.data.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
-    block.dim, block.num_heads, block.window_size, block.shift_size = shape[0], shape[1], shape.window, shape.shift
-    block.attn.scale = math.sqrt(shape.heads / channels)
-    return block
-
-
-@torch.no_grad()
-def _by_torch(block: Any, shape: Shape, x: Tensor, added: Tensor) -> Tensor:
-    """What the block makes of `x` [N, h, w, C], with `added`, by torch's operations."""
-    (count, height, width, channels), side, heads = x.shape, shape.window, shape.heads
-    area, shifts = side**2, (-shape.shift, -shape.shift)
-
-    def in_windows(pixels: Tensor) -> Tensor:
-        pixels = pixels.roll(shifts, (1, 2)).view(count, height // side, side, width // side, side, -1)
-        return pixels.permute(0, 1, 3, 2, 4, 5).reshape(-1, area, pixels.shape[-1])
-
-    qkv = block.attn.qkv(in_windows(block.norm1(x))).view(-1, area, 3, heads, channels // heads)
-    query, keys, values = qkv.permute(2, 0, 3, 1, 4)
-    table = block.attn.relative_position_bias_table[_relative_places(side)].view(area, area, heads).permute(2, 0, 1)
-    scores = query * block.attn.scale @ keys.mT + table
-    if shape.shift:  # pixels that came from the other side are none of their new neighbours'
-        rows, columns = (torch.arange(n) >= n - shape.shift for n in (height, width))
-        sides = (2 * rows.float()[:, None] + columns).expand(count, height, width)
-        parts = sides.reshape(count, height // side, side, width // side, side).permute(0, 1, 3, 2, 4).reshape(-1, area)
-        scores = scores + torch.where(parts[:, None] == parts[:, :, None], 0.0, -100.0)[:, None]
-    attended = (scores.softmax(-1) @ values).transpose(1, 2).reshape(-1, side, side, channels)
-    attended = attended.view(count, height // side, width // side, side, side, channels).permute(0, 1, 3, 2, 4, 5)
-    whole = attended.reshape(x.shape)
-    y = x + block.attn.proj(whole).roll((shape.shift, shape.shift), (1, 2)) + added
-    return y + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(y))))

@@ -39,10 +39,11 @@ def prepare(folder: Path, patience: float = 0.0) -> bool:
 
 
 def page_bytes(keys: int, channels: int, threads: int) -> int:
-    """What the kernels' threads hold beside queries, keys, values and results: a head's keys and values packed, a few
-    rows of scores and of sums; at most, of floats and where registers are 16 wide (`places` in csrc/attention.cpp)."""
-    wide = -(-channels // _LINE) * _LINE
-    parts = keys * (channels + channels % 2), keys * wide, _RUN * keys, _RUN * wide
+    """What the kernels' threads hold beside queries, keys, values and results: a head's keys and values packed, and
+    values copied; a few rows of scores, of shares and of sums; at most, of floats and where registers are 16 wide
+    (`places` in csrc/attention.h, `room` in csrc/attention.cpp)."""
+    wide, wider = (-(-count // _LINE) * _LINE for count in (channels, channels + 1))
+    parts = keys * (channels + channels % 2), keys * wider, keys * wide, *[_RUN * keys] * 2, _RUN * wider
     return sum(-(-floats // _LINE) * _LINE for floats in parts) * 4 * threads
 
 

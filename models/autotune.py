@@ -45,7 +45,12 @@ def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list
     transforms = wants and any(map(transformer_block.suits, model.modules()))
     if transforms:
         transformer_block.prepare(folder)
-    kernels = (("winograd", wants), ("linear", half), ("attention", not convolutional), ("transformer_block", transforms))
+    kernels = (
+        ("winograd", wants),
+        ("linear", half),
+        ("attention", not convolutional),
+        ("transformer_block", transforms),
+    )
     asked = [name for name, was in kernels if was]
     if any(map(is_pending, asked)):
         return None  # one of them now and both in the next run would be two results of one picture

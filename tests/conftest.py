@@ -28,9 +28,9 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def kernels_are_built(tmp_path_factory: pytest.TempPathFactory) -> None:
     """They stay loaded: a run does not wait for them, and which test comes first is not to decide."""
     if "torch" in sys.modules:
-        from cudaspeed.kernels import linear, window_attention, winograd
+        from cudaspeed.kernels import linear, transformer_block, window_attention, winograd
 
-        for kernels in (winograd, linear, window_attention):
+        for kernels in (winograd, linear, window_attention, transformer_block):
             kernels.prepare(tmp_path_factory.mktemp("kernels"), 60.0)
 
 
@@ -39,6 +39,7 @@ def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without kernels of ours, where compiling is what makes models faster."""
     monkeypatch.setattr("cudaspeed.kernels.winograd.prepare", lambda folder, patience=0.0: False)
     monkeypatch.setattr("cudaspeed.kernels.linear.prepare", lambda folder, patience=0.0: False)
+    monkeypatch.setattr("cudaspeed.kernels.transformer_block.prepare", lambda folder, patience=0.0: False)
     monkeypatch.setattr("cudaspeed.kernels.window_attention.prepare", lambda folder, patience=0.0: False)
     monkeypatch.setattr("cudaspeed.kernels.window_attention._library", None)
 

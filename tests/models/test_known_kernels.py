@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.photograph import EXAMPLE
 from bench.seams import random_model, read
 from cudaspeed.api.model_info import Kernels
-from cudaspeed.kernels import attention_fusion, window_attention, winograd
+from cudaspeed.kernels import attention_fusion, transformer_block, window_attention, winograd
 from cudaspeed.kernels.numerics import OF_A_MODEL, compare
 from cudaspeed.models import known_kernels
 from cudaspeed.models.execution import ExecutionMode
@@ -55,7 +55,7 @@ def build(architecture: str, network: str) -> ImageModelDescriptor:
 
 @pytest.fixture(autouse=True)
 def built(tmp_path: Path) -> None:
-    if not all(kernels.prepare(tmp_path / "compiled") for kernels in (winograd, window_attention)):
+    if not all(kernels.prepare(tmp_path / "compiled") for kernels in (winograd, window_attention, transformer_block)):
         pytest.skip("the kernels cannot be built here: not Linux, or no C++ compiler")
 
 

@@ -1,0 +1,81 @@
+"""A transformer block of attention within windows by torch's operations: what our kernels for it must give."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+
+class Shape(NamedTuple):
+    """Of a block: channels, heads, the hidden layer's channels; the window's side and the shift, pixels."""
+
+    channels: int
+    heads: int
+    hidden: int
+    window: int
+    shift: int
+
+    @property
+    def multiplications(self) -> int:
+        """For one window."""
+        area, channels = self.window**2, self.channels
+        return area * (channels * (4 * channels + 2 * self.hidden) + 2 * area * channels)
+
+
+def relative_places(window: int) -> Tensor:
+    """Where in Swin's table of biases that of each two pixels of a window is, [window^4]: by rows apart, columns
+    apart."""
+    at = torch.arange(window)
+    apart = (at[:, None] - at + window - 1).view(-1)  # of each two rows, or columns
+    rows = apart.view(window, 1, window, 1).expand(window, window, window, window)
+    columns = apart.view(1, window, 1, window).expand(window, window, window, window)
+    return (rows * (2 * window - 1) + columns).reshape(-1)
+
+
+def example(shape: Shape, generator: torch.Generator) -> Any:
+    """A block with random weights, as far as `pack` looks at it."""
+    channels, heads, hidden, window, shift = shape
+    block: Any = nn.Module()
+    attention: Any = nn.Module()
+    mlp: Any = nn.Module()
+    block.norm1, block.norm2, block.attn, block.mlp = nn.LayerNorm(channels), nn.LayerNorm(channels), attention, mlp
+    # `skip_init` draws no random numbers
+    attention.qkv, attention.proj = (skip_init(nn.Linear, channels, many * channels) for many in (3, 1))
+    mlp.fc1, mlp.fc2 = skip_init(nn.Linear, channels, hidden), skip_init(nn.Linear, hidden, channels)
+    attention.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+    for parameter in block.parameters():
+        parameter.data.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
+    block.dim, block.num_heads, block.window_size, block.shift_size = channels, heads, window, shift
+    attention.scale = math.sqrt(heads / channels)
+    return block
+
+
+@torch.no_grad()
+def by_torch(block: Any, shape: Shape, x: Tensor, added: Tensor | float) -> Tensor:
+    """What the block makes of `x` [N, h, w, C], with `added`, by torch's operations."""
+    (count, height, width, channels), side, heads = x.shape, shape.window, shape.heads
+    area, shifts = side**2, (-shape.shift, -shape.shift)
+
+    def in_windows(pixels: Tensor) -> Tensor:
+        pixels = pixels.roll(shifts, (1, 2)).view(count, height // side, side, width // side, side, -1)
+        return pixels.permute(0, 1, 3, 2, 4, 5).reshape(-1, area, pixels.shape[-1])
+
+    qkv = block.attn.qkv(in_windows(block.norm1(x))).view(-1, area, 3, heads, channels // heads)
+    query, keys, values = qkv.permute(2, 0, 3, 1, 4)
+    table = block.attn.relative_position_bias_table[relative_places(side)].view(area, area, heads).permute(2, 0, 1)
+    scores = query * block.attn.scale @ keys.mT + table
+    if shape.shift:  # pixels that came from the other side are none of their new neighbours'
+        rows, columns = (torch.arange(n) >= n - shape.shift for n in (height, width))
+        sides = (2 * rows.float()[:, None] + columns).expand(count, height, width)
+        parts = sides.reshape(count, height // side, side, width // side, side).permute(0, 1, 3, 2, 4).reshape(-1, area)
+        scores = scores + torch.where(parts[:, None] == parts[:, :, None], 0.0, -100.0)[:, None]
+    attended = (scores.softmax(-1) @ values).transpose(1, 2).reshape(-1, side, side, channels)
+    attended = attended.view(count, height // side, width // side, side, side, channels).permute(0, 1, 3, 2, 4, 5)
+    whole = attended.reshape(x.shape)
+    y = x + block.attn.proj(whole).roll((shape.shift, shape.shift), (1, 2)) + added
+    return y + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(y))))
