@@ -1,4 +1,4 @@
-"""Our own kernels for CPUs: C++ that comes with the pack, built once on a machine, in a second, by its compiler.
+"""Our own kernels for CPUs: C++ that comes with the pack, built once on a machine, in some seconds, by its compiler.
 
 What was built is with the compiled models, in the store (storage/artifacts.py): it is loaded only while it is byte for
 byte what was built here, and was tried in a process of its own (build_worker.py). Where there is no compiler, or

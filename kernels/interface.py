@@ -103,7 +103,7 @@ class BlockSizes(ctypes.Structure):
             (name, ctypes.c_int)
             for name in (
                 *("pictures", "height", "width", "channels", "heads", "window", "shift", "hidden"),
-                *("lanes", "threads", "bfloat16"),
+                *("threads", "bfloat16"),
             )
         ),
         ("first", ctypes.c_int64),

@@ -27,7 +27,7 @@ from .transformer_example import Shape, by_torch, example, relative_places
 # spandrel's architectures, and the classes of their blocks: norm, attention, norm, two layers; HAT's with convolutions.
 _BLOCKS = {"SwinIR": "SwinTransformerBlock", "DRCT": "SwinTransformerBlock", "HAT": "HAB"}
 _PARTS = ("norm1", "attn", "norm2", "mlp")
-_LANES = 8
+_SIDES = 4  # windows' sides are multiples of it: their pixels fill registers
 _LEAST_WORK = 1 << 20  # multiplications that threads are worth; as for convolutions: all threads or one
 _MOST_WORK = 1 << 30  # at once, where somebody listens
 _CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def suits(module: nn.Module) -> bool:
     return (
         all(type(norm) is nn.LayerNorm and norm.elementwise_affine for norm in norms)
         and is_gelu(block.mlp.act)
-        and shape.window**2 % _LANES == 0
+        and shape.window % _SIDES == 0
         and shape.channels % (2 * shape.heads) == 0
         and shape.hidden % 2 == 0
     )
@@ -106,7 +106,7 @@ class Kernels:
             _behind(block.norm2, mlp.fc1),
             _behind(None, mlp.fc2),
         )
-        packed = (self._packed(*layer, self._lanes(area), products) for layer in layers)
+        packed = (self._packed(*layer, products) for layer in layers)
         return Packed(*itertools.chain.from_iterable(packed), biases)  # type: ignore[call-arg]  # eight of them
 
     def compute(
@@ -122,14 +122,14 @@ class Kernels:
         of that shape, times `scale` comes to what attention adds. No more threads than torch may use. Beats within
         where it takes long. Raises `ValueError` for anything else, and whatever a listener raises."""
         area = shape.window**2
-        _check(x, packed, shape, added, self._lanes(area))
+        _check(x, packed, shape, added, self._widest)
         count, height, width, _ = x.shape
         windows = count * height * width // area
         result = torch.empty_like(x)
         threads = torch.get_num_threads() if windows * shape.multiplications >= _LEAST_WORK else 1
         sizes = BlockSizes(
             *(count, height, width, shape.channels, shape.heads, shape.window, shape.shift, shape.hidden),
-            *(self._lanes(area), threads, packed.qkv.dtype == torch.bfloat16),
+            *(threads, packed.qkv.dtype == torch.bfloat16),
         )
         pointers = [tensor.data_ptr() for tensor in packed]
         layers = BlockLayers(tuple(tuple(pointers[k : k + 2]) for k in range(0, 8, 2)), pointers[8], epsilons)
@@ -143,12 +143,10 @@ class Kernels:
             self._library.compute(*map(ctypes.byref, (pictures, layers, sizes)), scratch.data_ptr())
         return result
 
-    def _packed(self, weight: Tensor, bias: Tensor, lanes: int, products: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _packed(self, weight: Tensor, bias: Tensor, products: torch.dtype) -> tuple[Tensor, Tensor]:
+        lanes = self._widest
         more = -len(weight) % lanes
         return in_blocks(F.pad(weight.to(products), (0, 0, 0, more)).mT, lanes, products), F.pad(bias, (0, more))
-
-    def _lanes(self, area: int) -> int:
-        return _LANES if area % self._widest else self._widest
 
 
 class FusedTransformerBlock(nn.Module):
@@ -232,7 +230,7 @@ def _kernels() -> Kernels:
 
 
 def _flaw(library: ctypes.CDLL) -> str | None:
-    """What is wrong with the kernels just loaded, if anything is: shifted and not, by half registers and whole ones."""
+    """What is wrong with the kernels just loaded, if anything is: shifted and not."""
     kernels, generator = Kernels(library), torch.Generator().manual_seed(0)
     for shape in (Shape(20, 2, 26, 4, 0), Shape(36, 3, 44, 8, 3)):
         block = example(shape, generator)

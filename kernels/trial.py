@@ -108,7 +108,7 @@ def _attend(library: ctypes.CDLL, lanes: int, threads: int) -> None:
             )
 
 
-def _transform(library: ctypes.CDLL, lanes: int, threads: int) -> None:
+def _transform(library: ctypes.CDLL, _lanes: int, threads: int) -> None:
     pictures, window, heads, channels, hidden, wide = 2, 4, 2, 20, 26, 96
     height, width, area = 3 * window, 2 * window, window * window
     x, added, result = (_floats(pictures * height * width * channels) for _ in range(3))
@@ -119,7 +119,6 @@ def _transform(library: ctypes.CDLL, lanes: int, threads: int) -> None:
     for bfloat16 in (False, True):
         sizes = BlockSizes(
             *(pictures, height, width, channels, heads, window, 1, hidden),
-            lanes=lanes,
             threads=threads,
             bfloat16=bfloat16,
             first=0,

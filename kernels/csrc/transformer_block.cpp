@@ -34,17 +34,17 @@ struct Block {
     float epsilons[2];
 };
 
-// `heights` and `widths` are in pixels, `window` and `shift` too; `first` and `count` say which windows are computed.
+// Sides, `window` and `shift` are in pixels; `first` and `count` say which windows are computed.
 struct Sizes {
-    int pictures, height, width, channels, heads, window, shift, hidden, lanes, threads, bfloat16;
+    int pictures, height, width, channels, heads, window, shift, hidden, threads, bfloat16;
     int64_t first, count;
 };
 }
 
 namespace {
 
-constexpr int TOGETHER = 48;         // pixels whose hidden layer a thread has at once
-constexpr float APART = -100.f;      // what is added to the score of two pixels that were no neighbours before the shift
+constexpr int TOGETHER = 48;     // pixels whose hidden layer a thread has at once
+constexpr float APART = -100.f;  // what is added to the score of two pixels that were no neighbours before the shift
 
 // Where what one thread needs lies within its room, in bytes; and the steps of its rows.
 struct Room {
@@ -233,19 +233,11 @@ void run(const Pictures& pictures, const Block& block, const Sizes& s, char* scr
     }
 }
 
-template <int L> void run_by(const Pictures& pictures, const Block& block, const Sizes& s, char* scratch) {
-    if (s.bfloat16)
-        run<L, BFloat16>(pictures, block, s, scratch);
-    else
-        run<L, float>(pictures, block, s, scratch);
-}
-
 }  // namespace
 
 extern "C" {
 
-// The floats in a register: what `lanes` may be if a window's pixels are a multiple of it; else 8, of which they must be
-// one. Layers' outputs are filled up to a multiple of it.
+// The floats in a register: layers' outputs are filled up to a multiple of it.
 int widest() { return WIDEST; }
 
 // Bytes of scratch that `compute` needs for these sizes.
@@ -253,11 +245,13 @@ int64_t scratch_bytes(const Sizes* sizes) {
     return (sizes->bfloat16 ? room<BFloat16>(*sizes) : room<float>(*sizes)).end * sizes->threads;
 }
 
-// `count` windows from the `first` on, of all pictures' in their order; channels and a head's are even.
+// `count` windows from the `first` on, of all pictures' in their order. Windows' sides are multiples of 4; channels, a head's and
+// the hidden layer's are even.
 void compute(const Pictures* pictures, const Block* block, const Sizes* sizes, void* scratch) {
-    if (sizes->lanes == WIDEST)
-        run_by<WIDEST>(*pictures, *block, *sizes, static_cast<char*>(scratch));
+    char* room = static_cast<char*>(scratch);
+    if (sizes->bfloat16)
+        run<WIDEST, BFloat16>(*pictures, *block, *sizes, room);
     else
-        run_by<8>(*pictures, *block, *sizes, static_cast<char*>(scratch));
+        run<WIDEST, float>(*pictures, *block, *sizes, room);
 }
 }

@@ -66,7 +66,7 @@ def test_automatic_takes_them_and_the_same_picture_gives_the_same_bits(monkeypat
 
 
 def test_linear_layers_are_taken_over_only_where_products_are_rounded() -> None:
-    model, counts = zoo.swinir(), []
+    model, counts = zoo.fdat(), []
     for precision in ("fp32", "bf16"):
         runner = ModelRunner(model, ExecutionMode(precision, False, channels_last=True, kernels="winograd"))
         counts.append(sum(isinstance(module, PackedLinear) for module in runner.module.modules()))
