@@ -9,6 +9,7 @@ from torch import nn
 from ..api.model_info import Kernels
 from . import linear, transformer_block
 from .convolution import activation_slope
+from .dat_blocks import rearranged
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
 from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
 from .linear import PackedLinear, PackedPointwise
@@ -73,6 +74,9 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
             block = transformer_block.fused(child, products)
             setattr(parent, name, block)
             count += 1 + _use_winograd(block, False, products)
+        elif (block := rearranged(child)) is not None:
+            setattr(parent, name, block)
+            count += _use_winograd(block, False, products)
         elif products == torch.bfloat16 and linear.suits(child):
             gelu = linear.is_gelu(activation) and (in_order or (name, after) == _MLP)
             kind = PackedPointwise if isinstance(child, nn.Conv2d) else PackedLinear
