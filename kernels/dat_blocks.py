@@ -1,5 +1,5 @@
-"""DAT's attention and gates (Chen et al., 2023, arXiv 2308.03364) on a CPU, in channels-last memory throughout: spandrel's
-lay pixels and channels the other way round before and after each convolution, and copy each window three times.
+"""DAT's attention and gates (Chen et al., 2023, arXiv 2308.03364) on a CPU, in channels-last memory throughout:
+spandrel's lay pixels and channels the other way round before and after each convolution, and copy windows three times.
 
 Modules for spandrel's, with the same parts under the same names, which may be replaced by faster ones as they are.
 """
@@ -18,7 +18,7 @@ from .attention_fusion import attend
 
 _PLACE = "spandrel.architectures.DAT."
 _APART = -100.0  # what is added to the score of two pixels that were no neighbours before a shift
-_LEAST_NORM = 1e-12  # as `F.normalize` has it
+_LEAST_NORM = 1e-12  # of a channel: that of `F.normalize`
 
 
 def rearranged(module: nn.Module) -> nn.Module | None:
@@ -40,7 +40,7 @@ class SpatialGate(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Attention within windows, those of one half of the channels lying across those of the other, beside a convolution:
+    """Attention within windows, those of one half of the channels across those of the other, beside a convolution:
     x [N, h * w, C] -> the same."""
 
     def __init__(self, attention: Any) -> None:
@@ -112,8 +112,7 @@ class ChannelAttention(nn.Module):
         count, pixels, channels = x.shape
         qkv = self.qkv(x).view(count, pixels, 3, self._heads, channels // self._heads)
         query, keys, values = (part.contiguous() for part in qkv.unbind(2))
-        lengths = (part.square().sum(1).sqrt().clamp_min(_LEAST_NORM) for part in (query, keys))  # [N, heads, d]
-        of_queries, of_keys = lengths
+        of_queries, of_keys = (part.square().sum(1).sqrt().clamp_min(_LEAST_NORM) for part in (query, keys))
         products = query.permute(0, 2, 3, 1) @ keys.transpose(1, 2)
         scores = products / of_queries[..., None] / of_keys[..., None, :] * self.temperature
         attended = values.transpose(1, 2) @ scores.softmax(-1).mT
