@@ -63,7 +63,8 @@ class SpatialAttention(nn.Module):
         count, pixels, channels = x.shape
         side = max(max(window) for window in self._windows)
         qkv = self.qkv(x).view(count, height, width, 3, 2, channels // 2)
-        padded = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, -width % side, 0, -height % side))
+        right, below = -width % side, -height % side
+        padded = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, right, 0, below)) if right or below else qkv
         halves = [self._half(padded[..., k, :], k)[:, :height, :width] for k in range(2)]
         attended = torch.cat(halves, dim=-1).view(count, pixels, channels)
         convolved = self.dwconv(qkv[:, :, :, 2].reshape(count, height, width, channels).permute(0, 3, 1, 2))

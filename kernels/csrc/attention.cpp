@@ -67,16 +67,22 @@ void run(const Tensor* given, float* result, const Sizes& s, char* scratch) {
         for (int64_t pair = 0; pair < pairs; ++pair) {
             const float *key = at(keys, pair, s), *value = at(values, pair, s), *query = at(queries, pair, s);
             for (int row = 0; row < s.columns; ++row)
-                store_some<L>(value + row * values.row, s.channels, own_values + row * wide);
+                for (int c = 0; c < s.channels; c += L) {
+                    const int count = std::min(L, s.channels - c);
+                    store<L>(own_values + row * wide + c, load_first<L>(value + row * values.row + c, count));
+                }
             attention.pack(
                 rows_of<L>({key, keys.row}, s.columns, s.channels, own_keys), {own_values, wide});
             for (int first = 0; first < s.rows; first += RUN) {
                 const int count = std::min(RUN, s.rows - first);
                 const auto asked = rows_of<L>({query + first * queries.row, queries.row}, count, s.channels, own_queries);
-                const auto bias = [&](int row, int column) {
+                Rows<const float> biases[2] = {};
+                for (int k = 0; k < s.biases; ++k)
+                    biases[k] = Rows<const float>{at(given[3 + k], pair, s), given[3 + k].row}.from(first);
+                const auto bias = [=](int row, int column) {
                     Vector sum{};
-                    for (int k = 0; k < s.biases; ++k)
-                        sum += Lanes<L>::load(at(given[3 + k], pair, s) + (first + row) * given[3 + k].row + column);
+                    for (const auto& one : biases)
+                        if (one.data) sum += Lanes<L>::load(one.from(row).data + column);
                     return sum;
                 };
                 // [window][row][head][channel], as the next layer wants it

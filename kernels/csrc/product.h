@@ -6,8 +6,11 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
+#endif
+
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
 #define HAS_BFLOAT16 1
 #else
 #define HAS_BFLOAT16 0
@@ -67,20 +70,35 @@ template <class Number> struct Rows {
 
 inline int64_t rounded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
+// A register whose first `count` numbers, at most all, are those from `from` on, the others zeros.
+template <int L> inline typename Lanes<L>::Vector load_first(const float* from, int count) {
+#if defined(__AVX512F__)
+    if constexpr (L == 16)
+        return reinterpret_cast<typename Lanes<L>::Vector>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from));
+#endif
+    float first[L] = {};
+    std::copy(from, from + count, first);
+    return Lanes<L>::load(first);
+}
+
 template <int L, class Number> inline void store_some(const float* from, int64_t count, Number* to) {
     int64_t k = 0;
     for (; k + L <= count; k += L) store<L>(to + k, Lanes<L>::load(from + k));
     if (k < count) {
-        float last[L] = {};
         Number stored[L];
-        std::copy(from + k, from + count, last);
-        store<L>(stored, Lanes<L>::load(last));
+        store<L>(stored, load_first<L>(from + k, int(count - k)));
         std::copy(stored, stored + (count - k), to + k);
     }
 }
 
 // The first `count` of a register, at most all of it.
 template <int L> inline void store_first(typename Lanes<L>::Vector value, int count, float* to) {
+#if defined(__AVX512F__)
+    if constexpr (L == 16) {
+        _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), reinterpret_cast<__m512>(value));
+        return;
+    }
+#endif
     if (count == L)
         Lanes<L>::store(to, value);
     else

@@ -55,7 +55,7 @@ DIGESTS = {
     "kernels/build.py": "a85922f7",
     "kernels/build_worker.py": "a54a7943",
     "kernels/convolution.py": "97385b9c",
-    "kernels/dat_blocks.py": "eaaa5aa9",
+    "kernels/dat_blocks.py": "64eeea39",
     "kernels/dense_block.py": "73d42a24",
     "kernels/fused_convolution.py": "2dfc2644",
     "kernels/heartbeat.py": "3fa8ca91",
