@@ -37,7 +37,7 @@ except ModuleNotFoundError:  # a checkout from before that room
 
 Record = dict[str, Any]
 
-_KERNELS = "winograd", "window_attention", "linear"  # as far as a checkout has them
+_KERNELS = "winograd", "window_attention", "linear", "transformer_block"  # as far as a checkout has them
 _BUILDING = 30.0  # seconds after which our kernels are taken for such as cannot be built here
 _ASKED_AGAIN = 0.2
 

@@ -172,8 +172,10 @@ def _rates(request: Request, descriptor: ImageModelDescriptor, compiler: Compile
     kernels, folder, device = request.eager.kernels, Path(request.folder), torch.device(request.device)
     if kernels == "attention" and device.type == "cpu":
         window_attention.prepare(folder, _PATIENCE)
-    kinds = (winograd, window_attention, transformer_block) if kernels == "winograd" else ()
-    if not all(kind.prepare(folder, _PATIENCE) for kind in kinds):
+    if kernels == "winograd" and any(map(transformer_block.suits, descriptor.model.modules())):
+        transformer_block.prepare(folder, _PATIENCE)  # eager does without them, too
+    built = [kind.prepare(folder, _PATIENCE) for kind in (winograd, window_attention)] if kernels == "winograd" else []
+    if not all(built):
         return [0.0] * (1 + len(compiled))
     eager = ModelRunner(descriptor, request.eager)
     eager.module.to(device)

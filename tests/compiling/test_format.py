@@ -43,7 +43,7 @@ DIGESTS = {
     "compiling/fold_constants.py": "2de9cce7",
     "compiling/others.py": "41327f7d",
     "compiling/request.py": "554282dc",
-    "compiling/worker.py": "660d98ed",
+    "compiling/worker.py": "f06becd2",
     "devices/__init__.py": "b3f49671",
     "devices/backends.py": "2d726136",
     "devices/precisions.py": "f886230b",
