@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from cudaspeed.host.standalone import StandaloneContext
-from cudaspeed.kernels import linear, window_attention, winograd
+from cudaspeed.kernels import linear, transformer_block, window_attention, winograd
 from cudaspeed.kernels.layer_times import LayerTimes, Way, timed_as, timings
 from cudaspeed.kernels.layers import LayerKind, layers_of
 
@@ -34,12 +34,23 @@ _BUILDING = 60.0  # seconds
 
 
 def kinds_of(names: Iterable[str]) -> list[LayerKind]:
-    """The kinds of layers of these models of `bench/model_zoo.py`, and convolutions of all widths."""
+    """The kinds of layers of these models of `bench/model_zoo.py` and of their blocks' parts, and convolutions of all
+    widths."""
     found = {LayerKind("conv3x3", pair) for pair in itertools.product(_WIDTHS, _WIDTHS)}
     for name in names:
         model = model_zoo.build(name)
-        found.update(layers_of(model.model, model.scale))
+        for kind in layers_of(model.model, model.scale):
+            found.update([kind, *_parts(kind)])
     return sorted(found)
+
+
+def _parts(kind: LayerKind) -> Iterator[LayerKind]:
+    """What other models have by itself, of a block; nothing of other layers."""
+    if kind.name == "block":
+        channels, heads, hidden, window = kind.sizes
+        yield LayerKind("attention", (window**2, window**2, channels // heads, heads))
+        for sizes in ((channels, 3 * channels), (channels, channels), (channels, hidden), (hidden, channels)):
+            yield LayerKind("pointwise", sizes)
 
 
 def rows(times: LayerTimes) -> Iterator[list[str]]:
@@ -59,7 +70,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     folder = Path(StandaloneContext("cpu").cache_folder)
-    built = [kernels.prepare(folder, _BUILDING) for kernels in (winograd, window_attention, linear)]
+    built = [kernels.prepare(folder, _BUILDING) for kernels in (winograd, window_attention, linear, transformer_block)]
     wanted: tuple[Way, ...] = (*_WAYS, *(_BF16 if args.bf16 else ()))
     ways: list[Way] = [way for way in wanted if all(built) or way in _WITHOUT_OURS]
     kinds = kinds_of(args.models)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import linear, window_attention, winograd
+from . import linear, transformer_block, window_attention, winograd
 from .layers import LayerKind, LayerName
 from .linear import PackedPointwise
 from .timing import Clock
+from .transformer_block import FusedTransformerBlock
+from .transformer_example import Attend, Shape, attention, by_torch, example
 from .winograd import WinogradConvolution
 
 Way = Literal["plain", "plain channels last", "winograd", "bf16 channels last", "bf16 winograd", "attention"]
@@ -32,11 +34,12 @@ _SAME: Mapping[LayerName, Mapping[Way, Way]] = {
     "conv3x3": {"attention": "plain"},
     "pointwise": {"plain channels last": "plain", "winograd": "plain", "attention": "plain"},
     "attention": {"plain channels last": "plain", "winograd": "attention"},
+    "block": {"plain channels last": "plain"},
 }
 _CALLS = 2  # of each, after one to warm up: the least counts, what else the machine does only slows down
 _MULTIPLICATIONS = 30e6  # in a call: a millisecond or so
 _SIDES = (16, 96)  # pixels of a convolution that is timed, at least and at most
-
+_PIXELS = 64 * 64  # of a block that is timed: by torch, what it computes goes through memory, as in a tile
 
 _Call = tuple[int, Callable[[], object]]  # the pixels that it computes, and what computes them
 
@@ -134,6 +137,8 @@ def _distance(kind: LayerKind, other: LayerKind) -> float:
 def _call(kind: LayerKind, way: Way) -> _Call:
     if kind.name == "attention":
         return _attention(kind, way)
+    if kind.name == "block":
+        return _block(kind, way)
     generator = torch.Generator().manual_seed(0)
     channels, outputs = kind.sizes
     least, most = _SIDES
@@ -160,8 +165,34 @@ def _attention(kind: LayerKind, way: Way) -> _Call:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.rand(windows, heads, n, channels, generator=generator).to(kept) for n in (queries, keys, keys))
     bias = torch.rand(heads, queries, keys, generator=generator).to(kept)
-    pixels = windows * queries
-    if way in ("attention", "bf16 winograd") and window_attention.suits(q, k, v, [bias]):
-        products = torch.float32 if way == "attention" else torch.bfloat16
-        return pixels, lambda: window_attention.attend(q, k, v, [bias], products)
-    return pixels, lambda: (q @ k.mT + bias).softmax(-1) @ v
+    attend = _attend_in(way)
+    return windows * queries, lambda: attend(q, k, v, [bias])
+
+
+def _block(kind: LayerKind, way: Way) -> _Call:
+    channels, heads, hidden, side = kind.sizes
+    shape, generator = Shape(channels, heads, hidden, side, 0), torch.Generator().manual_seed(0)
+    windows = -(-_PIXELS // side**2)
+    block, size = example(shape, generator).requires_grad_(False), (side, windows * side)
+    x = torch.rand(1, *size, channels, generator=generator)
+    if way in ("winograd", "bf16 winograd") and transformer_block.ready():
+        fused = FusedTransformerBlock(block, torch.float32 if way == "winograd" else torch.bfloat16)
+        return windows * side**2, lambda: fused(x.flatten(1, 2), size)
+    if way == "bf16 channels last":
+        block, x = block.bfloat16(), x.bfloat16()
+    attend = _attend_in(way)
+    return windows * side**2, lambda: by_torch(block, shape, x, attend=attend)
+
+
+def _attend_in(way: Way) -> Attend:
+    """Attention within windows as it is computed in this way."""
+    if way in ("plain", "plain channels last", "bf16 channels last"):
+        return attention
+    products = torch.bfloat16 if way == "bf16 winograd" else torch.float32
+
+    def attended(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
+        if window_attention.suits(query, keys, values, biases):
+            return window_attention.attend(query, keys, values, biases, products)
+        return attention(query, keys, values, biases)
+
+    return attended

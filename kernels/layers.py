@@ -14,7 +14,9 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-LayerName = Literal["conv3x3", "pointwise", "attention"]
+from . import transformer_block
+
+LayerName = Literal["conv3x3", "pointwise", "attention", "block"]
 _LAST_CONVOLUTIONS = 4  # those that a model without modules for it enlarges in front of
 # The names under which spandrel's architectures keep what attends within windows, in the modules that attend.
 _WINDOWS = ("window_size", "split_size", "win_size", "ws")
@@ -27,7 +29,8 @@ class LayerKind:
     """Layers that take equally long for a pixel.
 
     `sizes` of "conv3x3" (stride 1, one group) and "pointwise" (1x1 and linear): channels in and out. Of "attention" in
-    windows: queries in one, keys in one, channels of a head, heads.
+    windows: queries in one, keys in one, channels of a head, heads. Of a transformer "block", as a whole, that
+    `transformer_block.suits`: channels, heads, the hidden layer's channels, the window's side.
     """
 
     name: LayerName
@@ -38,7 +41,20 @@ class LayerKind:
         """For one pixel: of attention, one query."""
         if self.name == "attention":
             return 2 * math.prod(self.sizes[1:])
+        if self.name == "block":
+            channels, _, hidden, window = self.sizes
+            return channels * (4 * channels + 2 * hidden + 2 * window**2)
         return math.prod(self.sizes) * (9 if self.name == "conv3x3" else 1)
+
+    @property
+    def attended(self) -> tuple[int, int] | None:
+        """Keys in a window and channels of a head, of what attends; None for others."""
+        if self.name == "attention":
+            return self.sizes[1], self.sizes[2]
+        if self.name == "block":
+            channels, heads, _, window = self.sizes
+            return window**2, channels // heads
+        return None
 
 
 class Window(NamedTuple):
@@ -72,14 +88,20 @@ def places(model: nn.Module, scale: int) -> list[Place]:
 
 
 def layers_of(model: nn.Module, scale: int) -> Mapping[LayerKind, float]:
-    """Pixels that layers of each kind compute for a pixel of the input, of all layers of the kind together.
+    """Pixels that layers of each kind compute for a pixel of the input, of all layers of the kind together. A block
+    counts as a whole, but for HAT's convolutions beside it.
 
     Left out is what takes as long in every way to compute the model that there is: depthwise and strided convolutions,
     norms, activations.
     """
     found: Counter[LayerKind] = Counter()
+    counted: set[nn.Module] = set()
     for module, _, after in places(model, scale):
+        if module in counted:
+            continue
         kind = _kind(module)
+        if kind and kind.name == "block":
+            counted.update(transformer_block.parts_of(module))
         if kind and all(kind.sizes):  # some have layers without values (CRAFT)
             found[kind] += after  # type: ignore[assignment]  # a counter of shares
     return found
@@ -153,6 +175,9 @@ def _kind(module: nn.Module) -> LayerKind | None:
             return None
         name: LayerName | None = {(3, 3): "conv3x3", (1, 1): "pointwise"}.get(module.kernel_size)  # type: ignore[assignment]
         return LayerKind(name, sizes) if name else None
+    if transformer_block.suits(module):
+        shape = transformer_block.shape_of(module)
+        return LayerKind("block", (shape.channels, shape.heads, shape.hidden, shape.window))
     window, channels = window_of(module), vars(module).get("dim")
     if window is None or not isinstance(channels, int):
         return None

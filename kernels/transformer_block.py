@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,12 @@ def suits(module: nn.Module) -> bool:
 def shape_of(block: Any) -> Shape:
     """Of one of spandrel's blocks."""
     return Shape(block.dim, block.num_heads, block.mlp.fc1.out_features, block.window_size, block.shift_size)
+
+
+def parts_of(block: Any) -> Iterator[nn.Module]:
+    """What the kernels compute of a block that `suits`: of HAT's, all but its convolutions."""
+    for part in _PARTS:
+        yield from getattr(block, part).modules()
 
 
 class Kernels:

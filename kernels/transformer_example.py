@@ -1,14 +1,20 @@
-"""A transformer block of attention within windows by torch's operations: what our kernels for it must give."""
+"""A transformer block of attention within windows by torch's operations: what our kernels for it must
+give, and what they are faster than."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+
+Attend = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor]], Tensor]
 
 
 class Shape(NamedTuple):
@@ -55,9 +61,14 @@ def example(shape: Shape, generator: torch.Generator) -> Any:
     return block
 
 
+def attention(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tensor]) -> Tensor:
+    """`softmax(query @ keys^T + biases) @ values`."""
+    return reduce(add, biases, query @ keys.mT).softmax(-1) @ values
+
+
 @torch.no_grad()
-def by_torch(block: Any, shape: Shape, x: Tensor, added: Tensor | float) -> Tensor:
-    """What the block makes of `x` [N, h, w, C], with `added`, by torch's operations."""
+def by_torch(block: Any, shape: Shape, x: Tensor, added: Tensor | float = 0.0, attend: Attend = attention) -> Tensor:
+    """What the block makes of `x` [N, h, w, C], with `added`, by torch's operations, or attention by `attend`."""
     (count, height, width, channels), side, heads = x.shape, shape.window, shape.heads
     area, shifts = side**2, (-shape.shift, -shape.shift)
 
@@ -68,14 +79,14 @@ def by_torch(block: Any, shape: Shape, x: Tensor, added: Tensor | float) -> Tens
     qkv = block.attn.qkv(in_windows(block.norm1(x))).view(-1, area, 3, heads, channels // heads)
     query, keys, values = qkv.permute(2, 0, 3, 1, 4)
     table = block.attn.relative_position_bias_table[relative_places(side)].view(area, area, heads).permute(2, 0, 1)
-    scores = query * block.attn.scale @ keys.mT + table
+    biases = [table[None]]
     if shape.shift:  # pixels that came from the other side are none of their new neighbours'
         rows, columns = (torch.arange(n) >= n - shape.shift for n in (height, width))
         sides = (2 * rows.float()[:, None] + columns).expand(count, height, width)
         parts = sides.reshape(count, height // side, side, width // side, side).permute(0, 1, 3, 2, 4).reshape(-1, area)
-        scores = scores + torch.where(parts[:, None] == parts[:, :, None], 0.0, -100.0)[:, None]
-    attended = (scores.softmax(-1) @ values).transpose(1, 2).reshape(-1, side, side, channels)
-    attended = attended.view(count, height // side, width // side, side, side, channels).permute(0, 1, 3, 2, 4, 5)
+        biases.append(torch.where(parts[:, None] == parts[:, :, None], 0.0, -100.0)[:, None])
+    attended = attend(query * block.attn.scale, keys, values, biases).transpose(1, 2)
+    attended = attended.reshape(count, height // side, width // side, side, side, channels).permute(0, 1, 3, 2, 4, 5)
     whole = attended.reshape(x.shape)
     y = x + block.attn.proj(whole).roll((shape.shift, shape.shift), (1, 2)) + added
     return y + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(y))))

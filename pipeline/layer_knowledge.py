@@ -85,5 +85,5 @@ def by_seconds(
     seconds = {mode: knowledge.seconds(kinds, mode) for mode in modes}
     if None in seconds.values():
         return list(modes)
-    clearly = _CLEARLY_WITH_ATTENTION if any(kind.name == "attention" for kind in kinds) else _CLEARLY
+    clearly = _CLEARLY_WITH_ATTENTION if any(kind.attended for kind in kinds) else _CLEARLY
     return sorted(modes, key=lambda mode: (seconds[mode] or math.inf) * (clearly if mode == modes[-1] else 1.0))

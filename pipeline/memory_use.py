@@ -74,8 +74,8 @@ def _scores(model: ImageModelDescriptor, runner: ModelRunner, device: torch.devi
     """The largest pages of our kernels for attention on a CPU; by torch's operations scores are part of the forward."""
     if device.type != "cpu" or runner.mode.kernels == "plain" or runner.convolutional:
         return 0
-    attention = (kind.sizes for kind in layers_of(model.model, model.scale) if kind.name == "attention")
-    return max((page_bytes(keys, channels, torch.get_num_threads()) for _, keys, channels, _ in attention), default=0)
+    attended = filter(None, (kind.attended for kind in layers_of(model.model, model.scale)))
+    return max((page_bytes(*sizes, torch.get_num_threads()) for sizes in attended), default=0)
 
 
 def _graphs(info: ModelInfo, schedule: Schedule, workload: Workload, setting: Setting) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.photograph import EXAMPLE
 from bench.seams import random_model, read
-from cudaspeed.kernels import linear, window_attention, winograd
+from cudaspeed.kernels import linear, transformer_block, window_attention, winograd
 from cudaspeed.kernels.layer_table import shipped_times
 from cudaspeed.kernels.layer_times import LayerTimes, Timing, missing, predicted, timed_as, timings
 from cudaspeed.kernels.layers import LayerKind, layers_of
@@ -26,6 +26,7 @@ from cudaspeed.kernels.layers import LayerKind, layers_of
 WIDE, NARROW = LayerKind("conv3x3", (64, 64)), LayerKind("conv3x3", (8, 8))
 WINDOWS = LayerKind("attention", (64, 64, 10, 6))
 LINEAR = LayerKind("pointwise", (60, 120))
+BLOCK = LayerKind("block", (60, 6, 120, 8))
 
 
 # --- layers of a model -----------------------------------------------------------------------------------------------
@@ -70,13 +71,24 @@ def test_convolutions_count_as_often_as_a_forward_computes_them(name: str) -> No
 
 
 def test_attention_counts_by_its_windows_where_it_has_scores() -> None:
-    network = HAT(img_size=32, window_size=16, depths=[2], embed_dim=24, num_heads=[2], upscale=2)
-    found = {kind: pixels for kind, pixels in layers_of(network, 2).items() if kind.name == "attention"}
-    assert found == {
-        LayerKind("attention", (256, 256, 12, 2)): 2,
-        LayerKind("attention", (256, 576, 12, 2)): 1,
-    }
+    found = {kind: pixels for kind, pixels in layers_of(zoo.fdat().model, 2).items() if kind.name == "attention"}
+    assert found == {LayerKind("attention", (64, 64, 3, 4)): 1}
     assert not [kind for kind in layers_of(DCTLSA(upscale=2), 2) if kind.name == "attention"]
+
+
+def test_a_transformer_block_counts_as_a_whole() -> None:
+    """But for HAT's convolutions beside it; its multiplications are those of its parts."""
+    network = HAT(img_size=32, window_size=16, depths=[2], embed_dim=24, num_heads=[2], mlp_ratio=2, upscale=2)
+    found = layers_of(network, 2)
+    block, larger = LayerKind("block", (24, 2, 48, 16)), LayerKind("attention", (256, 576, 12, 2))
+    assert found[block] == 2
+    assert [kind for kind in found if kind.name == "attention"] == [larger]
+    assert block.attended == (256, 12)
+    assert larger.attended == (576, 12)
+    assert found[LayerKind("conv3x3", (24, 8))] == 2, "of the blocks' own convolutions"
+    parts = [LayerKind("pointwise", sizes) for sizes in ((24, 72), (24, 24), (24, 48), (48, 24))]
+    parts.append(LayerKind("attention", (256, 256, 12, 2)))
+    assert block.multiplications == sum(part.multiplications for part in parts)
 
 
 def test_a_folded_convolution_counts_as_what_it_is_folded_to() -> None:
@@ -134,10 +146,10 @@ def test_a_clock_that_stands_still_or_a_broken_off_round_tells_nothing() -> None
 
 
 def test_every_kind_can_be_timed_in_every_way(tmp_path: Path) -> None:
-    kernels = [kind.prepare(tmp_path) for kind in (winograd, linear, window_attention)]
+    kernels = [kind.prepare(tmp_path) for kind in (winograd, linear, window_attention, transformer_block)]
     ours = ["winograd", "attention", "bf16 winograd"] if all(kernels) else []
     ways = ["plain", "plain channels last", "bf16 channels last", *ours]
-    what = missing([NARROW, WINDOWS, LINEAR, LayerKind("conv3x3", (3, 60))], LayerTimes(), ways)
+    what = missing([NARROW, WINDOWS, LINEAR, BLOCK, LayerKind("conv3x3", (3, 60))], LayerTimes(), ways)
     times = LayerTimes().with_timings(timings(what, calls=1))
     assert times.seconds.keys() == set(what)
 

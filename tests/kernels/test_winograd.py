@@ -115,6 +115,12 @@ def test_products_of_bfloat16s_differ_by_their_rounding(size: tuple[int, ...], c
     assert float(error.square().mean().sqrt()) <= 2e-2 * float(truth.square().mean().sqrt())
 
 
+def test_what_makes_a_picture_multiplies_floats_whatever_is_asked_for() -> None:
+    """What rounding does there, no later layer would smooth."""
+    plain, x = convolution(64, 3), noise(1, 64, 20, 20)
+    assert_same(WinogradConvolution(plain, None, torch.bfloat16)(x), plain(x))
+
+
 def test_as_many_threads_as_torch_may_use_give_the_same() -> None:
     ours, x, before = WinogradConvolution(convolution(8, 8)), noise(1, 8, 65, 70), torch.get_num_threads()
     results = []
