@@ -97,7 +97,7 @@ class TileRetry:
             return suspect.result, None
         if attempt.fault in (None, _MILD) and not same:
             self._note(suspect, fault, attempt.mode)
-        elif same and attempt.fault == fault and fault in self._observations.kinds and self._as_precise(suspect):
+        elif same and attempt.fault == fault and fault in self._observations.kinds and self._as_wide(suspect):
             self._observations.alike.add((fault, suspect.execution.step.mode))  # no attempt need be made again
         elif attempt.mode and attempt.fault != _MILD and self._count(suspect, attempt.fault):
             self._due = attempt.mode, False  # no better, but no attempt is then made twice
@@ -136,7 +136,7 @@ class TileRetry:
     def _told_by_piece(self, suspect: SuspectTile, fault: TileFault) -> _Attempt | None:
         """The tile as it is, where torch's own kernels can be told to give the same: a small piece of it, cut from
         where it is odd, is as odd by them, and the same but for rounding. None where not, or it cannot be told."""
-        if not (self._chain.safer and self._as_precise(suspect)) or suspect.execution.mode.backend != "eager":
+        if not (self._chain.safer and self._as_wide(suspect)) or suspect.execution.mode.backend != "eager":
             return None
         mode = self._chain.safer[-1]
         piece = self._piece_of(suspect)
@@ -214,9 +214,11 @@ class TileRetry:
         coarser = "bf16" if "bf16" in precisions else suspect.precision
         return compare(suspect.result[None], attempt.result[None], OF_A_MODEL[coarser]) is None
 
-    def _as_precise(self, suspect: SuspectTile) -> bool:
-        """Whether all that is better than how it was computed is no more precise."""
-        return all(mode.precision == suspect.precision for mode in self._chain.safer)
+    def _as_wide(self, suspect: SuspectTile) -> bool:
+        """Whether nothing that is better than how it was computed has numbers of another range, or all its layers in a
+        more precise type: what differs by rounding alone is no fault."""
+        same = all(mode.precision == suspect.precision for mode in self._chain.safer)
+        return same or suspect.execution.step.mode.only_products
 
     def _is_its_own(self, fault: TileFault, suspect: SuspectTile) -> bool:
         """Whether the model is known to do so, and no better way to differ from this one."""

@@ -60,7 +60,7 @@ DIGESTS = {
     "kernels/fused_convolution.py": "2dfc2644",
     "kernels/heartbeat.py": "3fa8ca91",
     "kernels/interface.py": "7d710fe0",
-    "kernels/linear.py": "35b8eb61",
+    "kernels/linear.py": "840dcffc",
     "kernels/numerics.py": "1c933221",
     "kernels/operands.py": "eb1f3129",
     "kernels/packing.py": "47b4ed96",

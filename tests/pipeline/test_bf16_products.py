@@ -65,6 +65,20 @@ def test_automatic_takes_them_and_the_same_picture_gives_the_same_bits(monkeypat
     assert torch.equal(first.image, second.image)
 
 
+def test_what_a_model_does_on_purpose_is_told_by_a_small_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours beyond any picture's come of fp32, too: products do not lose them, and little is computed twice."""
+    fast_at_bf16_products(monkeypatch)
+    model, again, sessions = zoo.compact(), [], new_sessions()
+    with torch.no_grad():
+        model.model.body[-1].bias.fill_(5.0)
+    asked = UpscaleOptions(precision="bf16", autocast=False, compile=False, tile=320)
+    tune(model, (48, 64), asked, StandaloneContext("cpu"), sessions)
+    model.model.register_forward_pre_hook(lambda _, args: again.append(args[0][0, 0].numel()))  # of copies from now on
+    result = upscale(zoo.photograph(300, 300), model, asked, StandaloneContext("cpu"), sessions)
+    assert (result.report.precision, result.report.kernels) == ("bf16", "winograd")
+    assert 0 < sum(again) < 300 * 300 / 2
+
+
 def test_linear_layers_are_taken_over_only_where_products_are_rounded() -> None:
     model, counts = zoo.fdat(), []
     for precision in ("fp32", "bf16"):
