@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -39,6 +40,13 @@ _PATIENCE = 5.0  # seconds that kernels which are being built are waited for at 
 _SHARE_TO_WAIT = 0.1
 
 
+class _Settled(NamedTuple):
+    """A choice, and what its run would have liked to know."""
+
+    choice: Choice
+    later: tuple[Study, ...]
+
+
 class ModeChooser:
     """Chooses for one run of a model by what is known of it, and keeps what is learned in the model's profile.
 
@@ -66,13 +74,18 @@ class ModeChooser:
         known, layers = self._profile.known, self._shared.layers(context).times if cpu else None
         depends_on = self._options, context.device, context.switches, context.cache_folder, known, layers
 
-        def settled() -> Choice | None:
+        def settled() -> _Settled | None:
             made.append(self._choose(pixels, piece))
-            waiting = self.studies or any(map(is_pending, OURS))
-            return None if waiting or self._profile.known is not known else made[0]
+            waiting = any(map(is_pending, OURS))
+            return None if waiting or self._profile.known is not known else _Settled(made[0], tuple(self.studies))
 
         kept = self._record.while_the_same("mode", depends_on, settled)
-        return kept or (made[0] if made else self._choose(pixels, piece))
+        if made:
+            return made[0]
+        if kept is None or any(self._trials.affordable(study, pixels) for study in kept.later):
+            return self._choose(pixels, piece)
+        self.studies = [*kept.later]
+        return kept.choice
 
     def _choose(self, pixels: int, piece: Piece) -> Choice:
         asked, device = self._options.precision, self._context.device
