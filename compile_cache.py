@@ -7,39 +7,35 @@ compiled lies in the store (storage/artifacts.py) and is there after a restart.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import shutil
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 from spandrel import ImageModelDescriptor
 from torch import Tensor, nn
 
 from .api.context import RunContext
 from .api.errors import first_line
-from .api.model_info import Forward, Kernels, ModelInfo
+from .api.model_info import Forward, ModelInfo
 from .api.options import Precision
 from .backends.offer import bytes_held, engine
-from .backends.openvino_library import full_name
 from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
 from .compiling.executor import CompiledExecutor
 from .compiling.job import CompileJob
-from .compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect
+from .compiling.model_entries import ModelEntries, Subject, is_fresh
+from .compiling.policy import BestTime, breaks_even, compilable_shapes
 from .compiling.request import Request
 from .models.execution import Executor
 from .models.runner import ModelRunner, architecture_of
-from .storage.artifacts import ArtifactStore, Entry, Usage
-from .storage.fingerprint import content_of, describe_environment
+from .storage.artifacts import ArtifactStore, Usage
+from .storage.fingerprint import content_of
 from .storage.ownership import NotOwnError
 from .storage.scratch import scratch_folder
 
@@ -48,11 +44,7 @@ logger = logging.getLogger("cudaspeed")
 _LEAST_LIMIT = 1800.0  # seconds that a compile may take: at low priority beside other work they pass quickly
 _NOTED_AGAIN = 10.0  # seconds after which what runs have seen is written down again
 _ASKED_AGAIN = 0.2  # seconds between two looks at a compile that is waited for
-_CLEARLY_SLOWER = 1.1
-_ONLY_FOR_COMPILING = ("compiler", "headers")  # loading needs neither: they matter to what failed
-_OF_WHAT_IS_ASKED_FOR = 0.01  # of eager's price: taken wherever it can be, whatever it takes
 _MOST_SHAPES = 4  # compiled for one model, and used within a week
-_LATELY = 7 * 24 * 3600.0
 
 StartJob = Callable[[ArtifactStore, Request, nn.Module, Path], CompileJob]
 
@@ -98,19 +90,10 @@ class CompileCache:
         place = f"{context.switches.engine or context.device} {context.cache_folder}"
         if place not in runner.compiled:
             content = content_of(descriptor.model, min(since, time.monotonic()))
-            subject = _Subject(weakref.ref(descriptor.model), info, architecture_of(descriptor), content)
+            subject = Subject(weakref.ref(descriptor.model), info, architecture_of(descriptor), content)
             store = self._stores.setdefault(context.cache_folder, ArtifactStore(context.cache_folder))
             runner.compiled[place] = CompiledForwards(self, store, runner, subject, context)
         return runner.compiled[place]
-
-
-class _Subject(NamedTuple):
-    """The model that a runner is a copy of; it must not live on because its copy is compiled."""
-
-    module: weakref.ref[nn.Module]
-    info: ModelInfo
-    architecture: str
-    content: str
 
 
 class CompiledForwards:
@@ -121,32 +104,14 @@ class CompiledForwards:
         cache: CompileCache,
         store: ArtifactStore,
         runner: ModelRunner,
-        subject: _Subject,
+        subject: Subject,
         context: RunContext,
     ) -> None:
-        self._cache, self._store = cache, store
-        device, self._engine = context.device, context.switches.engine
-        self._module, info, self._architecture, self._content = subject
-        self.info, self._device, self.mode = info, device, runner.mode
-        kernels: Kernels = "plain" if info.convolutional or runner.mode.kernels == "plain" else "attention"
-        # a compiler makes other modules than ours of its own
-        self._compiled_mode = replace(runner.mode, kernels=kernels)
-        self.eager: Forward = runner.forward
+        self._cache, self._store, self._subject, self._device = cache, store, subject, context.device
+        self._known = ModelEntries(store, subject, runner.mode, context.device, context.switches.engine)
+        self.info, self.mode = subject.info, runner.mode
         self.precision: Precision = runner.mode.precision
-        surroundings = describe_environment(device)
-        self._environment = _digest(surroundings)
-        self._what = {
-            "model": info.name,
-            "architecture": self._architecture,
-            "weights": self._content,
-            "precision": f"{self.precision}{' autocast' if self._compiled_mode.autocast else ''}",
-            "layout": "channels last" if self._compiled_mode.channels_last else "contiguous",
-            **({} if kernels == "plain" else {"kernels": kernels}),
-            **({"engine": full_name(self._engine)} if self._engine else {}),
-            **{name: value for name, value in surroundings.items() if name not in _ONLY_FOR_COMPILING},
-        }
-        self._model_id = _digest(self._what)
-        self._what["id"] = self._model_id  # so that what is compiled of it is found without comparing all the rest
+        self.eager: Forward = runner.forward
         self._loaded: dict[TileShapes, CompiledExecutor] = {}
         self._refused: dict[TileShapes, str] = {}
         self._unloadable = ""  # the hash of what is better than what is loaded, but has no room beside it
@@ -159,16 +124,11 @@ class CompiledForwards:
     def ready(self) -> dict[TileShapes, float]:
         """The tile shapes that can run compiled now, and what a pixel costs so, eager being 1."""
         self._cache.busy()
-        found = {
-            shapes: self._relative_cost(shapes, entry)
-            for shapes, entry in self._entries().items()
-            if entry.state == "ready" and shapes not in self._refused
-        }
-        return {shapes: cost for shapes, cost in found.items() if cost < _CLEARLY_SLOWER}
+        return {shapes: cost for shapes, cost in self._known.ready().items() if shapes not in self._refused}
 
     def told(self) -> list[str]:
         """What is ready, each with its bytes and what a pixel costs so: all that it changes in a run."""
-        entries, ready = self._entries(), self.ready()
+        entries, ready = self._known.by_shapes(), self.ready()
         return sorted(f"{shapes} {entries[shapes].sha256[:8]} at {cost:.2f}" for shapes, cost in ready.items())
 
     def take(self, x: Tensor) -> CompiledExecutor | None:
@@ -195,16 +155,15 @@ class CompiledForwards:
         for one model is there. What fails for its shapes alone leaves others their chance; what is there does not: a
         forward for any size that gained little here would gain no more for one.
         """
-        entries = self._entries()
-        in_use = sum(entry.state in ("ready", "failed") and _fresh(entry) for entry in entries.values())
-        if in_use >= _MOST_SHAPES or self._refused or self._failure(entries):
+        entries = self._known.by_shapes()
+        in_use = sum(entry.state in ("ready", "failed") and is_fresh(entry) for entry in entries.values())
+        if in_use >= _MOST_SHAPES or self._refused or self._known.failure(entries):
             return {}
         for shapes in compilable_shapes(self.info, tile):
             known = entries.get(shapes)
-            failed = known is not None and known.state == "failed" and not self._outdated(known)
-            if not failed and self._id(shapes) not in self._cache.gave_up:
+            if not self._known.has_failed(known) and self._known.id_of(shapes) not in self._cache.gave_up:
                 there = known is not None and known.state in ("compiling", "ready")
-                return {} if there else {shapes: self._expected_cost()}
+                return {} if there else {shapes: self._known.expected_cost()}
         return {}
 
     @property
@@ -219,7 +178,7 @@ class CompiledForwards:
 
     def bytes_held(self, shape: Sequence[int]) -> int:
         """The same, with what a tile batch of `shape` [N, C, h, w] is going to be computed by, if that is compiled."""
-        ready, entries = self.ready(), self._entries()
+        ready, entries = self.ready(), self._known.by_shapes()
         fit = sorted((shapes for shapes in ready if shapes.fit(shape)), key=ready.__getitem__)[:1]
         more = [entries[shapes] for shapes in fit if shapes not in self._loaded]
         return self.bytes_loaded + sum(bytes_held(entry.engine, entry.bytes) for entry in more)
@@ -237,11 +196,11 @@ class CompiledForwards:
 
         What earlier compiles of this model cost has to be repaid, too.
         """
-        if self._engine:
+        if self._known.engine:
             return True
-        entry, expected = self._store.get(self._model_id), self._expectation()
+        entry, expected = self._store.get(self._known.id), self._known.expectation()
         spent = (entry.eager_seconds if entry else 0.0) + self._eager_seconds
-        paid = sum(made.compile_seconds for made in self._entries().values()) / max(expected.share_saved, 1e-3)
+        paid = sum(made.compile_seconds for made in self._known.by_shapes().values()) / max(expected.share_saved, 1e-3)
         return breaks_even(spent - paid + self._rate(None) * pixels_ahead / 1e6, expected)
 
     def start(self, shapes: TileShapes) -> bool:
@@ -249,8 +208,7 @@ class CompiledForwards:
         compiled, or it cannot be started."""
         if self._cache.at_work() or self.compiling():
             return False
-        known = self._entries().get(shapes)
-        if known and known.state == "failed" and not self._outdated(known):  # just now: ours died since it was asked
+        if self._known.has_failed(self._known.by_shapes().get(shapes)):  # just now: ours died since it was asked
             return False
         try:
             return self._start(shapes)
@@ -265,9 +223,9 @@ class CompiledForwards:
         """Look once more, in the background, for what is faster than what is ready: where the machine was too busy to
         say, or there was no time to. The seconds that this may take, at most those that are `affordable`; 0 where
         nothing is left to be said, or it cannot be now."""
-        if self._cache.busy() or self._engine:
+        if self._cache.busy() or self._known.engine:
             return 0.0
-        for shapes, entry in self._entries().items():
+        for shapes, entry in self._known.by_shapes().items():
             seconds = entry.search_seconds or entry.compile_seconds
             if entry.undecided and 0 < seconds <= affordable and shapes not in self._refused:
                 try:
@@ -278,14 +236,14 @@ class CompiledForwards:
 
     def compiling(self) -> TileShapes | None:
         """The shapes being compiled now, in this process or another."""
-        return next((shapes for shapes, entry in self._entries().items() if entry.state == "compiling"), None)
+        return self._known.compiling()
 
     def wait(self, context: RunContext) -> None:
         """Until nothing of ours is being compiled, nor this model by anyone; what is only being improved is not waited
         for. An interrupt ends our compile."""
         if not (self._cache.at_work() or self.compiling()):
             return
-        usual = f"which takes about {self._expectation().compile_seconds:.0f} s"
+        usual = f"which takes about {self._known.expectation().compile_seconds:.0f} s"
         try:
             while self._cache.at_work() or self.compiling():
                 context.raise_if_interrupted()
@@ -300,12 +258,12 @@ class CompiledForwards:
 
     def refuse(self, shapes: TileShapes, reason: str, lasting: bool) -> None:
         """Go on without: in this process, and, where `lasting`, until something changes."""
-        logger.warning("%s goes on uncompiled: %s", self._what["model"], reason)
+        logger.warning("%s goes on uncompiled: %s", self._known.what["model"], reason)
         self._refused[shapes] = reason
         self._loaded.pop(shapes, None)
         if lasting:
             try:
-                self._store.fail(self._id(shapes), reason, "model", self._environment)
+                self._store.fail(self._known.id_of(shapes), reason, "model", self._known.environment)
             except OSError as error:
                 logger.debug("cannot note that: %s", error)
 
@@ -328,12 +286,13 @@ class CompiledForwards:
             return
         eager = self._rate(None)
         if self._eager_seconds:
-            self._store.note(self._model_id, self._what, Usage(eager_seconds=self._eager_seconds, eager_rate=eager))
+            usage = Usage(eager_seconds=self._eager_seconds, eager_rate=eager)
+            self._store.note(self._known.id, self._known.what, usage)
         self._eager_seconds = 0.0
         for shapes, (checked, sha256) in files.items():
-            both = bool(eager and self._rate(shapes)) and self._says_otherwise(shapes, self._rate(shapes) / eager)
+            both = bool(eager and self._rate(shapes)) and self._known.says_otherwise(shapes, self._rate(shapes) / eager)
             usage = Usage(0.0, eager * both, self._rate(shapes) * both, checked, sha256)
-            self._store.note(self._id(shapes), self._what_of(shapes), usage)
+            self._store.note(self._known.id_of(shapes), self._known.what_of(shapes), usage)
         self._noted = time.monotonic(), files
 
     def status(self, used: bool) -> str:
@@ -341,8 +300,9 @@ class CompiledForwards:
         shapes = self.compiling()
         self._cache.busy()  # one that just died is no longer compiling, but why it died is not noted before this
         if used or not shapes:
-            told = next(iter(self._refused.values()), None) or self._failure(self._entries(), any_scope=True)
-            if not told and not self.ready() and any(entry.state == "ready" for entry in self._entries().values()):
+            entries = self._known.by_shapes()
+            told = next(iter(self._refused.values()), None) or self._known.failure(entries, any_scope=True)
+            if not told and not self.ready() and any(entry.state == "ready" for entry in entries.values()):
                 told = "what was compiled is slower here"
             if used:
                 return self._computed_by()
@@ -356,65 +316,15 @@ class CompiledForwards:
         engines = {executor.engine for executor in self._loaded.values()} - {""}
         return f"compiled by {' and '.join(sorted(engines))}" if engines else "compiled"
 
-    def _what_of(self, shapes: TileShapes) -> dict[str, str]:
-        return {**self._what, "shapes": str(shapes)}
-
-    def _id(self, shapes: TileShapes) -> str:
-        return _digest(self._what_of(shapes))
-
-    def _entries(self) -> dict[TileShapes, Entry]:
-        """What the store knows of this model's shapes."""
-        found = {}
-        for entry in self._store.entries().values():
-            if entry.what.get("id") == self._model_id and "shapes" in entry.what:
-                with suppress(ValueError):  # not ours: someone wrote into the index
-                    found[TileShapes.parse(entry.what["shapes"])] = entry
-        return found
-
-    def _outdated(self, entry: Entry) -> bool:
-        """Whether it failed, and something has changed since."""
-        return entry.state == "failed" and entry.environment != self._environment
-
-    def _failure(self, entries: dict[TileShapes, Entry], any_scope: bool = False) -> str | None:
-        """Why nothing more is compiled: what this machine lacks, or what this model failed at; with `any_scope` also
-        what it failed at for some shapes only."""
-        for entry in self._store.entries().values():
-            if entry.state == "failed" and entry.scope == "environment" and not self._outdated(entry):
-                return entry.reason
-        failed = [entry for entry in entries.values() if entry.state == "failed" and not self._outdated(entry)]
-        return next((entry.reason for entry in failed if any_scope or entry.scope == "model"), None)
-
-    def _expectation(self) -> Expectation:
-        entries = self._store.entries().values()
-        return expect(entries, self._architecture, self._device.type, self.info.convolutional)
-
     def _rate(self, shapes: TileShapes | None) -> float:
         """Seconds per megapixel of this process's batches, eager for None; 0 until there were enough."""
         return self._times[shapes].rate if shapes in self._times else 0.0
 
-    def _relative_cost(self, shapes: TileShapes, entry: Entry) -> float:
-        """As it was found when it was compiled, or by earlier runs: what this one sees counts for the next."""
-        if entry.compiled_rate and entry.eager_rate and _fresh(entry) and not self._engine:  # else it may try again
-            return entry.compiled_rate / entry.eager_rate
-        return self._expected_cost()
-
-    def _expected_cost(self) -> float:
-        return _OF_WHAT_IS_ASKED_FOR if self._engine else 1.0 - self._expectation().share_saved
-
-    def _says_otherwise(self, shapes: TileShapes, relative: float) -> bool:
-        """Whether what a run saw of compiled code, by eager, is to be kept: where nothing was known, or it was taken
-        for faster and is clearly slower. Else every run would change the next one's mind."""
-        if self._engine:  # nobody asks how fast it is
-            return False
-        entry = self._entries().get(shapes)
-        known = entry.compiled_rate / entry.eager_rate if entry and entry.compiled_rate and entry.eager_rate else 0.0
-        return not known or (relative >= _CLEARLY_SLOWER > known)
-
     def _load(self, shapes: TileShapes) -> CompiledExecutor | None:
-        entry, loaded = self._store.get(self._id(shapes)), self._loaded.get(shapes)
+        entry, loaded = self._store.get(self._known.id_of(shapes)), self._loaded.get(shapes)
         if loaded and (entry is None or entry.sha256 in ("", loaded.sha256, self._unloadable)):
             return loaded
-        copy = self._store.copy_of(self._id(shapes))
+        copy = self._store.copy_of(self._known.id_of(shapes))
         if entry is None or copy is None:  # it was damaged and is gone, or the store cannot be used just now
             return loaded
         try:
@@ -437,12 +347,12 @@ class CompiledForwards:
 
     def _start(self, shapes: TileShapes, again: bool = False) -> bool:
         check_unpacking()
-        name, module = self._id(shapes), self._module()
+        name, module = self._known.id_of(shapes), self._subject.module()
         if module is None:
             return False
-        if not (self._store.search(name) if again else self._store.claim(name, self._what_of(shapes))):
+        if not (self._store.search(name) if again else self._store.claim(name, self._known.what_of(shapes))):
             return False
-        limit = max(_LEAST_LIMIT, 10 * self._expectation().compile_seconds)
+        limit = max(_LEAST_LIMIT, 10 * self._known.expectation().compile_seconds)
         with ExitStack() as undo:
             undo.callback(self._store.release, name)
             scratch = scratch_folder(self._store.folder)
@@ -451,28 +361,20 @@ class CompiledForwards:
                 id=name,
                 folder=str(self._store.folder),
                 weights=str(scratch / "weights.safetensors"),
-                content=self._content,
-                architecture=self._architecture,
-                mode=self._compiled_mode,
+                content=self._subject.content,
+                architecture=self._subject.architecture,
+                mode=self._known.mode,
                 eager=self.mode,
                 shapes=shapes,
                 device=str(self._device),
-                environment=self._environment,
+                environment=self._known.environment,
                 limit=limit,
                 again=again,
-                engine=self._engine,
+                engine=self._known.engine,
             )
             self._cache.stop()  # what only improves gives way
             self._cache.job = self._cache.start_job(self._store, request, module, scratch)
             undo.pop_all()
         doing = "looking for faster code of" if again else "compiling"
-        logger.info("%s %s for %s in the background", doing, self._what["model"], shapes)
+        logger.info("%s %s for %s in the background", doing, self._known.what["model"], shapes)
         return True
-
-
-def _fresh(entry: Entry) -> bool:
-    return time.time() - entry.used < _LATELY
-
-
-def _digest(what: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]

@@ -15,9 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..api.upstream import has_hooks
 from .attention_fusion import attend
+from .shifted_windows import apart, from_windows, in_windows
 
 _PLACE = "spandrel.architectures.DAT."
-_APART = -100.0  # what is added to the score of two pixels that were no neighbours before a shift
 _LEAST_NORM = 1e-12  # of a channel: that of `F.normalize`
 
 
@@ -74,29 +74,19 @@ class SpatialAttention(nn.Module):
 
     def _half(self, qkv: Tensor, which: int) -> Tensor:
         """What one half of the channels of `qkv` [N, h, w, 3, c] attends to, [N, h, w, c]."""
-        (count, height, width, _, channels), (rows, columns) = qkv.shape, self._windows[which]
-        down, across, area = height // rows, width // columns, rows * columns
-        shift = self._shifts[which]
+        (count, height, width, _, channels), window, shift = qkv.shape, self._windows[which], self._shifts[which]
         if any(shift):
             qkv = qkv.roll((-shift[0], -shift[1]), (1, 2))
-        windows = qkv.reshape(count, down, rows, across, columns, 3, channels).transpose(2, 3)
-        query, keys, values = windows.reshape(-1, area, 3, self._heads, channels // self._heads).permute(2, 0, 3, 1, 4)
+        windows = in_windows(qkv, window).unflatten(-1, (self._heads, channels // self._heads))
+        query, keys, values = windows.permute(2, 0, 3, 1, 4)
         bias: Tensor = getattr(self, f"bias_{which}")
-        added = [bias[None], *([self._mask(qkv, which)] if any(shift) else [])]
+        added = [bias[None]]
+        if any(shift):
+            mask = apart((height, width), window, shift).to(qkv)
+            added.append(mask.repeat(count, 1, 1, 1) if count > 1 else mask)
         attended = attend(query * self._scale, keys, values, added).transpose(1, 2)
-        whole = attended.reshape(count, down, across, rows, columns, channels).transpose(2, 3)
-        whole = whole.reshape(count, height, width, channels)
+        whole = from_windows(attended.flatten(2), window, (height, width))
         return whole.roll(shift, (1, 2)) if any(shift) else whole
-
-    def _mask(self, qkv: Tensor, which: int) -> Tensor:
-        """[N * windows, 1, area, area] what keeps pixels apart that a shift brought together."""
-        (count, height, width), (rows, columns) = qkv.shape[:3], self._windows[which]
-        shift = self._shifts[which]
-        came = (torch.arange(height) >= height - shift[0]).float()[:, None] * 2
-        came = came + (torch.arange(width) >= width - shift[1])
-        came = came.view(height // rows, rows, width // columns, columns).transpose(1, 2).reshape(-1, 1, rows * columns)
-        mask = torch.where(came == came.mT, 0.0, _APART).to(qkv)
-        return mask[:, None].repeat(count, 1, 1, 1) if count > 1 else mask[:, None]
 
 
 class ChannelAttention(nn.Module):

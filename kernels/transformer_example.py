@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from .shifted_windows import apart, from_windows, in_windows
+
 Attend = Callable[[Tensor, Tensor, Tensor, Sequence[Tensor]], Tensor]
 
 
@@ -69,24 +71,15 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, biases: Sequence[Tens
 @torch.no_grad()
 def by_torch(block: Any, shape: Shape, x: Tensor, added: Tensor | float = 0.0, attend: Attend = attention) -> Tensor:
     """What the block makes of `x` [N, h, w, C], with `added`, by torch's operations, or attention by `attend`."""
-    (count, height, width, channels), side, heads = x.shape, shape.window, shape.heads
-    area, shifts = side**2, (-shape.shift, -shape.shift)
-
-    def in_windows(pixels: Tensor) -> Tensor:
-        pixels = pixels.roll(shifts, (1, 2)).view(count, height // side, side, width // side, side, -1)
-        return pixels.permute(0, 1, 3, 2, 4, 5).reshape(-1, area, pixels.shape[-1])
-
-    qkv = block.attn.qkv(in_windows(block.norm1(x))).view(-1, area, 3, heads, channels // heads)
-    query, keys, values = qkv.permute(2, 0, 3, 1, 4)
-    table = block.attn.relative_position_bias_table[relative_places(side)].view(area, area, heads).permute(2, 0, 1)
-    biases = [table[None]]
-    if shape.shift:  # pixels that came from the other side are none of their new neighbours'
-        rows, columns = (torch.arange(n) >= n - shape.shift for n in (height, width))
-        sides = (2 * rows.float()[:, None] + columns).expand(count, height, width)
-        parts = sides.reshape(count, height // side, side, width // side, side).permute(0, 1, 3, 2, 4).reshape(-1, area)
-        biases.append(torch.where(parts[:, None] == parts[:, :, None], 0.0, -100.0)[:, None])
+    (count, height, width, channels), heads = x.shape, shape.heads
+    window, shift, area = (shape.window, shape.window), (shape.shift, shape.shift), shape.window**2
+    windows = in_windows(block.norm1(x).roll((-shape.shift, -shape.shift), (1, 2)), window)
+    query, keys, values = block.attn.qkv(windows).view(-1, area, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+    table = block.attn.relative_position_bias_table[relative_places(shape.window)].view(area, area, heads)
+    biases = [table.permute(2, 0, 1)[None]]
+    if shape.shift:
+        biases.append(apart((height, width), window, shift).repeat(count, 1, 1, 1))
     attended = attend(query * block.attn.scale, keys, values, biases).transpose(1, 2)
-    attended = attended.reshape(count, height // side, width // side, side, side, channels).permute(0, 1, 3, 2, 4, 5)
-    whole = attended.reshape(x.shape)
-    y = x + block.attn.proj(whole).roll((shape.shift, shape.shift), (1, 2)) + added
+    whole = from_windows(attended.reshape(-1, area, channels), window, (height, width))
+    y = x + block.attn.proj(whole).roll(shift, (1, 2)) + added
     return y + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(y))))

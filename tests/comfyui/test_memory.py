@@ -119,6 +119,7 @@ def test_models_that_alternate_take_no_more_after_the_second_round(server: Serve
     for _ in range(10):
         prompts.run(COMPACT)
         prompts.run(LARGE)
+        time.sleep(2)  # the memory goes back a second later, which a busy machine has passed by now, or has not
         taken.append(server.resident_bytes())
     assert max(taken[2:]) <= taken[1] + 10 * MEGABYTE, [size // MEGABYTE for size in taken]
 

@@ -20,7 +20,11 @@ from safetensors import SafetensorError
 from cudaspeed import compile_cache
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
+from cudaspeed.backends.offer import usable
+from cudaspeed.compiling import model_entries
 from cudaspeed.compiling.errors import explain
+from cudaspeed.compiling.model_entries import ModelEntries
+from cudaspeed.compiling.policy import Expectation
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.artifacts import ArtifactStore
@@ -35,15 +39,14 @@ RUN_IN_A_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import zoo
-from cudaspeed import compile_cache
-from cudaspeed.compiling import job
+from cudaspeed.compiling import job, model_entries
 from cudaspeed.kernels import winograd
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
 winograd.prepare = lambda folder, patience=0.0: False
-compile_cache._CLEARLY_SLOWER = 100.0
+model_entries._CLEARLY_SLOWER = 100.0
 job._NICENESS = 0
 options = UpscaleOptions(precision="fp32", compile_mode="wait")
 report = upscale(zoo.photograph(40, 40), zoo.compact(), options, StandaloneContext("cpu")).report
@@ -84,7 +87,7 @@ def folder(compiled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(autouse=True)
 def no_compiled_code_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it pays here, for models this small, decides no test."""
-    monkeypatch.setattr(compile_cache, "_CLEARLY_SLOWER", 100.0)
+    monkeypatch.setattr(model_entries, "_CLEARLY_SLOWER", 100.0)
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +185,7 @@ def settled(sessions: SessionCache, seconds: float = 500) -> UpscaleReport:
         time.sleep(0.3)
 
 
+@pytest.mark.skipif(bool(usable(torch.device("cpu"))), reason="an engine is installed that needs no compiler")
 def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-g++"))
     report = settled(new_sessions())
@@ -197,9 +201,7 @@ def test_a_compiler_that_hangs_is_ended_and_not_tried_again(monkeypatch: pytest.
     hanging.chmod(0o755)
     monkeypatch.setenv("CXX", str(hanging))
     monkeypatch.setattr(compile_cache, "_LEAST_LIMIT", 1.0)
-    monkeypatch.setattr(
-        compile_cache.CompiledForwards, "_expectation", lambda self: compile_cache.Expectation(0.8, 0.1)
-    )
+    monkeypatch.setattr(ModelEntries, "expectation", lambda self: Expectation(0.8, 0.1))
     report = settled(new_sessions())
     assert "took longer than 8 s" in report.compiling
     assert settled(new_sessions()).compiling == report.compiling
