@@ -170,18 +170,18 @@ def _attention(kind: LayerKind, way: Way) -> _Call:
 
 
 def _block(kind: LayerKind, way: Way) -> _Call:
-    channels, heads, hidden, side = kind.sizes
-    shape, generator = Shape(channels, heads, hidden, side, 0), torch.Generator().manual_seed(0)
-    windows = -(-_PIXELS // side**2)
-    block, size = example(shape, generator).requires_grad_(False), (side, windows * side)
-    x = torch.rand(1, *size, channels, generator=generator)
+    shape, generator = Shape(*kind.sizes, shift=0), torch.Generator().manual_seed(0)
+    windows = -(-_PIXELS // shape.window**2)
+    block, size = example(shape, generator).requires_grad_(False), (shape.window, windows * shape.window)
+    x = torch.rand(1, *size, shape.channels, generator=generator)
+    pixels = math.prod(size)
     if way in ("winograd", "bf16 winograd") and transformer_block.ready():
         fused = FusedTransformerBlock(block, torch.float32 if way == "winograd" else torch.bfloat16)
-        return windows * side**2, lambda: fused(x.flatten(1, 2), size)
+        return pixels, lambda: fused(x.flatten(1, 2), size)
     if way == "bf16 channels last":
         block, x = block.bfloat16(), x.bfloat16()
     attend = _attend_in(way)
-    return windows * side**2, lambda: by_torch(block, shape, x, attend=attend)
+    return pixels, lambda: by_torch(block, shape, x, attend=attend)
 
 
 def _attend_in(way: Way) -> Attend:

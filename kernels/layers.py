@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from . import transformer_block
+from .transformer_example import Shape
 
 LayerName = Literal["conv3x3", "pointwise", "attention", "block"]
 _LAST_CONVOLUTIONS = 4  # those that a model without modules for it enlarges in front of
@@ -30,7 +31,7 @@ class LayerKind:
 
     `sizes` of "conv3x3" (stride 1, one group) and "pointwise" (1x1 and linear): channels in and out. Of "attention" in
     windows: queries in one, keys in one, channels of a head, heads. Of a transformer "block", as a whole, that
-    `transformer_block.suits`: channels, heads, the hidden layer's channels, the window's side.
+    `transformer_block.suits`: a `Shape` without its shift.
     """
 
     name: LayerName
@@ -42,8 +43,8 @@ class LayerKind:
         if self.name == "attention":
             return 2 * math.prod(self.sizes[1:])
         if self.name == "block":
-            channels, _, hidden, window = self.sizes
-            return channels * (4 * channels + 2 * hidden + 2 * window**2)
+            shape = Shape(*self.sizes, shift=0)
+            return shape.multiplications // shape.window**2
         return math.prod(self.sizes) * (9 if self.name == "conv3x3" else 1)
 
     @property
@@ -52,8 +53,8 @@ class LayerKind:
         if self.name == "attention":
             return self.sizes[1], self.sizes[2]
         if self.name == "block":
-            channels, heads, _, window = self.sizes
-            return window**2, channels // heads
+            shape = Shape(*self.sizes, shift=0)
+            return shape.window**2, shape.channels // shape.heads
         return None
 
 
@@ -176,8 +177,7 @@ def _kind(module: nn.Module) -> LayerKind | None:
         name: LayerName | None = {(3, 3): "conv3x3", (1, 1): "pointwise"}.get(module.kernel_size)  # type: ignore[assignment]
         return LayerKind(name, sizes) if name else None
     if transformer_block.suits(module):
-        shape = transformer_block.shape_of(module)
-        return LayerKind("block", (shape.channels, shape.heads, shape.hidden, shape.window))
+        return LayerKind("block", transformer_block.shape_of(module)[:-1])
     window, channels = window_of(module), vars(module).get("dim")
     if window is None or not isinstance(channels, int):
         return None
