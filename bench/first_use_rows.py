@@ -106,10 +106,9 @@ def _steady(records: Sequence[Record]) -> list[Point]:
 def _automatic(records: Sequence[Record]) -> list[Point]:
     points = []
     for record in _of(records, "idle"):
-        if by_hand := record.get("choices"):
-            best = min(by_hand, key=by_hand.get)
-            ratio = record["automatic"] / by_hand[best]
-            points.append(Point(_place(record), ratio, 1.05, f"{ratio:.2f} ({best})"))
+        if "by_hand" in record:
+            ratio = record["automatic"] / record["by_hand"]
+            points.append(Point(_place(record), ratio, 1.05, f"{ratio:.2f} ({record['fastest']})"))
     return points
 
 

@@ -34,6 +34,10 @@ def rounds_for(seconds: float) -> int:
     return max(_FEWEST, min(_MOST, math.ceil(_STEADY_SECONDS / max(seconds, 1e-3))))
 
 
+def _least(times: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: min(seconds) for name, seconds in times.items()}
+
+
 class Place(NamedTuple):
     """Where models and cache folders lie, and what is asked of every measurement."""
 
@@ -97,21 +101,27 @@ class Turns:
             self._running[name].settle()
         return self._rounds({name: (name, None) for name in ours})
 
-    def by_hand(self, choices: dict[str, Record]) -> dict[str, list[float]]:
-        """Seconds of ours, automatic ("") and with these options, in turn."""
+    def by_hand(self, choices: dict[str, Record]) -> Record:
+        """The least seconds of each choice, and then of automatic and the fastest choice, in turns of these two alone:
+        the least of so many is the luckiest, too. Automatic has had ten calls before."""
+        for _ in range(CALLS - len(self.times["ours"])):
+            self._call("ours")
         for options in choices.values():
             for _ in range(_WARM_UP):
                 self._call("ours", options)
         self._running["ours"].settle()
-        return self._rounds({"": ("ours", None)} | {name: ("ours", options) for name, options in choices.items()})
+        found = _least(self._rounds({name: ("ours", options) for name, options in choices.items()}))
+        fastest = min(found, key=lambda name: found[name])
+        final = _least(self._rounds({"automatic": ("ours", None), "by_hand": ("ours", choices[fastest])}))
+        return {"choices": found, "fastest": fastest, **final}
 
     def _rounds(self, works: Mapping[str, tuple[str, Record | None]]) -> dict[str, list[float]]:
         last = self.times["ours"][-1]
         assert last is not None  # only plain leaves turns out
         times: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(rounds_for(last * len(works))):
-            for name, work in works.items():
-                times[name].append(self._call(*work))
+        for turn in range(rounds_for(last * len(works))):
+            for name in list(works) if turn % 2 == 0 else reversed(works):
+                times[name].append(self._call(*works[name]))
         return times
 
     def _call(self, name: str, options: Record | None = None) -> float:
@@ -136,7 +146,7 @@ def _taking_turns(contenders: dict[str, Contender], idle_between: float, load: B
 
 
 def idle(place: Place, task: Task, calls: int, choices: dict[str, Record]) -> Record:
-    """So many calls from the first on; where these are ten, the steady state, and what is chosen by hand."""
+    """So many calls from the first on; where these are ten, the steady state; and what can be chosen by hand."""
     contenders = {
         "plain": Contender("plain", task, place.folder),
         "ours": Contender("ours", task, place.cache("idle", task)),
@@ -148,9 +158,8 @@ def idle(place: Place, task: Task, calls: int, choices: dict[str, Record]) -> Re
         record: Record = {**turns.times, "runs": turns.runs}
         if calls == CALLS:
             record["steady"] = turns.steady()
-            if choices:
-                fastest = {name: min(seconds) for name, seconds in turns.by_hand(choices).items()}
-                record |= {"automatic": fastest.pop(""), "choices": fastest}
+        if choices:
+            record |= turns.by_hand(choices)
     return record
 
 
