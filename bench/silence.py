@@ -25,7 +25,7 @@ from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.upscale_engine import upscale
 
 from .harness import Results, command_line, parse_size
-from .model_zoo import NAMES, build_fitted
+from .model_zoo import ARCHITECTURES, build_fitted
 from .photograph import photograph
 
 
@@ -98,7 +98,7 @@ def longest_silence(told: list[tuple[float, str]], seconds: float) -> tuple[floa
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--models", nargs="+", default=NAMES)
+    parser.add_argument("--models", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--size", default="480x320", help="WIDTHxHEIGHT of the picture")
     parser.add_argument("--tile", type=int, default=0)
     parser.add_argument("--precision", default="auto")

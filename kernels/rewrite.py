@@ -12,6 +12,7 @@ from .convolution import activation_slope
 from .dat_blocks import rearranged
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
 from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
+from .heartbeat import beat
 from .linear import PackedLinear, PackedPointwise
 from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, aligned, suits
 
@@ -40,6 +41,7 @@ def fold_convolutions(module: nn.Module) -> None:
     half precision less exact, and impossible to trace. For evaluation only: training needs the parts.
     """
     for parent in list(module.modules()):
+        beat(0)
         for name, child in list(parent.named_children()):
             folded, fold = getattr(child, "eval_conv", None), getattr(child, "update_params", None)
             if isinstance(folded, nn.Conv2d) and callable(fold):
@@ -66,6 +68,7 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
     count = 0
     children = list(parent.named_children())
     for (name, child), (after, activation) in zip(children, [*children[1:], ("", None)], strict=False):
+        beat(0)
         parts = _dense_parts(child)
         if parts:
             setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE, products))

@@ -24,6 +24,7 @@ from ..api.context import Resident
 from ..api.model_info import Forward, ModelInfo
 from ..api.upstream import architecture_call, copy_module, own_tensors
 from ..kernels.attention_fusion import FusedAttention
+from ..kernels.heartbeat import beat
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
 from ..kernels.winograd import shared_workspace
 from ..memory import bytes_for_copies, weights_bytes
@@ -170,6 +171,7 @@ def _copy(module: nn.Module, mode: ExecutionMode) -> nn.Module:
 
 def _private(tensor: Tensor) -> Tensor:
     """The caller's tensor, which may be an inference tensor or a view of another, as a normal one of its own."""
+    beat(0)
     return tensor.to("cpu", copy=True)
 
 

@@ -15,6 +15,7 @@ from ..api.context import RunContext
 from ..api.model_info import ModelInfo
 from ..api.options import Level, UpscaleOptions
 from ..compile_cache import CompiledForwards
+from ..kernels.heartbeat import heard_by
 from ..memory import MemoryCost, affordable_pixels, allowed_bytes, measure_cost, working_bytes
 from ..models.execution import ExecutionMode, Executor
 from ..models.known_memory import rough_cost
@@ -97,9 +98,10 @@ class StepMaker:
 
     def make(self, mode: ExecutionMode, shared: bool) -> Step:
         """The copy of the model in `mode`, what it costs, and what is compiled of it; a `shared` copy is kept for later
-        runs."""
+        runs. An interrupt ends the copying."""
         device, runners = self._context.device, self._shared.runners
-        runner = runners.get(self._model, mode, device) if shared else ModelRunner(self._model, mode)
+        with heard_by(lambda _: self._context.raise_if_interrupted()):
+            runner = runners.get(self._model, mode, device) if shared else ModelRunner(self._model, mode)
         # what a compiler makes is slower than our convolutions on a CPU; where all is in half precision, less exact too
         ours = mode.kernels == "winograd" and (self._info.convolutional or mode.only_products)
         compiles = self._options.compile and (not ours or bool(self._context.switches.engine))

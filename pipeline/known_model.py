@@ -51,7 +51,7 @@ class KnownModel:
         self._model, self._options, self._context, self._studies = model, options, context, studies
         self._profile, self.record = shared.profile(model, context), shared.record(model)
         self.info: ModelInfo = model_info(model)
-        self.observations = ModelObservations() if options.reproducible else self.record.observations
+        self.observations = ModelObservations() if options.reproducible else shared.observations(self._profile)
         self.later: list[Study] = []
         self._padding: tuple[ModelInfo | None, WrapPadding] = None, WrapPadding()
         self.run_pixels = 0

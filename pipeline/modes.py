@@ -117,7 +117,7 @@ class ModeChooser:
         """Note what a run computes by: where that is not what the last one had, it is another revision of the profile.
         Returns the revision."""
         told = f"{mode}{code_behind(self._model.model, mode)}" + "".join(f", compiled for {some}" for some in compiled)
-        seen = "" if self._options.reproducible else self._record.observations.told()
+        seen = "" if self._options.reproducible else self._shared.observations(self._profile).told()
         told += f", seen {hashlib.sha256(seen.encode()).hexdigest()[:8]}" if seen else ""
         question, known = self._question(), self._profile.known
         return (

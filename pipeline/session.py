@@ -184,6 +184,7 @@ class Session:
             try:
                 return FallbackChain(mode, self._modes, steps)
             except Exception as raised:  # a network may fail in any way in another layout, or with other modules
+                self.context.raise_if_interrupted()
                 if isinstance(raised, CudaspeedError) or self.context.is_out_of_memory(raised):
                     raise
                 error = ModelFailedError(f"{self.known.info.name} cannot be copied for {mode}: {first_line(raised)}")

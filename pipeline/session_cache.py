@@ -39,12 +39,11 @@ Fact = TypeVar("Fact")
 class ModelRecord:
     """What this process found out about one model, and another one would find out anew.
 
-    `observations` hold for the weights of these `versions`, and so do `facts`, which no measuring gave, and the
-    `latest` answers to questions, with what they depend on. `met` is of forwards for which this process had to get new
-    memory (pipeline/feedback.py).
+    `facts`, which no measuring gave, hold for the weights of these `versions`, and so do the `latest` answers to
+    questions, with what they depend on. `met` is of forwards for which this process had to get new memory
+    (pipeline/feedback.py).
     """
 
-    observations: ModelObservations = field(default_factory=ModelObservations)
     versions: int | None = None
     facts: dict[Hashable, Any] = field(default_factory=dict)
     met: dict[Estimated, int] = field(default_factory=dict)
@@ -91,13 +90,14 @@ class SessionCache:
         self._flushed = time.monotonic()
         self.memory_limits: dict[str, MemoryLimit] = {}
         """By device."""
+        self._observations: dict[str, ModelObservations] = {}
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
         self._latest: tuple[weakref.ref[nn.Module], float] | None = None  # whose run was the last, and its seconds
         self._lock, self._sessions = threading.Lock(), 0
         self._asked: list[Callable[[], None]] = []  # to let go of all, and whom to tell
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
-        """What this process has seen of the model; what it observed of other weights in the same module is
+        """What this process has found out about the model; what it found of other weights in the same module is
         forgotten."""
         record = self._records.get(model.model)
         if record is None:
@@ -105,7 +105,7 @@ class SessionCache:
             TRIMMER.watch(model.model)
         versions = versions_of(model.model)
         if record.versions != versions:
-            record.observations, record.versions, record.facts, record.latest = ModelObservations(), versions, {}, {}
+            record.versions, record.facts, record.latest = versions, {}, {}
         return record
 
     @contextmanager
@@ -168,6 +168,11 @@ class SessionCache:
         if folder not in self._profiles:
             self._profiles[folder] = ProfileStore(profiles_folder(folder))
         return self._profiles[folder].of(model.model)
+
+    def observations(self, profile: ModelProfile) -> ModelObservations:
+        """What this process has seen of a model with these weights. A host may load the same file anew for each prompt,
+        and what looks faulty is not to be computed twice each time."""
+        return self._observations.setdefault(profile.content, ModelObservations())
 
     def layers(self, context: RunContext) -> LayerKnowledge:
         """What layers take on this machine's CPU."""

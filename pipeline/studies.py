@@ -6,13 +6,13 @@ import logging
 import math
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
 from spandrel import ImageModelDescriptor
 
 from ..api.context import RunContext
 from ..api.errors import first_line
+from ..kernels.heartbeat import heard_by
 from ..models.blocks import blocks_of, listening
 from ..models.execution import ExecutionMode
 from ..models.runner import ModelRunner
@@ -153,29 +153,26 @@ class StudyRunner:
             self._shared.profile(model, self._context).keep(**found)
             return None
 
-    def _stoppable(self, runner: ModelRunner, give_way: Callable[[], bool]) -> AbstractContextManager[object]:
-        """Within it a forward ends between two blocks: within a run by an interrupt, else where it has to give way."""
-
-        def look(_: int) -> None:
-            if self._within_a_run:
-                self._context.raise_if_interrupted()
-            elif give_way():
-                raise _GivenWayError
-
-        return listening(blocks_of(runner.module, _MOST_BLOCKS), look)
+    def _stop(self, give_way: Callable[[], bool]) -> None:
+        """Raises within a run what an interrupt raises, else where one has come to which this has to give way."""
+        if self._within_a_run:
+            self._context.raise_if_interrupted()
+        elif give_way():
+            raise _GivenWayError
 
     def _answer(self, model: ImageModelDescriptor, ask: Ask, give_way: Callable[[], bool]) -> Answer:
         clock, context = self._shared.clock, self._context
-        began = clock()
+        began, listener = clock(), lambda _: self._stop(give_way)
         try:
             runner = self._copies.get(ask.mode) or self._shared.runners.find(model, ask.mode)
             if runner is None or (context.device.type == "cpu" and not _is_on_cpu(runner)):
-                runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
+                with heard_by(listener):
+                    runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
             if context.device.type != "cpu":  # a copy is there already
                 bring(context, runner, 0)
             with torch.inference_mode():
                 started = clock()
-                with self._stoppable(runner, give_way):
+                with listening(blocks_of(runner.module, _MOST_BLOCKS), listener):
                     output = runner.forward(ask.picture.to(context.device)).float().cpu()
                 answer = Answer(output, max(0.0, clock() - started))
         except Exception as error:  # an architecture may fail in any way in a mode it does not know

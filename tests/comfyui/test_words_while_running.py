@@ -66,7 +66,7 @@ def upscaling(kind: str, model: str = MODEL, **widgets: Any) -> dict[str, Any]:
 
 
 def slow(**widgets: Any) -> dict[str, Any]:
-    return upscaling("1x224x320x3", "slow.safetensors", tile_size=64, **widgets)
+    return upscaling("1x224x320x3", "slow.safetensors", **{"tile_size": 64, **widgets})
 
 
 def ended(page: Page, server: Server, how: str = "execution_success") -> Page:
@@ -90,6 +90,18 @@ def test_texts_are_true_and_few_and_the_picture_fills_in(server: Server) -> None
     pictures = page.pictures()
     assert len(pictures) >= 2
     assert closest(pictures[:-1]) >= 0.8, "one a second, as they arrive here; the last one is whole"
+
+
+@pytest.mark.parametrize("tile_size", [0, 256], ids=["one piece", "tiles"])
+def test_it_is_never_silent_for_long(server: Server, tile_size: int) -> None:
+    """Nor on a machine that is busy: five seconds at most between two words or steps of the bar, from the first run of
+    a model on."""
+    page = ended(Page(server, slow(tile_size=tile_size) | {"picture": node("Picture", look="1x448x640x3")}), server)
+    words, bars = page.texts("mine"), page.bars("mine")
+    assert len(words) > 3, "it took some seconds"
+    assert len({value for _, value, _ in bars}) > 3, "the bar moves, in one piece too"
+    told = sorted([*page.ran("mine"), *(when for when, _ in words), *(when for when, *_ in bars)])
+    assert max(b - a for a, b in itertools.pairwise(told)) <= 5, told
 
 
 def test_a_quick_run_ends_with_what_was_done_too(server: Server) -> None:

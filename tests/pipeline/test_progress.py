@@ -259,6 +259,21 @@ def test_the_text_tells_the_tile_how_it_is_computed_how_fast_and_what_memory_is_
                 assert host.texts[-1] == "tile 16/60, bf16, compiled, 15 MP/s, 1.9 of 7.4 GB, 12 s left"
 
 
+def test_an_interrupt_does_not_wait_for_a_copy_of_the_model() -> None:
+    """On a busy machine it takes seconds to copy, fold and pack the weights of a model."""
+
+    class Begun:
+        def __deepcopy__(self, memo: object) -> Begun:
+            host.stop = True
+            return self
+
+    host, sessions, model = Host(), new_sessions(), zoo.compact()
+    model.model.begun = Begun()
+    with pytest.raises(Interrupted):
+        upscale(zoo.photograph(32, 32), model, UpscaleOptions(compile=False), host, sessions)
+    assert not sessions.runners.held(), "none was made to its end"
+
+
 def test_a_batch_that_holds_tiles_more_than_once_counts_no_further_than_there_are() -> None:
     """Where some stand still, any of the others takes their place in the batch."""
     host, clock = Host(), Clock()

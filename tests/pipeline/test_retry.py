@@ -243,6 +243,19 @@ def test_what_a_model_does_on_purpose_in_large_tiles_is_told_by_a_small_piece(bi
     assert sum(pixels) < (pixels.count(300 * 300) + 0.5) * 300 * 300
 
 
+def test_what_a_model_does_on_purpose_is_known_when_its_file_is_loaded_again() -> None:
+    """A host may load a file anew for each prompt."""
+    sessions, computed = new_sessions(), list[int]()
+    for _ in range(2):
+        model, pixels = zoo.compact(), list[int]()
+        with torch.no_grad():
+            model.model.body[-1].bias.fill_(0.3)
+        model.model.register_forward_pre_hook(lambda _, args, pixels=pixels: pixels.append(args[0][0, 0].numel()))
+        run(zoo.photograph(300, 300), model, "fp32", sessions, tile=320)
+        computed.append(sum(pixels))
+    assert computed[0] > computed[1] == 300 * 300
+
+
 def test_what_only_half_precision_does_is_found_where_it_is() -> None:
     image = spotted((0, 260, 260), size=(300, 300))
     wild = lambda y: torch.where((y > 0.995) & (y.dtype in HALF), 90.0, y)  # noqa: E731
