@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
+from ..api.upstream import has_hooks
+
 
 class Residual(NamedTuple):
     """`result * scale + tensor`: what becomes of a result [N, C, h, w]; `tensor` has its shape."""
@@ -86,6 +88,11 @@ def activation_slope(module: nn.Module) -> float | Tensor | None:
     if isinstance(module, nn.LeakyReLU):
         return float(module.negative_slope)
     return 0.0 if type(module) is nn.ReLU else None
+
+
+def is_gelu(module: nn.Module | None) -> bool:
+    """Whether it is GELU itself, not what comes near it."""
+    return type(module) is nn.GELU and module.approximate == "none" and not has_hooks(module)
 
 
 def computing_type(weight: Tensor) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from enum import IntEnum
 
 
 class Picture(ctypes.Structure):
@@ -16,12 +17,22 @@ class Picture(ctypes.Structure):
     )
 
 
+class Curve(IntEnum):
+    """What a convolution's result goes through; a gate takes what is added, too."""
+
+    STRAIGHT = 0
+    SILU = 1
+    GELU = 2
+    GATE = 3
+
+
 class Ending(ctypes.Structure):
-    """What follows a convolution: (y + bias), negative ones times slope, times scale, plus added."""
+    """What follows a convolution: (y + bias), negative ones times slope, on a `Curve`, times scale, plus added."""
 
     _fields_ = (
         ("bias", ctypes.c_void_p),
         ("slope", ctypes.c_void_p),
+        ("curve", ctypes.c_int),
         ("scale", ctypes.c_float),
         ("added", Picture),
     )

@@ -22,7 +22,7 @@ from .linear import PackedPointwise
 from .timing import Clock
 from .transformer_block import FusedTransformerBlock
 from .transformer_example import Attend, Shape, attention, by_torch, example
-from .winograd import WinogradConvolution
+from .winograd_modules import WinogradConvolution
 
 Way = Literal["plain", "plain channels last", "winograd", "bf16 channels last", "bf16 winograd", "attention"]
 """How a model is computed. "attention" is plain but for attention within windows, by our kernels; "winograd" is in

@@ -45,11 +45,6 @@ def suits(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
     return type(module) is nn.Linear
 
 
-def is_gelu(module: nn.Module | None) -> bool:
-    """Whether it is the activation that the kernels know."""
-    return type(module) is nn.GELU and module.approximate == "none" and not has_hooks(module)
-
-
 class Kernels:
     """The library's functions, for tensors."""
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from spandrel.architectures.Compact import Compact
+from spandrel.architectures.SPAN import SPAN
 from torch import nn
 
 from ..api.model_info import Kernels
+from ..api.upstream import has_hooks
 from . import linear, transformer_block
-from .convolution import activation_slope
+from .convolution import is_gelu
 from .dat_blocks import rearranged
 from .dense_block import DENSE_CONVOLUTIONS, DENSE_SCALE, DenseGroup, dense_groups, is_dense_block, rewrite_dense_groups
 from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
 from .heartbeat import beat
 from .linear import PackedLinear, PackedPointwise
-from .winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, aligned, suits
+from .winograd import aligned, follows, suits
+from .winograd_modules import WinogradChain, WinogradConvolution, WinogradDenseBlock, WinogradSpanBlock
 
 _MLP = ("fc1", "act")  # names of a layer and the activation after it, where attention models have both
+_SPAN_READ = "block_6"  # of SPAN's blocks that whose first convolution's result is read again
 _SPAN_SLOPE = 0.05  # of the leaky ReLU in SPAN's Conv3XC (arXiv 2311.12770 and spandrel's architecture)
 
 
@@ -73,6 +79,10 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
         if parts:
             setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE, products))
             count += 1
+        elif (convolutions := _span_parts(child)) is not None:
+            is_read = type(parent) is SPAN and name == _SPAN_READ
+            setattr(parent, name, WinogradSpanBlock(convolutions, is_read, products))
+            count += 1
         elif transformer_block.ready() and transformer_block.suits(child):
             block = transformer_block.fused(child, products)
             setattr(parent, name, block)
@@ -81,14 +91,14 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
             setattr(parent, name, block)
             count += _use_winograd(block, False, products)
         elif products == torch.bfloat16 and linear.suits(child):
-            gelu = linear.is_gelu(activation) and (in_order or (name, after) == _MLP)
+            gelu = is_gelu(activation) and (in_order or (name, after) == _MLP)
             kind = PackedPointwise if isinstance(child, nn.Conv2d) else PackedLinear
             setattr(parent, name, kind(child, gelu))
             if gelu:
                 setattr(parent, after, nn.Identity())
             count += 1
         elif suits(child):
-            fused = in_order and activation is not None and activation_slope(activation) is not None
+            fused = in_order and follows(activation)
             setattr(parent, name, WinogradConvolution(child, activation if fused else None, products))
             if fused:
                 setattr(parent, after, nn.Identity())
@@ -122,3 +132,15 @@ def _dense_parts(block: nn.Module) -> list[tuple[nn.Conv2d, nn.Module | None]] |
     parts = [[*getattr(block, name), None][:2] for name in DENSE_CONVOLUTIONS]
     taken = all(suits(convolution) and aligned(convolution) for convolution, _ in parts)
     return [(convolution, after) for convolution, after in parts] if taken else None
+
+
+def _span_parts(block: nn.Module) -> list[nn.Conv2d] | None:
+    """The convolutions of SPAN's block, which were folded; None where it is none, or does not suit."""
+    if type(block).__name__ != "SPAB" or type(block).__module__ != SPAN.__module__:
+        return None
+    parts: Any = block
+    convolutions = [parts.c1_r, parts.c2_r, parts.c3_r]
+    channels = {some for one in convolutions if suits(one) for some in (one.in_channels, one.out_channels)}
+    activation = parts.act1
+    suit = all(map(suits, convolutions)) and len(channels) == 1 and not has_hooks(block)
+    return convolutions if suit and type(activation) is nn.SiLU and activation.inplace else None

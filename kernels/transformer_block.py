@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..api.upstream import has_hooks
 from .build import code_of, load_library
+from .convolution import is_gelu
 from .heartbeat import beat, current_listener
 from .interface import BlockLayers, BlockPictures, BlockSizes
-from .linear import is_gelu
 from .numerics import Limits, compare
 from .operands import check_operand
 from .packing import in_blocks

@@ -7,6 +7,7 @@ calls like these.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .interface import (
     BlockPictures,
     BlockSizes,
     ConvolutionSizes,
+    Curve,
     Ending,
     LinearSizes,
     Picture,
@@ -49,8 +51,9 @@ def _convolve(library: ctypes.CDLL, lanes: int, threads: int) -> None:
     x, y, added = (_floats(pictures * height * width * _CHANNELS) for _ in range(3))
     weights, bias, slope = _floats(36 * _CHANNELS**2), _floats(_CHANNELS), _floats(_CHANNELS)
     strides = height * width * _CHANNELS, width * _CHANNELS, _CHANNELS
-    ending = Ending(ctypes.addressof(bias), ctypes.addressof(slope), 0.5, Picture(ctypes.addressof(added), *strides))
-    for bfloat16 in (False, True):
+    more = Picture(ctypes.addressof(added), *strides)
+    for bfloat16, curve in itertools.product((False, True), Curve):
+        ending = Ending(ctypes.addressof(bias), ctypes.addressof(slope), curve, 0.5, more)
         sizes = ConvolutionSizes(
             *(pictures, height, width, 1, height, width, _CHANNELS, _CHANNELS),
             lanes=lanes,

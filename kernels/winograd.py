@@ -1,4 +1,4 @@
-"""3x3 convolutions on a CPU by Winograd's method, twice as fast as oneDNN's: csrc/winograd.cpp, as modules.
+"""3x3 convolutions on a CPU by Winograd's method, twice as fast as oneDNN's: csrc/winograd.cpp.
 
 F(4x4, 3x3) of Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308): a quarter of
 the multiplications. In float32 the results differ from the plain convolution's by some 1e-6 of the largest.
@@ -13,10 +13,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-import math
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeGuard, cast
 
@@ -27,9 +23,9 @@ from torch.nn.utils import skip_init
 
 from ..api.upstream import has_hooks
 from .build import load_library
-from .convolution import activation_slope
+from .convolution import activation_slope, is_gelu
 from .heartbeat import beat, current_listener
-from .interface import ConvolutionSizes, Ending, Picture
+from .interface import ConvolutionSizes, Curve, Ending, Picture
 from .numerics import Limits, compare
 from .operands import check_dense, check_operand, check_writable
 from .packing import in_blocks
@@ -41,26 +37,26 @@ _WEIGHTS = ((192, 0, 0), (-128, -96, -72), (-128, 96, -72), (32, 48, 72), (32, -
 _TIMES = 243 * 243
 _COLUMNS = 1 << 14  # of weights that are transformed at once, 5 MB of float64
 # What may be around the picture: zeros, so that the output is as large, or nothing.
-_EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
+EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
 _LANES = 8  # the kernels' channels come in multiples of it; others get company of zeros
 _RUN = 12  # tiles that a thread takes at once: with 64 channels some 220 KB, which a core's cache holds
 # Multiplications that threads are worth, about a tenth of a millisecond. All threads or one: OpenMP ends and makes anew
 # those by which two teams in turn differ.
 _LEAST_WORK = 1 << 23
 _MOST_WORK = 1 << 30  # at once, where somebody listens: a tenth of a second, beside other work half of one
-_PICTURE = 4  # channels that a picture has, at most
 _CPU = torch.device("cpu")
 _LIMITS = {torch.float32: Limits(2e-4), torch.bfloat16: Limits(2e-1)}  # the method's rounding is a fortieth of it
 
 
 class Packed(NamedTuple):
     """A convolution made ready, C and O rounded up to multiples of 8: `weights` [36, C * O] in the kernel's order, of
-    the type that is multiplied in, float32 or bfloat16, `bias` [O], and the `slope` [O] by which negative results are
-    multiplied; None: they stay."""
+    the type that is multiplied in, float32 or bfloat16, `bias` [O], the `slope` [O] by which negative results are
+    multiplied (None: they stay), and the `curve` that they go through."""
 
     weights: Tensor
     bias: Tensor
     slope: Tensor | None
+    curve: Curve
 
 
 def prepare(folder: Path, patience: float = 0.0) -> bool:
@@ -76,10 +72,15 @@ def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         and not has_hooks(module)
         and module.kernel_size == (3, 3)
         and module.stride == module.dilation == (1, 1)
-        and module.padding in _EDGES
+        and module.padding in EDGES
         and module.padding_mode == "zeros"
         and module.groups == 1
     )
+
+
+def follows(activation: nn.Module | None) -> bool:
+    """Whether the kernels compute such an activation along with the convolution before it."""
+    return activation is not None and (activation_slope(activation) is not None or _curve_of(activation) is not None)
 
 
 def aligned(convolution: nn.Conv2d) -> bool:
@@ -89,42 +90,7 @@ def aligned(convolution: nn.Conv2d) -> bool:
 
 def multiplies_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16s itself; the kernels must be there."""
-    return _kernels().knows_bfloat16
-
-
-class _Workspace(threading.local):
-    shared = False
-    memory: Tensor | None = None
-
-
-_WORKSPACE = _Workspace()
-
-
-@contextmanager
-def shared_workspace() -> Iterator[None]:
-    """Within it all dense blocks of this thread take the same memory for what they need for a moment, one after the
-    other; it is given back at the end.
-
-    Large tensors are new to the processor every time they are asked for, and mapping their pages costs a fifth of the
-    time.
-    """
-    before = _WORKSPACE.shared, _WORKSPACE.memory
-    _WORKSPACE.shared, _WORKSPACE.memory = True, None
-    try:
-        yield
-    finally:
-        _WORKSPACE.shared, _WORKSPACE.memory = before
-
-
-def _workspace(*shape: int) -> Tensor:
-    """float32 of `shape`, of any content, the caller's until the next one is asked for."""
-    if not _WORKSPACE.shared:
-        return torch.empty(shape)
-    count, memory = math.prod(shape), _WORKSPACE.memory
-    if memory is None or len(memory) < count:
-        _WORKSPACE.memory = memory = None  # before the larger one is there
-        _WORKSPACE.memory = memory = torch.empty(count)
-    return memory[:count].view(shape)
+    return loaded().knows_bfloat16
 
 
 class Kernels:
@@ -140,27 +106,27 @@ class Kernels:
     def pack(
         self, convolution: nn.Conv2d, activation: nn.Module | None = None, products: torch.dtype = torch.float32
     ) -> Packed:
-        """`convolution`, one that `suits`, with what follows it, one that has an `activation_slope`; `products` is what
-        is multiplied, float32 or bfloat16."""
+        """`convolution`, one that `suits`, with an `activation` that `follows` it; `products` is what is multiplied,
+        float32 or bfloat16."""
         outputs, channels = convolution.weight.shape[:2]
         weights, more, missing = convolution.weight.detach(), -outputs % _LANES, -channels % _LANES
         if more or missing:
             weights = F.pad(weights, (0, 0, 0, 0, 0, missing, 0, more))
         weights = _transformed(weights, self._lanes(*weights.shape[1::-1]), products)
         bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float()
-        bias, slope = F.pad(bias, (0, more)), None
-        if activation is not None:
+        bias, slope, curve = F.pad(bias, (0, more)), None, _curve_of(activation) or Curve.STRAIGHT
+        if activation is not None and not curve:
             slope = torch.as_tensor(activation_slope(activation), dtype=torch.float32).detach().expand(outputs)
             slope = F.pad(slope, (0, more))
-        return Packed(weights, bias, slope)
+        return Packed(weights, bias, slope, curve)
 
     def convolve(self, x: Tensor, packed: Packed, y: Tensor, scale: float = 1.0, added: Tensor | None = None) -> None:
         """Write into `y` [N, h, w, O] the convolution of `x` [N, h, w, C], both float32 on the CPU, channels dense.
 
         Where `x` is two rows and two pixels larger than `y` there is nothing around it, else there are zeros. With
-        `added` [N, h, w, O] the result is scale * convolution + added. `x` and `y` may be channels of one buffer,
-        if they are not the same ones. No more threads than torch may use. Beats within, where it takes long. Raises
-        `ValueError` for anything else, and whatever a listener raises.
+        `added` [N, h, w, O] the result is scale * convolution + added, or what the curve of a gate makes of it. `x` and
+        `y` may be channels of one buffer, if they are not the same ones. No more threads than torch may use. Beats
+        within, where it takes long. Raises `ValueError` for anything else, and whatever a listener raises.
         """
         edge = _checked_edge(x, packed, y, added)
         (count, x_height, x_width, channels), (_, height, width, outputs) = x.shape, y.shape
@@ -170,7 +136,8 @@ class Kernels:
             *(count, x_height, x_width, edge, height, width, channels, outputs),
             *(lanes, _RUN, threads, 0, pieces, packed.weights.dtype == torch.bfloat16),
         )
-        ending = Ending(packed.bias.data_ptr(), None if packed.slope is None else packed.slope.data_ptr(), scale)
+        slope = None if packed.slope is None else packed.slope.data_ptr()
+        ending = Ending(packed.bias.data_ptr(), slope, packed.curve, scale)
         if added is not None:
             ending.added = _picture(added)
         scratch = torch.empty(self._library.scratch_bytes(ctypes.byref(sizes)), dtype=torch.uint8)
@@ -191,119 +158,8 @@ class Kernels:
         return _LANES if channels % self._widest or outputs % self._widest else self._widest
 
 
-class WinogradConvolution(nn.Module):
-    """A convolution with the activation that follows it: x [N, C, h, w] float32 -> [N, O, h, w], channels last.
-
-    Two pixels less each way where the convolution has no padding. One that makes a picture multiplies float32 whatever
-    `products` are: no later layer would smooth what rounding does there (HAT: 65 dB from fp32 instead of 53).
-    """
-
-    weights: Tensor
-    bias: Tensor
-    slope: Tensor | None
-
-    def __init__(
-        self, convolution: nn.Conv2d, activation: nn.Module | None = None, products: torch.dtype = torch.float32
-    ) -> None:
-        super().__init__()
-        if convolution.out_channels <= _PICTURE:
-            products = torch.float32
-        packed = _kernels().pack(convolution, activation, products)
-        for name, value in packed._asdict().items():
-            self.register_buffer(name, value)
-        self.outputs = convolution.out_channels
-        self.lost = 2 - 2 * _EDGES[convolution.padding]
-
-    @property
-    def packed(self) -> Packed:
-        """What the kernels take."""
-        return Packed(self.weights, self.bias, self.slope)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, packed = _channels_last(x), self.packed
-        count, height, width, _ = x.shape
-        y = x.new_empty(count, height - self.lost, width - self.lost, len(packed.bias))
-        _kernels().convolve(x, packed, y)
-        return y.permute(0, 3, 1, 2)[:, : self.outputs]
-
-
-class WinogradChain(nn.Module):
-    """Convolutions in a row, each of the last one's result: x [N, C, h, w] float32 -> [N, O, h, w], channels last.
-
-    What lies between is written to and fro between two buffers, which are gone by the time that what comes after takes
-    memory.
-    """
-
-    def __init__(self, steps: list[WinogradConvolution]) -> None:
-        super().__init__()
-        self.steps = nn.ModuleList(steps)
-        self._outputs = steps[-1].outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = _channels_last(x)
-        *before, last = _packed(self.steps)
-        pixels = x.shape[:3]
-        buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
-        for packed, buffer in zip(before, itertools.cycle(buffers), strict=False):
-            outputs = len(packed.bias)
-            y = buffer[: pixels.numel() * outputs].view(*pixels, outputs)
-            _kernels().convolve(x, packed, y)
-            beat()
-            x = y
-        y = x.new_empty(*pixels, len(last.bias))
-        _kernels().convolve(x, last, y)
-        beat()
-        return y.permute(0, 3, 1, 2)[:, : self._outputs]
-
-
-class WinogradDenseBlock(nn.Module):
-    """The dense block of ESRGAN's RRDB (Wang et al., 2018, arXiv 1809.00219): x [N, C, h, w] float32 -> the same.
-
-    Five convolutions, each of all that came before: here they read the first channels of one buffer and write the next
-    ones, so that nothing is concatenated. The last is scaled and added to x.
-    """
-
-    def __init__(
-        self,
-        convolutions: list[tuple[nn.Conv2d, nn.Module | None]],
-        scale: float,
-        products: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__()
-        self._scale = scale
-        self.steps = nn.ModuleList(WinogradConvolution(*pair, products) for pair in convolutions)
-        self._width = convolutions[-1][0].in_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
-        known = x.shape[3]
-        buffer = _workspace(*x.shape[:3], self._width)
-        buffer[..., :known] = x
-        *grow, last = _packed(self.steps)
-        for packed in grow:
-            more = len(packed.bias)
-            _kernels().convolve(buffer[..., :known], packed, buffer[..., known : known + more])
-            beat()
-            known += more
-        y = x.new_empty(*x.shape[:3], len(last.bias))
-        _kernels().convolve(buffer, last, y, self._scale, buffer[..., : y.shape[3]])
-        beat()
-        return y.permute(0, 3, 1, 2)
-
-
-def transformed_bytes(module: nn.Module) -> int:
-    """Bytes of the weights in `module` that are kept as the kernels take them: four times those of the convolutions,
-    36 numbers for 9 (and channels in multiples of 8)."""
-    return sum(part.weights.nbytes for part in module.modules() if isinstance(part, WinogradConvolution))
-
-
-def _packed(steps: nn.ModuleList) -> list[Packed]:
-    """What the kernels take of each of these `WinogradConvolution`s."""
-    return [step.packed for step in cast("Iterable[WinogradConvolution]", steps)]
-
-
 @functools.cache
-def _kernels() -> Kernels:
+def loaded() -> Kernels:
     """The kernels that `prepare` has found."""
     library = load_library("winograd", Path(), _flaw)
     assert library is not None
@@ -320,7 +176,7 @@ def _transformed(weight: Tensor, lanes: int, products: torch.dtype) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """[N, h, w, C] of x [N, C, h, w], C rounded up to a multiple of 8; no copy where x is that in memory."""
     x, missing = x.permute(0, 2, 3, 1), -x.shape[1] % _LANES
     if not missing:
@@ -365,6 +221,12 @@ def _checked_edge(x: Tensor, packed: Packed, y: Tensor, added: Tensor | None) ->
     return 1 - lost // 2
 
 
+def _curve_of(activation: nn.Module | None) -> Curve | None:
+    if type(activation) is nn.SiLU and not has_hooks(activation):
+        return Curve.SILU
+    return Curve.GELU if is_gelu(activation) else None
+
+
 def _picture(x: Tensor) -> Picture:
     return Picture(x.data_ptr(), *x.stride()[:3])
 
@@ -379,9 +241,16 @@ def _flaw(library: ctypes.CDLL) -> str | None:
     x = torch.rand(2, 32, 9, 14, generator=generator)
     seen, y = x.permute(0, 2, 3, 1).contiguous(), torch.empty(2, 9, 14, 32)
     with torch.no_grad():
-        truth = (activation(convolution(x)) * 0.2 + x).permute(0, 2, 3, 1)
-    for products, limits in _LIMITS.items():
-        kernels.convolve(seen, kernels.pack(convolution, activation, products), y, 0.2, seen)
-        if flaw := compare(y, truth, limits):
+        plain = convolution(x)
+        truths = {
+            Curve.STRAIGHT: activation(plain) * 0.2 + x,
+            Curve.SILU: F.silu(plain) * 0.2 + x,
+            Curve.GELU: F.gelu(plain) * 0.2 + x,
+            Curve.GATE: (plain + x) * (plain.sigmoid() - 0.5),
+        }
+    for (products, limits), (curve, truth) in itertools.product(_LIMITS.items(), truths.items()):
+        packed = kernels.pack(convolution, None if curve else activation, products)._replace(curve=curve)
+        kernels.convolve(seen, packed, y, 0.2, seen)
+        if flaw := compare(y, truth.permute(0, 2, 3, 1), limits):
             return flaw
     return None

@@ -11,9 +11,10 @@ from torch import nn
 
 from ..kernels.dense_block import DenseBlock
 from ..kernels.heartbeat import Listener, current_listener, heard_by
-from ..kernels.winograd import WinogradChain, WinogradDenseBlock
+from ..kernels.winograd_modules import WinogradChain, WinogradDenseBlock, WinogradSpanBlock
 
-_BEAT_BY_THEMSELVES = (WinogradChain, WinogradDenseBlock, DenseBlock)  # once for each of their `steps`
+# once for each of their `steps`
+_BEAT_BY_THEMSELVES = (WinogradChain, WinogradDenseBlock, WinogradSpanBlock, DenseBlock)
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 

@@ -26,7 +26,7 @@ from ..api.upstream import architecture_call, copy_module, own_tensors
 from ..kernels.attention_fusion import FusedAttention
 from ..kernels.heartbeat import beat
 from ..kernels.rewrite import fold_convolutions, narrow_fused, rewrite
-from ..kernels.winograd import shared_workspace
+from ..kernels.workspace import shared_workspace
 from ..memory import bytes_for_copies, weights_bytes
 from ..storage.fingerprint import versions_of
 from .cuda_graphs import CudaGraphExecutor, CudaRecorder

@@ -15,7 +15,7 @@ from .study import Ask, Steps, Study
 
 # Automatic takes half precision only where a try stays this close to fp32; the picture is promised 50 dB.
 _AUTOMATIC_DB = 53.0
-_SIDE = 48  # of the piece, in pixels
+_SIDE, _LEAST_SIDE = 48, 24  # of the piece, in pixels
 _PROBE_SIDE = 32
 
 
@@ -33,7 +33,8 @@ def trial(mode: ExecutionMode, truth: ExecutionMode, place: str, picture: Tensor
             reason = difference(tried.output, right.output, mode, truth)
         return {"trials": {place: reason}}
 
-    return Study(place, 2 * picture[0, 0].numel(), steps())
+    pixels = picture[0, 0].numel()
+    return Study(place, 2 * pixels, steps(), largest=pixels)
 
 
 def difference(output: Tensor, truth: Tensor, mode: ExecutionMode, truth_mode: ExecutionMode) -> str:
@@ -47,14 +48,18 @@ def difference(output: Tensor, truth: Tensor, mode: ExecutionMode, truth_mode: E
     return f"it strays from fp32 (mean square error {error:.1e})" if error > 10 ** (-_AUTOMATIC_DB / 10) else ""
 
 
-def piece_sides(info: ModelInfo) -> tuple[int, int]:
-    """(height, width) of a piece that the model takes.
+def piece_sides(info: ModelInfo, most_pixels: int) -> tuple[int, int]:
+    """(height, width) of a piece that the model takes, of `most_pixels` if that is enough to compare by.
 
     Not square where that can be: window models keep masks for the square size they were trained at, ready and of a
     good type, and make others only for other sizes.
     """
-    height = round_up(max(_SIDE, info.minimum), info.alignment)
-    return height, height if info.square else height + info.alignment
+    step = info.alignment
+    height, least = (round_up(max(side, info.minimum), step) for side in (_SIDE, _LEAST_SIDE))
+    more = 0 if info.square else step
+    while height - step >= least and height * (height + more) > most_pixels:
+        height -= step
+    return height, height + more
 
 
 def probe_picture(descriptor: ImageModelDescriptor) -> Tensor:

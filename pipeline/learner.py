@@ -27,6 +27,7 @@ _MOST_PLACES = 4  # of one model
 _LITTLE = 0.1  # of the last run's pixels: a forward of no more than that may begin although the next run may be near
 _ASKED_AGAIN = 0.2  # seconds between two looks whether to go on waiting
 _IDLE = 1.0  # seconds without a run, after which a larger one may begin
+_RUNS_IN_A_ROW = 1  # after which something that is repaid is found out within the next: nobody pauses
 
 
 class Steps(Protocol):
@@ -61,7 +62,8 @@ class Subject:
         self._study: Study | None = None
         self._ask: Ask | Pause | None = None
         self._left = 0
-        self._run_pixels = 0
+        self._run_pixels = self._waited = 0
+        self._at_it = threading.Lock()
 
     def offer(self, studies: Iterable[Study], pixels: int) -> None:
         """What a run of so many `pixels` would have liked to know. A study of one name is made once."""
@@ -70,6 +72,12 @@ class Subject:
             if study.name not in self._offered:
                 self._offered.add(study.name)
                 self._waiting.append(study)
+        self._waited = self._waited + 1 if self.has_work else 0
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether something that is repaid has waited for a pause between runs, and there was none."""
+        return self._waited > _RUNS_IN_A_ROW
 
     @property
     def has_work(self) -> bool:
@@ -97,6 +105,7 @@ class Subject:
         if self._left == _MOST_LEFT:
             self.give_up()
         elif self._ask is None:
+            self._waited = 0
             self._runner.release()
 
     def give_up(self) -> None:
@@ -105,18 +114,27 @@ class Subject:
         self._runner.release()
 
     def work_off(self, spent: int) -> None:
-        """What is repaid, at once, but no more than a run can bear that `spent` so many pixels on studies."""
-        left = _LITTLE * self._run_pixels - spent
-        while self.has_work and (pixels := self._pixels(self._ask, self._next())) <= left:
-            left -= pixels
-            self.step()
+        """What is repaid, at once, but no more than a run can bear that `spent` so many pixels on studies. Nothing,
+        where a run on another thread is at it."""
+        if not self._at_it.acquire(blocking=False):
+            return
+        try:
+            left = _LITTLE * self._run_pixels - spent
+            # what is no forward is timed, and waits for a machine that does nothing else
+            while self.has_work and 0 < (pixels := self._pixels(self._ask, self._next())) <= left:
+                left -= pixels
+                _try(self)
+        finally:
+            self._at_it.release()
 
     def _next(self) -> Study | None:
         return next((study for study in self._waiting if self._runner.repaid(study)), None)
 
     def _pixels(self, ask: Ask | Pause | None, study: Study | None) -> int:
         """Of the next forward, or no fewer."""
-        return ask.pixels if ask else study.pixels if study else 0
+        if ask or not study:
+            return ask.pixels if ask else 0
+        return study.pixels if study.largest is None else study.largest
 
 
 class Learner:

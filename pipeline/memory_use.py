@@ -12,7 +12,7 @@ from ..api.model_info import ModelInfo
 from ..devices.backends import has_own_memory
 from ..kernels.layers import layers_of
 from ..kernels.window_attention import page_bytes
-from ..kernels.winograd import transformed_bytes
+from ..kernels.winograd_modules import transformed_bytes
 from ..memory import weights_bytes
 from ..models.cuda_graphs import pool_bytes
 from ..models.runner import ModelRunner

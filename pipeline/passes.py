@@ -26,6 +26,7 @@ from .progress import PassShares, TileProgress
 from .relay import RelaySink, RelaySource
 from .run import Pipeline
 from .session import Session
+from .studies import SHARE_OF_RUN
 from .workload import piece_of
 
 
@@ -92,6 +93,8 @@ class PassRunner:
         """Start the session of a pass, which lasts as long as `running`, and stand ready for its frames."""
         (session, channels), planned, source = prepared, self._passes[number], ways[0]
         running.enter_context(session)  # leaving it keeps what was learned
-        session.start(len(source) * math.prod(planned.size), lambda: piece_of(source, channels, session.known.info))
+        pixels = len(source) * math.prod(planned.size)
+        a_little = int(SHARE_OF_RUN * pixels)
+        session.start(pixels, lambda: piece_of(source, channels, session.known.info, a_little))
         progress = TileProgress(self._monitor, self._shares, number)
         return Pipeline(session, channels, ways, planned.resampling, progress)

@@ -25,7 +25,7 @@ from .session_cache import SessionCache
 logger = logging.getLogger("cudaspeed")
 
 # What all studies of a model may take of the work that was done with it, and those within a run of that run.
-_SHARE_OF_WORK, _SHARE_OF_RUN = 0.05, 0.10
+_SHARE_OF_WORK, SHARE_OF_RUN = 0.05, 0.10
 _EVERYTHING = 1 << 62  # pixels
 _MOST_BLOCKS = 200  # of a model, between which it can be stopped
 
@@ -57,7 +57,7 @@ class StudyRunner:
             return True
         account = self._account()
         within = _SHARE_OF_WORK * (account.work_pixels + pixels) - account.learning_pixels
-        return study.pixels <= min(_SHARE_OF_RUN * pixels - self.spent, within)
+        return study.pixels <= min(SHARE_OF_RUN * pixels - self.spent, within)
 
     def allowed_pixels(self) -> int:
         """Input pixels of forwards that may be spent on studies by now."""

@@ -107,10 +107,10 @@ def _share_memory(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type or not (has_own_memory(one) or has_own_memory(other))
 
 
-def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo) -> Tensor | None:
-    """A piece from the middle of the first frame, as the model sees it, [1, C, h, w] float32 0..1 on the CPU; None
-    where the frame is too small for one, or shows too little to compare by."""
-    height, width = piece_sides(info)
+def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo, most_pixels: int) -> Tensor | None:
+    """A piece from the middle of the first frame, as the model sees it, [1, C, h, w] float32 0..1 on the CPU, of
+    `most_pixels` if that is enough to compare by; None where the frame is too small for one, or shows too little."""
+    height, width = piece_sides(info, most_pixels)
     top, left = (source.size[0] - height) // 2, (source.size[1] - width) // 2
     if top < 0 or left < 0:
         return None

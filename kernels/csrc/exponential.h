@@ -24,6 +24,14 @@ template <int L> inline typename Lanes<L>::Vector exponential(typename Lanes<L>:
     return x == x ? scaled : x;
 }
 
+// 1 / (1 + e^-x), without an exponential that overflows; NaN stays.
+template <int L> inline typename Lanes<L>::Vector sigmoid(typename Lanes<L>::Vector x) {
+    using Vector = typename Lanes<L>::Vector;
+    const Vector one = Vector{} + 1.f, below = x < 0 ? x : -x;
+    const Vector power = below < -87.f ? Vector{} : exponential<L>(below);  // an `x` times it may be as large as floats get
+    return (x < 0 ? power : one) / (one + power);
+}
+
 // x times the share of a normal distribution that lies below x, which is GELU (Hendrycks and Gimpel, 2016, arXiv 1606.08415):
 // the error function by 7.1.26 of Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, which leaves 1.5e-7.
 template <int L> inline typename Lanes<L>::Vector gelu(typename Lanes<L>::Vector x) {

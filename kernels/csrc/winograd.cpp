@@ -7,6 +7,7 @@
 // Built by build.py, called by winograd.py. No torch here: plain pointers, and OpenMP, whose threads are torch's own.
 // Pictures are [picture][row][pixel][channel], channels dense; strides are counted in floats.
 
+#include "exponential.h"
 #include "product.h"
 
 namespace {
@@ -50,10 +51,14 @@ struct Picture {
     int64_t picture, row, pixel;  // strides
 };
 
-// What becomes of a sum: (sum + bias), times `slope` where that is negative, times `scale`, plus `added`.
+// What becomes of a sum v: v + bias, times `slope` where that is negative, on its `curve`, times `scale`, plus `added`. A GATE
+// is (v + added) (sigmoid(v) - 1/2): the attention of SPAN (Wan et al., 2023, arXiv 2311.12770), equations 5 and 6.
+enum Curve { STRAIGHT, SILU, GELU, GATE };
+
 struct Ending {
     const float* bias;   // [outputs]
     const float* slope;  // [outputs], or null
+    int curve;
     float scale;
     Picture added;  // as large as the output; data null: nothing
 };
@@ -161,9 +166,17 @@ void give_out(const float* sums, const Sizes& s, int64_t first, int count, const
                         const Vector bent = Lanes<L>::load(ending.slope + o) * value;
                         value = value > 0 ? value : bent;
                     }
-                    if (added)
-                        value = ending.scale * value
-                            + Lanes<L>::load(added + i * more.row + j * more.pixel + o);
+                    if (ending.curve == SILU)
+                        value = value * sigmoid<L>(value);
+                    else if (ending.curve == GELU)
+                        value = gelu<L>(value);
+                    if (added) {
+                        const Vector other = Lanes<L>::load(added + i * more.row + j * more.pixel + o);
+                        if (ending.curve == GATE)
+                            value = (value + other) * (sigmoid<L>(value) - 0.5f);
+                        else
+                            value = ending.scale * value + other;
+                    }
                     Lanes<L>::store(corner + i * y.row + j * y.pixel + o, value);
                 }
             }

@@ -73,6 +73,8 @@ DIGESTS = {
     "kernels/triton_convolution.py": "a676f80a",
     "kernels/window_attention.py": "b734c46a",
     "kernels/winograd.py": "df8192f8",
+    "kernels/winograd_modules.py": "00000000",
+    "kernels/workspace.py": "00000000",
     "memory.py": "2ca7a51e",
     "models/construction.py": "8dfb1a99",
     "models/cuda_graphs.py": "20ce000a",

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cudaspeed.kernels import linear
-from cudaspeed.kernels.linear import PackedLinear, PackedPointwise, is_gelu, suits
+from cudaspeed.kernels.convolution import is_gelu
+from cudaspeed.kernels.linear import PackedLinear, PackedPointwise, suits
 
 SIZES = [(1, 1, 1), (7, 5, 3), (12, 60, 180), (49, 61, 17), (100, 8, 40), (3, 180, 24), (500, 64, 48)]
 

@@ -15,11 +15,19 @@ import torch
 import zoo
 from spandrel import ImageModelDescriptor
 from spandrel.architectures.ESRGAN import ESRGAN
+from spandrel.architectures.SPAN import SPAN
 from torch import Tensor, nn
 
 from cudaspeed.kernels import winograd
-from cudaspeed.kernels.rewrite import rewrite
-from cudaspeed.kernels.winograd import WinogradChain, WinogradConvolution, WinogradDenseBlock, suits
+from cudaspeed.kernels.interface import Curve
+from cudaspeed.kernels.rewrite import fold_convolutions, rewrite
+from cudaspeed.kernels.winograd import suits
+from cudaspeed.kernels.winograd_modules import (
+    WinogradChain,
+    WinogradConvolution,
+    WinogradDenseBlock,
+    WinogradSpanBlock,
+)
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
 
@@ -68,7 +76,9 @@ def test_a_picture_too_small_for_it_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "activation", [nn.PReLU(), nn.PReLU(16), nn.LeakyReLU(0.2), nn.LeakyReLU(1.5), nn.ReLU(), None], ids=str
+    "activation",
+    [nn.PReLU(), nn.PReLU(16), nn.LeakyReLU(0.2), nn.LeakyReLU(1.5), nn.ReLU(), nn.SiLU(), nn.GELU(), None],
+    ids=str,
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_activation_is_that_of_the_model(activation: nn.Module | None, bias: bool) -> None:
@@ -95,8 +105,8 @@ def test_it_neither_writes_into_its_input_nor_beyond_its_output() -> None:
     assert torch.equal(x, kept)
     assert torch.equal(ours(x), first), "the same picture, the same bits"
     room = torch.full((1, 12, 12, 24), 7.0)
-    packed = winograd.Packed(ours.weights, ours.bias, None)
-    winograd._kernels().convolve(x.permute(0, 2, 3, 1).contiguous(), packed, room[:, 1:11, 1:11, 8:16])
+    packed = winograd.Packed(ours.weights, ours.bias, None, Curve.STRAIGHT)
+    winograd.loaded().convolve(x.permute(0, 2, 3, 1).contiguous(), packed, room[:, 1:11, 1:11, 8:16])
     torch.testing.assert_close(room[:, 1:11, 1:11, 8:16], first.permute(0, 2, 3, 1))
     room[:, 1:11, 1:11, 8:16] = 7.0
     assert bool((room == 7.0).all())
@@ -119,6 +129,35 @@ def test_what_makes_a_picture_multiplies_floats_whatever_is_asked_for() -> None:
     """What rounding does there, no later layer would smooth."""
     plain, x = convolution(64, 3), noise(1, 64, 20, 20)
     assert_same(WinogradConvolution(plain, None, torch.bfloat16)(x), plain(x))
+
+
+@pytest.mark.parametrize("features", [48, 20], ids=["in registers of eight", "in no registers"])
+def test_spans_blocks_are_computed_with_what_follows_each_convolution(features: int) -> None:
+    torch.manual_seed(0)
+    network = SPAN(num_in_ch=3, num_out_ch=3, feature_channels=features, upscale=2).eval().requires_grad_(False)
+    for weight in network.parameters():
+        weight.mul_(1.4)  # so that what the attention lets through counts beside what goes past the blocks
+    fold_convolutions(network)
+    x = noise(2, 3, 21, 30)
+    plain = network(x)
+    assert rewrite(network, "winograd") > 6
+    assert sum(isinstance(module, WinogradSpanBlock) for module in network.modules()) == 6
+    assert_same(network(x), plain)
+    kept = network.conv_1(x)
+    before = kept.clone()
+    network.block_1(kept)
+    assert torch.equal(kept, before), "what a block is given is read again later"
+
+
+@pytest.mark.parametrize("value", [88.0, -88.0, 3e38, -3e38, math.inf, -math.inf, math.nan])
+def test_curves_of_what_no_model_makes_on_purpose_are_torchs(value: float) -> None:
+    """What is broken is to look so: it is found and computed again."""
+    plain = convolution(8, 8)
+    plain.weight.zero_()
+    plain.bias.fill_(value)  # type: ignore[union-attr]
+    for activation in (nn.SiLU(), nn.GELU()):
+        ours = WinogradConvolution(plain, activation)(noise(1, 8, 4, 4))
+        torch.testing.assert_close(ours, activation(torch.full_like(ours, value)), equal_nan=True)
 
 
 def test_as_many_threads_as_torch_may_use_give_the_same() -> None:
@@ -151,10 +190,10 @@ def test_registers_of_sixteen_floats_give_the_same(channels: tuple[int, int], wi
     for count, height, width in [(1, 1, 1), (1, 3, 5), (2, 17, 33), (1, 70, 64)]:
         x = noise(count, channels[0], height, width)
         y = torch.empty(count, height, width, len(packed.bias))
-        wide.convolve(winograd._channels_last(x), packed, y)
+        wide.convolve(winograd.channels_last(x), packed, y)
         truth = activation(plain(x))
         assert_same(y.permute(0, 3, 1, 2)[:, : channels[1]], truth)
-        wide.convolve(winograd._channels_last(x), wide.pack(plain, activation, torch.bfloat16), y)
+        wide.convolve(winograd.channels_last(x), wide.pack(plain, activation, torch.bfloat16), y)
         error = (y.permute(0, 3, 1, 2)[:, : channels[1]] - truth).abs().max()
         assert float(error) <= 4e-2 * float(truth.abs().max())
 
@@ -199,11 +238,11 @@ def wrong_operands() -> dict[str, tuple[str, dict[str, Tensor]]]:
 @pytest.mark.parametrize("which", wrong_operands())
 def test_operands_whose_memory_it_would_misread_are_refused(which: str) -> None:
     said, wrong = wrong_operands()[which]
-    packed = winograd._kernels().pack(convolution(8, 8))
+    packed = winograd.loaded().pack(convolution(8, 8))
     packed = packed._replace(**{name: value for name, value in wrong.items() if name in packed._fields})
     x, y = wrong.get("x", torch.zeros(1, 10, 10, 8)), wrong.get("y", torch.zeros(1, 10, 10, 8))
     with pytest.raises(ValueError, match=said):
-        winograd._kernels().convolve(x, packed, y, added=wrong.get("added"))
+        winograd.loaded().convolve(x, packed, y, added=wrong.get("added"))
 
 
 def changed(change: Callable[[nn.Conv2d], object]) -> nn.Conv2d:

@@ -16,6 +16,7 @@ from torch import nn
 from cudaspeed.api.upstream import has_hooks
 from cudaspeed.kernels import window_attention, winograd
 from cudaspeed.kernels.heartbeat import heard_by
+from cudaspeed.kernels.winograd_modules import WinogradChain, WinogradDenseBlock, WinogradSpanBlock
 from cudaspeed.models.blocks import blocks_of, count_beats, listening
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
@@ -58,10 +59,10 @@ def test_every_block_is_heard_and_the_bits_are_the_same(
     assert 0.4 * count_beats(found) <= sum(heard) <= 2.5 * count_beats(found)
 
 
-@pytest.mark.parametrize("make", [zoo.compact, zoo.esrgan])
+@pytest.mark.parametrize("make", [zoo.compact, zoo.esrgan, zoo.span])
 def test_chains_and_dense_blocks_of_ours_are_heard_step_by_step(make: Callable[[], ImageModelDescriptor]) -> None:
     runner = ModelRunner(make(), MODES[1])
-    ours = (winograd.WinogradChain, winograd.WinogradDenseBlock)
+    ours = (WinogradChain, WinogradDenseBlock, WinogradSpanBlock)
     steps = sum(len(module.steps) for module in runner.module.modules() if isinstance(module, ours))
     heard: list[int] = []
     with torch.inference_mode(), heard_by(heard.append):

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.photograph import EXAMPLE
 from bench.seams import random_model, read
 from cudaspeed.api.model_info import Kernels
-from cudaspeed.kernels import attention_fusion, transformer_block, window_attention, winograd
+from cudaspeed.kernels import attention_fusion, transformer_block, window_attention, winograd, winograd_modules
 from cudaspeed.kernels.numerics import OF_A_MODEL, compare
 from cudaspeed.models import known_kernels
 from cudaspeed.models.execution import ExecutionMode
@@ -76,7 +76,7 @@ def test_it_gives_what_plain_gives(
             truth = plain.forward(x)
             assert not attended
             assert compare(ours.forward(x), truth, OF_A_MODEL["fp32"]) is None
-            told = [len(attended), sum(type(m).__module__ == winograd.__name__ for m in ours.module.modules())]
+            told = [len(attended), sum(type(m).__module__ == winograd_modules.__name__ for m in ours.module.modules())]
             assert told[kernels == "winograd"], "it has nothing for them to do"
             attended.clear()
 
