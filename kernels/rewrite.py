@@ -19,7 +19,7 @@ from .fused_convolution import FusedConvolution, fuse_chains, fusible_pairs
 from .heartbeat import beat
 from .linear import PackedLinear, PackedPointwise
 from .winograd import aligned, follows, suits
-from .winograd_modules import WinogradChain, WinogradConvolution, WinogradDenseBlock, WinogradSpanBlock
+from .winograd_modules import PICTURE, WinogradChain, WinogradConvolution, WinogradDenseBlock, WinogradSpanBlock
 
 _MLP = ("fc1", "act")  # names of a layer and the activation after it, where attention models have both
 _SPAN_READ = "block_6"  # of SPAN's blocks that whose first convolution's result is read again
@@ -99,7 +99,8 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
             count += 1
         elif suits(child):
             fused = in_order and follows(activation)
-            setattr(parent, name, WinogradConvolution(child, activation if fused else None, products))
+            exact = torch.float32 if in_order and _makes_picture(child, activation) else products
+            setattr(parent, name, WinogradConvolution(child, activation if fused else None, exact))
             if fused:
                 setattr(parent, after, nn.Identity())
             count += 1
@@ -109,6 +110,11 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
     if in_order:
         _join(parent)
     return count
+
+
+def _makes_picture(convolution: nn.Conv2d, after: nn.Module | None) -> bool:
+    """Whether what it computes is a picture once its channels are shuffled into pixels."""
+    return isinstance(after, nn.PixelShuffle) and convolution.out_channels <= PICTURE * after.upscale_factor**2
 
 
 def _join(parent: nn.Module) -> None:

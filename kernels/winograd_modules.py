@@ -14,7 +14,7 @@ from .interface import Curve
 from .winograd import EDGES, Packed, channels_last, loaded
 from .workspace import workspace
 
-_PICTURE = 4  # channels that a picture has, at most
+PICTURE = 4  # channels that a picture has, at most
 
 
 class WinogradConvolution(nn.Module):
@@ -32,7 +32,7 @@ class WinogradConvolution(nn.Module):
         self, convolution: nn.Conv2d, activation: nn.Module | None = None, products: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        if convolution.out_channels <= _PICTURE:
+        if convolution.out_channels <= PICTURE:
             products = torch.float32
         packed = loaded().pack(convolution, activation, products)
         for name in ("weights", "bias", "slope"):

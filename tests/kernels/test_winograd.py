@@ -160,6 +160,16 @@ def test_curves_of_what_no_model_makes_on_purpose_are_torchs(value: float) -> No
         torch.testing.assert_close(ours, activation(torch.full_like(ours, value)), equal_nan=True)
 
 
+def test_so_does_what_makes_one_by_shuffling_channels() -> None:
+    def error(*after: nn.Module) -> float:
+        network, x = nn.Sequential(convolution(16, 12), *after), noise(1, 16, 20, 20)
+        plain = network(x)
+        rewrite(network, "winograd", torch.bfloat16)
+        return float((network(x) - plain).abs().max() / plain.abs().max())
+
+    assert error(nn.PixelShuffle(2)) < 1e-5 < 1e-4 < error(nn.Identity())
+
+
 def test_as_many_threads_as_torch_may_use_give_the_same() -> None:
     ours, x, before = WinogradConvolution(convolution(8, 8)), noise(1, 8, 65, 70), torch.get_num_threads()
     results = []
