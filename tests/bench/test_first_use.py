@@ -73,7 +73,9 @@ def test_automatic_is_held_against_the_best_choice_and_the_steady_state_against_
         [1.0] * 10,
         steady={"ours": [0.6, 0.5], "then": [0.5, 0.4]},
         automatic=0.3,
-        choices={"fp32 speed": 0.4, "bf16 speed": 0.2},
+        choices={"fp32 speed": 0.4, "bf16 speed": 0.15},
+        fastest="bf16 speed",
+        by_hand=0.2,
     )
     assert line("automatic", [ten])[2] == "1.50 (bf16 speed)"
     assert line("steady state", [ten])[2] == "1.25"
@@ -147,8 +149,12 @@ def test_turns_alternate_and_a_steady_state_waits_for_what_is_learned() -> None:
     assert {*turns.steady()} == {"ours", "then"}
     assert taken[:4] == ["ours settles", "then settles", "ours", "then"]
     taken.clear()
-    assert [*turns.by_hand({"fast": {"level": "speed"}})] == ["", "fast"]
-    assert taken[:5] == ["ours speed", "ours speed", "ours settles", "ours", "ours speed"]
+    told = turns.by_hand({"fast": {"level": "speed"}, "frugal": {"level": "memory"}})
+    assert told == {"choices": {"fast": 0.1, "frugal": 0.1}, "fastest": "fast", "automatic": 0.1, "by_hand": 0.1}
+    assert taken[:8] == ["ours"] * 8, "the tenth call on"
+    assert taken[8:13] == ["ours speed"] * 2 + ["ours memory"] * 2 + ["ours settles"]
+    assert taken[13:17] == ["ours speed"] * 2 + ["ours memory"] * 2, "the first one copies the model"
+    assert taken[-8:] == ["ours speed"] * 2 + ["ours"] * 4 + ["ours speed"] * 2, "in turns of these two alone"
 
 
 def test_a_process_of_its_own_for_each_call_after_call(tmp_path: Path) -> None:

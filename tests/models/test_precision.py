@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.models.info import model_info
+from cudaspeed.models.trial import piece_sides
 from cudaspeed.upscale_engine import tune, upscale
 
 IMAGE = zoo.photograph(40, 40)
@@ -127,3 +130,23 @@ def test_a_small_picture_is_tried_with_nothing(asked: str) -> None:
         calls.clear()
         upscale(IMAGE, model, UpscaleOptions(precision=asked), StandaloneContext("cpu"), sessions)
         assert calls.count(False) == 1, "the picture itself"
+
+
+@pytest.mark.parametrize(
+    ("multiple", "most_pixels", "sides"),
+    [
+        (1, 3000, (48, 49)),
+        (8, 1 << 20, (48, 56)),
+        (8, 2560, (40, 48)),
+        (8, 921, (24, 32)),
+        (8, 100, (24, 32)),
+        (16, 2560, (32, 48)),
+        (64, 100, (64, 128)),
+    ],
+)
+def test_a_model_is_tried_on_a_piece_that_a_small_run_bears(
+    multiple: int, most_pixels: int, sides: tuple[int, int]
+) -> None:
+    """In multiples of what the model takes, down to where there is too little to compare by."""
+    info = replace(model_info(zoo.toy()), alignment=multiple)
+    assert piece_sides(info, most_pixels) == sides

@@ -29,7 +29,7 @@ from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.models.study import Answer, Ask, Study
 from cudaspeed.pipeline import fallback, known_model, modes
-from cudaspeed.pipeline.learner import Learner
+from cudaspeed.pipeline.learner import Learner, Subject
 from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.studies import StudyRunner
@@ -442,6 +442,54 @@ def test_a_large_forward_is_begun_only_when_nothing_runs(meter: Meter, monkeypat
     sessions.finish_learning()  # somebody waits for it
     assert meter.learning == TRIAL
     assert not learners()
+
+
+def test_runs_without_a_pause_between_them_find_out_what_they_can_bear(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a queue of prompts: it would be computed in fp32 to its end."""
+    monkeypatch.setattr("cudaspeed.pipeline.learner._PAUSE", 3600.0)
+    monkeypatch.setattr("cudaspeed.pipeline.learner._IDLE", 3600.0)
+    model, sessions, told = zoo.toy(), SessionCache(clock=meter.clock), list[str]()
+    for _ in range(12):
+        work, learning = meter.work, meter.learning
+        told.append(run(model, sessions).report.precision)
+        assert meter.learning - learning <= 0.10 * (meter.work - work), "of any one run"
+        assert meter.learning <= 0.05 * meter.work, "of all work"
+    sessions.learner.stop()
+    assert told[0] == "fp32"
+    assert told[6:] == ["bf16"] * 6
+
+
+def test_two_runs_at_once_do_not_make_one_study() -> None:
+    """Of one model, each on a thread of its own: a study is no two threads' at once."""
+
+    class Runner:
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def repaid(self, study: Study) -> bool:
+            return True
+
+        def first(self, study: Study) -> Ask:
+            return ask
+
+        def step(self, study: Study, asked: Ask, give_way: Callable[[], bool]) -> None:
+            self.steps += 1
+            other = threading.Thread(target=subject.work_off, args=(0,))
+            other.start()
+            other.join(60)
+            assert not other.is_alive()
+
+        def release(self) -> None:
+            pass
+
+    ask = Ask(usual_mode("fp32", False, zoo.toy()), torch.zeros(1, 3, 8, 8))
+    runner = Runner()
+    subject = Subject(runner, in_background=True)  # type: ignore[arg-type]
+    subject.offer([Study("it", 64, iter(()), largest=64)], 10_000)  # type: ignore[arg-type]
+    subject.work_off(0)
+    assert runner.steps == 1
 
 
 def test_when_all_is_found_out_no_thread_and_no_copy_is_left_but_that_of_runs(meter: Meter) -> None:
