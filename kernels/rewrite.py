@@ -37,7 +37,7 @@ def rewrite(model: nn.Module, kernels: Kernels, products: torch.dtype = torch.fl
     """
     if kernels == "fused":
         return rewrite_dense_groups(model) + fuse_chains(model)  # in this order: groups are known by their parts
-    return _use_winograd(model, type(model) is nn.Sequential, products) if kernels == "winograd" else 0
+    return _use_winograd(model, _is_in_order(model), products) if kernels == "winograd" else 0
 
 
 def fold_convolutions(module: nn.Module) -> None:
@@ -79,9 +79,8 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
         if parts:
             setattr(parent, name, WinogradDenseBlock(parts, DENSE_SCALE, products))
             count += 1
-        elif (convolutions := _span_parts(child)) is not None:
-            is_read = type(parent) is SPAN and name == _SPAN_READ
-            setattr(parent, name, WinogradSpanBlock(convolutions, is_read, products))
+        elif type(parent) is SPAN and (convolutions := _span_parts(child)) is not None:
+            setattr(parent, name, WinogradSpanBlock(convolutions, name == _SPAN_READ, products))
             count += 1
         elif transformer_block.ready() and transformer_block.suits(child):
             block = transformer_block.fused(child, products)
@@ -105,11 +104,16 @@ def _use_winograd(parent: nn.Module, in_order: bool, products: torch.dtype) -> i
                 setattr(parent, after, nn.Identity())
             count += 1
         else:
-            chain = type(child) is nn.Sequential or (isinstance(parent, Compact) and name == "body")
+            chain = _is_in_order(child) or (isinstance(parent, Compact) and name == "body")
             count += _use_winograd(child, chain, products)
     if in_order:
         _join(parent)
     return count
+
+
+def _is_in_order(module: nn.Module) -> bool:
+    """Whether its children are computed one after the other, as they are kept."""
+    return type(module).forward is nn.Sequential.forward
 
 
 def _makes_picture(convolution: nn.Conv2d, after: nn.Module | None) -> bool:
@@ -148,5 +152,5 @@ def _span_parts(block: nn.Module) -> list[nn.Conv2d] | None:
     convolutions = [parts.c1_r, parts.c2_r, parts.c3_r]
     channels = {some for one in convolutions if suits(one) for some in (one.in_channels, one.out_channels)}
     activation = parts.act1
-    suit = all(map(suits, convolutions)) and len(channels) == 1 and not has_hooks(block)
+    suit = all(map(suits, convolutions)) and len(channels) == 1 and not any(map(has_hooks, (block, activation)))
     return convolutions if suit and type(activation) is nn.SiLU and activation.inplace else None

@@ -21,8 +21,8 @@ _WORKSPACE = _Workspace()
 
 @contextmanager
 def shared_workspace() -> Iterator[None]:
-    """Within it all dense blocks of this thread take the same memory for what they need for a moment, one after the
-    other; it is given back at the end.
+    """Within it all blocks of this thread take the same memory for what they need for a moment, one after the other; it
+    is given back at the end.
 
     Large tensors are new to the processor every time they are asked for, and mapping their pages costs a fifth of the
     time.

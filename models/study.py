@@ -51,8 +51,8 @@ Steps = Generator[Ask | Pause, Answer, dict[str, Any]]
 @dataclass(frozen=True)
 class Study:
     """`name` is the same for what need not be found out twice, `pixels` the input pixels of all its forwards at most,
-    `largest` those of one of them (None: `pixels`), `seconds` what it takes besides, about. `steps` are new with every
-    study."""
+    `largest` those of its largest one, where it has several, `seconds` what it takes besides, about. `steps` are new
+    with every study."""
 
     name: str
     pixels: int

@@ -15,7 +15,7 @@ from .study import Ask, Steps, Study
 
 # Automatic takes half precision only where a try stays this close to fp32; the picture is promised 50 dB.
 _AUTOMATIC_DB = 53.0
-_SIDE, _LEAST_SIDE = 48, 24  # of the piece, in pixels
+_SIDE, _LEAST_SIDE = 48, 32  # of the piece, in pixels
 _PROBE_SIDE = 32
 
 

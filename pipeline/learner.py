@@ -27,7 +27,6 @@ _MOST_PLACES = 4  # of one model
 _LITTLE = 0.1  # of the last run's pixels: a forward of no more than that may begin although the next run may be near
 _ASKED_AGAIN = 0.2  # seconds between two looks whether to go on waiting
 _IDLE = 1.0  # seconds without a run, after which a larger one may begin
-_RUNS_IN_A_ROW = 1  # after which something that is repaid is found out within the next: nobody pauses
 
 
 class Steps(Protocol):
@@ -62,22 +61,21 @@ class Subject:
         self._study: Study | None = None
         self._ask: Ask | Pause | None = None
         self._left = 0
-        self._run_pixels = self._waited = 0
-        self._at_it = threading.Lock()
+        self._run_pixels = 0
 
     def offer(self, studies: Iterable[Study], pixels: int) -> None:
-        """What a run of so many `pixels` would have liked to know. A study of one name is made once."""
+        """What a run of so many `pixels` would have liked to know. A study of one name is made once; a smaller one
+        takes the place of one that has not begun."""
         self._run_pixels = pixels
         for study in studies:
+            larger = [old for old in tuple(self._waiting) if old.name == study.name and old.pixels > study.pixels]
+            for old in larger:
+                with suppress(ValueError):  # it has begun
+                    self._waiting.remove(old)
+                    self._waiting.append(study)
             if study.name not in self._offered:
                 self._offered.add(study.name)
                 self._waiting.append(study)
-        self._waited = self._waited + 1 if self.has_work else 0
-
-    @property
-    def is_overdue(self) -> bool:
-        """Whether something that is repaid has waited for a pause between runs, and there was none."""
-        return self._waited > _RUNS_IN_A_ROW
 
     @property
     def has_work(self) -> bool:
@@ -88,7 +86,8 @@ class Subject:
     def is_little(self) -> bool:
         """Whether a run that comes meanwhile would hardly notice."""
         ask, study = self._ask, self._next()
-        return self._pixels(ask, study) <= _LITTLE * self._run_pixels and not self._left
+        largest = ask.pixels if ask else study.largest if study and study.largest else self._pixels(ask, study)
+        return largest <= _LITTLE * self._run_pixels and not self._left
 
     def step(self, give_way: Callable[[], bool] = lambda: False) -> None:
         """Compute one forward. One that had to `give_way` is computed again, once; then its study is given up."""
@@ -105,7 +104,6 @@ class Subject:
         if self._left == _MOST_LEFT:
             self.give_up()
         elif self._ask is None:
-            self._waited = 0
             self._runner.release()
 
     def give_up(self) -> None:
@@ -114,27 +112,19 @@ class Subject:
         self._runner.release()
 
     def work_off(self, spent: int) -> None:
-        """What is repaid, at once, but no more than a run can bear that `spent` so many pixels on studies. Nothing,
-        where a run on another thread is at it."""
-        if not self._at_it.acquire(blocking=False):
-            return
-        try:
-            left = _LITTLE * self._run_pixels - spent
-            # what is no forward is timed, and waits for a machine that does nothing else
-            while self.has_work and 0 < (pixels := self._pixels(self._ask, self._next())) <= left:
-                left -= pixels
-                _try(self)
-        finally:
-            self._at_it.release()
+        """What is repaid, at once, but no more than a run can bear that `spent` so many pixels on studies."""
+        left = _LITTLE * self._run_pixels - spent
+        while self.has_work and (pixels := self._pixels(self._ask, self._next())) <= left:
+            left -= pixels
+            self.step()
 
     def _next(self) -> Study | None:
-        return next((study for study in self._waiting if self._runner.repaid(study)), None)
+        # as they were a moment ago: a run on another thread may offer more
+        return next((study for study in tuple(self._waiting) if self._runner.repaid(study)), None)
 
     def _pixels(self, ask: Ask | Pause | None, study: Study | None) -> int:
         """Of the next forward, or no fewer."""
-        if ask or not study:
-            return ask.pixels if ask else 0
-        return study.pixels if study.largest is None else study.largest
+        return ask.pixels if ask else study.pixels if study else 0
 
 
 class Learner:

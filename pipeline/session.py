@@ -214,7 +214,7 @@ class Session:
             alone = context.device.type == "cpu"
             subject = shared.learner.subject(model.model, place, lambda: StudyRunner(model, context, shared), alone)
             subject.offer(self._studies_left(), self._work.work_pixels)
-            if not alone or subject.is_overdue:  # the host's other nodes have it next, or the next run
+            if not alone:  # the host's other nodes have it next
                 subject.work_off(self._studies.spent)
 
     def _look_for_faster_code(self) -> None:

@@ -30,6 +30,7 @@ from .learner import Learner
 from .observations import ModelObservations
 
 _FLUSHED_AGAIN = 10.0  # seconds
+_OBSERVED = 64  # models
 _NOT_SHORT = 0.1  # seconds: giving back what a run left takes some milliseconds
 
 Fact = TypeVar("Fact")
@@ -75,7 +76,8 @@ class MemoryLimit(NamedTuple):
 
 
 class SessionCache:
-    """All of it is kept by the caller's module and gone with it, but for what lies in the context's cache folder.
+    """All of it is kept by the caller's module and gone with it, but for what lies in the context's cache folder, and
+    what was seen of models, which is kept by their weights.
 
     Everything that decides how a model is computed is measured by `clock`. `learner` finds out between runs what they
     would have liked to know.
@@ -172,7 +174,10 @@ class SessionCache:
     def observations(self, profile: ModelProfile) -> ModelObservations:
         """What this process has seen of a model with these weights. A host may load the same file anew for each prompt,
         and what looks faulty is not to be computed twice each time."""
-        return self._observations.setdefault(profile.content, ModelObservations())
+        observed = self._observations
+        if profile.content not in observed and len(observed) >= _OBSERVED:
+            observed.pop(next(iter(observed)), None)  # a model that is being trained has other weights each time
+        return observed.setdefault(profile.content, ModelObservations())
 
     def layers(self, context: RunContext) -> LayerKnowledge:
         """What layers take on this machine's CPU."""

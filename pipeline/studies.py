@@ -166,7 +166,7 @@ class StudyRunner:
         try:
             runner = self._copies.get(ask.mode) or self._shared.runners.find(model, ask.mode)
             if runner is None or (context.device.type == "cpu" and not _is_on_cpu(runner)):
-                with heard_by(listener):
+                with heard_by(listener if self._within_a_run else None):  # a copy that gave way would be lost
                     runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
             if context.device.type != "cpu":  # a copy is there already
                 bring(context, runner, 0)

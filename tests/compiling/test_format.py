@@ -64,7 +64,7 @@ DIGESTS = {
     "kernels/numerics.py": "1c933221",
     "kernels/operands.py": "eb1f3129",
     "kernels/packing.py": "47b4ed96",
-    "kernels/rewrite.py": "bb73be43",
+    "kernels/rewrite.py": "b406ae76",
     "kernels/shifted_windows.py": "907dd48c",
     "kernels/timing.py": "3fcd5b6b",
     "kernels/transformer_block.py": "2e0194d4",

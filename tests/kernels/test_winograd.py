@@ -28,6 +28,7 @@ from cudaspeed.kernels.winograd_modules import (
     WinogradDenseBlock,
     WinogradSpanBlock,
 )
+from cudaspeed.kernels.workspace import shared_workspace
 from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.runner import ModelRunner
 
@@ -143,6 +144,8 @@ def test_spans_blocks_are_computed_with_what_follows_each_convolution(features: 
     assert rewrite(network, "winograd") > 6
     assert sum(isinstance(module, WinogradSpanBlock) for module in network.modules()) == 6
     assert_same(network(x), plain)
+    with shared_workspace():  # from one block to the next
+        assert_same(network(x), plain)
     kept = network.conv_1(x)
     before = kept.clone()
     network.block_1(kept)

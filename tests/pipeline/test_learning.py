@@ -29,7 +29,7 @@ from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.models.study import Answer, Ask, Study
 from cudaspeed.pipeline import fallback, known_model, modes
-from cudaspeed.pipeline.learner import Learner, Subject
+from cudaspeed.pipeline.learner import Learner
 from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.pipeline.studies import StudyRunner
@@ -444,52 +444,33 @@ def test_a_large_forward_is_begun_only_when_nothing_runs(meter: Meter, monkeypat
     assert not learners()
 
 
-def test_runs_without_a_pause_between_them_find_out_what_they_can_bear(
+def test_a_small_forward_is_begun_in_the_moment_between_two_prompts(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a queue of prompts: it would be computed in fp32 to its end."""
+    """Or a queue of small pictures would be computed in fp32 to its end: of a try, one forward is what a run waits for,
+    not both."""
+    monkeypatch.setattr("cudaspeed.pipeline.learner._IDLE", 3600.0)
+    model, sessions, until = zoo.toy(), SessionCache(clock=meter.clock), time.monotonic() + 60
+    assert TRIAL / 2 <= 0.1 * 100 * 100 < TRIAL
+    while run(model, sessions).report.precision == "fp32" and time.monotonic() < until:
+        time.sleep(0.1)  # which is no second, but longer than from one call to the next
+    assert run(model, sessions).report.precision == "bf16"
+    sessions.learner.stop()
+
+
+def test_a_smaller_try_takes_the_place_of_one_that_has_not_begun(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large picture first and small ones later the small ones can bear no more than theirs."""
     monkeypatch.setattr("cudaspeed.pipeline.learner._PAUSE", 3600.0)
     monkeypatch.setattr("cudaspeed.pipeline.learner._IDLE", 3600.0)
-    model, sessions, told = zoo.toy(), SessionCache(clock=meter.clock), list[str]()
-    for _ in range(12):
-        work, learning = meter.work, meter.learning
-        told.append(run(model, sessions).report.precision)
-        assert meter.learning - learning <= 0.10 * (meter.work - work), "of any one run"
-        assert meter.learning <= 0.05 * meter.work, "of all work"
-    sessions.learner.stop()
-    assert told[0] == "fp32"
-    assert told[6:] == ["bf16"] * 6
-
-
-def test_two_runs_at_once_do_not_make_one_study() -> None:
-    """Of one model, each on a thread of its own: a study is no two threads' at once."""
-
-    class Runner:
-        def __init__(self) -> None:
-            self.steps = 0
-
-        def repaid(self, study: Study) -> bool:
-            return True
-
-        def first(self, study: Study) -> Ask:
-            return ask
-
-        def step(self, study: Study, asked: Ask, give_way: Callable[[], bool]) -> None:
-            self.steps += 1
-            other = threading.Thread(target=subject.work_off, args=(0,))
-            other.start()
-            other.join(60)
-            assert not other.is_alive()
-
-        def release(self) -> None:
-            pass
-
-    ask = Ask(usual_mode("fp32", False, zoo.toy()), torch.zeros(1, 3, 8, 8))
-    runner = Runner()
-    subject = Subject(runner, in_background=True)  # type: ignore[arg-type]
-    subject.offer([Study("it", 64, iter(()), largest=64)], 10_000)  # type: ignore[arg-type]
-    subject.work_off(0)
-    assert runner.steps == 1
+    monkeypatch.setattr(trial, "_SIDE", 48)
+    monkeypatch.setattr(trial, "_LEAST_SIDE", 24)
+    model, sessions = zoo.toy(), SessionCache(clock=meter.clock)
+    run(model, sessions, (150, 150))
+    for _ in range(4):
+        run(model, sessions, (80, 90))
+    assert not meter.learning
+    sessions.finish_learning()
+    assert meter.learning == 2 * 26 * 27, "a tenth of a small picture each"
 
 
 def test_when_all_is_found_out_no_thread_and_no_copy_is_left_but_that_of_runs(meter: Meter) -> None:
