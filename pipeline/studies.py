@@ -6,6 +6,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -32,6 +33,10 @@ _MOST_BLOCKS = 200  # of a model, between which it can be stopped
 
 class _GivenWayError(Exception):
     """A run has come, for which a forward is left."""
+
+
+class _NotBegunError(_GivenWayError):
+    """It came while the model was copied for the forward: the copy is kept."""
 
 
 class StudyRunner:
@@ -106,6 +111,8 @@ class StudyRunner:
             return self._on_its_own(model, study)
         try:
             return self._within_memory(study, lambda: self._next(model, study, self._answer(model, ask, give_way)))
+        except _NotBegunError:
+            return replace(ask)  # another one, of which nothing was left
         except _GivenWayError:
             return ask
 
@@ -162,12 +169,14 @@ class StudyRunner:
 
     def _answer(self, model: ImageModelDescriptor, ask: Ask, give_way: Callable[[], bool]) -> Answer:
         clock, context = self._shared.clock, self._context
-        began, listener = clock(), lambda _: self._stop(give_way)
+        began, listener, pixels = clock(), lambda _: self._stop(give_way), ask.pixels
         try:
             runner = self._copies.get(ask.mode) or self._shared.runners.find(model, ask.mode)
             if runner is None or (context.device.type == "cpu" and not _is_on_cpu(runner)):
                 with heard_by(listener if self._within_a_run else None):  # a copy that gave way would be lost
                     runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
+                if not self._within_a_run and give_way():
+                    raise _NotBegunError
             if context.device.type != "cpu":  # a copy is there already
                 bring(context, runner, 0)
             with torch.inference_mode():
@@ -178,11 +187,13 @@ class StudyRunner:
         except Exception as error:  # an architecture may fail in any way in a mode it does not know
             if self._within_a_run:
                 context.raise_if_interrupted()
+            if isinstance(error, _NotBegunError):
+                pixels = 0
             if isinstance(error, _GivenWayError) or context.is_out_of_memory(error):
                 raise
             answer = Answer(None, 0.0, first_line(error))
         finally:
-            pixels, seconds = ask.pixels, max(0.0, clock() - began)
+            seconds = max(0.0, clock() - began)
             if not self.unlimited:
                 self.spent += pixels
                 spent = Account(learning_pixels=pixels, learning_seconds=seconds)

@@ -473,6 +473,31 @@ def test_a_smaller_try_takes_the_place_of_one_that_has_not_begun(meter: Meter, m
     assert meter.learning == 2 * 26 * 27, "a tenth of a small picture each"
 
 
+def test_a_run_that_comes_while_a_model_is_copied_for_a_try_takes_nothing_from_it(meter: Meter) -> None:
+    copied: list[object] = []
+
+    class Part:
+        def __deepcopy__(self, memo: object) -> Part:
+            copied.append(self)
+            return self
+
+    model, sessions, context = zoo.toy(), new_sessions(), StandaloneContext("cpu")
+    model.model.part = Part()  # type: ignore[assignment]
+    runner = StudyRunner(model, context, sessions)
+    tried, truth = (usual_mode(precision, False, model) for precision in ("bf16", "fp32"))
+    study = trial.trial(tried, truth, "here", torch.rand(1, 3, 24, 25))
+    ask = runner.first(study)
+    assert isinstance(ask, Ask)
+    again = runner.step(study, ask, lambda: bool(copied))
+    assert isinstance(again, Ask)
+    assert again is not ask, "none of it was left"
+    assert again.picture is ask.picture
+    hardware = describe_environment(context.device)["hardware"]
+    assert meter.learning == 0 == sessions.profile(model, context).account(hardware).learning_pixels
+    runner.step(study, again)
+    assert (meter.learning, len(copied)) == (TRIAL // 2, 1), "by the same copy"
+
+
 def test_when_all_is_found_out_no_thread_and_no_copy_is_left_but_that_of_runs(meter: Meter) -> None:
     model, sessions = zoo.toy(), SessionCache(clock=meter.clock)
     for size in (BACKGROUND, BACKGROUND, (460, 460), (460, 460)):
