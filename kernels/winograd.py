@@ -80,7 +80,7 @@ def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def follows(activation: nn.Module | None) -> bool:
     """Whether the kernels compute such an activation along with the convolution before it."""
-    return activation is not None and (activation_slope(activation) is not None or _curve_of(activation) is not None)
+    return activation is not None and (activation_slope(activation) is not None or bool(_curve_of(activation)))
 
 
 def aligned(convolution: nn.Conv2d) -> bool:
@@ -114,7 +114,7 @@ class Kernels:
             weights = F.pad(weights, (0, 0, 0, 0, 0, missing, 0, more))
         weights = _transformed(weights, self._lanes(*weights.shape[1::-1]), products)
         bias = torch.zeros(outputs) if convolution.bias is None else convolution.bias.detach().float()
-        bias, slope, curve = F.pad(bias, (0, more)), None, _curve_of(activation) or Curve.STRAIGHT
+        bias, slope, curve = F.pad(bias, (0, more)), None, _curve_of(activation)
         if activation is not None and not curve:
             slope = torch.as_tensor(activation_slope(activation), dtype=torch.float32).detach().expand(outputs)
             slope = F.pad(slope, (0, more))
@@ -221,10 +221,10 @@ def _checked_edge(x: Tensor, packed: Packed, y: Tensor, added: Tensor | None) ->
     return 1 - lost // 2
 
 
-def _curve_of(activation: nn.Module | None) -> Curve | None:
+def _curve_of(activation: nn.Module | None) -> Curve:
     if type(activation) is nn.SiLU and not has_hooks(activation):
         return Curve.SILU
-    return Curve.GELU if is_gelu(activation) else None
+    return Curve.GELU if is_gelu(activation) else Curve.STRAIGHT
 
 
 def _picture(x: Tensor) -> Picture:

@@ -68,12 +68,12 @@ class Subject:
         takes the place of one that has not begun."""
         self._run_pixels = pixels
         for study in studies:
-            larger = [old for old in tuple(self._waiting) if old.name == study.name and old.pixels > study.pixels]
-            for old in larger:
+            known = next((old for old in tuple(self._waiting) if old.name == study.name), None)
+            if known and known.pixels > study.pixels:
                 with suppress(ValueError):  # it has begun
-                    self._waiting.remove(old)
+                    self._waiting.remove(known)
                     self._waiting.append(study)
-            if study.name not in self._offered:
+            elif study.name not in self._offered:
                 self._offered.add(study.name)
                 self._waiting.append(study)
 

@@ -72,7 +72,7 @@ DIGESTS = {
     "kernels/trial.py": "ac6c66f1",
     "kernels/triton_convolution.py": "a676f80a",
     "kernels/window_attention.py": "b734c46a",
-    "kernels/winograd.py": "d5d32326",
+    "kernels/winograd.py": "3c904063",
     "kernels/winograd_modules.py": "b6756fd9",
     "kernels/workspace.py": "d51dbffe",
     "memory.py": "2ca7a51e",
