@@ -17,6 +17,7 @@ from torch import nn
 
 from ..api.errors import first_line
 from ..models.study import Ask, Pause, Study
+from ..storage.memory_limits import has_own_limits
 
 logger = logging.getLogger("cudaspeed")
 
@@ -166,7 +167,7 @@ class Learner:
     def wake(self) -> None:
         """There may be something to find out."""
         with self._condition, _logged():
-            if self._thread is None and self._first():
+            if self._thread is None and self._first_in_background():
                 self._thread = threading.Thread(target=self._work, name="cudaspeed learner", daemon=True)
                 self._thread.start()
                 if not self._registered:
@@ -220,7 +221,7 @@ class Learner:
         with self._condition, _logged():
             while True:
                 self._condition.wait_for(lambda: not self._runs or self._stopped or self._hurried)
-                found = None if self._stopped or self._hurried else self._first()
+                found = self._first_in_background()
                 if found is None:
                     return None
                 patience = _PAUSE if found.is_little else _IDLE
@@ -240,6 +241,10 @@ class Learner:
     def _has_ended(self) -> bool:
         """A process that was forked has the note of a thread that it has not."""
         return self._thread is None or not self._thread.is_alive()
+
+    def _first_in_background(self) -> Subject | None:
+        """The same, for a thread of its own; None where the process has limits, against which that counts."""
+        return None if self._stopped or self._hurried or has_own_limits() else self._first()
 
     def _first(self) -> Subject | None:
         """A subject that there is something to compute for."""

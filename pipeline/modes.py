@@ -93,10 +93,10 @@ class ModeChooser:
         ways_of = {precision: [*self._ways(precision, pixels)] for precision in precisions}
         timed = device.type == "cpu" and not self._options.reproducible
         if timed and asked != "auto" and len(ways_of.get("bf16", ())) > 1:
-            ways_of["bf16"] = self._fastest_first(ways_of["bf16"])
+            ways_of["bf16"] = self._fastest_first(ways_of["bf16"], pixels)
         ways = [way for some in ways_of.values() for way in some]
         if timed and asked == "auto":
-            ways = self._fastest_first(ways)
+            ways = self._fastest_first(ways, pixels)
         left: dict[str, str] = {}
         for mode in ways:
             if reason := not self._options.reproducible and self._profile.known.raised.get(self._place(mode)):
@@ -205,12 +205,15 @@ class ModeChooser:
             self._context.say("")
         return found or []
 
-    def _fastest_first(self, ways: list[ExecutionMode]) -> list[ExecutionMode]:
+    def _fastest_first(self, ways: list[ExecutionMode], pixels: int) -> list[ExecutionMode]:
         """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. What is not known of
-        that is left for later, and fp32 is preferred meanwhile."""
+        that is found out now if it is little beside the run, or else left for later, and fp32 preferred meanwhile."""
         knowledge, kinds = self._shared.layers(self._context), self._layers()
 
         study = knowledge.study(kinds, ways)
+        if study and self._trials.affordable(study, pixels):
+            self._trials.run(study)
+            study = knowledge.study(kinds, ways)
         if study:
             self.studies.append(study)
             return [way for way in ways if way.precision == "fp32"] or ways

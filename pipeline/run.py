@@ -14,7 +14,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..images.channels import ChannelPlan
-from ..memory import working_bytes
 from ..models.execution import Executor
 from ..tiling.fit import Resampling
 from ..tiling.plan import exact_overlap
@@ -120,7 +119,7 @@ class Pipeline:
 
     def _less_than(self, schedule: Schedule | None, error: Exception) -> Limits:
         """The limits after memory ran out. Raises `OutOfMemoryError` where less cannot be."""
-        session, cost, device = self._session, self._session.chain.now.cost, self._context.device
+        session = self._session
         if schedule is None:
             raise session.room.does_not_fit("the model and a tiny picture") from error
         tile = f"one tile of {schedule.tile[1]}x{schedule.tile[0]}"
@@ -129,10 +128,10 @@ class Pipeline:
         with session.room.needed_for(tile):
             smaller = session.schedules.schedule(self._left(), less)
         if smaller.pixels >= schedule.pixels:
-            needed = working_bytes(cost.at_hand(device), schedule.plan.tile_pixels, device)
+            needed = session.schedules.bytes_needed(schedule, self._left())
             raise session.room.does_not_fit(tile, needed) from error
         self._forwards.note_lack_of_memory(schedule.tile, schedule.batch)
-        session.room.remember_limit(cost, smaller.pixels)
+        session.room.remember_limit(session.chain.now.cost, smaller.pixels)
         session.chain.now.runner.release_graphs()
         return less
 

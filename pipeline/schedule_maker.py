@@ -109,6 +109,12 @@ class ScheduleMaker:
         if working_bytes(cost, schedule.pixels, device) > left - held:
             raise MemoryError(f"a forward of {schedule.pixels} pixels does not fit the {left} bytes that are allowed")
 
+    def bytes_needed(self, schedule: Schedule, workload: Workload) -> int:
+        """What a forward of one tile of the schedule takes where the model computes, and the frames in work beside."""
+        device = self._context.device
+        cost = self._chain.now.cost.at_hand(device)
+        return working_bytes(cost, schedule.plan.tile_pixels, device) + self._bytes_of_frames(workload)
+
     def memory_use(self, schedule: Schedule) -> MemoryUse:
         """What all of the run's first workload takes by a schedule."""
         known, workload, runner, device = self._known, self._workload, self._chain.now.runner, self._context.device

@@ -14,8 +14,10 @@ from spandrel import ImageModelDescriptor
 from ..api.context import RunContext
 from ..api.errors import first_line
 from ..kernels.heartbeat import heard_by
+from ..memory import MemoryCost, allowed_bytes, weights_bytes, working_bytes
 from ..models.blocks import blocks_of, listening
 from ..models.execution import ExecutionMode
+from ..models.known_memory import rough_cost
 from ..models.runner import ModelRunner
 from ..models.study import Answer, Ask, Pause, Study
 from ..storage.fingerprint import describe_environment, versions_of
@@ -62,7 +64,11 @@ class StudyRunner:
             return True
         account = self._account()
         within = _SHARE_OF_WORK * (account.work_pixels + pixels) - account.learning_pixels
-        return study.pixels <= min(SHARE_OF_RUN * pixels - self.spent, within)
+        if study.pixels > min(SHARE_OF_RUN * pixels - self.spent, within):
+            return False
+        run = account.work_seconds / max(account.work_pixels, 1) * pixels
+        allowed = self.allowed_seconds() + _SHARE_OF_WORK * run
+        return not study.seconds or study.seconds <= min(SHARE_OF_RUN * run, allowed)
 
     def allowed_pixels(self) -> int:
         """Input pixels of forwards that may be spent on studies by now."""
@@ -167,12 +173,30 @@ class StudyRunner:
         elif give_way():
             raise _GivenWayError
 
+    def _check_room(self, model: ImageModelDescriptor, ask: Ask, copied: bool) -> None:
+        """Raise `MemoryError` where the forward, and the copy of the model if one is made for it, take more main memory
+        than this process is allowed: to find something out is not worth being ended."""
+        device, mode = self._context.device, ask.mode
+        left = allowed_bytes(device)
+        if left is None:
+            return
+        measured = self._shared.profile(model, self._context).known.costs.values()
+        costs = [MemoryCost(int(weights), linear, square) for weights, linear, square in measured]
+        if bound := rough_cost(model, mode.kernels, mode.memory_dtype):
+            costs.append(bound)
+        takes = max((working_bytes(cost, ask.pixels, device) for cost in costs), default=0)
+        if takes + copied * weights_bytes(model.model) > left:
+            raise MemoryError(f"a forward of {ask.pixels} pixels takes more than the {left} bytes that are allowed")
+
     def _answer(self, model: ImageModelDescriptor, ask: Ask, give_way: Callable[[], bool]) -> Answer:
         clock, context = self._shared.clock, self._context
         began, listener, pixels = clock(), lambda _: self._stop(give_way), ask.pixels
         try:
             runner = self._copies.get(ask.mode) or self._shared.runners.find(model, ask.mode)
-            if runner is None or (context.device.type == "cpu" and not _is_on_cpu(runner)):
+            if runner is not None and context.device.type == "cpu" and not _is_on_cpu(runner):
+                runner = None
+            self._check_room(model, ask, runner is None)
+            if runner is None:
                 with heard_by(listener if self._within_a_run else None):  # a copy that gave way would be lost
                     runner = self._copies[ask.mode] = ModelRunner(model, ask.mode)
                 if not self._within_a_run and give_way():

@@ -28,7 +28,7 @@ from cudaspeed.models.execution import ExecutionMode
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.models.runner import ModelRunner
 from cudaspeed.models.study import Answer, Ask, Study
-from cudaspeed.pipeline import fallback, known_model, modes
+from cudaspeed.pipeline import fallback, known_model, learner, modes
 from cudaspeed.pipeline.learner import Learner
 from cudaspeed.pipeline.modes import place_of
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -571,6 +571,34 @@ def test_what_tune_had_no_room_for_is_no_trouble_later(meter: Meter, monkeypatch
         run(model, sessions, (460, 460), tile=200)
         sessions.finish_learning()
     assert set(meter.begun.values()) == {1}
+
+
+def test_nothing_is_found_out_that_takes_more_memory_than_is_left(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system would not say so: it would end the process."""
+    model, sessions = zoo.compact(), SessionCache(clock=meter.clock)
+    monkeypatch.setattr(learner, "has_own_limits", lambda: True)  # it waits for us
+    for _ in range(3):
+        run(model, sessions)
+    within_runs = meter.learning
+    with monkeypatch.context() as patch:
+        patch.setattr("cudaspeed.memory.memory_bytes_left", lambda: 1 << 10)
+        sessions.finish_learning()
+    assert meter.learning == within_runs
+
+
+def test_a_process_with_limits_of_its_own_has_no_thread_that_counts_against_them(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, sessions = zoo.toy(), SessionCache(clock=meter.clock)
+    monkeypatch.setattr(learner, "has_own_limits", lambda: True)
+    for _ in range(3):
+        run(model, sessions)
+        assert not learners()
+    within_runs = meter.learning
+    sessions.finish_learning()
+    assert meter.learning > within_runs, "who asks for it still learns"
 
 
 def test_finish_learning_waits_and_writes_the_account(meter: Meter) -> None:

@@ -13,7 +13,7 @@ def fast_at_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that computes bfloat16 natively, in which all layers are the fastest by torch's operations."""
     monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
     monkeypatch.setattr(winograd, "multiplies_bfloat16", lambda: False)
-    monkeypatch.setattr(ModeChooser, "_fastest_first", lambda chooser, ways: ways)
+    monkeypatch.setattr(ModeChooser, "_fastest_first", lambda chooser, ways, pixels: ways)
 
 
 def fast_at_bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
