@@ -17,6 +17,7 @@ from .study import Ask, Steps, Study
 _AUTOMATIC_DB = 53.0
 _SIDE, _LEAST_SIDE = 48, 32  # of the piece, in pixels
 _PROBE_SIDE = 32
+FORWARDS = 2  # of a trial
 
 
 def trial(mode: ExecutionMode, truth: ExecutionMode, place: str, picture: Tensor) -> Study:
@@ -34,7 +35,7 @@ def trial(mode: ExecutionMode, truth: ExecutionMode, place: str, picture: Tensor
         return {"trials": {place: reason}}
 
     pixels = picture[0, 0].numel()
-    return Study(place, 2 * pixels, steps(), largest=pixels)
+    return Study(place, FORWARDS * pixels, steps(), largest=pixels)
 
 
 def difference(output: Tensor, truth: Tensor, mode: ExecutionMode, truth_mode: ExecutionMode) -> str:
@@ -51,15 +52,16 @@ def difference(output: Tensor, truth: Tensor, mode: ExecutionMode, truth_mode: E
 def piece_sides(info: ModelInfo, most_pixels: int) -> tuple[int, int]:
     """(height, width) of a piece that the model takes, of `most_pixels` if that is enough to compare by.
 
-    Not square where that can be: window models keep masks for the square size they were trained at, ready and of a
-    good type, and make others only for other sizes.
+    Not square where so many pixels allow it: window models keep masks for the square size they were trained at, ready
+    and of a good type, and make others only for other sizes.
     """
     step = info.alignment
     height, least = (round_up(max(side, info.minimum), step) for side in (_SIDE, _LEAST_SIDE))
     more = 0 if info.square else step
     while height - step >= least and height * (height + more) > most_pixels:
         height -= step
-    return height, height + more
+    only_square = height * height <= most_pixels < height * (height + more)
+    return height, height + (0 if only_square else more)
 
 
 def probe_picture(descriptor: ImageModelDescriptor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from ..api.report import UpscaleReport
 from ..devices.backends import has_own_memory
 from ..images.channels import ChannelPlan
+from ..models.trial import FORWARDS
 from ..tiling.fit import Pass
 from .frame_io import FrameSink, FrameSource
 from .monitor import Monitor
@@ -94,7 +95,7 @@ class PassRunner:
         (session, channels), planned, source = prepared, self._passes[number], ways[0]
         running.enter_context(session)  # leaving it keeps what was learned
         pixels = len(source) * math.prod(planned.size)
-        a_little = int(SHARE_OF_RUN * pixels)
+        a_little = int(SHARE_OF_RUN * pixels / FORWARDS)  # so that a trial can be made within the run
         session.start(pixels, lambda: piece_of(source, channels, session.known.info, a_little))
         progress = TileProgress(self._monitor, self._shares, number)
         return Pipeline(session, channels, ways, planned.resampling, progress)

@@ -470,7 +470,7 @@ def test_a_smaller_try_takes_the_place_of_one_that_has_not_begun(meter: Meter, m
         run(model, sessions, (80, 90))
     assert not meter.learning
     sessions.finish_learning()
-    assert meter.learning == 2 * 26 * 27, "a tenth of a small picture each"
+    assert meter.learning == TRIAL, "the least that there is to compare by"
 
 
 def test_a_run_that_comes_while_a_model_is_copied_for_a_try_takes_nothing_from_it(meter: Meter) -> None:
