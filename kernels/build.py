@@ -84,6 +84,14 @@ def load_library(
         return _loaded[name]
 
 
+def loaded_library(name: str) -> ctypes.CDLL:
+    """What `load_library` has loaded. Raises `RuntimeError` where there is nothing, for which nothing is built."""
+    library = _loaded.get(name)
+    if library is None:
+        raise RuntimeError(f"the {name} kernels are not loaded; prepare them first")
+    return library
+
+
 def is_pending(name: str) -> bool:
     """Whether the library was asked for and is still being built."""
     return name in _unfinished

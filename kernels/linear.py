@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..api.upstream import has_hooks
-from .build import load_library
+from .build import load_library, loaded_library
 from .interface import LinearSizes
 from .numerics import Limits, compare
 from .operands import check_operand
@@ -117,9 +117,7 @@ class PackedPointwise(PackedLinear):
 @functools.cache
 def _kernels() -> Kernels:
     """The kernels that `prepare` has found."""
-    library = load_library("linear", Path(), _flaw)
-    assert library is not None
-    return Kernels(library)
+    return Kernels(loaded_library("linear"))
 
 
 def _flaw(library: ctypes.CDLL) -> str | None:

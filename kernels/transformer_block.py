@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..api.upstream import has_hooks
-from .build import code_of, load_library
+from .build import code_of, load_library, loaded_library
 from .convolution import is_gelu
 from .heartbeat import beat, current_listener
 from .interface import BlockLayers, BlockPictures, BlockSizes
@@ -231,9 +231,7 @@ def _check(x: Tensor, packed: Packed, shape: Shape, added: Tensor | None, lanes:
 @functools.cache
 def _kernels() -> Kernels:
     """The kernels that `prepare` has found."""
-    library = load_library("transformer_block", Path(), _flaw)
-    assert library is not None
-    return Kernels(library)
+    return Kernels(loaded_library("transformer_block"))
 
 
 def _flaw(library: ctypes.CDLL) -> str | None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..api.upstream import has_hooks
-from .build import load_library
+from .build import load_library, loaded_library
 from .convolution import activation_slope, is_gelu
 from .heartbeat import beat, current_listener
 from .interface import ConvolutionSizes, Curve, Ending, Picture
@@ -161,9 +161,7 @@ class Kernels:
 @functools.cache
 def loaded() -> Kernels:
     """The kernels that `prepare` has found."""
-    library = load_library("winograd", Path(), _flaw)
-    assert library is not None
-    return Kernels(library)
+    return Kernels(loaded_library("winograd"))
 
 
 def _transformed(weight: Tensor, lanes: int, products: torch.dtype) -> Tensor:

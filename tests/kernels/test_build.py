@@ -101,6 +101,16 @@ def test_a_changed_file_is_not_loaded_but_built_anew(built: Path) -> None:
     assert not file.read_bytes().endswith(b"?")
 
 
+def test_kernels_that_nobody_prepared_are_an_error_and_not_built_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    winograd.loaded.cache_clear()
+    with pytest.raises(RuntimeError, match="the winograd kernels are not loaded; prepare them first"):
+        winograd.loaded()
+    assert not [*tmp_path.iterdir()]
+
+
 @linux
 @pytest.mark.parametrize("place", ["in memory", "in a folder"])
 def test_what_is_swapped_after_it_was_checked_is_never_loaded(
