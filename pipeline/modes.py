@@ -206,16 +206,17 @@ class ModeChooser:
         return found or []
 
     def _fastest_first(self, ways: list[ExecutionMode], pixels: int) -> list[ExecutionMode]:
-        """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. What is not known of
-        that is found out now if it is little beside the run, or else left for later, and fp32 preferred meanwhile."""
+        """The ways to compute on a CPU, by what their layers take, down to torch's own in fp32. Where some of that is
+        not known, fp32 is preferred, and it is found out for later runs: now, if that is little beside this one, whose
+        result does not depend on the clock for it, or else between runs."""
         knowledge, kinds = self._shared.layers(self._context), self._layers()
 
         study = knowledge.study(kinds, ways)
-        if study and self._trials.affordable(study, pixels):
-            self._trials.run(study)
-            study = knowledge.study(kinds, ways)
         if study:
-            self.studies.append(study)
+            if self._trials.affordable(study, pixels):
+                self._trials.run(study)
+            else:
+                self.studies.append(study)
             return [way for way in ways if way.precision == "fp32"] or ways
         return by_seconds(ways, knowledge, kinds)
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 
 import pytest
+import zoo
 
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.layer_times import LayerTimes
 from cudaspeed.kernels.layers import LayerKind
+from cudaspeed.models import precision
 from cudaspeed.models.execution import ExecutionMode
-from cudaspeed.pipeline import layer_knowledge
+from cudaspeed.pipeline import layer_knowledge, learner
 from cudaspeed.pipeline.layer_knowledge import LayerKnowledge, by_seconds
+from cudaspeed.pipeline.session_cache import SessionCache
+from cudaspeed.upscale_engine import upscale
 
 KIND = LayerKind("conv3x3", (64, 64))
 WINDOWS = LayerKind("attention", (64, 64, 10, 6))
@@ -60,3 +68,23 @@ def test_what_is_not_known_is_timed_once_and_known_to_the_next_process(
     assert all(step.pixels == 0 for step in study.steps)
     assert knowledge.study({KIND: 1.0}, [HALF, PLAIN]) is None
     assert LayerKnowledge(tmp_path / "compiled", lambda: 0.0).seconds({KIND: 1.0}, PLAIN) is not None
+
+
+def test_a_queue_without_pauses_finds_out_what_its_layers_take_and_that_half_precision_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And no run is decided by what its own clock told."""
+    monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
+    monkeypatch.setattr("cudaspeed.kernels.winograd.multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(layer_knowledge, "shipped_times", LayerTimes)
+    monkeypatch.setattr(layer_knowledge, "_SECONDS", 1e-6)
+    monkeypatch.setattr(layer_knowledge, "_CLEARLY", math.inf)  # whatever was timed, bf16 is taken
+    monkeypatch.setattr(learner, "has_own_limits", lambda: True)  # nothing is found out between runs
+    ticks = itertools.count()
+    model, sessions, context = zoo.compact(), SessionCache(lambda: float(next(ticks))), StandaloneContext("cpu")
+    options, known, precisions = UpscaleOptions(compile=False), [], []
+    for _ in range(6):
+        known.append(bool(sessions.layers(context).times.seconds))
+        precisions.append(upscale(zoo.photograph(160, 160), model, options, context, sessions).report.precision)
+    assert (known[0], known[-1]) == (False, True)
+    assert precisions == ["bf16" if before else "fp32" for before in known]
