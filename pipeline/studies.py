@@ -114,7 +114,7 @@ class StudyRunner:
         if model is None:
             return None
         if isinstance(ask, Pause):
-            return self._on_its_own(model, study)
+            return self._within_memory(study, lambda: self._on_its_own(model, study))
         try:
             return self._within_memory(study, lambda: self._next(model, study, self._answer(model, ask, give_way)))
         except _NotBegunError:
@@ -124,11 +124,20 @@ class StudyRunner:
 
     def _on_its_own(self, model: ImageModelDescriptor, study: Study) -> Ask | Pause | None:
         began = self._shared.clock()
-        ask = self._next(model, study, Answer(None, 0.0))
-        if not self.unlimited:
-            spent = Account(learning_seconds=max(0.0, self._shared.clock() - began))
-            self._shared.profile(model, self._context).spend(self._hardware, spent)
-        return ask
+        try:
+            return self._next(model, study, Answer(None, 0.0))
+        except Exception as error:  # a library may fail in any way, for which no picture is given up
+            if self._within_a_run:
+                self._context.raise_if_interrupted()
+            if self._context.is_out_of_memory(error):
+                raise
+            logger.debug("%s: %s", study.name, first_line(error))
+            self._shared.profile(model, self._context).keep(trials={study.name: first_line(error)})
+            return None
+        finally:
+            if not self.unlimited:
+                spent = Account(learning_seconds=max(0.0, self._shared.clock() - began))
+                self._shared.profile(model, self._context).spend(self._hardware, spent)
 
     def _account(self) -> Account:
         model = self._model()

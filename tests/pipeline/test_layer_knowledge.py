@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import zoo
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host.standalone import StandaloneContext
-from cudaspeed.kernels.layer_times import LayerTimes
+from cudaspeed.kernels.layer_times import LayerTimes, Timing
 from cudaspeed.kernels.layers import LayerKind
 from cudaspeed.models import precision
 from cudaspeed.models.execution import ExecutionMode
@@ -24,6 +25,7 @@ KIND = LayerKind("conv3x3", (64, 64))
 WINDOWS = LayerKind("attention", (64, 64, 10, 6))
 PLAIN, OURS = ExecutionMode("fp32", False, True), ExecutionMode("fp32", False, True, "winograd")
 HALF = ExecutionMode("bf16", True, True)
+LATER = ((KIND, "plain"), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +90,25 @@ def test_a_queue_without_pauses_finds_out_what_its_layers_take_and_that_half_pre
         precisions.append(upscale(zoo.photograph(160, 160), model, options, context, sessions).report.precision)
     assert (known[0], known[-1]) == (False, True)
     assert precisions == ["bf16" if before else "fp32" for before in known]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("could not create a primitive"), MemoryError()])
+def test_layers_that_cannot_be_timed_cost_no_picture(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*told: object) -> Iterator[Timing]:
+        tried.append(told)
+        yield LATER
+        raise error
+
+    monkeypatch.setattr(precision, "fast_precisions", lambda device: ("bf16",))
+    monkeypatch.setattr(layer_knowledge, "shipped_times", LayerTimes)
+    monkeypatch.setattr(layer_knowledge, "_SECONDS", 1e-6)
+    monkeypatch.setattr(layer_knowledge, "timings", fail)
+    monkeypatch.setattr(learner, "has_own_limits", lambda: True)
+    tried: list[object] = []
+    ticks = itertools.count()
+    model, sessions, context = zoo.compact(), SessionCache(lambda: float(next(ticks))), StandaloneContext("cpu")
+    for _ in range(4):
+        result = upscale(zoo.photograph(80, 80), model, UpscaleOptions(compile=False), context, sessions)
+        assert result.report.precision == "fp32"
+    assert tried
+    assert len(tried) == 1 or isinstance(error, MemoryError), "memory may be there the next time"
