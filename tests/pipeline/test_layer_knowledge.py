@@ -25,7 +25,7 @@ KIND = LayerKind("conv3x3", (64, 64))
 WINDOWS = LayerKind("attention", (64, 64, 10, 6))
 PLAIN, OURS = ExecutionMode("fp32", False, True), ExecutionMode("fp32", False, True, "winograd")
 HALF = ExecutionMode("bf16", True, True)
-LATER = ((KIND, "plain"), 1.0)
+LATER = Timing(KIND, "plain", 1.0)
 
 
 @pytest.mark.parametrize(
