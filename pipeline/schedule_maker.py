@@ -13,6 +13,8 @@ from ..compile_cache import CompiledForwards
 from ..devices.backends import has_own_memory
 from ..memory import MemoryCost, affordable_pixels, allowed_bytes, free_for, with_results, working_bytes
 from ..models.runner import ModelRunner
+from ..storage.heap import bytes_free_in_heaps
+from ..storage.memory_limits import bytes_left_by_groups, has_own_limits
 from ..tiling.pad import WrapPadding
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
@@ -104,6 +106,10 @@ class ScheduleMaker:
         left = allowed_bytes(device)
         if left is None:
             return
+        if has_own_limits():  # against them what lies free in the heap counts already
+            left += bytes_free_in_heaps()
+            by_groups = bytes_left_by_groups()
+            left = left if by_groups is None else min(left, by_groups)
         held = self._known.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
         cost = self._chain.now.cost.enough_for(schedule.pixels, left - held, "speed", device)
         if working_bytes(cost, schedule.pixels, device) > left - held:

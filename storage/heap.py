@@ -144,6 +144,25 @@ def trim_all() -> None:
     trim_heap()
 
 
+class _HeapInfo(ctypes.Structure):
+    """GNU's struct mallinfo2, mallinfo(3)."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def bytes_free_in_heaps() -> int:
+    """What lies free in all heaps and counts as the process's address space meanwhile; 0 where it is not told."""
+    library = gnu_library()
+    told = getattr(library, "mallinfo2", None)  # since 2.33
+    if told is None:
+        return 0
+    told.restype = _HeapInfo
+    return told().fordblks
+
+
 @functools.cache
 def gnu_library() -> ctypes.CDLL | None:
     """GNU's C library, whose functions let other Python threads run meanwhile; None where it is another, or another

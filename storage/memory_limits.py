@@ -72,6 +72,12 @@ def memory_bytes_left(root: Path = Path("/"), clock: Callable[[], float] = time.
     return max(0, min(left)) if left else None
 
 
+def bytes_left_by_groups(root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> int | None:
+    """The same by control groups alone, beyond which the process is ended and not told."""
+    groups, _ = _limits(root, int(clock()), _set_limits())
+    return max(0, min(_left_by_groups(groups))) if groups else None
+
+
 def has_own_limits(root: Path = Path("/")) -> bool:
     """Whether the process has a limit of its own, of its address space or its data, against which every further thread
     counts with its stack and its heap, 70 MiB and more, used or not."""

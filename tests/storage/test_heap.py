@@ -211,3 +211,11 @@ def test_a_process_that_ends_does_not_wait_for_it() -> None:
     )
     ended = run_limited(["-c", code], seconds=50)
     assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+@pytest.mark.skipif(heap.gnu_library() is None, reason="no GNU C library")
+def test_what_is_freed_between_what_is_not_lies_free_in_the_heap() -> None:
+    blocks = [bytearray(4000) for _ in range(4000)]
+    before = heap.bytes_free_in_heaps()
+    del blocks[::2]
+    assert heap.bytes_free_in_heaps() - before > 4 << 20
