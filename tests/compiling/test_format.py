@@ -101,7 +101,7 @@ DIGESTS = {
     "storage/files.py": "7a359812",
     "storage/fingerprint.py": "f808dcb3",
     "storage/index.py": "263df4e0",
-    "storage/memory_limits.py": "3612db4b",
+    "storage/memory_limits.py": "26d292af",
     "storage/ownership.py": "cde3b477",
     "storage/peaks.py": "705a27f5",
     "storage/private_copy.py": "2b321ada",
