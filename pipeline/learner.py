@@ -243,7 +243,7 @@ class Learner:
         return self._thread is None or not self._thread.is_alive()
 
     def _first_in_background(self) -> Subject | None:
-        """A subject for the learner's thread; None where the process has limits of its own, against which that counts."""
+        """A subject for a thread of its own; None where the process has limits, against which that thread counts."""
         return None if self._stopped or self._hurried or has_own_limits() else self._first()
 
     def _first(self) -> Subject | None:
