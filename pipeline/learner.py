@@ -23,7 +23,6 @@ logger = logging.getLogger("cudaspeed")
 
 _NICE = 10  # of 19
 _PAUSE = 0.05  # seconds without a run, after which a little one may begin
-_MOST_LEFT = 2  # times that a forward gives way, before its study is given up
 _MOST_PLACES = 4  # of one model
 _LITTLE = 0.1  # of the last run's pixels: a forward of no more than that may begin although the next run may be near
 _ASKED_AGAIN = 0.2  # seconds between two looks whether to go on waiting
@@ -61,7 +60,7 @@ class Subject:
         self._waiting: deque[Study] = deque()
         self._study: Study | None = None
         self._ask: Ask | Pause | None = None
-        self._left = 0
+        self._was_left = False
         self._run_pixels = 0
 
     def offer(self, studies: Iterable[Study], pixels: int) -> None:
@@ -80,18 +79,21 @@ class Subject:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something to find out that is repaid."""
-        return self._ask is not None or self._next() is not None
+        """Whether there is something to find out that is repaid: of what gave way, with what it has cost already."""
+        if self._ask is None or self._study is None:
+            return self._next() is not None
+        return not self._was_left or self._runner.repaid(self._study)
 
     @property
     def is_little(self) -> bool:
         """Whether a run that comes meanwhile would hardly notice."""
         ask, study = self._ask, self._next()
         largest = ask.pixels if ask else study.largest if study and study.largest else self._pixels(ask, study)
-        return largest <= _LITTLE * self._run_pixels and not self._left
+        return largest <= _LITTLE * self._run_pixels
 
     def step(self, give_way: Callable[[], bool] = lambda: False) -> None:
-        """Compute one forward. One that had to `give_way` is computed again, once; then its study is given up."""
+        """Compute one forward. One that had to `give_way` is computed again, when the work that was done repays it: on
+        a busy machine this may take some of them, and without a study that is never made, all runs would be slow."""
         if self._ask is None:
             self._study = self._next()
             if self._study is not None:
@@ -101,15 +103,13 @@ class Subject:
             return
         asked = self._ask
         self._ask = self._runner.step(self._study, asked, give_way)
-        self._left = self._left + 1 if self._ask is asked and isinstance(asked, Ask) else 0
-        if self._left == _MOST_LEFT:
-            self.give_up()
-        elif self._ask is None:
+        self._was_left = self._ask is asked and isinstance(asked, Ask)
+        if self._ask is None or not self.has_work:
             self._runner.release()
 
     def give_up(self) -> None:
         """Leave the study that has begun."""
-        self._study, self._ask, self._left = None, None, 0
+        self._study, self._ask, self._was_left = None, None, False
         self._runner.release()
 
     def work_off(self, spent: int) -> None:

@@ -11,6 +11,7 @@ from ..api.context import RunContext
 from ..api.errors import CudaspeedError, OutOfMemoryError
 from ..api.options import UpscaleOptions
 from ..memory import allowed_bytes, pixels_within, weights_bytes, working_bytes
+from ..storage.heap import trim_heap
 from ..storage.heap_reserve import HeapReserve
 from ..storage.memory_limits import has_own_limits
 from .fallback import ForwardCost
@@ -87,6 +88,15 @@ class Room:
             left, free = allowed_bytes(device), self._context.free_bytes()
             if _PLENTY * size <= (free if left is None else min(free, left)):
                 self._reserve.hold(size)
+
+    def trim_where_scarce(self, cost: ForwardCost, pixels: int) -> None:
+        """Give back what lies free in the heap where not even two more forwards of so many input pixels would fit
+        within what this process is allowed: with gaps it comes to hold half as much again as is in use, and who goes
+        beyond a control group's limit is ended. Takes some milliseconds, on a CPU."""
+        device = self._context.device
+        left = allowed_bytes(device) if device.type == "cpu" else None
+        if left is not None and left < _FORWARDS * working_bytes(cost.at_hand(device), pixels, device):
+            trim_heap()
 
     def give_back(self) -> None:
         """The heap is the C library's again; also where nothing was reserved."""

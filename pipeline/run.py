@@ -245,6 +245,7 @@ class Pipeline:
         self._progress.phase("looking at the result")
         began, self._last_arrival = max(batch.began, self._last_arrival), self._session.clock()
         seconds = self._last_arrival - began
+        self._session.room.trim_where_scarce(self._session.chain.now.cost, group.setup.schedule.pixels)
         yield from self._settle(work, stats, transfer)
         transfer.download.throttle()
         self.outcome.compiled |= batch.execution.mode.backend == "compiled"

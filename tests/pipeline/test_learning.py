@@ -454,7 +454,7 @@ def test_a_small_forward_is_begun_in_the_moment_between_two_prompts(
     assert TRIAL / 2 <= 0.1 * 100 * 100 < TRIAL
     while run(model, sessions).report.precision == "fp32" and time.monotonic() < until:
         time.sleep(0.1)  # which is no second, but longer than from one call to the next
-    assert run(model, sessions).report.precision == "bf16"
+    assert run(model, sessions).report.precision == "bf16", f"{meter.learning} pixels of tries"
     sessions.learner.stop()
 
 
@@ -471,6 +471,29 @@ def test_a_smaller_try_takes_the_place_of_one_that_has_not_begun(meter: Meter, m
     assert not meter.learning
     sessions.finish_learning()
     assert meter.learning == TRIAL, "the least that there is to compare by"
+
+
+def test_what_runs_leave_no_time_for_is_tried_again_whenever_the_work_repays_it() -> None:
+    """And no sooner. A study that is given up would leave all runs of a busy machine in fp32."""
+    model, sessions, context = zoo.toy(), new_sessions(), StandaloneContext("cpu")
+    runner = StudyRunner(model, context, sessions)
+    subject = learner.Subject(runner, in_background=True)
+    tried, truth = (usual_mode(precision, False, model) for precision in ("bf16", "fp32"))
+    hardware = describe_environment(context.device)["hardware"]
+    subject.offer([trial.trial(tried, truth, "here", torch.rand(1, 3, 24, 25))], 100)
+    profile, work = sessions.profile(model, context), Account(work_pixels=40 * TRIAL, work_seconds=100.0)
+    for _ in range(5):
+        before = profile.account(hardware).learning_pixels
+        assert not subject.has_work
+        profile.spend(hardware, work)
+        while subject.has_work:
+            subject.step(lambda: True)
+        account = profile.account(hardware)
+        assert before < account.learning_pixels <= 0.05 * account.work_pixels
+    profile.spend(hardware, work)
+    while subject.has_work:
+        subject.step()
+    assert profile.known.trials["here"] == ""
 
 
 def test_a_run_that_comes_while_a_model_is_copied_for_a_try_takes_nothing_from_it(meter: Meter) -> None:
