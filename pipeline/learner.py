@@ -93,7 +93,7 @@ class Subject:
 
     def step(self, give_way: Callable[[], bool] = lambda: False) -> None:
         """Compute one forward. One that had to `give_way` is computed again, when the work that was done repays it: on
-        a busy machine this may take some of them, and without a study that is never made, all runs would be slow."""
+        a busy machine it may be left several times, and if it was given up, all later runs would be slow."""
         if self._ask is None:
             self._study = self._next()
             if self._study is not None:
