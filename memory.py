@@ -19,7 +19,8 @@ from .api.model_info import ModelInfo
 from .api.options import Level
 from .api.upstream import TorchDispatchMode, copy_module, own_tensors, tree_leaves
 from .devices.backends import BACKENDS, backend_of, has_own_memory
-from .storage.memory_limits import memory_bytes_left
+from .storage.heap import bytes_free_in_heaps
+from .storage.memory_limits import bytes_left_by_groups, has_own_limits, memory_bytes_left
 from .storage.peaks import Curve
 
 logger = logging.getLogger("cudaspeed")
@@ -222,6 +223,17 @@ def allowed_bytes(device: torch.device) -> int | None:
     """Bytes that work on `device` may take of main memory before a limit of this process is met, beyond which it is not
     told, but ended; None where nothing limits it, or the device has memory of its own."""
     return None if has_own_memory(device) else memory_bytes_left()
+
+
+def allowed_forward_bytes(device: torch.device) -> int | None:
+    """`allowed_bytes` for what comes out of the heap, as a forward's tensors do. Against the process's own limits what
+    lies free there counts already; against those of control groups only what is in use."""
+    left = allowed_bytes(device)
+    if left is None or not has_own_limits():
+        return left
+    left += bytes_free_in_heaps()
+    by_groups = bytes_left_by_groups()
+    return left if by_groups is None else min(left, by_groups)
 
 
 def free_device_bytes(device: torch.device) -> int | None:

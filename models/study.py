@@ -52,10 +52,11 @@ Steps = Generator[Ask | Pause, Answer, dict[str, Any]]
 class Study:
     """`name` is the same for what need not be found out twice, `pixels` the input pixels of all its forwards at most,
     `largest` those of its largest one, where it has several, `seconds` what it takes besides, about. `steps` are new
-    with every study."""
+    with every study. `tries`: the mode of which it finds out whether it will do. If so, later runs begin with it."""
 
     name: str
     pixels: int
     steps: Steps
     seconds: float = 0.0
     largest: int | None = None
+    tries: ExecutionMode | None = None

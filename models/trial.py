@@ -35,7 +35,7 @@ def trial(mode: ExecutionMode, truth: ExecutionMode, place: str, picture: Tensor
         return {"trials": {place: reason}}
 
     pixels = picture[0, 0].numel()
-    return Study(place, FORWARDS * pixels, steps(), largest=pixels)
+    return Study(place, FORWARDS * pixels, steps(), largest=pixels, tries=mode)
 
 
 def difference(output: Tensor, truth: Tensor, mode: ExecutionMode, truth_mode: ExecutionMode) -> str:

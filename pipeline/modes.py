@@ -241,12 +241,8 @@ class ModeChooser:
             self.studies.append(study)
             return False
         self._trials.run(study)
-        passed = self._profile.known.trials.get(self._place(mode)) == ""
-        copy = self._trials.copy_in(mode)
-        if passed and copy:
-            self._shared.runners.put(self._model, copy)
         self._trials.release()
-        return passed
+        return self._profile.known.trials.get(self._place(mode)) == ""
 
     def _takes_trial(self, mode: ExecutionMode) -> bool:
         half_by_itself = mode.precision != "fp32" and self._options.precision == "auto"

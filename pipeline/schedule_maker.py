@@ -11,10 +11,8 @@ from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
 from ..devices.backends import has_own_memory
-from ..memory import MemoryCost, affordable_pixels, allowed_bytes, free_for, with_results, working_bytes
+from ..memory import MemoryCost, affordable_pixels, allowed_forward_bytes, free_for, with_results, working_bytes
 from ..models.runner import ModelRunner
-from ..storage.heap import bytes_free_in_heaps
-from ..storage.memory_limits import bytes_left_by_groups, has_own_limits
 from ..tiling.pad import WrapPadding
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
@@ -103,13 +101,9 @@ class ScheduleMaker:
         """Raise `MemoryError` where a forward of the schedule takes more main memory than this process is allowed,
         beside what `workload` holds. The system would not say that memory ran out, but end the process."""
         device = self._context.device
-        left = allowed_bytes(device)
+        left = allowed_forward_bytes(device)
         if left is None:
             return
-        if has_own_limits():  # against them what lies free in the heap counts already
-            left += bytes_free_in_heaps()
-            by_groups = bytes_left_by_groups()
-            left = left if by_groups is None else min(left, by_groups)
         held = self._known.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
         cost = self._chain.now.cost.enough_for(schedule.pixels, left - held, "speed", device)
         if working_bytes(cost, schedule.pixels, device) > left - held:

@@ -143,10 +143,6 @@ class StudyRunner:
         model = self._model()
         return self._shared.profile(model, self._context).account(self._hardware) if model else Account()
 
-    def copy_in(self, mode: ExecutionMode) -> ModelRunner | None:
-        """The copy of the model that was made for the studies in `mode`, if there is one."""
-        return self._copies.get(mode)
-
     def release(self) -> None:
         """Let go of the copies that were made for the studies."""
         self._copies.clear()
@@ -172,6 +168,9 @@ class StudyRunner:
         except StopIteration as end:
             # by its name it is known not to be needed again
             found = {**end.value, "trials": {study.name: "", **end.value.get("trials", {})}}
+            tried = self._copies.get(study.tries) if study.tries else None
+            if tried and not found["trials"][study.name]:
+                self._shared.runners.put(model, tried)  # the next run need not make it
             self._shared.profile(model, self._context).keep(**found)
             return None
 

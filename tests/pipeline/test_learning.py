@@ -257,6 +257,17 @@ def test_what_decides_has_another_revision_when_it_changes(meter: Meter) -> None
     assert run(model, SessionCache(clock=meter.clock)).report.profile == reports[3].profile
 
 
+def test_the_copy_of_a_try_that_went_well_between_runs_is_what_the_next_run_computes_with(meter: Meter) -> None:
+    model, sessions = zoo.toy(), SessionCache(clock=meter.clock)
+    for _ in range(3):
+        run(model, sessions)
+        sessions.finish_learning()
+    made = len(meter.copies)
+    assert run(model, sessions).report.precision == "bf16"
+    assert len(meter.copies) == made
+    assert meter.alive() == 1
+
+
 def test_kernels_that_appear_are_another_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     from cudaspeed.kernels import winograd
 
