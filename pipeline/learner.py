@@ -24,7 +24,8 @@ logger = logging.getLogger("cudaspeed")
 _NICE = 10  # of 19
 _PAUSE = 0.05  # seconds without a run, after which a little one may begin
 _MOST_PLACES = 4  # of one model
-_LITTLE = 0.1  # of the last run's pixels: a forward of no more than that may begin although the next run may be near
+# Of the last run's pixels, or seconds: a forward of no more than that may begin although the next run may be near.
+_LITTLE, _SHORT = 0.1, 0.05
 _ASKED_AGAIN = 0.2  # seconds between two looks whether to go on waiting
 _IDLE = 1.0  # seconds without a run, after which a larger one may begin
 
@@ -34,6 +35,10 @@ class Steps(Protocol):
 
     def repaid(self, study: Study) -> bool:
         """Whether the work that was done is enough for the study to be made between runs."""
+        ...
+
+    def seconds_of(self, pixels: int) -> float:
+        """What forwards of so many input pixels take, about."""
         ...
 
     def first(self, study: Study) -> Ask | Pause | None:
@@ -89,7 +94,7 @@ class Subject:
         """Whether a run that comes meanwhile would hardly notice."""
         ask, study = self._ask, self._next()
         largest = ask.pixels if ask else study.largest if study and study.largest else self._pixels(ask, study)
-        return largest <= _LITTLE * self._run_pixels
+        return largest <= _LITTLE * self._run_pixels or self._runner.seconds_of(largest) <= _SHORT
 
     def step(self, give_way: Callable[[], bool] = lambda: False) -> None:
         """Compute one forward. One that had to `give_way` is computed again, when the work that was done repays it: on

@@ -83,8 +83,10 @@ class SessionCache:
     would have liked to know.
     """
 
-    def __init__(self, clock: Clock = time.perf_counter, learner: Learner | None = None) -> None:
-        self.clock, self.learner = clock, learner or Learner()
+    def __init__(
+        self, clock: Clock = time.perf_counter, learner: Learner | None = None, thread_clock: Clock = time.thread_time
+    ) -> None:
+        self.clock, self.thread_clock, self.learner = clock, thread_clock, learner or Learner()
         self.runners = RunnerCache()
         self.compiles = CompileCache()
         self._profiles: dict[Path, ProfileStore] = {}

@@ -46,7 +46,9 @@ class StudyRunner:
     pixels that these took.
 
     What they cost is counted in input pixels of forwards, which no busy machine and no clock makes more or fewer; and
-    in seconds, so that forwards which are small, and therefore slow, do not take more than is meant.
+    in seconds, so that forwards which are small, and therefore slow, do not take more than is meant: those that a run
+    waits for it; between runs, on a CPU, no more than the thread's own of the processor. One of low priority mostly
+    waits there for others, who lose nothing by it.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class StudyRunner:
         within = _SHARE_OF_WORK * (account.work_pixels + pixels) - account.learning_pixels
         if study.pixels > min(SHARE_OF_RUN * pixels - self.spent, within):
             return False
-        run = account.work_seconds / max(account.work_pixels, 1) * pixels
+        run = self.seconds_of(pixels)
         allowed = self.allowed_seconds() + _SHARE_OF_WORK * run
         return not study.seconds or study.seconds <= min(SHARE_OF_RUN * run, allowed)
 
@@ -80,11 +82,14 @@ class StudyRunner:
         account = self._account()
         return math.inf if self.unlimited else _SHARE_OF_WORK * account.work_seconds - account.learning_seconds
 
+    def seconds_of(self, pixels: int) -> float:
+        """What forwards of so many input pixels take, by the work that was done."""
+        account = self._account()
+        return account.work_seconds / max(account.work_pixels, 1) * pixels
+
     def repaid(self, study: Study) -> bool:
         """Whether the work that was done is enough for the study to be made between runs."""
-        account = self._account()
-        pace = account.work_seconds / max(account.work_pixels, 1)
-        seconds = study.seconds + pace * study.pixels
+        account, seconds = self._account(), study.seconds + self.seconds_of(study.pixels)
         in_pixels = account.learning_pixels + study.pixels <= _SHARE_OF_WORK * account.work_pixels
         return in_pixels and account.learning_seconds + seconds < _SHARE_OF_WORK * account.work_seconds
 
@@ -123,7 +128,7 @@ class StudyRunner:
             return ask
 
     def _on_its_own(self, model: ImageModelDescriptor, study: Study) -> Ask | Pause | None:
-        began = self._shared.clock()
+        seconds_taken = self._stopwatch()
         try:
             return self._next(model, study, Answer(None, 0.0))
         except Exception as error:  # a library may fail in any way, for which no picture is given up
@@ -136,8 +141,17 @@ class StudyRunner:
             return None
         finally:
             if not self.unlimited:
-                spent = Account(learning_seconds=max(0.0, self._shared.clock() - began))
+                spent = Account(learning_seconds=seconds_taken())
                 self._shared.profile(model, self._context).spend(self._hardware, spent)
+
+    def _stopwatch(self) -> Callable[[], float]:
+        """Tells, on this thread, the seconds that were taken from others since now."""
+        shared = self._shared
+        clocks = [shared.clock]
+        if not self._within_a_run and self._context.device.type == "cpu":
+            clocks.append(shared.thread_clock)
+        began = [clock() for clock in clocks]
+        return lambda: max(0.0, min(clock() - then for clock, then in zip(clocks, began, strict=True)))
 
     def _account(self) -> Account:
         model = self._model()
@@ -198,7 +212,7 @@ class StudyRunner:
 
     def _answer(self, model: ImageModelDescriptor, ask: Ask, give_way: Callable[[], bool]) -> Answer:
         clock, context = self._shared.clock, self._context
-        began, listener, pixels = clock(), lambda _: self._stop(give_way), ask.pixels
+        seconds_taken, listener, pixels = self._stopwatch(), lambda _: self._stop(give_way), ask.pixels
         try:
             runner = self._copies.get(ask.mode) or self._shared.runners.find(model, ask.mode)
             if runner is not None and context.device.type == "cpu" and not _is_on_cpu(runner):
@@ -225,10 +239,9 @@ class StudyRunner:
                 raise
             answer = Answer(None, 0.0, first_line(error))
         finally:
-            seconds = max(0.0, clock() - began)
             if not self.unlimited:
                 self.spent += pixels
-                spent = Account(learning_pixels=pixels, learning_seconds=seconds)
+                spent = Account(learning_pixels=pixels, learning_seconds=seconds_taken())
                 self._shared.profile(model, context).spend(self._hardware, spent)
         return answer
 

@@ -56,14 +56,15 @@ def half_precision_and_nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Meter:
-    """Input pixels of all forwards, by what they are for, and a clock by which each takes a microsecond a pixel."""
+    """Input pixels of all forwards, by what they are for, and a clock by which each takes a microsecond a pixel, or
+    another `pace`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.work = self.learning = self.before_the_picture = 0
         self.begun: Counter[str] = Counter()
         self.copies: list[weakref.ref[torch.nn.Module]] = []
         self._of_a_study = threading.local()
-        self._now = 0.0
+        self._now, self.pace = 0.0, 1e-6
         answer, first, made = StudyRunner._answer, StudyRunner.first, ModelRunner.__init__
 
         def answered(
@@ -99,7 +100,7 @@ class Meter:
 
     def _count(self, x: Tensor) -> None:
         pixels = x[:, 0].numel()
-        self._now += 1e-6 * pixels
+        self._now += self.pace * pixels
         if getattr(self._of_a_study, "now", False):
             self.learning += pixels
             self.before_the_picture += pixels * (threading.current_thread().name != LEARNER)
@@ -446,6 +447,7 @@ def test_a_run_waits_for_one_forward_of_a_study_at_most(meter: Meter) -> None:
 def test_a_large_forward_is_begun_only_when_nothing_runs(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next run of a queue comes at once, and would wait for it."""
     monkeypatch.setattr("cudaspeed.pipeline.learner._IDLE", 3600.0)
+    meter.pace = 1e-3
     model, sessions = zoo.toy(), SessionCache(clock=meter.clock)
     for _ in range(40):
         run(model, sessions, (60, 60))
@@ -455,18 +457,42 @@ def test_a_large_forward_is_begun_only_when_nothing_runs(meter: Meter, monkeypat
     assert not learners()
 
 
+@pytest.mark.parametrize(("side", "pace"), [(100, 1e-3), (40, 1e-6)], ids=["a tenth", "short"])
 def test_a_small_forward_is_begun_in_the_moment_between_two_prompts(
-    meter: Meter, monkeypatch: pytest.MonkeyPatch
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, side: int, pace: float
 ) -> None:
     """Or a queue of small pictures would be computed in fp32 to its end: of a try, one forward is what a run waits for,
-    not both."""
+    not both. Small is a tenth of a run, or what is over in a moment."""
     monkeypatch.setattr("cudaspeed.pipeline.learner._IDLE", 3600.0)
     model, sessions, until = zoo.toy(), SessionCache(clock=meter.clock), time.monotonic() + 60
-    assert TRIAL / 2 <= 0.1 * 100 * 100 < TRIAL
-    while run(model, sessions).report.precision == "fp32" and time.monotonic() < until:
+    meter.pace = pace
+    assert (TRIAL / 2 <= 0.1 * side**2) == (side == 100)
+    while run(model, sessions, (side, side)).report.precision == "fp32" and time.monotonic() < until:
         time.sleep(0.1)  # which is no second, but longer than from one call to the next
     assert run(model, sessions).report.precision == "bf16", f"{meter.learning} pixels of tries"
     sessions.learner.stop()
+
+
+def test_what_a_thread_waits_for_others_between_runs_is_not_spent(meter: Meter) -> None:
+    """On a busy machine one of low priority hardly computes: if its waiting counted, nothing would ever be repaid."""
+    model, context = zoo.toy(), StandaloneContext("cpu")
+    hardware = describe_environment(context.device)["hardware"]
+    tried, truth = (usual_mode(precision, False, model) for precision in ("bf16", "fp32"))
+    spent = [0.0]
+    for within in (False, True):
+        sessions = SessionCache(clock=meter.clock, thread_clock=lambda: meter.clock() / 10)
+        runner = StudyRunner(model, context, sessions)
+        study = trial.trial(tried, truth, f"within a run: {within}", torch.rand(1, 3, 24, 25))
+        if within:
+            runner.run(study)
+        else:
+            ask = runner.first(study)
+            while ask:
+                ask = runner.step(study, ask)
+        spent.append(sessions.profile(model, context).account(hardware).learning_seconds)
+    between, all_of_it = spent[1:]
+    assert between == pytest.approx(1e-7 * TRIAL)
+    assert all_of_it - between == pytest.approx(1e-6 * TRIAL), "a run waits for it"
 
 
 def test_a_smaller_try_takes_the_place_of_one_that_has_not_begun(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
