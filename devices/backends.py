@@ -133,10 +133,12 @@ BACKENDS = (
     ),
 )
 
+_BY_KIND = {kind: [backend for backend in BACKENDS if backend.kind == kind] for kind in {row.kind for row in BACKENDS}}
+
 
 def backend_of(device: torch.device) -> Backend | None:
     """The row of `device`; None for a kind that has none, or whose package is not loaded."""
-    rows = (backend for backend in BACKENDS if backend.kind == device.type)
+    rows = _BY_KIND.get(device.type, ())
     return next((backend for backend in rows if backend.interface() is not None), None)
 
 

@@ -58,6 +58,10 @@ class Packed(NamedTuple):
     slope: Tensor | None
     curve: Curve
 
+    @property
+    def outputs(self) -> int:
+        return self.bias.shape[0]
+
 
 def prepare(folder: Path, patience: float = 0.0) -> bool:
     """Whether the kernels are there: in this process, or in the store in `folder`, into which they are built else, for

@@ -49,7 +49,7 @@ class WinogradConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, packed = channels_last(x), self.packed
         count, height, width, _ = x.shape
-        y = x.new_empty(count, height - self.lost, width - self.lost, len(packed.bias))
+        y = x.new_empty(count, height - self.lost, width - self.lost, packed.outputs)
         loaded().convolve(x, packed, y)
         return y.permute(0, 3, 1, 2)[:, : self.outputs]
 
@@ -70,14 +70,15 @@ class WinogradChain(nn.Module):
         x = channels_last(x)
         *before, last = _packed(self.steps)
         pixels = x.shape[:3]
-        buffers = [x.new_empty(pixels.numel() * max(len(step.bias) for step in before)) for _ in range(2)]
+        most = pixels.numel() * max(step.outputs for step in before)
+        buffers = [x.new_empty(most) for _ in range(2)]
         for packed, buffer in zip(before, itertools.cycle(buffers), strict=False):
-            outputs = len(packed.bias)
+            outputs = packed.outputs
             y = buffer[: pixels.numel() * outputs].view(*pixels, outputs)
             loaded().convolve(x, packed, y)
             beat()
             x = y
-        y = x.new_empty(*pixels, len(last.bias))
+        y = x.new_empty(*pixels, last.outputs)
         loaded().convolve(x, last, y)
         beat()
         return y.permute(0, 3, 1, 2)[:, : self._outputs]
@@ -108,11 +109,11 @@ class WinogradDenseBlock(nn.Module):
         buffer[..., :known] = x
         *grow, last = _packed(self.steps)
         for packed in grow:
-            more = len(packed.bias)
+            more = packed.outputs
             loaded().convolve(buffer[..., :known], packed, buffer[..., known : known + more])
             beat()
             known += more
-        y = x.new_empty(*x.shape[:3], len(last.bias))
+        y = x.new_empty(*x.shape[:3], last.outputs)
         loaded().convolve(buffer, last, y, self._scale, buffer[..., : y.shape[3]])
         beat()
         return y.permute(0, 3, 1, 2)

@@ -73,6 +73,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         frames=frames,
         input_size=planned.size,
         output_size=planned.result,
+        sizes=sizes_in_words([planned]),
         precision=mode.precision,
         autocast=mode.autocast,
         kernels=mode.kernels,
@@ -122,7 +123,7 @@ def report_of_none(session: Session, size: tuple[int, int], result: tuple[int, i
 def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> UpscaleReport:
     """Of a run that went as `passes` were planned, by their `reports`: the last one's, but for what all have done."""
     if len(reports) == 1:
-        return replace(reports[0], sizes=sizes_in_words(passes))
+        return reports[0]
     healths = [report.health for report in reports]
     notes = dict.fromkeys(note for report in reports for note in report.notes)
     return replace(

@@ -16,6 +16,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
 
 class _Version(NamedTuple):
     """How one of the two versions of control groups is mounted, and what its files are called. `limits` hold a number
@@ -99,9 +104,7 @@ def _limits(root: Path, second: int, own: tuple[tuple[int, int], ...]) -> _Limit
 
 def _set_limits() -> tuple[tuple[int, int], ...]:
     """What the process's own limits are set to, told in a moment: what is lowered counts at once."""
-    try:
-        import resource  # which Windows has not
-    except ImportError:
+    if resource is None:
         return ()
     return resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_DATA)
 
