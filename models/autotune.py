@@ -21,7 +21,7 @@ from ..kernels.numerics import OF_A_MODEL, compare
 from ..kernels.rewrite import can_fuse
 from ..kernels.winograd import suits
 from .execution import ExecutionMode
-from .info import is_convolutional
+from .info import has_linear_layers, is_convolutional
 from .study import Answer, Ask, Steps, Study
 from .trial import probe_picture
 
@@ -40,14 +40,15 @@ def by_our_kernels(model: nn.Module, usual: ExecutionMode, folder: Path) -> list
     half = usual.precision == "bf16"
     wants = (half or usual.precision == "fp32") and any(map(suits, model.modules()))
     convolves = wants and winograd.prepare(folder)
+    multiplies = half and has_linear_layers(model)
     if convolves and half:
-        convolves = winograd.multiplies_bfloat16() and linear.prepare(folder)
+        convolves = winograd.multiplies_bfloat16() and (not multiplies or linear.prepare(folder))
     transforms = wants and any(map(transformer_block.suits, model.modules()))
     if transforms:
         transformer_block.prepare(folder)
     kernels = (
         ("winograd", wants),
-        ("linear", half),
+        ("linear", multiplies),
         ("attention", not convolutional),
         ("transformer_block", transforms),
     )
@@ -77,7 +78,7 @@ def code_behind(model: nn.Module, mode: ExecutionMode) -> str:
     codes = {
         "attention": code_of("attention") if attention else "",
         "winograd": code_of("winograd") if mode.kernels == "winograd" else "",
-        "linear": code_of("linear") if mode.only_products else "",
+        "linear": code_of("linear") if mode.only_products and has_linear_layers(model) else "",
         "transformer_block": code_of("transformer_block") if attention and mode.kernels == "winograd" else "",
     }
     return "".join(f", {name} {code[:8]}" for name, code in codes.items() if code)

@@ -11,6 +11,7 @@ from spandrel import ImageModelDescriptor, ModelTiling
 from torch import nn
 
 from ..api.model_info import ModelInfo
+from ..kernels import linear
 from ..storage.fingerprint import versions_of
 
 # The names under which spandrel's architectures keep their attention windows, as a number or a pair.
@@ -30,6 +31,7 @@ class _Traits(NamedTuple):
     versions: int
     parameters: int
     convolutional: bool
+    linear: bool
     steps: frozenset[int]
 
 
@@ -60,13 +62,19 @@ def is_convolutional(model: nn.Module) -> bool:
     return _traits(model).convolutional
 
 
+def has_linear_layers(model: nn.Module) -> bool:
+    """Whether a model has layers that our linear kernels can take over, convolutions of single pixels included."""
+    return _traits(model).linear
+
+
 def _traits(model: nn.Module) -> _Traits:
     """Read off the model's parts once, and again when they, or its weights, are others."""
     versions, known = versions_of(model), _known.get(model)
     if known is None or known.versions != versions:
         convolutional = not _attention_windows(model) and not any(isinstance(m, nn.Linear) for m in model.modules())
         parameters = sum(p.numel() for p in model.parameters())
-        known = _known[model] = _Traits(versions, parameters, convolutional, frozenset(_steps(model)))
+        linears = any(map(linear.suits, model.modules()))
+        known = _known[model] = _Traits(versions, parameters, convolutional, linears, frozenset(_steps(model)))
     return known
 
 
