@@ -80,7 +80,7 @@ class SessionCache:
     what was seen of models, which is kept by their weights.
 
     Everything that decides how a model is computed is measured by `clock`. `learner` finds out between runs what they
-    would have liked to know.
+    would have liked to know; `thread_clock` tells what that takes of the processor.
     """
 
     def __init__(
