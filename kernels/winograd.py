@@ -15,6 +15,7 @@ import functools
 from pathlib import Path
 from typing import NamedTuple, TypeGuard, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,14 +28,15 @@ from .heartbeat import beat, current_listener
 from .interface import ConvolutionSizes, Curve, Ending, Picture
 from .numerics import Limits, compare
 from .operands import check_dense, check_operand, check_writable
-from .packing import in_blocks
+from .packing import pieces_in_blocks
 
 # The transform of the weights, G in the paper, for points 0, +-3/4, +-3/2 and infinity, times 243: of whole numbers, so
 # that sums of weights are exact in float64 and come out the same in whatever order, by however many threads, a matrix
 # product adds them up.
 _WEIGHTS = ((192, 0, 0), (-128, -96, -72), (-128, 96, -72), (32, 48, 72), (32, -48, 72), (0, 0, 243))
 _TIMES = 243 * 243
-_COLUMNS = 1 << 14  # of weights that are transformed at once, 5 MB of float64
+# Times as many values are transformed weights, and some more: numpy, too, multiplies little by one thread.
+_LARGER = 5
 # What may be around the picture: zeros, so that the output is as large, or nothing.
 EDGES = {(1, 1): 1, "same": 1, (0, 0): 0, "valid": 0}
 _LANES = 8  # the kernels' channels come in multiples of it; others get company of zeros
@@ -170,11 +172,12 @@ def loaded() -> Kernels:
 def _transformed(weight: Tensor, lanes: int, products: torch.dtype) -> Tensor:
     """[36, C * O] of [O, C, 3, 3], in the kernel's order. G w G^T for each 3x3 w, as one product with the 36 rows of
     the Kronecker product of G and itself."""
-    transform = torch.tensor(_WEIGHTS, dtype=torch.float64, device="cpu")
-    transform = torch.kron(transform, transform)
-    ordered = in_blocks(weight.flatten(2).permute(2, 1, 0), lanes, products)
-    pieces = [(transform @ piece.double()).div_(_TIMES).to(products) for piece in ordered.split(_COLUMNS, dim=1)]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+    transform = np.kron(_WEIGHTS, _WEIGHTS).astype(np.float64)
+    found = torch.empty(len(transform), weight.shape[0] * weight.shape[1], dtype=products, device="cpu")
+    for start, piece in pieces_in_blocks(weight.flatten(2).permute(2, 1, 0), lanes, products, _LARGER):
+        # not torch's product, which has all threads for the least of them
+        found[:, start : start + piece.shape[1]] = torch.from_numpy(transform @ piece.double().numpy() / _TIMES)
+    return found
 
 
 def channels_last(x: Tensor) -> Tensor:

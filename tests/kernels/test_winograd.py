@@ -18,7 +18,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.SPAN import SPAN
 from torch import Tensor, nn
 
-from cudaspeed.kernels import winograd
+from cudaspeed.kernels import packing, winograd
 from cudaspeed.kernels.interface import Curve
 from cudaspeed.kernels.rewrite import fold_convolutions, rewrite
 from cudaspeed.kernels.winograd import suits
@@ -393,7 +393,7 @@ def test_weights_are_transformed_to_the_last_bit_whatever_the_order_of_sums(
     exact = torch.cat([block.flatten(1) for block in exact.split(16, dim=2)], dim=1)
     assert found.is_contiguous()
     assert float(((found.double() - exact).abs() / exact.abs()).max()) < 1.01 * 2**-24
-    monkeypatch.setattr(winograd, "_COLUMNS", 100)
+    monkeypatch.setattr(packing, "_BY_ONE_THREAD", 1 << 12)
     assert torch.equal(winograd._transformed(weight, 8, torch.float32), found)
     threads = torch.get_num_threads()
     torch.set_num_threads(3 - min(threads, 2))
