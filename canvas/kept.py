@@ -41,7 +41,7 @@ def unload() -> None:
     if _unloading.acquire(blocking=False):  # else it is on its way
         try:
             let_go(tell=partial(_unloaded, loaded))
-        except BaseException:
+        except BaseException:  # whatever it was goes on up
             _unloading.release()  # the next time it may go well
             raise
 

@@ -167,7 +167,7 @@ def _start(name: str, store: ArtifactStore, entry_id: str) -> None:
         environment = {**os.environ, "TMPDIR": str(scratch)}  # what compilers put down in between is code, too
         command = command_of("kernels.build_worker", str(scratch / "order.json"))
         builder = start_apart(command, scratch, scratch / "log.txt", environment)
-    except BaseException:
+    except BaseException:  # an interrupt, too: nobody else knows the folder
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     _builders.append(builder)

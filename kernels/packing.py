@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Values that torch works on by one thread. A model's weights are hundreds of such steps, in each of which all threads
-# wait for one another, on a busy machine for as long as others are served in between: 2.3 s of RealCUGAN's first call.
+# Values that torch works on by one thread (at::internal::GRAIN_SIZE). A model's weights are hundreds of such steps, in
+# each of which all threads wait for one another, on a busy machine for as long as others are served in between: 2.3 s
+# of RealCUGAN's first call.
 _BY_ONE_THREAD = 1 << 15
 
 

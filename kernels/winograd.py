@@ -52,7 +52,7 @@ _LIMITS = {torch.float32: Limits(2e-4), torch.bfloat16: Limits(2e-1)}  # the met
 class Packed(NamedTuple):
     """A convolution made ready, C and O rounded up to multiples of 8: `weights` [36, C * O] in the kernel's order, of
     the type that is multiplied in, float32 or bfloat16, `bias` [O], the `slope` [O] by which negative results are
-    multiplied (None: they stay), and the `curve` that they go through."""
+    multiplied (None: they stay), and the `curve` that they go through. `outputs` is O."""
 
     weights: Tensor
     bias: Tensor

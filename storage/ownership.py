@@ -119,7 +119,7 @@ def open_own(path: Path) -> int:
         status = os.fstat(file)
         check_regular(path, status)
         _check_own(path, status)
-    except BaseException:
+    except BaseException:  # an interrupt, too: nobody else closes it
         os.close(file)
         raise
     return file

@@ -36,7 +36,7 @@ class PrivateCopy:
             if self._memory is None:
                 self._folder = scratch_folder(path.parent)
             self.sha256, self.bytes = self._fill(source, most + 1)
-        except BaseException:
+        except BaseException:  # an interrupt, too: half a copy is nobody's
             self.close()
             raise
         finally:

@@ -33,7 +33,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         _check_kind(os.fstat(handle))
         return os.fdopen(handle, "rb")
-    except BaseException:
+    except BaseException:  # an interrupt, too: nobody else closes it
         os.close(handle)
         raise
 
