@@ -7,9 +7,10 @@ fresh" an empty one.
 
 The parts (`--parts`): "idle", ten calls with the smallest picture and three with larger ones, and with `--against` the
 steady state beside that checkout's (`git worktree add ../then COMMIT`); "choices", within it, what can be chosen by
-hand instead of automatic; "busy", ten calls beside processes that fill cores and memory (`--beside`, eight), and as
-many more as `--runs` asks for, in second sessions, whose bits must be those of the first ones. "silence", which is
-asked for apart, is beside them too: the longest time without a word, and the time until an interrupt is noticed.
+hand instead of automatic; "busy", ten calls beside processes that fill cores and memory (`--beside`, eight), the first
+calls of some further processes (the column "1st" has the sum of them all), and as many more calls as `--runs` asks for,
+in second sessions, whose bits must be those of the first ones. "silence", which is asked for apart, is beside them too:
+the longest time without a word, and the time until an interrupt is noticed.
 
 Told is each picture as it comes, in multiples of plain, and at the end the table of targets. What a process goes on
 with after a call, such as learning, is at work while the other has its turn; `--idle-between` leaves it some seconds
@@ -29,7 +30,7 @@ from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.models.precision import fast_precisions
 
 from .busy import COUNT, Busy, busy
-from .first_use_rows import sum_ratio, table
+from .first_use_rows import first_ratio, sum_ratio, table
 from .first_use_turns import CALLS, OF_LARGER, Place, busy_calls, idle, later_session, listened_to
 from .harness import ROOT, Column, Record, Results, Table, command_line, parse_size
 from .model_zoo import ARCHITECTURES
@@ -58,7 +59,7 @@ _TABLE = Table(
     (
         Column("part", 7, lambda r: r["part"]),
         Column("plain s", 8, lambda r: f"{r['plain'][0]:.3f}"),
-        Column("1st", 6, lambda r: f"{r['ours'][0] / r['plain'][0]:.2f}"),
+        Column("1st", 6, lambda r: f"{first_ratio(r):.2f}"),
         Column("2nd", 6, lambda r: f"{r['ours'][1] / r['plain'][1]:.2f}"),
         Column("3rd", 6, lambda r: f"{r['ours'][2] / r['plain'][2]:.2f}"),
         Column("of 3", 6, lambda r: f"{sum_ratio(r, 3):.2f}"),

@@ -90,8 +90,14 @@ def _first_idle(records: Sequence[Record]) -> list[Point]:
     return points
 
 
+def first_ratio(record: Record) -> float:
+    """The first calls of ours, of one process or of several, as a multiple of plain's."""
+    plain, ours = zip(*record.get("firsts", [(record["plain"][0], record["ours"][0])]), strict=True)
+    return sum(ours) / sum(plain)
+
+
 def _first_busy(records: Sequence[Record]) -> list[Point]:
-    return [_ratio(record, record["ours"][0] / record["plain"][0], 1.25) for record in _of(records, "busy")]
+    return [_ratio(record, first_ratio(record), 1.25) for record in _of(records, "busy")]
 
 
 def _sum_of(part: str, calls: int, most: float) -> Callable[[Sequence[Record]], list[Point]]:

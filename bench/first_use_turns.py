@@ -22,6 +22,9 @@ CALLS, OF_LARGER = 10, 3
 _WARM_UP = 2  # calls of what is chosen by hand
 _STEADY_SECONDS, _FEWEST, _MOST = 3.0, 3, 15  # how long turns are taken for a steady state, and how often
 _LONG = 1.0  # seconds of plain, beyond which it does not take every turn: noise is little beside it
+# Processes whose first call is measured beside busy ones: plain's took 0.8 to 7.7 s from one to the next (SPAN 96x96).
+_FIRSTS = 5
+_LONG_FIRST = 10.0  # seconds of plain's first call, beyond which one process each has to do
 
 
 def plain_turns(calls: int, first_seconds: float) -> set[int]:
@@ -166,12 +169,22 @@ def idle(place: Place, task: Task, calls: int, choices: dict[str, Record]) -> Re
 
 
 def busy_calls(place: Place, task: Task, load: Busy) -> Record:
-    """Ten calls from the first on, beside busy processes."""
+    """Ten calls from the first on, beside busy processes, and "firsts": the first ones of these processes and of
+    others, seconds of plain's and ours."""
+    record = _busy_calls(place, task, load, "busy", CALLS)
+    firsts = [(record["plain"][0], record["ours"][0])]
+    for number in range(2, _FIRSTS + 1 if firsts[0][0] < _LONG_FIRST else 0):
+        more = _busy_calls(place, task, load, f"busy {number}", 1)
+        firsts.append((more["plain"][0], more["ours"][0]))
+    return {**record, "firsts": firsts}
+
+
+def _busy_calls(place: Place, task: Task, load: Busy, purpose: str, calls: int) -> Record:
     with load.paused():
-        cache = place.cache("busy", task)
+        cache = place.cache(purpose, task)
     contenders = {"plain": Contender("plain", task, place.folder), "ours": Contender("ours", task, cache)}
     with _taking_turns(contenders, place.idle_between, load) as turns:
-        turns.take(CALLS)
+        turns.take(calls)
         return {**turns.times, "runs": turns.runs}
 
 

@@ -28,6 +28,7 @@ import torch
 from ..api.errors import first_line
 from ..storage.artifacts import ArtifactStore
 from ..storage.fingerprint import describe_environment
+from ..storage.index import Usage
 from ..storage.private_copy import PrivateCopy
 from ..storage.processes import command_of, start_apart
 from ..storage.scratch import hand_over, scratch_folder
@@ -42,7 +43,7 @@ _LINK = ("-shared",)
 _ASKED_AGAIN = 0.02  # seconds
 _BUILDING, _TRYING = 60.0, 10.0  # seconds after which it is given up; they take one, and a tenth
 _ANOTHER_DAY = 24 * 3600.0  # what took too long, on a busy machine, may be tried again
-_SURROUNDINGS = ("hardware", "system", "compiler")
+_SURROUNDINGS = ("hardware", "system", "compiler", "torch")
 
 OURS = ("winograd", "linear", "attention", "transformer_block")
 """The libraries that models are computed with."""
@@ -65,8 +66,8 @@ def load_library(
     built, which begins now if need be, and is not there after `patience` seconds: then it may be there when it is asked
     for again.
 
-    `check` calls it, and says what is wrong with the results, if anything is. Any other answer stays the same for as
-    long as this process lives.
+    `check` calls it, and says what is wrong with the results, if anything is; it is asked once for what was built, not
+    in every process. Any other answer stays the same for as long as this process lives.
     """
     with _lock:
         if name not in _loaded:
@@ -123,8 +124,12 @@ def _load(name: str, store: ArtifactStore, check: Callable[[ctypes.CDLL], str | 
     _copies.append(copy)
     try:
         library = ctypes.CDLL(str(copy.path))
+        known = store.get(entry_id)
+        if known and known.verified and known.sha256 == copy.sha256:  # with this torch, on this hardware
+            return library
         flaw = check(library)
         if not flaw:
+            store.note(entry_id, what, Usage(verified=True, sha256=copy.sha256))
             return library
         reason = f"their result is wrong: {flaw}"
     except (OSError, AttributeError) as error:  # a symbol is missing, of OpenMP's most likely

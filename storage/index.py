@@ -24,7 +24,7 @@ class Entry:
     `what` says which, for people. Times are unix seconds, durations seconds, rates seconds per megapixel of input, 0
     for not measured. `eager_seconds` went into eager forwards so far, over all runs: what decides whether a compile
     pays. `engine` made the file, "" where torch's own did, and `verified` says that its results were compared with
-    eager ones. A failure has a `reason` and a `scope`
+    eager ones, or, of kernels, with torch's. A failure has a `reason` and a `scope`
     ("environment", "model" or "shapes": what it speaks against; "time": it took too long, which may pass), and holds
     under the `environment` of that fingerprint.
     `undecided`: what is faster than the file was not looked for to the end, or timings did not repeat;

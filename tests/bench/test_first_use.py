@@ -45,6 +45,11 @@ def test_the_worst_is_told_where_it_was_and_how_many_were_good() -> None:
     assert line("steady state", records)[2] == line("longest silence", records)[2] == "not measured"
 
 
+def test_first_calls_of_several_processes_count_by_their_sum() -> None:
+    lucky = picture("busy", [1.0], [4.0]) | {"firsts": [(1.0, 4.0), (7.0, 2.0)]}
+    assert line("first call, busy", [lucky])[2:] == ["0.75", "toy 128x96", "1 of 1"]
+
+
 def test_a_turn_that_plain_left_out_counts_like_its_neighbours() -> None:
     assert filled([5.0, 2.0, None, None, 4.0]) == [5.0, 2.0, 3.0, 3.0, 4.0]
     assert filled([5.0, 2.0, None]) == [5.0, 2.0, 2.0]

@@ -52,7 +52,7 @@ DIGESTS = {
     "kernels/__init__.py": "b3f49671",
     "kernels/attention_fusion.py": "d07e911a",
     "kernels/autotuned_convolution.py": "2615874d",
-    "kernels/build.py": "a677fa89",
+    "kernels/build.py": "2fd5c010",
     "kernels/build_worker.py": "a54a7943",
     "kernels/convolution.py": "0a6c29fa",
     "kernels/dat_blocks.py": "fd05ab55",

@@ -143,17 +143,30 @@ def test_what_is_swapped_after_it_was_checked_is_never_loaded(
     assert not (tmp_path / "ran").exists()
 
 
-def test_wrong_results_are_refused_for_good(built: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+@linux
+def test_wrong_results_are_refused_for_good(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     def flaw(library: ctypes.CDLL) -> str:
         return "their results are wrong"
 
     with caplog.at_level(logging.INFO, logger="cudaspeed"):
-        assert load_library("winograd", built, flaw, LONG) is None
+        assert load_library("winograd", folder, flaw, LONG) is None
         forget(monkeypatch)
         no_compiler(monkeypatch)
-        assert load_library("winograd", built, lambda library: None) is None
+        assert load_library("winograd", folder, lambda library: None) is None
     assert caplog.text.count("their results are wrong") == 2
-    assert not list(built.glob("*.pt2"))
+    assert not list(folder.glob("*.pt2"))
+
+
+def test_results_are_checked_once_not_in_every_process(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(library: ctypes.CDLL) -> str:
+        raise AssertionError("it was checked again")
+
+    assert load_library("winograd", built, asked)
+
+
+def test_results_of_what_is_built_anew_are_checked_anew(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    next(built.glob("*.pt2")).unlink()
+    assert load_library("winograd", built, lambda library: "wrong this time", LONG) is None
 
 
 @pytest.mark.parametrize("missing", ["system", "compiler", "right compiler", "safe folder"])
