@@ -7,6 +7,7 @@ from typing import Any
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
+from .api.report import UpscaleReport
 from .canvas import aliases, old_values
 from .canvas.last_run import with_last_run
 from .canvas.lazy_video import LazyVideo
@@ -14,11 +15,26 @@ from .canvas.model_list import model_list, one_node_widgets
 from .canvas.offer import offer
 from .canvas.validation import ChecksSize
 from .canvas.video_wires import lazy_video
-from .canvas.widgets import FILM, MODEL, OPTIONAL, REQUIRED, check_names, options_of, video_options_of
-from .host import upscale_models
+from .canvas.widgets import (
+    FILM,
+    LATENT,
+    MODEL,
+    OPTIONAL,
+    REQUIRED,
+    check_names,
+    latent_options_of,
+    latent_size_of,
+    options_of,
+    video_options_of,
+)
+from .host import latent_models, upscale_models
 from .host.context import errors_said, run_context
 from .host.language import in_users_language
-from .upscale_engine import upscale, warm_up
+from .latents.architectures.convolutions import SCALES
+from .latents.loader import check_latent_model
+from .latents.model import LatentModel
+from .latents.upscale import upscale_latent
+from .upscale_engine import upscale, upscale_into, warm_up
 
 upscale_models.offer_bundled_models()
 
@@ -56,7 +72,8 @@ class UpscaleImageCUDAspeed(ChecksSize):
         with run_context(upscale_model) as context:
             check_names(widgets, _OF_PICTURES)
             options = options_of(widgets)
-            return with_last_run(upscale(image, upscale_model, options, context), options)
+            made = upscale(image, upscale_model, options, context)
+            return with_last_run(made.image, made.report, options)
 
 
 class ImageUpscaleWithModelCUDAspeedFixed(UpscaleImageCUDAspeed):
@@ -170,6 +187,99 @@ class UpscaleVideoCUDAspeed(ChecksSize):
         return (made,)
 
 
+class UpscaleLatentCUDAspeed:
+    """Upscale latents between two samplers, without decoding them."""
+
+    CATEGORY = "latent/upscaling"
+    DESCRIPTION = (
+        "Upscales a latent with a latent upscaler, for a second sampler, without decoding and encoding it. "
+        "Every setting can stay as it is."
+    )
+    SEARCH_ALIASES = aliases.OF_LATENTS
+    RETURN_TYPES = ("LATENT",)
+    RETURN_NAMES = ("latent",)
+    OUTPUT_TOOLTIPS = ("The enlarged latent, with its mask, and all else that came with it.",)
+    FUNCTION = "upscale"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "latent_upscale_model": (
+                    "LATENT_UPSCALE_MODEL",
+                    {"tooltip": "From Load Latent Upscale Model (CUDAspeed)."},
+                ),
+                "latent": (
+                    "LATENT",
+                    {"tooltip": "Of one picture, several, or a film, as a sampler gives it."},
+                ),
+            },
+            "optional": LATENT,
+        }
+
+    def upscale(self, latent_upscale_model: object, latent: dict[str, Any], **widgets: Any) -> dict[str, Any]:
+        """`latent` with samples [B, C, H, W] or [B, C, T, H, W] -> under "result" (the same, larger,); under "ui" what
+        the page shows of the run."""
+        with errors_said():
+            check_names(widgets, LATENT)
+            model = check_latent_model(latent_upscale_model)
+        with run_context(model) as context:
+            options = latent_options_of(widgets)
+
+            def enlarge(frames: Tensor, target: Tensor, scaled: LatentModel) -> UpscaleReport:
+                return upscale_into(frames, target, scaled, options, context)
+
+            made, report = upscale_latent(latent, model, latent_size_of(widgets), enlarge)
+            return with_last_run(made, report, options)
+
+
+class LatentUpscaleModelLoaderCUDAspeed:
+    """Load a latent upscaler by our own reader, which runs nothing that is in the file and says what a wrong one is."""
+
+    CATEGORY = "loaders"
+    DESCRIPTION = (
+        "Loads a latent upscaler of sudo-latent-upscale, SD-Latent-Upscaler, NNLatentUpscale or SesquiLSR: "
+        "safely, whatever the file holds, and saying what it is where it is no such model."
+    )
+    SEARCH_ALIASES = aliases.OF_LOADING_LATENT
+    RETURN_TYPES = ("LATENT_UPSCALE_MODEL",)
+    RETURN_NAMES = ("latent_upscale_model",)
+    OUTPUT_TOOLTIPS = ("For Upscale Latent CUDAspeed.",)
+    FUNCTION = "load_model"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        names = latent_models.latent_model_names()
+        return {
+            "required": {"model_name": (names, {"tooltip": "A file in models/latent_upscale_models."})},
+            "optional": {
+                "scale": (
+                    ["auto", *(f"{scale:g}" for scale in SCALES)],
+                    {
+                        "default": "auto",
+                        "advanced": True,
+                        "tooltip": "What a file of SD-Latent-Upscaler enlarges by that was renamed: its weights do not "
+                        "tell. auto: by its name.",
+                    },
+                )
+            },
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, model_name: str | None = None, **_: Any) -> str:
+        """Another text when the file is another one."""
+        return "" if model_name is None else latent_models.latent_model_stamp(model_name)
+
+    @errors_said()
+    def load_model(self, model_name: str, scale: str = "auto", **others: Any) -> tuple[LatentModel]:
+        """The latent upscaler of that name, on the CPU, in the precision of its file."""
+        check_names(others, ())
+        model = latent_models.load_latent_upscaler(model_name, None if scale == "auto" else float(scale))
+        with run_context(model) as context:
+            context.say(f"{model_name}: {latent_models.summary_of(model)}")
+        return (model,)
+
+
 class WarmUpUpscalerCUDAspeed:
     """Find out ahead of time what suits an upscale model here, and compile it, so that no later run does."""
 
@@ -280,6 +390,8 @@ _CLASSES = {
     "UpscaleModelLoaderCUDAspeed": UpscaleModelLoaderCUDAspeed,
     old_values.FIXED: ImageUpscaleWithModelCUDAspeedFixed,
     "UpscaleVideoCUDAspeed": UpscaleVideoCUDAspeed,
+    "UpscaleLatentCUDAspeed": UpscaleLatentCUDAspeed,
+    "LatentUpscaleModelLoaderCUDAspeed": LatentUpscaleModelLoaderCUDAspeed,
     "WarmUpUpscalerCUDAspeed": WarmUpUpscalerCUDAspeed,
     "UpscaleModelLoader": UpscaleModelLoader,
 }
@@ -292,6 +404,8 @@ _DISPLAY_NAMES = {
     old_values.FIXED: "🚀 Upscale Image CUDAspeed (old workflows)",
     old_values.FOR_TWO_CARDS: "🚀 Upscale Image CUDAspeed (for two cards, old workflows)",
     "UpscaleVideoCUDAspeed": "🚀 Upscale Video CUDAspeed",
+    "UpscaleLatentCUDAspeed": "🚀 Upscale Latent CUDAspeed",
+    "LatentUpscaleModelLoaderCUDAspeed": "Load Latent Upscale Model (CUDAspeed)",
     "WarmUpUpscalerCUDAspeed": "Warm Up Upscaler (CUDAspeed)",
     "UpscaleModelLoader": "Load Upscale Model",
 }

@@ -102,6 +102,14 @@ def upscale_frames(
     return report
 
 
+def upscale_into(
+    frames: Tensor, target: Tensor, model: ImageModelDescriptor, options: UpscaleOptions, context: RunContext
+) -> UpscaleReport:
+    """Upscale frames [F, H, W, C] into `target` [F, H*scale, W*scale, C], both of any floating type and wherever they
+    lie, as `upscale_frames` does, and raise what it raises."""
+    return upscale_frames((TensorSource(frames), TensorSink(target)), model, options, context)
+
+
 @contextmanager
 def _running(model: ImageModelDescriptor, context: RunContext, sessions: SessionCache) -> Iterator[Monitor]:
     """What surrounds a run. Raises `BadModelError`."""

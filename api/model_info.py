@@ -8,11 +8,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from .samples import PICTURES, Samples
+
 Kernels = Literal["plain", "attention", "winograd", "fused"]
 """What computes a model: torch's own operations, or modules of ours in place of some (kernels/rewrite.py). All but
 "plain" compute attention, where a model has it, in one operation (kernels/attention_fusion.py)."""
 Forward = Callable[[Tensor], Tensor]
-"""A model's forward: [N, C, h, w] 0..1 -> [N, C', h*scale, w*scale], not clamped."""
+"""A model's forward: [N, C, h, w] of its samples, 0..1 of pictures -> [N, C', h*scale, w*scale], not clamped."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class ModelInfo:
     `small_convolutional` ones see little beyond a pixel's neighbourhood; `global_context` ones should not be tiled
     where that can be helped, spandrel says (SwinIR and SCUNet among them). `receptive_field` is how far from a cut a
     tile still differs from the whole picture, as measured (`receptive_field.py`); None: not measured. `wraparound`: the
-    windows at a picture's edges take this many pixels in from the opposite edges."""
+    windows at a picture's edges take this many pixels in from the opposite edges. `samples`: what its values are."""
 
     name: str
     scale: int
@@ -40,3 +42,4 @@ class ModelInfo:
     global_context: bool = False
     receptive_field: int | None = None
     wraparound: int = 0
+    samples: Samples = PICTURES

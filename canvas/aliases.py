@@ -38,6 +38,15 @@ OF_FILMS = (
     *("视频放大", "视频超分", "视频高清修复", "视频增强", "影片放大"),
     *("超解析度", "アップスケール", "超解像", "업스케일", "초해상도"),
 )
+OF_LATENTS = (
+    *("latent upscale", "upscale latent", "latent upscaler", "hires fix", "neural latent upscale", "nnlatent", "sudo"),
+    *("sesqui", "enlarge latent", "latent super resolution", "city96", "2x", "1.5x"),
+    *("潜空间放大", "潜变量放大", "latent放大", "高清修复", "二次采样", "放大"),
+)
+OF_LOADING_LATENT = (
+    *("latent upscale model loader", "load latent upscaler", "latent upscaler", "sesqui", "nnlatent", "sudo"),
+    *("加载潜空间放大模型", "潜空间放大模型"),
+)
 OF_WARMING_UP = (
     *("warmup", "warm up upscale model", "compile", "compile upscale model", "precompile", "torch compile", "tune"),
     *("speed up", "预热", "模型预热", "编译", "预编译", "编译放大模型", "加速"),

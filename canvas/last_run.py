@@ -12,16 +12,16 @@ from typing import Any
 
 from ..api.memory_use import gigabytes
 from ..api.options import UpscaleOptions
-from ..api.report import NOT_NEEDED, UpscaleReport, UpscaleResult, throughput_text
+from ..api.report import NOT_NEEDED, UpscaleReport, throughput_text
 from ..host.language import in_users_language
 
 KEY = "cudaspeed"
 
 
-def with_last_run(result: UpscaleResult, options: UpscaleOptions) -> dict[str, Any]:
-    """What a node returns for a picture that was upscaled with these options: the image, and what the page shows of
-    the run."""
-    return {"ui": {KEY: (told_of(result.report, options),)}, "result": (result.image,)}
+def with_last_run(result: object, report: UpscaleReport, options: UpscaleOptions) -> dict[str, Any]:
+    """What a node returns for what was upscaled with these options, an IMAGE or a LATENT: that, and what the page shows
+    of the run."""
+    return {"ui": {KEY: (told_of(report, options),)}, "result": (result,)}
 
 
 def told_of(report: UpscaleReport, options: UpscaleOptions) -> str:

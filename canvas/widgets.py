@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+from ..api.checks import check_choice
 from ..api.errors import BadOptionError
 from ..api.options import (
     ALPHA_MODES,
@@ -18,6 +19,8 @@ from ..api.options import (
     UpscaleOptions,
 )
 from ..api.resize import FITS, MOST_SCALE, MOST_SIDE, RESAMPLES, Resize
+from ..latents.resample import LATENT_RESAMPLINGS
+from ..latents.upscale import MOST_LATENT_SCALE, LatentSize
 from ..video.encoders import ENCODERS
 from ..video.options import AUTOMATIC, BITS, CODECS, VideoOptions
 
@@ -226,6 +229,32 @@ _FILM: Widgets = {
     **{name: _OPTIONAL[name] for name in _SIZES_OF_FILMS},
     **{name: widget for name, widget in {**_REQUIRED, **_OPTIONAL}.items() if name not in _NOT_FOR_FILMS},
 }
+_LATENT_SIZE: Widgets = {
+    "scale_by": (
+        "FLOAT",
+        {
+            "default": 0.0,
+            "min": 0.0,
+            "max": MOST_LATENT_SCALE,
+            "step": 0.01,
+            "tooltip": "Size of the result, as a factor of the latent's; 0: the most that the model enlarges by.",
+        },
+    ),
+    "resampling": (
+        [*LATENT_RESAMPLINGS],
+        {
+            "default": "none",
+            "tooltip": "How a size is reached that the model has not. none: it is an error. area: means, blurred. "
+            "bislerp: turns from one latent pixel to the next, and keeps their length.",
+        },
+    ),
+}
+_OF_LATENTS = (*_REQUIRED, "batch_size", "compile_mode", "reproducible")
+LATENT = {
+    **_LATENT_SIZE,
+    **_folded({name: {**_REQUIRED, **_OPTIONAL}[name] for name in _OF_LATENTS}, _SEEN_OF_PICTURES),
+}
+"""Those of a latent: its size, and what pictures have, too, as far as it means something."""
 FILM = _folded(_FILM, _SEEN_OF_FILMS)
 """Those of a film: how it is written, its size, and, folded away where the host can, what pictures have, too."""
 
@@ -248,6 +277,18 @@ def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
     for name, usual in _SWITCHES.items():
         options[_OPTIONS.get(name, name)] = _is_enabled(name, widgets.get(name, usual))
     return UpscaleOptions(**options, resize=Resize(**size))
+
+
+def latent_size_of(widgets: Mapping[str, Any]) -> LatentSize:
+    """A node's widgets, of which it takes those of a latent's size. Raises `BadOptionError`."""
+    resampling = widgets.get("resampling", "none")
+    check_choice("resampling", resampling, LATENT_RESAMPLINGS)
+    return LatentSize(widgets.get("scale_by", 0.0), resampling)
+
+
+def latent_options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
+    """The rest of a latent's widgets, as `options_of`."""
+    return options_of({name: value for name, value in widgets.items() if name not in _LATENT_SIZE})
 
 
 def video_options_of(widgets: Mapping[str, Any]) -> VideoOptions:

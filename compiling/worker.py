@@ -29,6 +29,8 @@ from ..backends.errors import CompileError
 from ..backends.offer import engine, usable
 from ..kernels import transformer_block, window_attention, winograd
 from ..kernels.timing import reproduced, seconds_of_forward, taking_turns
+from ..latents.loader import load_copied
+from ..latents.model import LATENT
 from ..models.loader import load_model
 from ..models.runner import ModelRunner, architecture_of
 from ..storage.artifacts import ArtifactStore, Usage
@@ -158,7 +160,8 @@ def _tuned(compiler: Compiler, options: dict[str, Any] | None, target: Path) -> 
 
 def _load(request: Request) -> ImageModelDescriptor:
     """The model of the request's weights, whose file goes. Raises `CompileError` when it is not the one asked for."""
-    descriptor = load_model(Path(request.weights))
+    load = load_copied if request.architecture.startswith(LATENT) else load_model
+    descriptor = load(Path(request.weights))
     Path(request.weights).unlink()  # as large as the model, and read
     if content_of(descriptor.model) != request.content or architecture_of(descriptor) != request.architecture:
         raise CompileError("spandrel makes another model of its weights than the one that is used")

@@ -25,7 +25,7 @@ LOCALES = ROOT / "locales"
 # What is looked through: all that runs for a node. The command line, and the reading and writing of picture files that
 # only it does, stay English, and so does what goes to the log alone (storage, kernels, the compiling process).
 PLACES = (
-    *("api", "backends", "canvas", "host", "images", "models", "pipeline", "tiling", "video"),
+    *("api", "backends", "canvas", "host", "images", "latents", "models", "pipeline", "tiling", "video"),
     *("memory.py", "compile_cache.py", "compiling", "upscale_engine.py", "nodes.py"),
     *("devices/reserve.py", "kernels/numerics.py"),
 )
@@ -56,7 +56,8 @@ ALSO = {
     "last_film.facts",
     "last_run._sentences",
     "last_run.facts",
-    "loader._not_an_upscaler",
+    "loader._what_else",
+    "loader.not_an_upscaler",
     "memory_use.__str__",
     "monitor._now",
     "numerics.compare",

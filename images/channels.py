@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..api.errors import BadModelError
+from ..api.errors import BadImageError, BadModelError
 from ..api.model_info import ModelInfo
 from ..api.options import AlphaMode
+from ..api.samples import PICTURES, Samples
 from .alpha import bleed, has_edges, hold, is_constant, lanczos
 
 AlphaWay = Literal["none", "native", "model", "lanczos"]
@@ -28,17 +29,18 @@ class ChannelPlan:
     """How a picture of `picture` channels meets a model of `model_in` -> `model_out` channels.
 
     `alpha`: there is "none"; the model takes RGBA ("native"); it is a picture of its own for the model ("model"); or it
-    is enlarged by "lanczos".
+    is enlarged by "lanczos". `samples`: what the values are.
     """
 
     picture: int
     model_in: int
     model_out: int
     alpha: AlphaWay
+    samples: Samples = PICTURES
 
     @property
     def has_alpha(self) -> bool:
-        return self.picture in (2, 4)
+        return self.alpha != "none"
 
     @property
     def colours(self) -> int:
@@ -59,8 +61,11 @@ class ChannelPlan:
         return self.picture == self.model_in == self.model_out and self.alpha in ("none", "native")
 
     def to_model(self, frame: Tensor) -> Tensor:
-        """A frame [H, W, picture], clamped to 0..1 -> what the model sees, [pictures_per_frame, model_in, H, W]."""
+        """A frame [H, W, picture], brought within its samples' limits -> what the model sees, [pictures_per_frame,
+        model_in, H, W]."""
         planes = self._seen(frame).permute(2, 0, 1)
+        if self.direct:
+            return planes[None]
         colour, alpha = planes[: self.colours], planes[self.colours :]
         pictures = colour[:, None] if self.one_by_one else self._picture(colour, alpha)
         return torch.cat([pictures, self._picture(alpha)]) if self.alpha == "model" else pictures
@@ -70,6 +75,8 @@ class ChannelPlan:
 
         `frame` [H, W, picture] is the input, whose alpha is the measure for the result's.
         """
+        if self.direct:
+            return output[0]
         colour = output[:3, ..., 0].permute(1, 2, 0) if self.one_by_one else _with_colours(output[0], self.colours)
         if not self.has_alpha:
             return colour
@@ -86,9 +93,9 @@ class ChannelPlan:
         return seen if self.alpha == "native" else seen[..., : self.colours]
 
     def _seen(self, frame: Tensor) -> Tensor:
-        """What counts of a frame: its values of 0..1 (`validate_image` says what else there may be), its visible
-        colours."""
-        inside = frame.clamp(0, 1)  # a copy: the frame is the caller's
+        """What counts of a frame: a picture's values of 0..1 (`validate_image` says what else there may be), its
+        visible colours."""
+        inside = self.samples.inside(frame)  # a copy: the frame is the caller's
         return bleed(inside) if self.has_alpha else inside
 
     def _alpha(self, last: Tensor, small: Tensor) -> Tensor:
@@ -129,10 +136,15 @@ def plan_channels(
     """The plan for frames of `picture` channels, whose `alphas` [H, W] are looked at where they matter.
 
     Automatically, alpha with sharp edges goes through a model that enlarges and keeps colours (RGB to RGB, grey to
-    grey); a model for RGBA takes it in any case unless Lanczos is asked for. Raises `BadModelError` for a model of
-    unusual channels (not 1, 3 or 4).
+    grey); a model for RGBA takes it in any case unless Lanczos is asked for. Latents go through the model as they are.
+    Raises `BadModelError` for a model of pictures with unusual channels (not 1, 3 or 4), `BadImageError` for latents
+    whose channels are not the model's.
     """
     takes, gives = info.in_channels, info.out_channels
+    if info.samples.limits is None:
+        if picture != takes:
+            raise BadImageError(f"the latent has {picture} channels, {info.name} is for {takes}")
+        return ChannelPlan(picture, takes, gives, "none", info.samples)
     if takes not in (1, 3, 4) or gives not in (1, 3, 4):
         raise BadModelError(
             f"{info.name} takes {takes} and gives {gives} channels; "

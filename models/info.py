@@ -11,6 +11,7 @@ from spandrel import ImageModelDescriptor, ModelTiling
 from torch import nn
 
 from ..api.model_info import ModelInfo
+from ..api.samples import PICTURES
 from ..kernels import linear
 from ..storage.fingerprint import versions_of
 
@@ -54,6 +55,7 @@ def model_info(descriptor: ImageModelDescriptor) -> ModelInfo:
         small_convolutional=traits.convolutional and traits.parameters <= _SMALL_PARAMETERS,
         global_context=descriptor.tiling is not ModelTiling.SUPPORTED,
         wraparound=_WRAPAROUND.get(descriptor.architecture.id, 0),
+        samples=getattr(descriptor, "samples", PICTURES),  # spandrel knows of pictures only
     )
 
 

@@ -63,7 +63,7 @@ def find_models() -> dict[str, Path]:
     What can be neither listed nor looked at is warned of and left out."""
     found: dict[str, Path] = {}
     for folder in model_folders():
-        for path in _content(folder):
+        for path in folder_content(folder):
             if path.suffix.lower() in MODEL_ENDINGS and _is_file(path):
                 found.setdefault(path.name, path)
     return found
@@ -113,7 +113,7 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
         with ExplicitMeshgrid(), BoundedConstruction(weights):
             descriptor = ModelLoader().load_from_state_dict(weights)
     except UnsupportedModelError as error:
-        raise BadModelError(f"{path}: {_not_an_upscaler(weights)}") from error
+        raise BadModelError(f"{path}: {not_an_upscaler(weights)}") from error
     except Exception as error:  # architectures raise all sorts on weights that do not fit together
         if is_out_of_memory(error):
             raise MemoryError(f"{path}: there is no memory for the model; close other programs") from error
@@ -142,7 +142,8 @@ def check_model(model: object) -> ImageModelDescriptor:
     )
 
 
-def _content(folder: Path) -> list[Path]:
+def folder_content(folder: Path) -> list[Path]:
+    """What lies in a folder of models; what cannot be listed is warned of."""
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:  # ComfyUI's folder or one of the user's that is not there yet
@@ -161,7 +162,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _not_an_upscaler(names: Iterable[str]) -> str:
+def not_an_upscaler(names: Iterable[str]) -> str:
+    """What a file with weights of these `names` is, as the end of a sentence on it."""
     for kind, beginnings in _OTHER_KINDS.items():
         if any(name.startswith(beginnings) for name in names):
             return f"is {kind}, which cannot upscale a picture by itself; choose an upscaling model"

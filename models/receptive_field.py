@@ -93,10 +93,12 @@ def _search(info: ModelInfo) -> Generator[Tensor, Tensor, ReceptiveField | None]
     """Yields pictures, is sent what the model makes of them, float32 on the CPU, and returns the receptive field."""
     found = None
     for margin, side in _probes(info):
-        picture = _probe_picture(info.in_channels, side + 2 * margin)
+        picture = info.samples.from_picture(_probe_picture(info.in_channels, side + 2 * margin))
         whole = yield picture
         tile = yield picture[:, :, margin : margin + side, margin : margin + side].contiguous()
-        worst, square = _deviations(whole, tile, margin, info.scale)
+        deviation = whole.std()  # what latents are measured by
+        seen, of_tile = (info.samples.as_picture(some, deviation=deviation) for some in (whole, tile))
+        worst, square = _deviations(seen, of_tile, margin, info.scale)
         if not bool(torch.isfinite(square).all()):
             return None
         found = _judge(worst, square, info.convolutional)
@@ -120,9 +122,8 @@ def _deviations(whole: Tensor, tile: Tensor, margin: int, scale: int) -> tuple[T
     """How a tile differs from its place in the whole picture, which has `margin` pixels more on every side.
 
     The largest deviation and the mean square, each [side / 2], by the distance from the tile's nearest edge in input
-    pixels. As the user sees it: of values clamped to 0..1.
+    pixels.
     """
-    whole, tile = whole.clamp(0, 1), tile.clamp(0, 1)
     side = tile.shape[2] // scale
     inner = slice(margin * scale, (margin + side) * scale)
     off = (whole[0, :, inner, inner] - tile[0]).abs()

@@ -7,6 +7,7 @@ from spandrel import ImageModelDescriptor
 from torch import Tensor
 
 from ..api.model_info import ModelInfo
+from ..api.samples import PICTURES, Samples
 from ..kernels.numerics import OF_A_MODEL, compare
 from ..tiling.plan import round_up
 from .execution import ExecutionMode
@@ -15,13 +16,14 @@ from .study import Ask, Steps, Study
 
 # Automatic takes half precision only where a try stays this close to fp32; the picture is promised 50 dB.
 _AUTOMATIC_DB = 53.0
+_OF_LATENTS_DB = 56.0  # from what `Samples.as_picture` makes of them: a hundredth of their standard deviation
 _SIDE, _LEAST_SIDE = 48, 32  # of the piece, in pixels
 _PROBE_SIDE = 32
 FORWARDS = 2  # of a trial
 
 
-def trial(mode: ExecutionMode, truth: ExecutionMode, place: str, picture: Tensor) -> Study:
-    """Whether `mode` gives what `truth` gives, of `picture` [1, C, h, w]; kept under `place`."""
+def trial(mode: ExecutionMode, truth: ExecutionMode, place: str, picture: Tensor, samples: Samples = PICTURES) -> Study:
+    """Whether `mode` gives what `truth` gives, of `picture` [1, C, h, w] of such `samples`; kept under `place`."""
 
     def steps() -> Steps:
         right = yield Ask(truth, picture)
@@ -31,22 +33,27 @@ def trial(mode: ExecutionMode, truth: ExecutionMode, place: str, picture: Tensor
         elif tried.output is None:
             reason = f"it fails in it ({tried.reason})"
         else:
-            reason = difference(tried.output, right.output, mode, truth)
+            reason = difference(tried.output, right.output, mode, truth, samples)
         return {"trials": {place: reason}}
 
     pixels = picture[0, 0].numel()
     return Study(place, FORWARDS * pixels, steps(), largest=pixels, tries=mode)
 
 
-def difference(output: Tensor, truth: Tensor, mode: ExecutionMode, truth_mode: ExecutionMode) -> str:
+def difference(
+    output: Tensor, truth: Tensor, mode: ExecutionMode, truth_mode: ExecutionMode, samples: Samples = PICTURES
+) -> str:
     """What is against `output`, computed in `mode`, where `truth` is right; "" where nothing is."""
     if not bool(torch.isfinite(output).all()):
         return "it gives non-finite values in it"
     if mode.precision == truth_mode.precision:
         flaw = compare(output, truth, OF_A_MODEL[mode.precision])
         return f"{mode.kernels} kernels compute something else: {flaw}" if flaw else ""
-    error = float((output.clamp(0, 1) - truth.clamp(0, 1)).square().mean())
-    return f"it strays from fp32 (mean square error {error:.1e})" if error > 10 ** (-_AUTOMATIC_DB / 10) else ""
+    deviation = truth.float().std()  # what latents are measured by
+    tried, right = (samples.as_picture(some, deviation=deviation) for some in (output, truth))
+    error = float((tried - right).square().mean())
+    least = _AUTOMATIC_DB if samples.limits else _OF_LATENTS_DB
+    return f"it strays from fp32 (mean square error {error:.1e})" if error > 10 ** (-least / 10) else ""
 
 
 def piece_sides(info: ModelInfo, most_pixels: int) -> tuple[int, int]:
@@ -75,4 +82,4 @@ def probe_picture(descriptor: ImageModelDescriptor) -> Tensor:
     texture = 0.5 + 0.5 * torch.sin(90 * x * y + 40 * x)
     planes = [0.6 * shade + 0.25 * edges + 0.15 * texture, 0.3 * shade + 0.7 * edges, 1 - shade]
     picture = torch.stack([planes[c % 3] for c in range(info.in_channels)])
-    return picture[None].clamp(0, 1)
+    return info.samples.from_picture(picture[None].clamp(0, 1))

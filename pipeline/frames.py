@@ -60,8 +60,9 @@ class FinishedFrame(NamedTuple):
 class FrameSetup:
     """How frames become tiles and tiles become frames, the same for all frames of a schedule.
 
-    With `defer_clamp` the rows come to their place as they are, not clamped to 0..1 on the way, and frames that have
-    faulty tiles are looked after as a whole. With `resampler` frames of the model's size are made that of the results.
+    With `defer_clamp` the rows of pictures come to their place as they are, not clamped to 0..1 on the way, and frames
+    that have faulty tiles are looked after as a whole. With `resampler` frames of the model's size are made that of the
+    results.
     """
 
     schedule: Schedule
@@ -71,6 +72,11 @@ class FrameSetup:
     device: torch.device
     defer_clamp: bool
     resampler: Resampler | None = None
+
+    @property
+    def clamps(self) -> bool:
+        """Rows are brought within the samples' limits on their way."""
+        return self.channels.samples.limits is not None and not self.defer_clamp
 
     @property
     def direct(self) -> bool:
@@ -234,9 +240,9 @@ class FrameGroup:
             self._targets[frame] = self._target(frame)
         target = self._targets[frame][k, top : top + len(rows)]
         if self.setup.on_device:
-            target.copy_(rows if self.setup.defer_clamp else rows.clamp(0, 1))
+            target.copy_(rows.clamp(0, 1) if self.setup.clamps else rows)
         else:
-            self._transfer.download.write(target, rows, clamp=not self.setup.defer_clamp)
+            self._transfer.download.write(target, rows, clamp=self.setup.clamps)
 
     def _resize(self, frame: int, rows: Tensor) -> None:
         """Finished rows of a frame go to their place by way of its resizer."""

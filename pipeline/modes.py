@@ -21,6 +21,7 @@ from ..kernels.layers import LayerKind, layers_of
 from ..models.autotune import by_our_kernels, code_behind, to_be_measured
 from ..models.autotune import study as study_of_the_fastest
 from ..models.execution import ExecutionMode
+from ..models.info import model_info
 from ..models.known_kernels import verified
 from ..models.precision import Choice, considered, precisions_between, safer_precisions, usual_mode, why_not
 from ..models.runner import ModelRunner
@@ -236,7 +237,7 @@ class ModeChooser:
         picture = piece()
         if picture is None:
             picture = probe_picture(self._model)
-        study = trial(mode, truth, self._place(mode), picture)
+        study = trial(mode, truth, self._place(mode), picture, model_info(self._model).samples)
         if not self._trials.affordable(study, pixels):
             self.studies.append(study)
             return False
@@ -254,7 +255,8 @@ class ModeChooser:
         place = self._place(mode)
         if place not in self._profile.known.trials:
             truth = self._usual("fp32", False)
-            self._trials.run(trial(mode, truth, place, probe_picture(self._model)))
+            samples = model_info(self._model).samples
+            self._trials.run(trial(mode, truth, place, probe_picture(self._model), samples))
         return self._profile.known.trials.get(place) == ""
 
     def _by_torch(self, mode: ExecutionMode) -> ExecutionMode:

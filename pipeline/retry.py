@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..api.errors import first_line
+from ..api.model_info import ModelInfo
 from ..api.options import Precision
 from ..api.report import Repair
 from ..kernels.numerics import OF_A_MODEL, compare
@@ -24,7 +25,7 @@ from .monitor import Monitor
 from .observations import ModelObservations
 from .progress import TileProgress
 from .residency import bring, bring_back
-from .tile_check import TileFault, TileStats, find_fault, measure_tiles
+from .tile_check import TileFault, TileStats, as_pictures, find_fault, measure_tiles
 
 logger = logging.getLogger("cudaspeed")
 
@@ -69,10 +70,9 @@ class TileRetry:
         monitor: Monitor,
         progress: TileProgress,
         repairs: list[Repair],
-        alignment: int,
+        info: ModelInfo,
     ) -> None:
-        """The model takes tiles whose sides are multiples of `alignment`."""
-        self._chain, self._observations, self._repairs, self._alignment = chain, observations, repairs, alignment
+        self._chain, self._observations, self._repairs, self._info = chain, observations, repairs, info
         self._context, self._progress = monitor, progress
         self._noted: list[Repair] = []
         self._counted: set[tuple[int, tuple[int, int]]] = set()
@@ -83,7 +83,7 @@ class TileRetry:
 
         Raises what the context raises, its interrupt and its out-of-memory error included.
         """
-        fault = find_fault(suspect.stats, suspect.result, self._observations.most_shift)
+        fault = self._fault(suspect.stats, suspect.tile, suspect.result)
         if fault is None or self._is_its_own(fault, suspect):
             return suspect.result, fault
         attempt = self._told_by_piece(suspect, fault) or self._compute_again(suspect)
@@ -157,8 +157,16 @@ class TileRetry:
 
     def _fault_of(self, tile: Tensor, results: Tensor) -> TileFault | None:
         """What is wrong with `results` [1, C', sh, sw] of `tile` [C, h, w]."""
-        stats = TileStats(*measure_tiles(tile[None], results)[0].tolist())
-        return find_fault(stats, results[0], self._observations.most_shift)
+        return self._fault(self._stats(tile, results), tile, results[0])
+
+    def _stats(self, tile: Tensor, results: Tensor) -> TileStats:
+        return TileStats(*measure_tiles(*as_pictures(tile[None], results, self._info.samples))[0].tolist())
+
+    def _fault(self, stats: TileStats, tile: Tensor, result: Tensor) -> TileFault | None:
+        def picture() -> Tensor:
+            return as_pictures(tile[None], result[None], self._info.samples)[1][0]
+
+        return find_fault(stats, picture, self._observations.most_shift)
 
     def _piece_of(self, suspect: SuspectTile) -> Tensor:
         """A piece [C, h, w] of its tile: around the value of its result that is furthest from a picture's."""
@@ -166,9 +174,10 @@ class TileRetry:
         odd = int((result.float() - 0.5).abs().amax(dim=0).argmax())
         scale = result.shape[-1] // tile.shape[-1] or 1
         centre = [index // scale for index in divmod(odd, result.shape[-1])]
-        side = -(-_PIECE // self._alignment) * self._alignment
+        alignment = self._info.alignment
+        side = -(-_PIECE // alignment) * alignment
         for dim, (middle, have) in enumerate(zip(centre, tile.shape[1:], strict=True), start=1):
-            origin = max(0, min(middle - side // 2, have - side)) // self._alignment * self._alignment
+            origin = max(0, min(middle - side // 2, have - side)) // alignment * alignment
             tile = tile.narrow(dim, origin, min(side, have))
         return tile
 
@@ -179,8 +188,8 @@ class TileRetry:
             for mode, step in self._ways(suspect):
                 result = self._compute(step, suspect.tile[None])
                 if result is not None:
-                    stats = TileStats(*measure_tiles(suspect.tile[None], result)[0].tolist())
-                    fault = find_fault(stats, result[0], self._observations.most_shift)
+                    stats = self._stats(suspect.tile, result)
+                    fault = self._fault(stats, suspect.tile, result[0])
                     attempt = _Attempt(mode, result[0], stats, fault)
                     if fault is None:
                         break
@@ -230,7 +239,7 @@ class TileRetry:
         if fault == _MILD:
             self._observations.most_shift = max(self._observations.most_shift, _ROOM * stats.shift)
             return
-        self._observations.defer_clamp = True
+        self._observations.defer_clamp = self._info.samples.limits is not None  # no latent is mended as a picture
         if fault in ("a broken range", "no detail"):  # of all its tiles; the others come and go
             self._observations.kinds.add(fault)
 

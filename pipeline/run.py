@@ -31,7 +31,7 @@ from .session import BatchTime, Session
 from .settling import Batch, Settling, Work
 from .still import StillTiles, Upcoming
 from .streams import PastEvent
-from .tile_check import measure_tiles
+from .tile_check import as_pictures, measure_tiles
 from .transfer import Transfer
 from .workload import Workload, workload_of
 
@@ -226,7 +226,7 @@ class Pipeline:
         if self._forwards.limits != limits:
             self.outcome.schedule = self._session.schedules.schedule(self._left(), self._forwards.limits)
         execution = Execution(step, executor, executor.mode)  # asked now: it tells how this was computed
-        stats = measure_tiles(tiles, results)
+        stats = measure_tiles(*as_pictures(tiles, results, self._channels.samples))
         computed = transfer.computed()
         fetched = transfer.fetch(stats, computed)
         transfer.upload.prefetch()

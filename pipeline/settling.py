@@ -9,6 +9,7 @@ from weakref import WeakMethod
 
 from torch import Tensor
 
+from ..api.errors import BrokenOutputError
 from .fallback import Execution
 from .frames import FinishedFrame, FrameGroup, Job, Part
 from .outcome import Outcome
@@ -61,9 +62,9 @@ class Settling:
     ) -> None:
         self._outcome, self._progress, self._still = outcome, progress, still
         self._compute = WeakMethod(compute)  # of who has this object: else both stayed, with the model, after their run
-        self._observations, alignment = session.known.observations, session.known.info.alignment
+        self._observations, self._info = session.known.observations, session.known.info
         monitor, repairs = progress.monitor, outcome.repairs
-        self.retry = TileRetry(session.chain, self._observations, monitor, progress, repairs, alignment)
+        self.retry = TileRetry(session.chain, self._observations, monitor, progress, repairs, self._info)
 
     def settle(self, work: Work, stats: list[list[float]], transfer: Transfer) -> Iterator[FinishedFrame]:
         """Put the tiles of a part into their frames: those of its batch, with these stats, and those that are known.
@@ -113,6 +114,11 @@ class Settling:
             raise Reschedule("going on in a safer way")
         if self._observations.defer_clamp and not group.setup.defer_clamp:
             raise Reschedule("the model leaves faults in the picture, whole frames are looked after")
+        if left == "NaN or infinite values" and self._info.samples.limits is None:
+            raise BrokenOutputError(
+                f"{self._info.name} gave NaN or infinite values for latent {frame}, in fp32 too; is the model's file "
+                "intact?"
+            )
         self._progress.phase("putting the picture together")
         self._show(group, job, result)
         if result is suspect.result and left is None:

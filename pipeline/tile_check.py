@@ -8,6 +8,7 @@ are only suspected here. What becomes of a suspect is decided by computing it ag
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..api.samples import Samples
 from ..postprocess import DETAIL, HEALTHY_RANGE, NO_DETAIL, OUTSIDE
 
 TileFault = Literal["NaN or infinite values", "wild values", "a broken range", "no detail", "drifting colours"]
@@ -27,6 +29,7 @@ MOST_SHIFT = 0.08
 _GRID = 32  # tiles are compared with their inputs in at most so many places each way
 _SHADES = 5
 _COLOURS = 3  # what comes after is alpha
+_FLAT = 0.1  # of the usual deviation of latents: what has less says nothing of how much is right
 
 
 class TileStats(NamedTuple):
@@ -38,6 +41,16 @@ class TileStats(NamedTuple):
     high: float
     shift: float
     detail: float
+
+
+def as_pictures(batch: Tensor, output: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Tiles [N, C, h, w] and what became of them, [N, C', sh, sw], as `measure_tiles` and `find_fault` take them:
+    pictures as they are, latents by the mean and the deviation that the channels of each input tile have."""
+    if samples.limits:
+        return batch, output
+    deviation, mean = torch.std_mean(batch.float(), dim=(2, 3), keepdim=True)
+    deviation = deviation.clamp(min=_FLAT * samples.deviation)
+    return samples.as_picture(batch, mean, deviation), samples.as_picture(output, mean, deviation)
 
 
 def measure_tiles(batch: Tensor, output: Tensor) -> Tensor:
@@ -74,14 +87,16 @@ def _measured(dense: Tensor, before: NDArray[np.float32], after: NDArray[np.floa
     return torch.from_numpy(numbers)
 
 
-def find_fault(stats: TileStats, tile: Tensor, most_shift: float = MOST_SHIFT) -> TileFault | None:
-    """What is wrong with `tile` [C, h, w] by its stats, or None. Looks at the tile itself only where they are odd."""
+def find_fault(stats: TileStats, picture: Callable[[], Tensor], most_shift: float = MOST_SHIFT) -> TileFault | None:
+    """What is wrong with a tile by its stats, or None. The tile itself, `picture` [C, h, w], is asked for only where
+    they are odd."""
     low, high = stats.low, stats.high
     if not (math.isfinite(low) and math.isfinite(high)):
         return "NaN or infinite values"
     if stats.detail > DETAIL and high - low < NO_DETAIL:
         return "no detail"
     if low < HEALTHY_RANGE[0] or high > HEALTHY_RANGE[1]:
+        tile = picture()
         outside = torch.stack([(tile < HEALTHY_RANGE[0]).sum(), (tile > HEALTHY_RANGE[1]).sum()])
         if int(outside.max()) > OUTSIDE * tile.numel():
             return "a broken range"

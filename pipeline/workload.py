@@ -95,10 +95,11 @@ def workload_of(source: FrameSource, sink: FrameSink, channels: ChannelPlan, con
 
 
 def workload_of_one(size: tuple[int, int], info: ModelInfo, context: RunContext) -> Workload:
-    """One RGB picture of `size` (height, width), and its result where the context wants it."""
-    result = math.prod(size) * info.scale**2 * _RGB * context.output_dtype.itemsize
+    """One RGB picture, or latent, of `size` (height, width), and its result where the context wants it."""
+    frame = _RGB if info.samples.limits else info.in_channels
+    result = math.prod(size) * info.scale**2 * frame * context.output_dtype.itemsize
     held = result * _share_memory(context.output_device, context.device)
-    channels = plan_channels(_RGB, info)
+    channels = plan_channels(frame, info)
     return Workload(1, size, channels, held, context.output_device.type == "cpu", result)
 
 
@@ -108,7 +109,7 @@ def _share_memory(one: torch.device, other: torch.device) -> bool:
 
 
 def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo, most_pixels: int) -> Tensor | None:
-    """A piece from the middle of the first frame, as the model sees it, [1, C, h, w] float32 0..1 on the CPU, of
+    """A piece from the middle of the first frame, as the model sees it, [1, C, h, w] float32 on the CPU, of
     `most_pixels` if that is enough to compare by; None where the frame is too small for one, or shows too little."""
     height, width = piece_sides(info, most_pixels)
     top, left = (source.size[0] - height) // 2, (source.size[1] - width) // 2
@@ -116,4 +117,4 @@ def piece_of(source: FrameSource, channels: ChannelPlan, info: ModelInfo, most_p
         return None
     piece = source.frame(0)[top : top + height, left : left + width]
     seen = channels.to_model(piece)[:1].float().cpu().contiguous()
-    return seen if float(seen.std()) >= _LEAST_CONTRAST else None
+    return seen if float(seen.std()) >= _LEAST_CONTRAST * info.samples.deviation else None

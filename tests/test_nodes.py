@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import latent_zoo
 import pytest
 import torch
 import zoo
@@ -260,3 +261,19 @@ def test_the_original_packs_formats_run(old: dict[str, object]) -> None:
     for node in (nodes.ImageUpscaleWithModelCUDAspeedFixed(), nodes.ImageUpscaleWithModelCUDAspeed()):
         (result,) = node.upscale(zoo.compact(), zoo.photograph(8, 8), **{**DEFAULTS, **old})["result"]
         assert result.shape == (1, 16, 16, 3)
+
+
+def test_a_latent_goes_through_its_loader_and_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latent_zoo.file_of("latent-upscaler-v2.1_SDxl-x1.5", tmp_path)
+    monkeypatch.setenv("CUDASPEED_MODELS", str(tmp_path))
+    loader = nodes.LatentUpscaleModelLoaderCUDAspeed
+    (name,) = loader.INPUT_TYPES()["required"]["model_name"][0]
+    (model,) = loader().load_model(name)
+    latent = {"samples": 5 * torch.randn(1, 4, 16, 24), "batch_index": [0]}
+    made = nodes.UpscaleLatentCUDAspeed().upscale(model, latent, enable_compile="disable")
+    (result,), told = made["result"], json.loads(made["ui"]["cudaspeed"][0])
+    assert result["samples"].shape == (1, 4, 24, 36)
+    assert result["batch_index"] == [0]
+    assert told["summary"].startswith("24x16 -> 36x24")
+    with pytest.raises(BadOptionError, match=r"resampling is 'nearest'"):
+        nodes.UpscaleLatentCUDAspeed().upscale(model, latent, resampling="nearest")

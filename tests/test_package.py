@@ -109,6 +109,8 @@ def test_inside_comfyui_it_hands_over_what_is_looked_for(tmp_path: Path) -> None
             "ImageUpscaleWithModelCUDAspeed",  # where nodes cannot be replaced
             "ImageUpscaleWithModelCUDAspeedFixed",
             "UpscaleImageWithModelCUDAspeed",
+            "UpscaleLatentCUDAspeed",
+            "LatentUpscaleModelLoaderCUDAspeed",
             "UpscaleModelLoader",
             "UpscaleModelLoaderCUDAspeed",
             "UpscaleVideoCUDAspeed",

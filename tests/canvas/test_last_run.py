@@ -12,7 +12,7 @@ import torch
 from reports import REPORT
 
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.api.report import ImageHealth, Repair, UpscaleResult
+from cudaspeed.api.report import ImageHealth, Repair
 from cudaspeed.canvas.last_run import KEY, explained, facts, told_of, with_last_run
 from cudaspeed.host import language
 
@@ -90,7 +90,7 @@ def test_it_is_explained_in_plain_words(options: dict[str, Any], changes: dict[s
 def test_it_reaches_the_page_as_text_that_nobody_takes_for_a_file() -> None:
     """ComfyUI counts and shows what outputs list as dictionaries."""
     image = torch.zeros(1, 2, 2, 3)
-    returned = with_last_run(UpscaleResult(image, REPORT), UpscaleOptions())
+    returned = with_last_run(image, REPORT, UpscaleOptions())
     assert returned["result"] == (image,)
     ((key, (text,)),) = returned["ui"].items()
     assert key == KEY

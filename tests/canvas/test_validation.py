@@ -85,11 +85,13 @@ def test_on_the_node_with_a_model_a_wrong_size_does_not_mark_it(monkeypatch: pyt
         lambda **more: nodes.ImageUpscaleWithModelCUDAspeed().upscale(zoo.compact(), zoo.photograph(8, 8), **more),
         lambda **more: ONE().upscale("any.pth", zoo.photograph(8, 8), **more),
         lambda **more: nodes.UpscaleVideoCUDAspeed().upscale(zoo.compact(), None, **more),
+        lambda **more: nodes.UpscaleLatentCUDAspeed().upscale(None, {}, **more),
+        lambda **more: nodes.LatentUpscaleModelLoaderCUDAspeed().load_model("any.pth", **more),
         lambda **more: nodes.WarmUpUpscalerCUDAspeed().warm_up(zoo.compact(), 8, 8, **more),
         lambda **more: nodes.UpscaleModelLoaderCUDAspeed().load_model("any.pth", **more),
         lambda **more: nodes.UpscaleModelLoader().load_model("any.pth", **more),
     ],
-    ids=["image", "old", "two cards", "one", "video", "warm up", "loader", "plain loader"],
+    ids=["image", "old", "two cards", "one", "video", "latent", "latent loader", "warm up", "loader", "plain loader"],
 )
 def test_an_input_that_a_node_does_not_have_is_one_error_that_names_it(call: Callable[..., object]) -> None:
     """The host hands on what comes along a wire, whatever it is called."""

@@ -1,0 +1,75 @@
+"""The latent upscalers that the host has: by name, and loaded."""
+
+# pyright: reportMissingImports=false
+# ComfyUI's modules are there inside ComfyUI only, and no package brings them.
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..api.errors import BadModelError
+from ..api.surroundings import inside_comfyui
+from ..latents.loader import load_latent_model
+from ..latents.model import LatentModel
+from ..models.header import MODEL_ENDINGS
+from ..models.labels import stamp_of
+from ..models.loader import folder_content
+
+FOLDER = "latent_upscale_models"
+"""ComfyUI's own, shared with its upsamplers of films' latents."""
+
+
+def latent_model_names() -> list[str]:
+    """The names that a loader offers: ComfyUI's, or those of the files in CUDASPEED_MODELS."""
+    if inside_comfyui():
+        import folder_paths
+
+        return folder_paths.get_filename_list(FOLDER)
+    return sorted(_found())
+
+
+def latent_model_stamp(name: str) -> str:
+    """Another text when the file of that name is another one; empty where there is none."""
+    path = _path_of(name)
+    return stamp_of(path) if path else ""
+
+
+def load_latent_upscaler(name: str, scale: float | None) -> LatentModel:
+    """A latent upscaler by one of `latent_model_names`; `scale` and what is raised are `load_latent_model`'s."""
+    path = _path_of(name)
+    if path is None:
+        raise BadModelError(
+            f"{name or repr(name)}: does not exist in any folder of {FOLDER} (any more); press R and choose another"
+        )
+    return load_latent_model(path, scale)
+
+
+def summary_of(model: LatentModel) -> str:
+    """What a latent upscaler is, in a line."""
+    traits, weights = model.traits, sum(weight.nbytes for weight in model.model.parameters())
+    least, most = traits.scales
+    scale = f"{most:g}" if traits.fixed else f"{least:g} to {most:g}"
+    told = [f"x{scale} {traits.family}", traits.base, f"{traits.channels} channels", f"{weights / 1e6:.1f} MB"]
+    return ", ".join(filter(None, told))
+
+
+def _path_of(name: str) -> Path | None:
+    if not isinstance(name, str):  # a prompt may hold anything
+        return None
+    if not inside_comfyui():
+        return _found().get(name)
+    import folder_paths
+
+    path = folder_paths.get_full_path(FOLDER, name)
+    return Path(path) if path else None
+
+
+def _found() -> dict[str, Path]:
+    """File name -> path, outside ComfyUI: in CUDASPEED_MODELS, of two with one name the first folder's."""
+    found: dict[str, Path] = {}
+    for folder in os.environ.get("CUDASPEED_MODELS", "").split(os.pathsep):
+        for path in folder_content(Path(folder)) if folder else ():
+            if path.suffix.lower() in MODEL_ENDINGS and path.is_file():
+                found.setdefault(path.name, path)
+    return found

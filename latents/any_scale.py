@@ -1,0 +1,60 @@
+"""Networks that enlarge by any factor, taken through an engine that enlarges by whole numbers.
+
+The engine is given a canvas of the result's size, on which each value of the latents is repeated, and a model that
+makes of it a picture as large: it takes the values off the canvas again, exactly as they were. So memory, precision,
+progress and interrupts are what they are for any other model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+NETWORK_PREFIX, SCALE_BUFFER = "network.", "enlarges_by"
+"""What the names of its weights begin with, and the name of the scale among them."""
+
+
+_ROUNDING = 1e-3  # of pixels: a scale such as 1.15 is no number of a computer's
+
+
+def enlarged(side: int, scale: float) -> int:
+    """A result's side, for one of the latents'."""
+    return int(side * scale + _ROUNDING)
+
+
+def on_canvas(latents: Tensor, size: tuple[int, int]) -> Tensor:
+    """Latents [B, h, w, C] repeated to a canvas [B, H, W, C] of `size` (H, W), each side no smaller."""
+    height, width = latents.shape[1:3]
+    rows, columns = (
+        torch.arange(whole, device=latents.device) * part // whole
+        for whole, part in zip(size, (height, width), strict=True)
+    )
+    return latents[:, rows][:, :, columns]
+
+
+class OnCanvas(nn.Module):
+    """`network`, whose forward takes latents [N, C, h, w] and, if `sized`, the result's (H, W), for a canvas [N, C, H,
+    W].
+
+    A canvas that is a piece of one gives nearly what the piece of the result would be: values are taken where they
+    begin in the piece.
+    """
+
+    enlarges_by: Tensor
+
+    def __init__(self, network: nn.Module, scale: float, sized: bool) -> None:
+        super().__init__()
+        self.network, self.scale, self.sized = network, scale, sized
+        # among its weights, so that what is known of it at one scale is not taken for another's
+        self.register_buffer(SCALE_BUFFER, torch.tensor(scale))
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        size = canvas.shape[2], canvas.shape[3]
+        rows, columns = (
+            -(-torch.arange(part, device=canvas.device) * whole // part)
+            for whole, part in ((whole, math.ceil(whole / self.scale - _ROUNDING)) for whole in size)
+        )
+        latents = canvas[:, :, rows][:, :, :, columns]
+        return self.network(latents, size) if self.sized else self.network(latents)

@@ -1,0 +1,144 @@
+"""Latent upscalers' files: told apart by their weights, and what is wrong with others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import latent_zoo
+import pytest
+import torch
+import zoo
+from safetensors.torch import load_file, save_file
+
+from cudaspeed.api.errors import BadModelError, BadOptionError
+from cudaspeed.latents.loader import load_copied, load_latent_model
+from cudaspeed.latents.names import base_of, scale_of
+from cudaspeed.storage.fingerprint import content_of
+
+FAMILIES = {
+    "DAT2x2_1.5": ("DAT", (2, 2), "SD 1.5"),
+    "DRCT_sdxl": ("DRCT", (2, 2), "SDXL"),
+    "DRCTFIR_sdxl": ("DRCTFIR", (2, 2), "SDXL"),
+    "SwinFIR_sdxl": ("SwinFIR", (2, 2), "SDXL"),
+    "CRAFT_1.5": ("CRAFT", (2, 2), "SD 1.5"),
+    "latent-upscaler-v2.1_SDxl-x1.5": ("SD-Latent-Upscaler", (1.5, 1.5), "SDXL"),
+    "latent-upscaler-v1.0_SDv1-x2.0": ("SD-Latent-Upscaler", (2, 2), "SD 1.5"),
+    "sd15_resizer": ("NNLatentUpscale", (1, 2), "SD 1.5"),
+    "upscaler_SDXL": ("SesquiLSR", (1, 2), "SDXL"),
+    "upscaler_Flux2": ("SesquiLSR", (1, 2), "Flux2"),
+}
+
+
+@pytest.mark.parametrize("name", latent_zoo.NAMES)
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_a_family_is_told_by_its_weights(name: str, ending: str, tmp_path: Path) -> None:
+    path = latent_zoo.file_of(name, tmp_path)
+    if ending == "pth":
+        weights, path = load_file(path), path.with_suffix(".pth")
+        torch.save({"params": weights}, path)
+    traits = load_latent_model(path).traits
+    assert (traits.family, traits.scales, traits.base) == FAMILIES[name]
+
+
+def test_a_renamed_file_without_a_scale_asks_for_it_and_does_not_guess(tmp_path: Path) -> None:
+    path = latent_zoo.file_of("latent-upscaler-v2.1_SDxl-x1.5", tmp_path, "mine")
+    with pytest.raises(BadOptionError, match=r"scale is not set, and neither .* set it to .*: 1.25, 1.5, 2"):
+        load_latent_model(path)
+    with pytest.raises(BadOptionError, match=r"scale is 1\.7"):
+        load_latent_model(path, 1.7)
+    assert load_latent_model(path, 1.25).traits.scales == (1.25, 1.25)
+
+
+def test_a_model_for_pictures_is_sent_to_its_loader(tmp_path: Path) -> None:
+    path = tmp_path / "compact.safetensors"
+    save_file({key: value.contiguous() for key, value in zoo.compact().model.state_dict().items()}, path)
+    with pytest.raises(BadModelError, match=r"is a model for pictures \(.*Compact\): load it with UpscaleModelLoader"):
+        load_latent_model(path)
+
+
+def test_so_is_one_of_an_architecture_that_latents_have_too(tmp_path: Path) -> None:
+    weights = {
+        "layers.0.blocks.0.attn.attns.0.rpe_biases": torch.zeros(1),
+        "conv_first.weight": torch.zeros(9, 3, 3, 3),
+    }
+    save_file(weights, tmp_path / "dat.safetensors")
+    told = r"is DAT for 3 channels, which are no latent's \(4, 16, 32\); a model for pictures is loaded by Upscale"
+    with pytest.raises(BadModelError, match=told):
+        load_latent_model(tmp_path / "dat.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"lora_unet_down.weight": torch.zeros(2, 2)}, "is a LoRA"),
+        ({"model.diffusion_model.x": torch.zeros(2)}, "is a text-to-image checkpoint"),
+        ({"decoder.up.0.weight": torch.zeros(2)}, r"is an autoencoder \(VAE\)"),
+        (
+            {"odd.weight": torch.zeros(2)},
+            r"no latent upscaler .* \(SwinFIR, .*first weights are odd",
+        ),
+    ],
+)
+def test_what_else_a_file_is_is_said(weights: dict[str, torch.Tensor], told: str, tmp_path: Path) -> None:
+    save_file(weights, tmp_path / "file.safetensors")
+    with pytest.raises(BadModelError, match=told):
+        load_latent_model(tmp_path / "file.safetensors")
+
+
+def test_a_weight_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
+    path = latent_zoo.file_of("upscaler_SDXL", tmp_path)
+    weights = load_file(path)
+    key = "tail_conv.0.weight"
+    save_file({name: weight for name, weight in weights.items() if name != key}, path)
+    with pytest.raises(BadModelError, match=rf"{key}: expected .* found none"):
+        load_latent_model(path)
+    save_file(weights | {key: torch.zeros(3, 3, 1, 1)}, path)
+    with pytest.raises(BadModelError, match=rf"{key}: expected .* found \[3, 3, 1, 1\]"):
+        load_latent_model(path)
+
+
+class _Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self._path,)
+
+
+def test_foreign_classes_are_refused_and_nothing_is_run(tmp_path: Path) -> None:
+    torch.save(
+        {"sequential.36.weight": torch.zeros(4, 64, 3, 3), "evil": _Evil(tmp_path / "ran")}, tmp_path / "evil.pth"
+    )
+    with pytest.raises(BadModelError, match=r"evil.pth: holds more than weights"):
+        load_latent_model(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("scale", [2.0, 1.37])
+def test_what_a_run_writes_down_to_be_compiled_is_the_same_model(scale: float, tmp_path: Path) -> None:
+    model = load_latent_model(latent_zoo.file_of("upscaler_SDXL", tmp_path)).at_scale(scale)
+    weights = {name: value.clone() for name, value in model.model.state_dict().items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    copied = load_copied(tmp_path / "weights.safetensors")
+    assert content_of(copied.model) == content_of(model.model)
+    assert copied.scale == model.scale
+
+
+@pytest.mark.parametrize(
+    ("stem", "base", "scale"),
+    [
+        ("DAT6x6_l1_eV2-b0_265k_1.5", "SD 1.5", None),
+        ("DRCT-l_12x6_160k_l1_vaeDecode_l1_hfen_sdxl", "SDXL", None),
+        ("latent-upscaler-v2.1_SDxl-x1.5", "SDXL", 1.5),
+        ("latent-upscaler-v1.0_SDv1-x1.25", "SD 1.5", 1.25),
+        ("upscaler_Flux", "Flux", None),
+        ("upscaler_Flux2", "Flux2", None),
+        ("upscaler_Wan21", "Wan, Qwen", None),
+        ("mine", "", None),
+    ],
+)
+def test_names_tell_what_a_file_is_for(stem: str, base: str, scale: float | None) -> None:
+    assert base_of(stem) == base
+    assert scale_of(stem) == scale
