@@ -21,7 +21,7 @@ _ROUNDING = 1e-3  # of pixels: a scale such as 1.15 is no number of a computer's
 
 def enlarged(side: int, scale: float) -> int:
     """A result's side, for one of the latents'."""
-    return int(side * scale + _ROUNDING)
+    return max(1, int(side * scale + _ROUNDING))
 
 
 def on_canvas(latents: Tensor, size: tuple[int, int]) -> Tensor:

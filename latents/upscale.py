@@ -5,6 +5,7 @@ The engine, which enlarges frames, stands above this package, and is handed over
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from .layout import Layout, layout_of
 from .loader import check_latent_model
 from .model import LatentModel, LatentTraits
 from .resample import LatentResampling, resample
+
+logger = logging.getLogger("cudaspeed")
 
 Latent = Mapping[str, Any]
 """As on ComfyUI's wires: "samples", and whatever else goes with them."""
@@ -65,6 +68,8 @@ def upscale_latent(
     samples = layout.to_wire(frames)
     notes = (*report.notes, *_notes(model.traits, report, layout))
     report = replace(report, output_size=(*samples.shape[-2:],), input_size=layout.shape[-2:], notes=notes)
+    for warning in report.warnings:
+        logger.warning(warning)
     result = {**latent, "samples": samples}
     if isinstance(mask := latent.get("noise_mask"), Tensor):
         result["noise_mask"] = _enlarged_mask(mask, wanted)
@@ -77,7 +82,7 @@ def _resampled(frames: Tensor, size: tuple[int, int], how: LatentResampling) -> 
 
 def _enlarged_mask(mask: Tensor, scale: float) -> Tensor:
     """A mask [..., H, W], of whatever rank, which may be of the latent's size or of the picture's."""
-    size = [max(1, enlarged(side, scale)) for side in mask.shape[-2:]]
+    size = [enlarged(side, scale) for side in mask.shape[-2:]]
     flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
     return F.interpolate(flat, size=size, mode="bilinear").reshape(*mask.shape[:-2], *size).to(mask.dtype)
 
@@ -125,7 +130,7 @@ def _layout_of(samples: Tensor, model: LatentModel) -> Layout:
 def _checked_samples(latent: Latent) -> Tensor:
     """The samples of a LATENT. Raises `BadImageError` where there is nothing to enlarge."""
     samples = latent.get("samples") if isinstance(latent, Mapping) else None
-    if getattr(samples, "is_nested", False) or (hasattr(samples, "unbind") and not isinstance(samples, Tensor)):
+    if getattr(samples, "is_nested", False):  # torch's, and ComfyUI's own
         raise BadImageError(
             "the latent has several tensors in one (picture and sound); split it, and enlarge one of them"
         )

@@ -137,6 +137,8 @@ def test_tiny_latents_are_filled_for_a_network_that_mirrors_edges(
 def test_another_size_is_reached_by_resampling_where_that_is_asked_for(how: Any, convolutions: LatentModel) -> None:
     made, _ = enlarged({"samples": samples(1, 4, 8, 12)}, convolutions, LatentSize(1.5, how))
     assert made["samples"].shape == (1, 4, 12, 18)
+    tiny, _ = enlarged({"samples": samples(1, 4, 1, 2)}, convolutions, LatentSize(0.25, how))
+    assert tiny["samples"].shape == (1, 4, 1, 1)
 
 
 def test_bislerp_keeps_what_is_even_and_its_length() -> None:
