@@ -76,7 +76,7 @@ DIGESTS = {
     "kernels/winograd.py": "28f2050d",
     "kernels/winograd_modules.py": "5041aef9",
     "kernels/workspace.py": "d51dbffe",
-    "latents/any_scale.py": "da1dc6f7",
+    "latents/any_scale.py": "aaef4f86",
     "latents/architectures/__init__.py": "b3f49671",
     "latents/architectures/convolutions.py": "59300188",
     "latents/architectures/craft.py": "f637c725",
