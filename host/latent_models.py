@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ..api.errors import BadModelError
 from ..api.surroundings import inside_comfyui
 from ..latents.loader import load_latent_model
 from ..latents.model import LatentModel
-from ..models.header import MODEL_ENDINGS
 from ..models.labels import stamp_of
-from ..models.loader import folder_content
+from ..models.loader import find_models, named_folders
 
 FOLDER = "latent_upscale_models"
 """ComfyUI's own, shared with its upsamplers of films' latents."""
@@ -26,7 +24,7 @@ def latent_model_names() -> list[str]:
         import folder_paths
 
         return folder_paths.get_filename_list(FOLDER)
-    return sorted(_found())
+    return sorted(find_models(named_folders()))
 
 
 def latent_model_stamp(name: str) -> str:
@@ -58,18 +56,8 @@ def _path_of(name: str) -> Path | None:
     if not isinstance(name, str):  # a prompt may hold anything
         return None
     if not inside_comfyui():
-        return _found().get(name)
+        return find_models(named_folders()).get(name)
     import folder_paths
 
     path = folder_paths.get_full_path(FOLDER, name)
     return Path(path) if path else None
-
-
-def _found() -> dict[str, Path]:
-    """File name -> path, outside ComfyUI: in CUDASPEED_MODELS, of two with one name the first folder's."""
-    found: dict[str, Path] = {}
-    for folder in os.environ.get("CUDASPEED_MODELS", "").split(os.pathsep):
-        for path in folder_content(Path(folder)) if folder else ():
-            if path.suffix.lower() in MODEL_ENDINGS and path.is_file():
-                found.setdefault(path.name, path)
-    return found

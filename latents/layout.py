@@ -29,12 +29,6 @@ class Layout:
     def frames(self) -> int:
         return self.shape[0] * (self.shape[2] if len(self.shape) == 5 else 1)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of what the network takes."""
-        more = _FOLDED if self.folded else 1
-        return self.shape[-2] * more, self.shape[-1] * more
-
     def result_size(self, scale: float) -> tuple[int, int]:
         """(height, width) of what the network is to give for results `scale` times as large on the wire."""
         more = _FOLDED if self.folded else 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spandrel import ModelBase, ModelLoader
@@ -36,52 +36,55 @@ _NNLATENT_FACTOR = 0.13025  # SDXL's scaling factor, which its models of SD 1.5 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A family: `told_by` a name that no other family's weights have; `scales` to `factor` as in `LatentTraits`.
+    """A family: `told_by` a name that no other family's weights have; `first` is the name of its first convolution's.
 
-    `network` is made of the weights, and of the scale where these do not tell it; None: spandrel makes it. `first` is
-    the name of the first convolution's.
+    `network` is made of the weights, and of the scale where these do not tell it; None: spandrel makes it. Of the
+    `traits`, channels, base and such scales are read off the file.
     """
 
-    family: Family
     told_by: str
+    first: str
     network: Callable[..., nn.Module] | None
-    scales: tuple[float, float] = (2, 2)
-    divisor: int = 1
-    minimum: int = 1
-    whole: bool = False
-    sized: bool = False
-    factor: float = 1.0
-    first: str = "conv_first.weight"
+    traits: LatentTraits
 
 
 _CITY96: Family = "SD-Latent-Upscaler"
+_FIRST = "conv_first.weight"
 _KINDS = (
-    _Kind("SwinFIR", "layers.0.conv.F.fu.conv_layer.weight", swinfir.from_weights, divisor=8, whole=True),
-    _Kind("DRCTFIR", "conv_after_body.F.fu.conv_layer.weight", drctfir.from_weights, divisor=16, whole=True),
-    _Kind("DRCT", "layers.0.swin1.norm1.weight", None, divisor=16),
-    _Kind("DAT", "layers.0.blocks.0.attn.attns.0.rpe_biases", None, divisor=16),
-    _Kind("CRAFT", "layers.0.residual_group.hf_blocks.0.attn.temperature", craft.from_weights, divisor=16, whole=True),
-    _Kind(_CITY96, "sequential.36.weight", convolutions.from_weights, first="sequential.0.weight"),
-    _Kind(_CITY96, "sequential.10.weight", convolutions.from_weights, first="sequential.0.weight"),
     _Kind(
-        "NNLatentUpscale",
-        "in_blocks.1.q.weight",
-        resizer.from_weights,
-        scales=(1, 2),
-        whole=True,
-        sized=True,
-        factor=_NNLATENT_FACTOR,
-        first="conv_in.weight",
+        "layers.0.conv.F.fu.conv_layer.weight",
+        _FIRST,
+        swinfir.from_weights,
+        LatentTraits("SwinFIR", divisor=8, whole=True),
     ),
     _Kind(
-        "SesquiLSR",
+        "conv_after_body.F.fu.conv_layer.weight",
+        _FIRST,
+        drctfir.from_weights,
+        LatentTraits("DRCTFIR", divisor=16, whole=True),
+    ),
+    _Kind("layers.0.swin1.norm1.weight", _FIRST, None, LatentTraits("DRCT", divisor=16)),
+    _Kind("layers.0.blocks.0.attn.attns.0.rpe_biases", _FIRST, None, LatentTraits("DAT", divisor=16)),
+    _Kind(
+        "layers.0.residual_group.hf_blocks.0.attn.temperature",
+        _FIRST,
+        craft.from_weights,
+        LatentTraits("CRAFT", divisor=16, whole=True),
+    ),
+    _Kind("sequential.36.weight", "sequential.0.weight", convolutions.from_weights, LatentTraits(_CITY96)),
+    _Kind("sequential.10.weight", "sequential.0.weight", convolutions.from_weights, LatentTraits(_CITY96)),
+    _Kind(
+        "in_blocks.1.q.weight",
+        "conv_in.weight",
+        resizer.from_weights,
+        LatentTraits("NNLatentUpscale", scales=(1, 2), whole=True, sized=True, factor=_NNLATENT_FACTOR),
+    ),
+    _Kind(
         "upsample.ps_expand.weight",
+        "skip_conv.weight",
         sesqui.from_weights,
-        scales=(1, 2),
-        minimum=6,  # it mirrors two pixels at its edges, of a result that may be half as large
-        whole=True,
-        sized=True,
-        first="skip_conv.weight",
+        # it mirrors two pixels at its edges, of a result that may be half as large
+        LatentTraits("SesquiLSR", scales=(1, 2), minimum=6, whole=True, sized=True),
     ),
 )
 
@@ -120,25 +123,17 @@ def _made_of(weights: dict[str, Tensor], path: Path, scale: float | None) -> Lat
     except Exception as error:  # architectures raise all sorts on weights that do not fit together
         if is_out_of_memory(error):
             raise MemoryError(f"{path}: there is no memory for the model; close other programs") from error
-        raise BadModelError(f"{path}: {kind.family} weights do not fit together: {shown(first_line(error))}") from error
-    traits = LatentTraits(
-        kind.family,
-        channels,
-        scales,
-        kind.divisor,
-        kind.minimum,
-        kind.whole,
-        kind.sized,
-        kind.factor,
-        base_of(path.stem),
-    )
+        raise BadModelError(
+            f"{path}: {kind.traits.family} weights do not fit together: {shown(first_line(error))}"
+        ) from error
+    traits = replace(kind.traits, channels=channels, scales=scales, base=base_of(path.stem))
     return LatentModel(network.eval().requires_grad_(False), traits)
 
 
 def _network_of(kind: _Kind, weights: Weights, scale: float) -> nn.Module:
     if kind.network is None:
         return ModelLoader().load_from_state_dict({**weights}).model
-    return kind.network(weights, scale) if kind.family == _CITY96 else kind.network(weights)
+    return kind.network(weights, scale) if kind.traits.family == _CITY96 else kind.network(weights)
 
 
 def check_latent_model(model: object) -> LatentModel:
@@ -163,13 +158,13 @@ def _channels_of(path: Path, kind: _Kind, weights: Weights) -> int:
     if first is None or first.ndim != 4:
         found = "is missing" if first is None else f"has the shape {[*first.shape]}"
         raise BadModelError(
-            f"{path}: {kind.family} weights need {kind.first} of the shape [features, channels, rows, columns]; it "
-            f"{found}"
+            f"{path}: {kind.traits.family} weights need {kind.first} of the shape [features, channels, rows, columns]; "
+            f"it {found}"
         )
     channels = first.shape[1]
     if channels not in LATENT_CHANNELS:
         raise BadModelError(
-            f"{path}: is {kind.family} for {channels} channels, which are no latent's "
+            f"{path}: is {kind.traits.family} for {channels} channels, which are no latent's "
             f"({', '.join(map(str, LATENT_CHANNELS))}); a model for pictures is loaded by UpscaleModelLoader"
         )
     return channels
@@ -177,8 +172,8 @@ def _channels_of(path: Path, kind: _Kind, weights: Weights) -> int:
 
 def _scales_of(path: Path, kind: _Kind, asked: float | None) -> tuple[float, float]:
     """The least and the greatest that it enlarges by. Raises `BadOptionError` where nothing tells."""
-    if kind.family != _CITY96:
-        return kind.scales
+    if kind.traits.family != _CITY96:
+        return kind.traits.scales
     scale = scale_of(path.stem) or asked
     if scale is None or round(scale, 6) not in SCALES:  # it may have been a float32 on its way
         raise BadOptionError(
@@ -195,7 +190,7 @@ def _what_else(weights: Weights) -> str:
             name = ModelLoader().load_from_state_dict({**weights}).architecture.name
     except Exception:  # whatever it is, it is no model for pictures
         told = not_an_upscaler(weights)
-        known = ", ".join(dict.fromkeys(kind.family for kind in _KINDS))
+        known = ", ".join(dict.fromkeys(kind.traits.family for kind in _KINDS))
         seen = ", ".join(shown(name, most=40) for name in [*weights][:3])
         if told.startswith("is "):
             return told

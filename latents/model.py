@@ -35,8 +35,8 @@ class LatentTraits:
     """
 
     family: Family
-    channels: int
-    scales: tuple[float, float]
+    channels: int = 4
+    scales: tuple[float, float] = (2, 2)
     divisor: int = 1
     minimum: int = 1
     whole: bool = False

@@ -50,20 +50,26 @@ def bundled_folder() -> Path:
 def model_folders() -> tuple[Path, ...]:
     """Where models are looked for, first come first: ours, those in CUDASPEED_MODELS, ComfyUI's when we live in one."""
     folders = [bundled_folder()]
-    folders += [Path(folder) for folder in os.environ.get("CUDASPEED_MODELS", "").split(os.pathsep) if folder]
+    folders += named_folders()
     neighbours = Path(__file__).absolute().parent.parent.parent
     if neighbours.name == "custom_nodes":
         folders.append(neighbours.parent / "models" / "upscale_models")
     return tuple(folders)
 
 
-def find_models() -> dict[str, Path]:
-    """File name -> path of every model in `model_folders()` that exist; of two with one name the first folder's.
+def named_folders() -> list[Path]:
+    """Those in CUDASPEED_MODELS."""
+    return [Path(folder) for folder in os.environ.get("CUDASPEED_MODELS", "").split(os.pathsep) if folder]
+
+
+def find_models(folders: Iterable[Path] | None = None) -> dict[str, Path]:
+    """File name -> path of every model in the `folders` that exist, if not given `model_folders()`; of two with one
+    name the first folder's.
 
     What can be neither listed nor looked at is warned of and left out."""
     found: dict[str, Path] = {}
-    for folder in model_folders():
-        for path in folder_content(folder):
+    for folder in model_folders() if folders is None else folders:
+        for path in _content(folder):
             if path.suffix.lower() in MODEL_ENDINGS and _is_file(path):
                 found.setdefault(path.name, path)
     return found
@@ -142,8 +148,7 @@ def check_model(model: object) -> ImageModelDescriptor:
     )
 
 
-def folder_content(folder: Path) -> list[Path]:
-    """What lies in a folder of models; what cannot be listed is warned of."""
+def _content(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:  # ComfyUI's folder or one of the user's that is not there yet
