@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 from ..api.errors import BadModelError, BadOptionError, first_line
 from ..memory import is_out_of_memory
-from ..models.construction import BoundedConstruction
+from ..models.construction import BoundedConstruction, WithoutStartingWeights
 from ..models.formats.errors import shown
 from ..models.loader import not_an_upscaler, resolve_model
 from ..models.meshgrid import ExplicitMeshgrid
 from ..models.weights import read_weights
 from .any_scale import NETWORK_PREFIX, SCALE_BUFFER
-from .architectures import convolutions, craft, drctfir, resizer, sesqui, swinfir
+from .architectures import convolutions, craft, dat, drct, resizer, sesqui, swinfir
 from .architectures.convolutions import SCALES
+from .architectures.loading import filled
 from .model import Family, LatentModel, LatentTraits
 from .names import base_of, scale_of
 
 Weights = Mapping[str, Tensor]
 
 LATENT_CHANNELS = (4, 16, 32)  # of what there are autoencoders for; fewer are grey, RGB and RGBA pictures
-_WHOLE = 2.0  # what files enlarge by whose weights are for one whole number
 _NNLATENT_FACTOR = 0.13025  # SDXL's scaling factor, which its models of SD 1.5 were trained with, too
 
 
@@ -38,51 +38,52 @@ _NNLATENT_FACTOR = 0.13025  # SDXL's scaling factor, which its models of SD 1.5 
 class _Kind:
     """A family: `told_by` a name that no other family's weights have; `first` is the name of its first convolution's.
 
-    `network` is made of the weights, and of the scale where these do not tell it; None: spandrel makes it. Of the
-    `traits`, channels, base and such scales are read off the file.
+    `network` is made of the weights, and of the scale where these do not tell it. Of the `traits`, channels, base and
+    scales are read off the file.
     """
 
     told_by: str
     first: str
-    network: Callable[..., nn.Module] | None
+    network: Callable[..., nn.Module]
     traits: LatentTraits
 
 
 _CITY96: Family = "SD-Latent-Upscaler"
+_WITHOUT_CANVAS = 2.0  # of city96's scales, the one that is a whole number
 _FIRST = "conv_first.weight"
 _KINDS = (
     _Kind(
         "layers.0.conv.F.fu.conv_layer.weight",
         _FIRST,
-        swinfir.from_weights,
+        swinfir.network_for,
         LatentTraits("SwinFIR", divisor=8, whole=True),
     ),
     _Kind(
         "conv_after_body.F.fu.conv_layer.weight",
         _FIRST,
-        drctfir.from_weights,
+        drct.network_for,
         LatentTraits("DRCTFIR", divisor=16, whole=True),
     ),
-    _Kind("layers.0.swin1.norm1.weight", _FIRST, None, LatentTraits("DRCT", divisor=16)),
-    _Kind("layers.0.blocks.0.attn.attns.0.rpe_biases", _FIRST, None, LatentTraits("DAT", divisor=16)),
+    _Kind("layers.0.swin1.norm1.weight", _FIRST, drct.network_for, LatentTraits("DRCT", divisor=16)),
+    _Kind("layers.0.blocks.0.attn.attns.0.rpe_biases", _FIRST, dat.network_for, LatentTraits("DAT", divisor=16)),
     _Kind(
         "layers.0.residual_group.hf_blocks.0.attn.temperature",
         _FIRST,
-        craft.from_weights,
+        craft.network_for,
         LatentTraits("CRAFT", divisor=16, whole=True),
     ),
-    _Kind("sequential.36.weight", "sequential.0.weight", convolutions.from_weights, LatentTraits(_CITY96)),
-    _Kind("sequential.10.weight", "sequential.0.weight", convolutions.from_weights, LatentTraits(_CITY96)),
+    _Kind("sequential.36.weight", "sequential.0.weight", convolutions.network_for, LatentTraits(_CITY96)),
+    _Kind("sequential.10.weight", "sequential.0.weight", convolutions.network_for, LatentTraits(_CITY96)),
     _Kind(
         "in_blocks.1.q.weight",
         "conv_in.weight",
-        resizer.from_weights,
+        resizer.network_for,
         LatentTraits("NNLatentUpscale", scales=(1, 2), whole=True, sized=True, factor=_NNLATENT_FACTOR),
     ),
     _Kind(
         "upsample.ps_expand.weight",
         "skip_conv.weight",
-        sesqui.from_weights,
+        sesqui.network_for,
         # it mirrors two pixels at its edges, of a result that may be half as large
         LatentTraits("SesquiLSR", scales=(1, 2), minimum=6, whole=True, sized=True),
     ),
@@ -106,7 +107,7 @@ def load_copied(path: Path) -> LatentModel:
     weights = read_weights(path)
     scale = weights.pop(SCALE_BUFFER, None)
     if scale is None:
-        return _made_of(weights, path, _WHOLE)
+        return _made_of(weights, path, _WITHOUT_CANVAS)
     inner = {name.removeprefix(NETWORK_PREFIX): weight for name, weight in weights.items()}
     return _made_of(inner, path, float(scale)).at_scale(float(scale))
 
@@ -118,21 +119,22 @@ def _made_of(weights: dict[str, Tensor], path: Path, scale: float | None) -> Lat
     channels = _channels_of(path, kind, weights)
     scales = _scales_of(path, kind, scale)
     try:
-        with ExplicitMeshgrid(), BoundedConstruction(weights):
-            network = _network_of(kind, weights, scales[1])
+        with WithoutStartingWeights(), ExplicitMeshgrid(), BoundedConstruction(weights):
+            network = _network_for(kind, weights, scales[1])
+        filled(network, weights)
     except Exception as error:  # architectures raise all sorts on weights that do not fit together
         if is_out_of_memory(error):
             raise MemoryError(f"{path}: there is no memory for the model; close other programs") from error
         raise BadModelError(
             f"{path}: {kind.traits.family} weights do not fit together: {shown(first_line(error))}"
         ) from error
+    if isinstance(whole := getattr(network, "upscale", None), int):  # spandrel's; the weights told it
+        scales = whole, whole
     traits = replace(kind.traits, channels=channels, scales=scales, base=base_of(path.stem))
-    return LatentModel(network.eval().requires_grad_(False), traits)
+    return LatentModel(network, traits)
 
 
-def _network_of(kind: _Kind, weights: Weights, scale: float) -> nn.Module:
-    if kind.network is None:
-        return ModelLoader().load_from_state_dict({**weights}).model
+def _network_for(kind: _Kind, weights: Weights, scale: float) -> nn.Module:
     return kind.network(weights, scale) if kind.traits.family == _CITY96 else kind.network(weights)
 
 

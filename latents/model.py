@@ -53,11 +53,13 @@ class LatentTraits:
 class LatentModel(ImageModelDescriptor[nn.Module]):
     """A network for raw VAE latents [N, C, h, w] of its `traits`; in ComfyUI a LATENT_UPSCALE_MODEL.
 
-    To the engine it enlarges by `scale`, 2; other scales have a model of their own, `at_scale`. What spandrel's
-    description does when it is called, clamping to 0..1, is of no use here.
+    To the engine it enlarges by `scale`: the greatest of its own where that is a whole number, and 2 elsewhere. Other
+    scales have a model of their own, `at_scale`. What spandrel's description does when it is called, clamping to 0..1,
+    is of no use here.
     """
 
-    def __init__(self, network: nn.Module, traits: LatentTraits, scale: int = 2) -> None:
+    def __init__(self, network: nn.Module, traits: LatentTraits, scale: int | None = None) -> None:
+        scale = scale or (int(traits.scales[1]) if float(traits.scales[1]).is_integer() else 2)
         super().__init__(
             network,
             network.state_dict(),  # which it is given back: the weights are there already
@@ -87,7 +89,7 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
         raise BadModelError(_NOT_FOR_CORE)
 
     def at_scale(self, scale: float) -> LatentModel:
-        """The model that enlarges by `scale`: this one where that is 2, else one that the engine takes for one of scale
+        """The model that enlarges by `scale`: this one where that is its own, else one that the engine takes for one of scale
         1, for what `on_canvas` makes of latents. The same one each time, for what is known of it."""
         if scale == self.scale:
             return self

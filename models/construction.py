@@ -7,11 +7,12 @@ can ask for terabytes. So what torch is asked to make is counted while it is mad
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..api.upstream import TorchDispatchMode, tree_leaves
 
@@ -55,6 +56,21 @@ class BoundedConstruction(TorchDispatchMode):
         self._bytes -= sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         if self._bytes < 0:
             raise OversizedNetworkError("the network that they describe takes far more memory than they do")
+
+
+class WithoutStartingWeights(TorchFunctionMode):
+    """While it is active, in this thread, nothing is written into parameters: random numbers for a network whose
+    weights are all replaced can take longer than reading these. Until then they are what their memory held."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        written = args[0] if args else kwargs.get("tensor")  # so `torch.nn.init` has it
+        # torch's names for what it does in place end so
+        if isinstance(written, nn.Parameter) and func.__name__.endswith("_") and func.__name__[0] != "_":
+            return written
+        return func(*args, **kwargs)
 
 
 def _writes(func: Any) -> bool:

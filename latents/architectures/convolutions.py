@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .loading import filled, sides_of
+from .loading import sides_of
 
 
 class Layer(NamedTuple):
@@ -45,9 +45,9 @@ class LatentConvolutions(nn.Module):
         return self.sequential(x)
 
 
-def from_weights(weights: Mapping[str, Tensor], scale: float) -> nn.Module:
-    """The network that a state dict is of; either version, told apart by its kernels."""
-    return filled(LatentConvolutions(scale, layers_of(weights)), weights)
+def network_for(weights: Mapping[str, Tensor], scale: float) -> nn.Module:
+    """As large as the one that a state dict is of; either version, told apart by its kernels."""
+    return LatentConvolutions(scale, layers_of(weights))
 
 
 def layers_of(weights: Mapping[str, Tensor]) -> list[Layer]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from spandrel.architectures.CRAFT import CRAFT
 from torch import Tensor, nn
 
-from .loading import count_of, filled, sides_of
+from .loading import count_of, sides_of
 
 _FUSIONS = "layers.{}.residual_group.hf_blocks."
 _FIRST = "layers.0.residual_group.srwa_blocks.0"
@@ -54,9 +54,9 @@ class UnpaddedCRAFT(CRAFT):
         return self.upsample(self.conv_after_body(self.forward_features(x)) + x)
 
 
-def from_weights(weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network that a state dict is of."""
-    return filled(UnpaddedCRAFT(sizes_of(weights)), weights)
+def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
+    """As large as the one that a state dict is of."""
+    return UnpaddedCRAFT(sizes_of(weights))
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from .masks import is_constant
+
 Network = TypeVar("Network", bound=nn.Module)
-PUBLISHED_SIDE = 64
-"""Of the latents that published networks keep masks for."""
 
 
 def sides_of(weights: Mapping[str, Tensor], key: str, expected: Sequence[int | None]) -> tuple[int, ...]:
@@ -40,26 +40,27 @@ def window_of(weights: Mapping[str, Tensor], table: str) -> tuple[int, int]:
     return window, heads
 
 
-def trained_side(weights: Mapping[str, Tensor], mask: str, window: int) -> int:
-    """The side of the latents that a network of spandrel's keeps a `mask` for, [windows, pixels, pixels].
-
-    Where there is none it is the published one, so that the mask is missed: spandrel's would shift no windows instead.
-    """
-    if mask not in weights:
-        return PUBLISHED_SIDE
-    windows, _, _ = sides_of(weights, mask, (None, window**2, window**2))
-    return round(windows**0.5) * window
+def scale_of(weights: Mapping[str, Tensor]) -> int:
+    """How much the convolutions `upsample` before the shuffled pixels enlarge: once by 3, or by 2 each."""
+    if sides_of(weights, "upsample.0.weight", (None, 64, 3, 3))[0] == 9 * 64:
+        return 3
+    steps = 0
+    while f"upsample.{2 * steps}.weight" in weights:
+        steps += 1
+    return 2**steps
 
 
 def filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    """`network` with all `weights`, to be evaluated."""
+    """`network` with all `weights`, to be evaluated. What files have besides that follows from its sizes is left out."""
     own = network.state_dict()
+    weights = {key: tensor for key, tensor in weights.items() if key in own or not is_constant(key)}
     for key, tensor in own.items():
         sides_of(weights, key, tensor.shape)
     for key in weights:
         if key not in own:
             raise ValueError(f"{key}: expected none, found {_written(weights[key].shape)}")
-    network.load_state_dict(dict(weights))
+    # not copied: the tensors of a file, which are read for this
+    network.load_state_dict({key: weights[key].to(tensor.dtype) for key, tensor in own.items()}, assign=True)
     return network.eval().requires_grad_(False)
 
 

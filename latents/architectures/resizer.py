@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .loading import count_of, filled, sides_of
+from .loading import count_of, sides_of
 
 _GROUPS = 32
 
@@ -91,9 +91,9 @@ class Resizer(nn.Module):
         return self.conv_out(F.silu(self.norm_out(features)))
 
 
-def from_weights(weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network that a state dict is of."""
-    return filled(Resizer(sizes_of(weights)), weights)
+def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
+    """As large as the one that a state dict is of."""
+    return Resizer(sizes_of(weights))
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor, nn
 
-from .loading import PUBLISHED_SIDE, count_of, filled, sides_of, trained_side, window_of
+from .loading import count_of, scale_of, sides_of, window_of
 from .sfb import SFB
 from .windows import with_own_attention
 
@@ -21,8 +21,8 @@ _BLOCKS = "layers.{}.residual_group.blocks."
 
 
 class Sizes(NamedTuple):
-    """Of a network; the defaults are the published ones. `depths`: blocks of each group. `trained`: the side of the
-    latents that masks are kept for. `hidden`: channels within the blocks' convolutions."""
+    """Of a network; the defaults are the published ones. `depths`: blocks of each group. `hidden`: channels within the
+    blocks' convolutions."""
 
     channels: int = 4
     embed: int = 96
@@ -31,7 +31,6 @@ class Sizes(NamedTuple):
     window: int = 8
     mlp: float = 4.0
     scale: int = 2
-    trained: int = PUBLISHED_SIDE
     hidden: int = 96
 
 
@@ -41,7 +40,7 @@ class SwinFIR(SwinIR):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(
-            img_size=sizes.trained,
+            img_size=2 * sizes.window,  # the least whose windows are shifted
             in_chans=sizes.channels,
             embed_dim=sizes.embed,
             depths=list(sizes.depths),
@@ -61,9 +60,9 @@ class SwinFIR(SwinIR):
         return self.conv_last(self.upsample(self.conv_before_upsample(x)))
 
 
-def from_weights(weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network that a state dict is of."""
-    return filled(SwinFIR(sizes_of(weights)), weights)
+def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
+    """As large as the one that a state dict is of."""
+    return SwinFIR(sizes_of(weights))
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:
@@ -79,16 +78,5 @@ def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:
         window=window,
         mlp=sides_of(weights, f"{first}0.mlp.fc1.weight", (None, embed))[0] / embed,
         scale=scale_of(weights),
-        trained=trained_side(weights, f"{first}1.attn_mask", window),
         hidden=sides_of(weights, "layers.0.conv.S.body.0.weight", (None, embed, 3, 3))[0],
     )
-
-
-def scale_of(weights: Mapping[str, Tensor]) -> int:
-    """How much the convolutions `upsample` before the shuffled pixels enlarge: once by 3, or by 2 each."""
-    if sides_of(weights, "upsample.0.weight", (None, 64, 3, 3))[0] == 9 * 64:
-        return 3
-    steps = 0
-    while f"upsample.{2 * steps}.weight" in weights:
-        steps += 1
-    return 2**steps

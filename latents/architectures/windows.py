@@ -1,8 +1,8 @@
 """Attention within windows as Swin Transformer has it (Liu et al., arXiv 2103.14030), [windows, pixels, C] to the same.
 
-It takes the place of spandrel's in the blocks of its SwinIR and DRCT, under the same keys. These blocks make masks in
-float32 for each size of latents that is new to them, which their own attention adds to scores of 16 bits: that makes
-float32 of these, and torch multiplies them with no values of 16 bits. The blocks stay spandrel's.
+It takes the place of spandrel's in the blocks of its SwinIR and DRCT, under the same keys. Masks are float32 there, and
+their own attention adds them to scores of 16 bits as they are: that makes float32 of these, and torch multiplies them
+with no values of 16 bits. The blocks stay spandrel's, but for their masks (masks.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .masks import with_shared_masks, with_shared_places
 
 
 class WindowAttention(nn.Module):
@@ -55,9 +57,11 @@ def _places(window: int) -> Tensor:
 
 
 def with_own_attention(network: nn.Module) -> None:
-    """Gives all of spandrel's blocks in `network` the attention above."""
+    """Gives all of spandrel's blocks in `network` the attention above, and masks that they share."""
     for block in list(network.modules()):
         given: Any = getattr(block, "attn", None)
         if hasattr(given, "relative_position_bias_table"):
             bias = given.qkv.bias is not None
             block.attn = WindowAttention(given.dim, given.window_size[0], given.num_heads, bias)
+    with_shared_masks(network)
+    with_shared_places(network)

@@ -20,6 +20,7 @@ FAMILIES = {
     "DRCT_sdxl": ("DRCT", (2, 2), "SDXL"),
     "DRCTFIR_sdxl": ("DRCTFIR", (2, 2), "SDXL"),
     "SwinFIR_sdxl": ("SwinFIR", (2, 2), "SDXL"),
+    "SwinFIR_x3_sdxl": ("SwinFIR", (3, 3), "SDXL"),
     "CRAFT_1.5": ("CRAFT", (2, 2), "SD 1.5"),
     "latent-upscaler-v2.1_SDxl-x1.5": ("SD-Latent-Upscaler", (1.5, 1.5), "SDXL"),
     "latent-upscaler-v1.0_SDv1-x2.0": ("SD-Latent-Upscaler", (2, 2), "SD 1.5"),

@@ -11,7 +11,7 @@ from spandrel.architectures.DAT import DAT
 from spandrel.architectures.DRCT import DRCT
 from torch import nn
 
-from cudaspeed.latents.architectures import convolutions, craft, drctfir, resizer, sesqui, swinfir
+from cudaspeed.latents.architectures import convolutions, craft, drct, resizer, sesqui, swinfir
 
 _GATES = sesqui.GateSizes(8, 64, 16)
 _DAT = {"embed_dim": 24, "split_size": [8, 16], "depth": [2, 2], "num_heads": [2, 2], "expansion_factor": 2}
@@ -19,12 +19,13 @@ _DRCT = {"embed_dim": 12, "window_size": 16, "depths": (2, 2), "num_heads": (2, 
 
 NAMES: dict[str, Callable[[], nn.Module]] = {
     "DAT2x2_1.5": lambda: DAT(in_chans=4, img_size=64, upsampler="pixelshuffle", img_range=1.0, upscale=2, **_DAT),
-    "DRCT_sdxl": lambda: DRCT(in_chans=4, img_size=16, upsampler="pixelshuffle", **_DRCT),
-    "DRCTFIR_sdxl": lambda: drctfir.DRCTFIR(
-        drctfir.Sizes(embed=12, groups=2, heads=2, window=16, growth=4, trained=32, hidden=12)
-    ),
+    "DRCT_sdxl": lambda: DRCT(in_chans=4, img_size=64, upsampler="pixelshuffle", **_DRCT),
+    "DRCTFIR_sdxl": lambda: drct.LatentDRCT(drct.Sizes(embed=12, groups=2, heads=2, window=16, growth=4, hidden=12)),
     "SwinFIR_sdxl": lambda: swinfir.SwinFIR(
-        swinfir.Sizes(embed=8, depths=(2, 3), heads=2, window=8, mlp=2.0, trained=16, hidden=8)
+        swinfir.Sizes(embed=8, depths=(2, 3), heads=2, window=8, mlp=2.0, hidden=8)
+    ),
+    "SwinFIR_x3_sdxl": lambda: swinfir.SwinFIR(
+        swinfir.Sizes(embed=8, depths=(2,), heads=2, window=8, mlp=2.0, scale=3, hidden=8)
     ),
     "CRAFT_1.5": lambda: craft.UnpaddedCRAFT(craft.Sizes(embed=96, depths=(2, 1))),
     "latent-upscaler-v2.1_SDxl-x1.5": lambda: convolutions.LatentConvolutions(1.5),

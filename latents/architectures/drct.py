@@ -1,8 +1,9 @@
-"""DRCT (Hsu et al., arXiv 2404.00722) whose body ends in SwinFIR's spatial-frequency block (sfb.py) instead of a
-convolution.
+"""DRCT (Hsu et al., arXiv 2404.00722), and DRCTFIR, whose body ends in SwinFIR's spatial-frequency block (sfb.py)
+instead of a convolution.
 
 Raw VAE latents [N, C, h, w], sides multiples of the window, to [N, C, h * scale, w * scale]. Trained for latents by
-github.com/styler00dollar/ComfyUI-sudo-latent-upscale: 4 channels, scale 2, twelve groups, 27.86 M parameters.
+github.com/styler00dollar/ComfyUI-sudo-latent-upscale: 4 channels, scale 2, twelve groups, 27.44 M and 27.86 M
+parameters.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import NamedTuple
 from spandrel.architectures.DRCT import DRCT
 from torch import Tensor, nn
 
-from .loading import PUBLISHED_SIDE, count_of, filled, sides_of, trained_side, window_of
+from .loading import count_of, scale_of, sides_of, window_of
 from .sfb import SFB
-from .swinfir import scale_of
 from .windows import with_own_attention
+
+_LAST = "conv_after_body."
 
 
 class Sizes(NamedTuple):
     """Of a network; the defaults are the published ones. `growth`: channels that each block adds to the next one's.
-    `trained`: the side of the latents that masks are kept for. `hidden`: channels within the last block."""
+    `hidden`: channels within DRCTFIR's last block; 0: DRCT."""
 
     channels: int = 4
     embed: int = 180
@@ -31,16 +33,16 @@ class Sizes(NamedTuple):
     mlp: float = 2.0
     growth: int = 32
     scale: int = 2
-    trained: int = PUBLISHED_SIDE
-    hidden: int = 180
+    hidden: int = 0
 
 
-class DRCTFIR(DRCT):
-    """spandrel's DRCT with another block after its body, and without its mean, which is a picture's."""
+class LatentDRCT(DRCT):
+    """spandrel's DRCT, with another block after its body where it is DRCTFIR, and without its mean, which is a
+    picture's."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(
-            img_size=sizes.trained,
+            img_size=2 * sizes.window,  # the least whose windows are shifted
             in_chans=sizes.channels,
             embed_dim=sizes.embed,
             depths=(6,) * sizes.groups,  # each group has five blocks whatever is given here
@@ -49,10 +51,11 @@ class DRCTFIR(DRCT):
             mlp_ratio=sizes.mlp,
             upscale=sizes.scale,
             upsampler="pixelshuffle",
-            resi_connection="identity",
+            resi_connection="identity" if sizes.hidden else "1conv",
             gc=sizes.growth,
         )
-        self.conv_after_body = SFB(sizes.embed, sizes.hidden)
+        if sizes.hidden:
+            self.conv_after_body = SFB(sizes.embed, sizes.hidden)
         with_own_attention(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,9 +64,9 @@ class DRCTFIR(DRCT):
         return self.conv_last(self.upsample(self.conv_before_upsample(x)))
 
 
-def from_weights(weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network that a state dict is of."""
-    return filled(DRCTFIR(sizes_of(weights)), weights)
+def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
+    """As large as the one that a state dict is of."""
+    return LatentDRCT(sizes_of(weights))
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:
@@ -79,6 +82,10 @@ def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:
         mlp=sides_of(weights, "layers.0.swin1.mlp.fc1.weight", (None, embed))[0] / embed,
         growth=sides_of(weights, "layers.0.adjust1.weight", (None, embed, 1, 1))[0],
         scale=scale_of(weights),
-        trained=trained_side(weights, "layers.0.swin2.attn_mask", window),
-        hidden=sides_of(weights, "conv_after_body.S.body.0.weight", (None, embed, 3, 3))[0],
+        hidden=sides_of(weights, f"{_LAST}S.body.0.weight", (None, embed, 3, 3))[0] if _is_block(weights) else 0,
     )
+
+
+def _is_block(weights: Mapping[str, Tensor]) -> bool:
+    """The body ends in more than a convolution, which has a weight and a bias."""
+    return any(key.startswith(_LAST) and "." in key[len(_LAST) :] for key in weights)
