@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from ..api.checks import check_choice
 from ..api.errors import BadOptionError
 from ..api.options import (
     ALPHA_MODES,
@@ -19,8 +18,7 @@ from ..api.options import (
     UpscaleOptions,
 )
 from ..api.resize import FITS, MOST_SCALE, MOST_SIDE, RESAMPLES, Resize
-from ..latents.resample import LATENT_RESAMPLINGS
-from ..latents.upscale import MOST_LATENT_SCALE, LatentSize
+from ..latents.options import LATENT_RESAMPLINGS, MOST_LATENT_SCALE, LatentSize
 from ..video.encoders import ENCODERS
 from ..video.options import AUTOMATIC, BITS, CODECS, VideoOptions
 
@@ -281,9 +279,7 @@ def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
 
 def latent_size_of(widgets: Mapping[str, Any]) -> LatentSize:
     """A node's widgets, of which it takes those of a latent's size. Raises `BadOptionError`."""
-    resampling = widgets.get("resampling", "none")
-    check_choice("resampling", resampling, LATENT_RESAMPLINGS)
-    return LatentSize(widgets.get("scale_by", 0.0), resampling)
+    return LatentSize(widgets.get("scale_by", 0.0), widgets.get("resampling", "none"))
 
 
 def latent_options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:

@@ -16,6 +16,8 @@ from ..api.resize import FITS, LEAST_SCALE, MOST_SCALE, RESAMPLES
 from ..images.kinds import ENDINGS
 from ..images.limits import DEFAULT_LIMITS
 from ..images.naming import FORMATS
+from ..latents.jobs import ENDING as LATENTS
+from ..latents.options import LATENT_RESAMPLINGS, LEAST_LATENT_SCALE, MOST_LATENT_SCALE
 from ..models.loader import DEFAULT_MODEL
 from ..video.encoders import CONTAINERS
 from ..video.films import ENDINGS as FILMS
@@ -36,6 +38,12 @@ Sound, subtitles and all else in a film's file are copied; what a container does
 frame. Needs PyAV 17.1 or newer: pip install "cudaspeed[video]". Work is kept in
 segments beside the output, in a folder called like it with .parts behind: whatever stops a film, the same command goes
 on with it. Ctrl-C leaves a film of what is done, called out.partial.mp4 where it is to be out.mp4."""
+
+
+_OF_LATENTS = """Upscale latents by a latent upscaler: for a second sampler, without decoding and encoding them.
+
+Inputs are files that ComfyUI's SaveLatent has written, old ones without a version among them. Outputs are such files,
+too, for LoadLatent, with the same workflow in them. Sizes of tiles and overlaps are in the latent's own pixels."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,6 +101,18 @@ def parser() -> argparse.ArgumentParser:
     _add_upscale_arguments(film)
     _add_size_arguments(film)
     film.set_defaults(run=_later("video"))
+
+    latent = commands.add_parser(
+        "latent",
+        parents=[output, _computing_arguments(), _compiling_arguments()],
+        help="upscale latents that ComfyUI's SaveLatent has written, without decoding them",
+        description=_OF_LATENTS,
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_latent_arguments(latent)
+    _add_run_arguments(latent)
+    latent.set_defaults(run=_later("latent"))
 
     listed = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
     listed.set_defaults(run=_later("models"))
@@ -322,14 +342,7 @@ def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         help=f"{_A_MODEL} (default: %(default)s)",
     )
-    command.add_argument("--overlap", type=int, default=0, metavar="N", help="least overlap in pixels, 0 = automatic")
-    command.add_argument("--batch-size", type=int, default=1, metavar="N", help="most frames in flight (default: 1)")
-    command.add_argument(
-        "--compile-mode",
-        choices=COMPILE_MODES,
-        default="auto",
-        help="auto: in the background, where the work repays it; background: at once; wait: before the first tile",
-    )
+    _add_run_arguments(command)
     command.add_argument(
         "--tiling-mode",
         choices=TILING_MODES,
@@ -343,11 +356,63 @@ def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="how transparency is enlarged; auto: sharp edges by the model, anything else by Lanczos (default: auto)",
     )
+
+
+def _add_run_arguments(command: argparse.ArgumentParser) -> None:
+    """How tiles are computed, of whatever kind their values are."""
+    command.add_argument("--overlap", type=int, default=0, metavar="N", help="least overlap in pixels, 0 = automatic")
+    command.add_argument("--batch-size", type=int, default=1, metavar="N", help="most frames in flight (default: 1)")
+    command.add_argument(
+        "--compile-mode",
+        choices=COMPILE_MODES,
+        default="auto",
+        help="auto: in the background, where the work repays it; background: at once; wait: before the first tile",
+    )
     command.add_argument(
         "--frozen",
         dest="reproducible",
         action="store_true",
         help="choose nothing by measuring, so that two machines of one kind give the same picture bit for bit",
+    )
+
+
+def _add_latent_arguments(command: argparse.ArgumentParser) -> None:
+    """Which latents, and what comes of them: `LatentSize`, and the model."""
+    command.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help=f"latents, or folders of them ({LATENTS}, safetensors inside)"
+    )
+    command.add_argument(
+        "-o", "--output", required=True, help=f"a file ({LATENTS}), or a folder (several inputs need one)"
+    )
+    command.add_argument(
+        "--skip-existing", action="store_true", help="an output that exists counts as done (default: it is replaced)"
+    )
+    command.add_argument(
+        "--model",
+        metavar="NAME_OR_PATH",
+        required=True,
+        help="a latent upscaler's file, or its name in CUDASPEED_MODELS",
+    )
+    command.add_argument(
+        "--scale",
+        type=float,
+        metavar="N",
+        help="what a file of SD-Latent-Upscaler enlarges by that was renamed, 1.25, 1.5 or 2; its weights do not tell",
+    )
+    command.add_argument(
+        "--scale-by",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help=f"size of the results as a factor of the latents', {LEAST_LATENT_SCALE:g} to {MOST_LATENT_SCALE:g} "
+        "(default: the most that the model enlarges by)",
+    )
+    command.add_argument(
+        "--resampling",
+        choices=LATENT_RESAMPLINGS,
+        default="none",
+        help="how a size is reached that the model has not; none: it is an error; area: means, blurred; bislerp: turns "
+        "from one latent pixel to the next, and keeps their length (default: none)",
     )
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from spandrel import ImageModelDescriptor
 from tqdm import tqdm
 
-from ..api.errors import BadModelError, CudaspeedError, OutputError, first_line
+from ..api.errors import BadModelError, CudaspeedError, first_line
 from ..api.report import UpscaleReport
 from ..host.standalone import StandaloneContext
 from ..images.jobs import Job, Refused
-from ..images.whole import sweep_leftovers
+from ..images.whole import make_folder, sweep_leftovers
 from ..models.loader import load_model
 from ..upscale_engine import finish_learning
 from ..video.frame_pattern import bytes_of
@@ -23,6 +23,7 @@ from ..video.report import FilmProgress, FilmReport
 from ..video.segmented import FilmStopped
 from .console import Console, line_of_undone
 from .exit_codes import DONE, FAILED
+from .records import failed
 from .signals import Stopped
 from .video import FilmRequest
 
@@ -39,7 +40,7 @@ def upscale_all(request: FilmRequest, console: Console) -> int:
     code = DONE
     for step in request.plan.steps:
         if isinstance(step, Refused):
-            record = _failed(step.source, step.reason)
+            record = failed(step.source, step.reason)
         elif request.is_done(step):
             record = {"input": str(step.source), "output": str(step.target), "skipped": True}
         else:
@@ -61,7 +62,7 @@ def _attempt(job: Job, model: ImageModelDescriptor, request: FilmRequest, consol
         with console.progress(job.source.name) as bar:
             display = _Display(bar, lambda line: console.complain(f"{job.source.name}: {line}"))
             context = _context(request, on_say=display.say)
-            _make_folder(job.target)
+            make_folder(job.target)
             film = FilmJob(job.source, job.target, request.video, restart=request.restart)
             report = upscale_film(film, model, request.options, context, display.show)
     except BadModelError:
@@ -71,12 +72,12 @@ def _attempt(job: Job, model: ImageModelDescriptor, request: FilmRequest, consol
             logger.warning("%s: %s", job.source, stop)
             raise stop.__cause__ from None
         partial = str(stop.partial) if stop.partial else None
-        return {**_failed(job.source, str(stop)), "stopped_after": stop.frames, "partial": partial}
+        return {**failed(job.source, str(stop)), "stopped_after": stop.frames, "partial": partial}
     except CudaspeedError as error:
-        return _failed(job.source, str(error))
+        return failed(job.source, str(error))
     except Exception as error:  # what breaks on one film must not cost the others
         logger.debug("%s", job.source, exc_info=True)
-        return _failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}")
+        return failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}")
     for warning in report.losses.warnings:
         logger.warning("%s: %s", job.source, warning)
     return _record(job, request.model, report)
@@ -106,18 +107,6 @@ class _Display:
 def _context(request: FilmRequest, **told: Callable[..., None]) -> StandaloneContext:
     """The device that is asked for, for one film, and who is `told` of it."""
     return StandaloneContext(request.device, reserve_vram=request.reserve_vram, **told)
-
-
-def _make_folder(target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{target}: its folder cannot be made: {error.strerror or error}") from error
-
-
-def _failed(source: Path, reason: str) -> dict[str, Any]:
-    """The record of a film of which nothing came; the reason names it."""
-    return {"input": str(source), "error": reason if str(source) in reason else f"{source}: {reason}"}
 
 
 def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:

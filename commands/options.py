@@ -12,11 +12,12 @@ from ..api.options import UpscaleOptions
 from ..api.resize import Resize
 from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions
+from ..latents.options import LatentSize
 from ..video.options import VideoOptions
 
 _LONGEST_SIDE = 1 << 16  # pixels, of a picture to prepare for
 
-Options = TypeVar("Options", UpscaleOptions, FolderOptions, DecodeLimits, VideoOptions)
+Options = TypeVar("Options", UpscaleOptions, FolderOptions, DecodeLimits, VideoOptions, LatentSize)
 
 
 def options_of(kind: type[Options], arguments: argparse.Namespace) -> Options:

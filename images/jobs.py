@@ -5,12 +5,12 @@ from __future__ import annotations
 import mimetypes
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..api.errors import BadOptionError
-from .folders import identity, look_into
+from .folders import Identity, identity, look_into
 from .kinds import ENDINGS, WRITABLE_ENDINGS
 from .naming import FolderOptions, Source, is_in_format, place_of, targets_of, writers_of
 
@@ -87,6 +87,23 @@ def refuse_unwritable(plan: Plan) -> Plan:
         for step in plan.steps
     ]
     return _with_work(replace(plan, steps=tuple(steps)))
+
+
+def refuse_inputs(steps: Sequence[Job | Refused]) -> Plan:
+    """The steps as a plan, with what would be written over an input refused. Raises `BadOptionError` where nothing but
+    refusals is left."""
+    known = {identity(step.source) for step in steps if isinstance(step, Job)} - {None}
+    return _with_work(Plan(tuple(_unless_an_input(step, known) for step in steps)))
+
+
+def _unless_an_input(step: Job | Refused, known: Set[Identity | None]) -> Job | Refused:
+    if isinstance(step, Job) and identity(step.target) in known:
+        return Refused(step.source, _is_an_input(step.target))
+    return step
+
+
+def _is_an_input(target: Path) -> str:
+    return f"{target} is an input; choose another output, inputs are never overwritten"
 
 
 def why_unwritable(folder: Path) -> str:
@@ -185,8 +202,7 @@ def _without_overwriting(plan: Plan, options: FolderOptions) -> Plan:
             folder = step.source.parent
             passed_over[folder] = (*passed_over.get(folder, ()), step.source.name)
         elif targets[step] in inputs and targets[step] not in earlier:
-            refusal = f"{step.target} is an input; choose another output, inputs are never overwritten"
-            steps.append(Refused(step.source, refusal))
+            steps.append(Refused(step.source, _is_an_input(step.target)))
         else:
             steps.append(step)
     return Plan(tuple(steps), tuple(PassedOver(folder, names) for folder, names in passed_over.items()))

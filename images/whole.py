@@ -41,6 +41,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
     return result
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder that the file `path` is to lie in. Raises `OutputError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: its folder cannot be made: {error.strerror or error}") from error
+
+
 def sweep_leftovers(folder: Path) -> None:
     """Delete what killed runs of this user left unfinished in `folder` more than a day ago. Nothing raises."""
     with suppress(OSError), os.scandir(folder) as entries:

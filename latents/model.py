@@ -89,8 +89,8 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
         raise BadModelError(_NOT_FOR_CORE)
 
     def at_scale(self, scale: float) -> LatentModel:
-        """The model that enlarges by `scale`: this one where that is its own, else one that the engine takes for one of scale
-        1, for what `on_canvas` makes of latents. The same one each time, for what is known of it."""
+        """The model that enlarges by `scale`: this one where that is its own, else one that the engine takes for one of
+        scale 1, for what `on_canvas` makes of latents. The same one each time, for what is known of it."""
         if scale == self.scale:
             return self
         if scale not in self._at_scale:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LatentResampling = Literal["none", "area", "bislerp"]
-LATENT_RESAMPLINGS: tuple[LatentResampling, ...] = get_args(LatentResampling)
+from .options import LatentResampling
 
 _ALIKE = 1e-5  # cosines this near to 1 or -1 have no plane to turn in
 

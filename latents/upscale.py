@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from .any_scale import enlarged, on_canvas
 from .layout import Layout, layout_of
 from .loader import check_latent_model
 from .model import LatentModel, LatentTraits
-from .resample import LatentResampling, resample
+from .options import LatentResampling, LatentSize
+from .resample import resample
 
 logger = logging.getLogger("cudaspeed")
 
@@ -32,17 +33,6 @@ Enlarge = Callable[[Tensor, Tensor, LatentModel], UpscaleReport]
 `upscale_engine.upscale_into` does."""
 
 _BASES = {4: "SD 1.5, SDXL", 16: "Flux, SD3, Wan, Qwen", 32: "Flux2", 128: "Flux2"}
-MOST_LATENT_SCALE = 8.0
-_LEAST_SCALE = 0.25
-
-
-@dataclass(frozen=True)
-class LatentSize:
-    """`scale_by`: the sides of the result as multiples of the latent's; 0: as the model enlarges, the most of those
-    that it can. `resampling`: how what a model's own scale leaves is made up for; "none": it is an error."""
-
-    scale_by: float = 0.0
-    resampling: LatentResampling = "none"
 
 
 def upscale_latent(
@@ -61,7 +51,7 @@ def upscale_latent(
     own, wanted = _scales(model.traits, size)
     at_scale, frames = model.at_scale(own), layout.to_frames(samples)
     made = torch.empty(len(frames), *layout.result_size(own), frames.shape[3], dtype=frames.dtype, device=frames.device)
-    report = enlarge(frames if at_scale is model else on_canvas(frames, made.shape[1:3]), made, at_scale)
+    report = enlarge(frames if at_scale is model else on_canvas(frames, (made.shape[1], made.shape[2])), made, at_scale)
     frames = made
     if wanted != own:
         frames = _resampled(frames, layout.result_size(wanted), size.resampling)
@@ -110,8 +100,6 @@ def _scales(traits: LatentTraits, size: LatentSize) -> tuple[float, float]:
             f"scale_by is {wanted:g}, and {traits.family} enlarges by {told}; set scale_by to that, or resampling to "
             "area or bislerp"
         )
-    if not _LEAST_SCALE <= wanted <= MOST_LATENT_SCALE:
-        raise BadOptionError(f"scale_by is {wanted:g}; {_LEAST_SCALE:g} to {MOST_LATENT_SCALE:g} are possible")
     return min(max(wanted, least), most), wanted
 
 
@@ -147,7 +135,7 @@ def _checked_samples(latent: Latent) -> Tensor:
     bad = int((~torch.isfinite(samples)).sum())
     if bad:
         raise BadImageError(
-            f"{bad} of the latent's {samples.numel()} values are NaN or infinite; find the node before this one that "
-            "makes them (a sampler in half precision is the usual one)"
+            f"{bad} of the latent's {samples.numel()} values are NaN or infinite; find the node that makes them "
+            "(a sampler in half precision is the usual one)"
         )
     return samples

@@ -17,12 +17,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Names -> tensors on the CPU. Raises `BadModelError` for what `opened_model` refuses, and for more than the memory
     that is free; `MemoryError` where there is none for the weights."""
     with opened_model(path) as header:
-        _check_room(header.stored_bytes)
+        check_room(header.stored_bytes)
         weights = tensors_of(header.tensors, header.read)
         return weights | {name: torch.zeros(1) for name in header.flags}  # whatever their values were
 
 
-def _check_room(size: int) -> None:
+def check_room(size: int) -> None:
+    """Raise `RefusedError` for a file whose tensors, of `size` bytes, do not fit the memory that is free."""
     free = free_host_bytes()
     if size > free:
         raise RefusedError(

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..api.errors import BadOptionError
-from ..images.folders import identity
-from ..images.jobs import Job, Plan, Refused
+from ..images.jobs import Job, Plan, Refused, refuse_inputs
 from ..images.kinds import ENDINGS as PICTURES
 from ..images.naming import place_of
 from .encoders import CONTAINERS
@@ -54,13 +53,7 @@ def plan_films(inputs: Sequence[str], output: str, options: VideoOptions, overwr
         steps = [*_steps([*_found(inputs)], Path(output), options)]
     else:
         steps = [_single(inputs, Path(output), options, overwrite)]
-    known = {identity(step.source) for step in steps if isinstance(step, Job)} - {None}
-    steps = [_unless_an_input(step, known) for step in steps]
-    refused = [step for step in steps if isinstance(step, Refused)]
-    if len(refused) == len(steps):
-        more = f" (and {len(refused) - 1} more that cannot be done)" if len(refused) > 1 else ""
-        raise BadOptionError(refused[0].reason + more)
-    plan = Plan(tuple(steps))
+    plan = refuse_inputs(steps)
     check_jobs(plan.jobs, options)
     return plan
 
@@ -158,9 +151,3 @@ def _fitting(options: VideoOptions) -> str:
     """The ending of what cannot keep its own."""
     taken = options.encoder(_MOST_KEPT).containers
     return _MOST_KEPT if _MOST_KEPT in taken else taken[0]
-
-
-def _unless_an_input(step: Job | Refused, known: set[tuple[int, int] | None]) -> Job | Refused:
-    if isinstance(step, Job) and identity(step.target) in known:
-        return Refused(step.source, f"{step.target} is an input; choose another output, inputs are never overwritten")
-    return step

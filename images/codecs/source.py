@@ -21,27 +21,27 @@ _BLOCK = 512  # bytes, of what the system counts
 _LONG = 64 << 20
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open `path`, following links, for reading from its start.
+def open_regular(path: Path, wanted: str = "a picture file") -> BinaryIO:
+    """Open `path`, following links, for reading from its start. `wanted` is what it should be, for an error.
 
     Raises `BadImageError` unless it is a regular file: a pipe would wait for ever, a device may have no end, or begin
     to work when it is opened. Raises `OSError` as `open` does.
     """
-    _check_kind(path.stat())
+    _check_kind(path.stat(), wanted)
     # It may have become something else meanwhile: opened without waiting for a writer, and looked at once more.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        _check_kind(os.fstat(handle))
+        _check_kind(os.fstat(handle), wanted)
         return os.fdopen(handle, "rb")
     except BaseException:  # an interrupt, too: nobody else closes it
         os.close(handle)
         raise
 
 
-def _check_kind(status: os.stat_result) -> None:
+def _check_kind(status: os.stat_result, wanted: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise BadImageError(f"is {kind}, not a picture file")
+        raise BadImageError(f"is {kind}, not {wanted}")
 
 
 def size_of(file: BinaryIO) -> int:

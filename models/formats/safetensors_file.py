@@ -20,6 +20,7 @@ from .errors import DamagedError, RefusedError, shown
 from .records import StorageRecord, TensorRecord
 
 _LENGTH = struct.Struct("<Q")
+_TEXTS = "__metadata__"  # a name that no tensor has
 _LONGEST_HEADER = 8 << 20  # bytes; that of a model of 10,000 tensors has one or two million
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -30,10 +31,12 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """The tensors by name, each in a storage of that key, and how to read a storage's bytes into memory."""
+    """The tensors by name, each in a storage of that key, how to read a storage's bytes into memory, and the texts by
+    name that were saved along with them."""
 
     records: dict[str, TensorRecord]
     read: Callable[[StorageRecord, memoryview], None]
+    texts: dict[str, str]
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -56,9 +59,10 @@ def open_safetensors(file: BinaryIO, size: int) -> SafetensorsFile:
     begin = _LENGTH.size + length
     places: dict[str, int] = {}
     records: dict[str, TensorRecord] = {}
-    for name, told in _parsed(header).items():
-        if name != "__metadata__":
-            records[name], places[name] = _record(name, told)
+    parsed = _parsed(header)
+    texts = _texts(parsed.pop(_TEXTS, None))
+    for name, told in parsed.items():
+        records[name], places[name] = _record(name, told)
     _check_covered(places, records, size - begin)
 
     def read(storage: StorageRecord, into: memoryview) -> None:
@@ -66,7 +70,7 @@ def open_safetensors(file: BinaryIO, size: int) -> SafetensorsFile:
         if file.readinto(into) != len(into):  # type: ignore[attr-defined]
             raise DamagedError("it is cut short")
 
-    return SafetensorsFile(records, read)
+    return SafetensorsFile(records, read, texts)
 
 
 def _parsed(header: bytes) -> dict[str, Any]:
@@ -84,6 +88,13 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError("two of one name")
     return made
+
+
+def _texts(told: Any) -> dict[str, str]:
+    """What is no text is none that safetensors' own library would have written: left out, since no tensor hangs on
+    it."""
+    pairs = told.items() if isinstance(told, dict) else ()
+    return {name: text for name, text in pairs if isinstance(text, str)}
 
 
 def _record(name: str, told: Any) -> tuple[TensorRecord, int]:

@@ -85,7 +85,9 @@ def assert_light(ended: Ended, *but: str) -> None:
     assert not ended.imported & {*HEAVY} - {*but}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["upscale", "--help"], ["cache", "warm", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["upscale", "--help"], ["latent", "--help"], ["cache", "warm", "--help"]]
+)
 def test_help_and_version_import_nothing_heavy(cudaspeed: CommandLine, arguments: list[str]) -> None:
     for module in ("cudaspeed", "cudaspeed.cli"):
         ended = cudaspeed(*arguments, module=module)
@@ -130,6 +132,12 @@ BAD_USAGE = {
     "vax": ["info", "cudaspeed-compact-x2", "--device", "vax"],
     "int8": ["info", "cudaspeed-compact-x2", "--precision", "int8"],
     "elsewhere": ["info", "elsewhere"],
+    "--model": ["latent", "in.latent", "-o", "out.latent"],
+    "must be .latent": ["latent", "in.latent", "-o", "out.safetensors", "--model", "cudaspeed-compact-x2"],
+    "0.25 to 8": ["latent", "in.latent", "-o", "out", "--model", "cudaspeed-compact-x2", "--scale-by", "9"],
+    "nearest": ["latent", "in.latent", "-o", "out", "--model", "cudaspeed-compact-x2", "--resampling", "nearest"],
+    "holds no latents": ["latent", "models", "-o", "out", "--model", "cudaspeed-compact-x2"],
+    "missing.pth": ["latent", "in.latent", "-o", "out", "--model", "missing.pth"],
 }
 
 
