@@ -1,0 +1,1 @@
+"""What `encode.py` and `latent.py` are made of: training latent upscalers."""
