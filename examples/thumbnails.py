@@ -93,6 +93,21 @@ def film(photograph: Image.Image) -> Image.Image:
     return made
 
 
+def between_samplers(photograph: Image.Image) -> Image.Image:
+    """Noise that is half of a picture, the cells of a latent, and the picture that they become."""
+    noisy, latent, picture = (ImageOps.fit(photograph, (side, side), LANCZOS) for side in (96, 116, 156))
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    cells = latent.resize((16, 16), Image.Resampling.BOX).resize(latent.size, Image.Resampling.NEAREST)
+    made = paper()
+    draw, left = ImageDraw.Draw(made), 12
+    for part in (Image.blend(noisy, Image.fromarray(noise), 0.5), cells, picture):
+        made.paste(part, (left, (SIZE[1] - part.height) // 2))
+        left += part.width + 28
+        if part is not picture:
+            draw.text((left - 21, 145), ">", fill="white", font_size=26)
+    return made
+
+
 def main() -> None:
     photograph = Image.open(PHOTOGRAPH).convert("RGB")
     for name, make in {
@@ -101,6 +116,7 @@ def main() -> None:
         "before_and_after": compared,
         "folder_of_pictures_(needs_a_folder)": several,
         "seamless_texture": repeated,
+        "two_samplers_(needs_a_latent_upscaler)": between_samplers,
         "video_(needs_a_video)": film,
     }.items():
         make(photograph).save(TEMPLATES / f"{name}.jpg", quality=82, optimize=True)

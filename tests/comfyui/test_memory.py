@@ -17,29 +17,11 @@ import torch
 from comfyui_server import COMFYUI, Server, node, start_comfyui
 from safetensors.torch import save_file
 from spandrel.architectures.ESRGAN import ESRGAN
+from testing_nodes import CENSUS
 
 MEGABYTE = 1 << 20
 COMPACT = "cudaspeed-compact-x2.safetensors"
 LARGE = "large.safetensors"
-
-# Tells what tensors there are in the process that Python knows of, in bytes.
-CENSUS = """
-import gc
-
-import torch
-from aiohttp import web
-from server import PromptServer
-
-
-@PromptServer.instance.routes.get("/census")
-async def census(request):
-    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return web.json_response({"bytes": sum(storages.values())})
-
-
-NODE_CLASS_MAPPINGS = {}
-"""
 
 pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_DIR is not set: no ComfyUI to run in")
 
@@ -89,18 +71,13 @@ class Prompts:
         self.server.post("/interrupt", {})
         self.server.wait(number)
 
-    def free(self) -> None:
-        for _ in range(2):  # who is asked just after a prompt may not hear it, and run the next prompt first
-            self.server.post("/free", {"unload_models": True, "free_memory": True})
-            time.sleep(3)
-
 
 @pytest.fixture(scope="module")
 def prompts(server: Server) -> Prompts:
     """Of a server that has run core's node, and given back what that took."""
     prompts = Prompts(server)
     prompts.run(COMPACT, upscale="ImageUpscaleWithModel")
-    prompts.free()
+    server.free()
     return prompts
 
 
@@ -109,7 +86,7 @@ def test_free_gives_all_of_it_back(server: Server, prompts: Prompts) -> None:
     for turn in range(12):
         prompts.run((COMPACT, LARGE)[turn % 2], frames=1 + turn % 3)
     assert server.get("/census")["bytes"] > tensors + MEGABYTE, "results and models stay for the next prompt"
-    prompts.free()
+    server.free()
     assert server.get("/census")["bytes"] <= tensors + MEGABYTE
     assert server.resident_bytes() <= before + 30 * MEGABYTE
 

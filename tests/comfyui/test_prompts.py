@@ -149,12 +149,7 @@ def test_who_interrupts_the_first_of_two_gets_the_second(server: Server) -> None
 
 def test_a_page_that_is_closed_in_mid_run_costs_nothing(server: Server) -> None:
     page = Page(server, prompt(many(6), "closed", tile_size=64))
-    for _ in range(1200):
-        if page.bars("mine"):
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("it did not begin in a minute: " + server.log())
+    page.wait_for_bar("mine")
     page.socket.close()
     entry = server.wait(page.number)
     assert len(saved(server, entry)) == 6

@@ -124,6 +124,17 @@ def test_sides_that_the_windows_do_not_divide_are_filled_and_cut_off(size: tuple
     assert bool(torch.isfinite(made["samples"]).all())
 
 
+@pytest.mark.parametrize("tile", [80, 84, 96])
+@pytest.mark.parametrize("scale", [1.25, 1.5, 2.0])
+def test_tiles_of_any_side_give_the_latent_in_one_piece(scale: float, tile: int, folder: Path) -> None:
+    path = latent_zoo.file_of("latent-upscaler-v1.0_SDv1-x2.0", folder, f"some-x{'2.0' if scale == 2 else scale}")
+    model, given = load_latent_model(path), {"samples": samples(1, 4, 24, 104)}
+    whole, _ = enlarged(given, model)
+    made, report = enlarged(given, model, options=UpscaleOptions(precision="fp32", compile=False, tile=tile))
+    assert report.tiles > 1
+    torch.testing.assert_close(made["samples"], whole["samples"], rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1.5, 2.0])
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 3)])
 def test_tiny_latents_are_filled_for_a_network_that_mirrors_edges(

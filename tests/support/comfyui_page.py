@@ -32,6 +32,14 @@ class Page:
             time.sleep(0.1)
         return pytest.fail("the prompt did not end in ten minutes")
 
+    def wait_for_bar(self, name: str) -> None:
+        """Until the node computes."""
+        for _ in range(1200):
+            if self.bars(name):
+                return
+            time.sleep(0.05)
+        pytest.fail("it did not begin in a minute")
+
     def bars(self, name: str) -> list[tuple[float, float, float]]:
         """(when, value, max) of what the node's bar was told."""
         told = [(when, sent["data"]) for when, sent in self._messages() if sent["type"] == "progress"]

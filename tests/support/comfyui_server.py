@@ -86,6 +86,12 @@ class Server:
             time.sleep(0.1)
         return pytest.fail("the prompt did not end in ten minutes")
 
+    def free(self) -> None:
+        """Have it unload all models and let go of all results, and wait until that is done."""
+        for _ in range(2):  # who is asked just after a prompt may not hear it, and run the next prompt first
+            self.post("/free", {"unload_models": True, "free_memory": True})
+            time.sleep(3)
+
     def pictures(self, prompt: dict[str, Any]) -> dict[str, np.ndarray]:
         """SaveImage node -> the picture it wrote, [H, W, C] uint8."""
         entry = self.run(prompt)

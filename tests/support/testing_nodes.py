@@ -44,3 +44,58 @@ class ShapeOf(SeveralSizes):
 
 NODE_CLASS_MAPPINGS = {"OddPicture": OddPicture, "SeveralSizes": SeveralSizes, "ShapeOf": ShapeOf}
 """
+
+# Tells what tensors there are in the process that Python knows of, in bytes.
+CENSUS = """
+import gc
+
+import torch
+from aiohttp import web
+from server import PromptServer
+
+
+@PromptServer.instance.routes.get("/census")
+async def census(request):
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return web.json_response({"bytes": sum(storages.values())})
+
+
+NODE_CLASS_MAPPINGS = {}
+"""
+
+# Latents that core has no empty ones of, and a look at all that a latent has.
+LATENTS = """
+import json
+
+import torch
+from comfy.nested_tensor import NestedTensor
+
+
+class OddLatent:
+    CATEGORY, FUNCTION, RETURN_TYPES = "testing", "run", ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"what": (["noise", "picture and sound"],), "batch": ("INT", {})}}
+
+    def run(self, what, batch):
+        samples = torch.randn(batch, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+        return ({"samples": samples if what == "noise" else NestedTensor((samples, torch.zeros(batch, 8, 2, 40)))},)
+
+
+class AllOfLatent:
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "testing", "run", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",)}}
+
+    def run(self, latent):
+        samples = latent["samples"]
+        told = {**latent, "samples": [str(samples.dtype), str(samples.device), *samples.shape]}
+        return {"ui": {"text": [json.dumps(told, sort_keys=True)]}, "result": ()}
+
+
+NODE_CLASS_MAPPINGS = {"OddLatent": OddLatent, "AllOfLatent": AllOfLatent}
+"""

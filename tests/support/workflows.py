@@ -43,9 +43,13 @@ def choices_of(kind: Any, told: dict[str, Any]) -> list[Any] | None:
 
 
 def values_of(node: dict[str, Any], specs: Specs) -> dict[str, Any]:
-    """A node's widgets, name -> value, by their places."""
-    names = [name for name, (kind, _) in specs.items() if is_widget(kind)]
-    return dict(zip(names, node.get("widgets_values", []), strict=False))
+    """A node's widgets, name -> value, by their places. Behind a seed the page keeps what becomes of it after a run."""
+    places: list[str | None] = []
+    for name, (kind, told) in specs.items():
+        if is_widget(kind):
+            places += [name, None] if told.get("control_after_generate") else [name]
+    values = zip(places, node.get("widgets_values", []), strict=False)
+    return {name: value for name, value in values if name is not None}
 
 
 def prompt_of(graph: dict[str, Any], inputs: dict[str, Specs]) -> dict[str, Any]:
