@@ -16,12 +16,19 @@ NETWORK_PREFIX, SCALE_BUFFER = "network.", "enlarges_by"
 """What the names of its weights begin with, and the name of the scale among them."""
 
 
+_MOST_ON_GRID = 8  # values
 _ROUNDING = 1e-3  # of pixels: a scale such as 1.15 is no number of a computer's
 
 
 def enlarged(side: int, scale: float) -> int:
     """A result's side, for one of the latents'."""
     return max(1, int(side * scale + _ROUNDING))
+
+
+def grid_of(scale: float) -> int:
+    """On a canvas, how many pixels a side are of whole values each: 3 for 1.5, of two; 1 where they are too many."""
+    whole, part = scale.as_integer_ratio()
+    return whole if part <= _MOST_ON_GRID else 1
 
 
 def on_canvas(latents: Tensor, size: tuple[int, int]) -> Tensor:
@@ -38,8 +45,8 @@ class OnCanvas(nn.Module):
     """`network`, whose forward takes latents [N, C, h, w] and, if `sized`, the result's (H, W), for a canvas [N, C, H,
     W].
 
-    A canvas that is a piece of one gives nearly what the piece of the result would be: values are taken where they
-    begin in the piece.
+    A canvas that is a piece of one, on its grid, gives the piece of the result; off the grid only nearly: values are
+    taken where they begin in the piece.
     """
 
     enlarges_by: Tensor
@@ -57,4 +64,7 @@ class OnCanvas(nn.Module):
             for whole, part in ((whole, math.ceil(whole / self.scale - _ROUNDING)) for whole in size)
         )
         latents = canvas[:, :, rows][:, :, :, columns]
-        return self.network(latents, size) if self.sized else self.network(latents)
+        if self.sized:
+            return self.network(latents, size)
+        # a piece whose side is no multiple of the scale's gives a little more than itself
+        return self.network(latents)[:, :, : size[0], : size[1]]

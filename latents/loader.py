@@ -50,7 +50,8 @@ class _Kind:
 
 _CITY96: Family = "SD-Latent-Upscaler"
 _WITHOUT_CANVAS = 2.0  # of city96's scales, the one that is a whole number
-_FIRST = "conv_first.weight"
+_FIRST, _CITY96_FIRST = "conv_first.weight", "sequential.0.weight"
+_WINDOWS = 24  # DAT and DRCT look one and a half of their windows far (models/known_fields.py)
 _KINDS = (
     _Kind(
         "layers.0.conv.F.fu.conv_layer.weight",
@@ -64,16 +65,31 @@ _KINDS = (
         drct.network_for,
         LatentTraits("DRCTFIR", divisor=16, whole=True),
     ),
-    _Kind("layers.0.swin1.norm1.weight", _FIRST, drct.network_for, LatentTraits("DRCT", divisor=16)),
-    _Kind("layers.0.blocks.0.attn.attns.0.rpe_biases", _FIRST, dat.network_for, LatentTraits("DAT", divisor=16)),
+    _Kind("layers.0.swin1.norm1.weight", _FIRST, drct.network_for, LatentTraits("DRCT", divisor=16, looks=_WINDOWS)),
+    _Kind(
+        "layers.0.blocks.0.attn.attns.0.rpe_biases",
+        _FIRST,
+        dat.network_for,
+        LatentTraits("DAT", divisor=16, looks=_WINDOWS),
+    ),
     _Kind(
         "layers.0.residual_group.hf_blocks.0.attn.temperature",
         _FIRST,
         craft.network_for,
         LatentTraits("CRAFT", divisor=16, whole=True),
     ),
-    _Kind("sequential.36.weight", "sequential.0.weight", convolutions.network_for, LatentTraits(_CITY96)),
-    _Kind("sequential.10.weight", "sequential.0.weight", convolutions.network_for, LatentTraits(_CITY96)),
+    _Kind(
+        "sequential.36.weight",
+        _CITY96_FIRST,
+        convolutions.network_for,
+        LatentTraits(_CITY96, looks=1, looks_enlarged=17),
+    ),
+    _Kind(
+        "sequential.10.weight",
+        _CITY96_FIRST,
+        convolutions.network_for,
+        LatentTraits(_CITY96, looks=2, looks_enlarged=11),
+    ),
     _Kind(
         "in_blocks.1.q.weight",
         "conv_in.weight",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from spandrel import Architecture, ImageModelDescriptor, ModelTiling, SizeRequirements
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from ..api.errors import BadModelError
 from ..api.samples import Samples
-from .any_scale import OnCanvas
+from ..models.receptive_field import ReceptiveField
+from .any_scale import OnCanvas, grid_of
 
 _NOT_FOR_CORE = (
     "this latent upscaler is for Upscale Latent CUDAspeed; ComfyUI's own nodes take only those of LTXV or Hunyuan"
@@ -30,6 +32,7 @@ class LatentTraits:
     `scales`: the least and the greatest that it enlarges by; one number twice where there is no other. The sides of
     what it is given are multiples of `divisor`, and `minimum` at least. `whole`: each value of a result depends on all
     of the input, so that tiles put together are something else. `sized`: the network is told the size of the result.
+    `looks`: so many values of a latent away a cut is seen, as far as that matters, and `looks_enlarged` of the result.
     `factor`: latents are multiplied by it before, and divided afterwards. `base`: what its file's name says that it is
     for, "" where that says nothing.
     """
@@ -41,6 +44,8 @@ class LatentTraits:
     minimum: int = 1
     whole: bool = False
     sized: bool = False
+    looks: int = 16
+    looks_enlarged: int = 0
     factor: float = 1.0
     base: str = ""
 
@@ -77,7 +82,15 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
         )
         self.traits = traits
         self.samples = Samples(limits=None, deviation=_DEVIATIONS[traits.channels])
-        self._at_scale: dict[float, LatentModel] = {}
+        self._at_scale: dict[tuple[float, int], LatentModel] = {}
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """For the overlap of a first run, in pixels of what the engine is given; later ones know it by measuring."""
+        latent, result = self.traits.looks, self.traits.looks_enlarged
+        on_canvas = isinstance(self.model, OnCanvas)
+        pixels = latent * self.model.scale + result if on_canvas else latent + result / self.scale
+        return ReceptiveField(math.ceil(pixels), unbounded=self.traits.whole)
 
     @property
     def load_device(self) -> object:
@@ -88,16 +101,20 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
         """The same, of its node for Hunyuan's."""
         raise BadModelError(_NOT_FOR_CORE)
 
-    def at_scale(self, scale: float) -> LatentModel:
+    def at_scale(self, scale: float, canvas: tuple[int, int] = (1, 1)) -> LatentModel:
         """The model that enlarges by `scale`: this one where that is its own, else one that the engine takes for one of
-        scale 1, for what `on_canvas` makes of latents. The same one each time, for what is known of it."""
+        scale 1, for what `on_canvas` makes of latents in `canvas` (H, W). The same one each time, for what is known of
+        it. Its tiles lie on the canvas's grid, where that fills the canvas."""
         if scale == self.scale:
             return self
-        if scale not in self._at_scale:
+        grid = grid_of(scale)
+        key = scale, 1 if any(side % grid for side in canvas) else grid
+        if key not in self._at_scale:
             if len(self._at_scale) >= _SCALES_KEPT:
                 del self._at_scale[next(iter(self._at_scale))]
-            self._at_scale[scale] = LatentModel(OnCanvas(self.model, scale, self.traits.sized), self.traits, 1)
-        return self._at_scale[scale]
+            network, divisor = OnCanvas(self.model, scale, self.traits.sized), math.lcm(self.traits.divisor, key[1])
+            self._at_scale[key] = LatentModel(network, replace(self.traits, divisor=divisor), 1)
+        return self._at_scale[key]
 
 
 def _call_of(traits: LatentTraits, scale: int) -> Callable[[nn.Module, Tensor], Tensor]:

@@ -49,9 +49,10 @@ def upscale_latent(
     samples = _checked_samples(latent)
     layout = _layout_of(samples, model)
     own, wanted = _scales(model.traits, size)
-    at_scale, frames = model.at_scale(own), layout.to_frames(samples)
-    made = torch.empty(len(frames), *layout.result_size(own), frames.shape[3], dtype=frames.dtype, device=frames.device)
-    report = enlarge(frames if at_scale is model else on_canvas(frames, (made.shape[1], made.shape[2])), made, at_scale)
+    frames, canvas = layout.to_frames(samples), layout.result_size(own)
+    at_scale = model.at_scale(own, canvas)
+    made = torch.empty(len(frames), *canvas, frames.shape[3], dtype=frames.dtype, device=frames.device)
+    report = enlarge(frames if at_scale is model else on_canvas(frames, canvas), made, at_scale)
     frames = made
     if wanted != own:
         frames = _resampled(frames, layout.result_size(wanted), size.resampling)

@@ -41,8 +41,12 @@ def known_receptive_field(descriptor: ImageModelDescriptor) -> ReceptiveField | 
     """What is known of how far a model of this architecture looks once it is trained; None: nothing.
 
     Takes some milliseconds at most, and reads no weights but those of what may be a bundled model. Modules that only
-    use the name of an architecture of spandrel's are unknown.
+    use the name of an architecture of spandrel's are unknown; descriptions of other networks may have an answer of
+    their own, `receptive_field`.
     """
+    told = getattr(descriptor, "receptive_field", None)
+    if isinstance(told, ReceptiveField):
+        return told
     architecture = descriptor.architecture.id
     rule = _RULES.get(architecture) if is_spandrels(descriptor) else None
     return rule(descriptor.model) if rule else None

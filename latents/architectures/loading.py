@@ -51,7 +51,7 @@ def scale_of(weights: Mapping[str, Tensor]) -> int:
 
 
 def filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    """`network` with all `weights`, to be evaluated. What files have besides, and follows from its sizes, is left out."""
+    """`network` with all `weights`, to be evaluated. What follows from its sizes, which files have too, is left out."""
     own = network.state_dict()
     weights = {key: tensor for key, tensor in weights.items() if key in own or not is_constant(key)}
     for key, tensor in own.items():
