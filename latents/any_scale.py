@@ -50,6 +50,7 @@ class OnCanvas(nn.Module):
     """
 
     enlarges_by: Tensor
+    scale: float
 
     def __init__(self, network: nn.Module, scale: float, sized: bool) -> None:
         super().__init__()

@@ -88,8 +88,8 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
     def receptive_field(self) -> ReceptiveField:
         """For the overlap of a first run, in pixels of what the engine is given; later ones know it by measuring."""
         latent, result = self.traits.looks, self.traits.looks_enlarged
-        on_canvas = isinstance(self.model, OnCanvas)
-        pixels = latent * self.model.scale + result if on_canvas else latent + result / self.scale
+        network = self.model
+        pixels = latent * network.scale + result if isinstance(network, OnCanvas) else latent + result / self.scale
         return ReceptiveField(math.ceil(pixels), unbounded=self.traits.whole)
 
     @property

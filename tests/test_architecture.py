@@ -34,6 +34,7 @@ PACKAGES = (
     "host",
     "images",
     "kernels",
+    "latents",
     "models",
     "pipeline",
     "storage",

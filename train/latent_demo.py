@@ -19,14 +19,14 @@ from PIL import Image
 
 HERE = Path(__file__).absolute().parent
 HELD_OUT = ("chelsea.png", "coffee.png", "flower.jpg", "astronaut.png")
-_DRAWN = 8  # of each kind
+_DRAWN = 2  # of each kind
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--autoencoder-steps", type=int, default=2000)
+    parser.add_argument("--autoencoder-steps", type=int, default=3500)
     parser.add_argument("rest", nargs="*", metavar="OPTION", help="of latent.py, behind --")
     args = parser.parse_args()
 

@@ -23,9 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder of PNG files")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--patch", type=int, default=96, help="side in pixels, a multiple of 8")
+    parser.add_argument("--patch", type=int, default=64, help="side in pixels, a multiple of 8")
     parser.add_argument("--width", type=int, default=32, help="channels within")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=2026)
@@ -42,11 +42,12 @@ def main() -> None:
         num_decoder_blocks=(2, 2, 1, 1),
     )
     optimizer = torch.optim.Adam(network.parameters(), args.rate)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=args.steps)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=args.steps, pct_start=0.1)
     bar = tqdm(range(args.steps), unit="step")
     for _ in bar:
         true = patches(pictures, args.batch, args.patch, draw)
-        loss = torch.nn.functional.l1_loss(network.decode(network.encode(true).latents).sample, true)
+        error = network.decode(network.encode(true).latents).sample - true
+        loss = error.abs().mean() + error.square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -111,8 +111,8 @@ def with_shared_places(network: nn.Module) -> None:
     """Lets attentions of one window in `network` have one table of rows, which is no part of its weights."""
     shared: dict[tuple[int, ...], Tensor] = {}
     for module in network.modules():
-        place = module._buffers.get("relative_position_index")
-        if place is None:
+        place = getattr(module, "relative_position_index", None)
+        if not isinstance(place, Tensor):
             continue
         known = shared.setdefault((*place.shape, *place[:, 0].tolist()), place)
         module.register_buffer("relative_position_index", known, persistent=False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from .checkpoints import load_state, save_state
 from .losses import Weights, loss_of
 from .optimizers import Name, optimizer_of
 from .pairs import Pairs
@@ -59,16 +60,14 @@ class Training:
             yield self.losses[-1]
 
     def save(self, path: Path) -> None:
-        """All that going on needs, as plain tensors and numbers. The file appears complete or not at all."""
-        unfinished = path.with_suffix(".part")
-        torch.save({name: part.state_dict() for name, part in self._parts()} | {"losses": self.losses}, unfinished)
-        unfinished.replace(path)
+        """All that going on needs."""
+        save_state(path, {name: part.state_dict() for name, part in self._parts()} | {"losses": self.losses})
 
     def resume(self, path: Path, channels: int) -> None:
         """Go on from what `save` wrote. Raises `RuntimeError` where that is of another network."""
         if self.stage.wanted and self._judge is None:
             self._judge = self._new_judge(channels)
-        saved = torch.load(path, map_location=self.process.device, weights_only=True)
+        saved = load_state(path)
         for name, part in self._parts():
             if name in saved:  # a second stage may begin with what a first one has left
                 part.load_state_dict(saved[name])
