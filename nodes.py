@@ -214,10 +214,15 @@ class UpscaleLatentCUDAspeed:
                     {"tooltip": "Of one picture, several, or a film, as a sampler gives it."},
                 ),
             },
-            "optional": LATENT,
+            "optional": {
+                **LATENT,
+                "vae": ("VAE", {"tooltip": "Only for Flux2: its VAE, by which its latents are normalised."}),
+            },
         }
 
-    def upscale(self, latent_upscale_model: object, latent: dict[str, Any], **widgets: Any) -> dict[str, Any]:
+    def upscale(
+        self, latent_upscale_model: object, latent: dict[str, Any], vae: object = None, **widgets: Any
+    ) -> dict[str, Any]:
         """`latent` with samples [B, C, H, W] or [B, C, T, H, W] -> under "result" (the same, larger,); under "ui" what
         the page shows of the run."""
         with errors_said():
@@ -229,7 +234,7 @@ class UpscaleLatentCUDAspeed:
             def enlarge(frames: Tensor, target: Tensor, scaled: LatentModel) -> UpscaleReport:
                 return upscale_into(frames, target, scaled, options, context)
 
-            made, report = upscale_latent(latent, model, latent_size_of(widgets), enlarge)
+            made, report = upscale_latent(latent, model, latent_size_of(widgets), enlarge, vae)
             return with_last_run(made, report, options)
 
 

@@ -21,6 +21,7 @@ from .any_scale import enlarged, on_canvas
 from .layout import Layout, layout_of
 from .loader import check_latent_model
 from .model import LatentModel, LatentTraits
+from .normalisation import Normalisation, normalisation_of
 from .options import LatentResampling, LatentSize
 from .resample import resample
 
@@ -36,20 +37,23 @@ _BASES = {4: "SD 1.5, SDXL", 16: "Flux, SD3, Wan, Qwen", 32: "Flux2", 128: "Flux
 
 
 def upscale_latent(
-    latent: Latent, model: object, size: LatentSize, enlarge: Enlarge
+    latent: Latent, model: object, size: LatentSize, enlarge: Enlarge, vae: object = None
 ) -> tuple[dict[str, Any], UpscaleReport]:
     """Enlarge a LATENT by a latent upscaler of ours.
 
     Samples [B, C, H, W] or [B, C, T, H, W], of any floating type and on any device, come back as such; a mask with
-    them, "noise_mask", is made as much larger, and all else is carried. Values are not clamped. Raises `BadImageError`
-    for what is no latent or not one for the model, `BadOptionError` for a scale that the model has not, `BadModelError`
-    for what is no latent upscaler, and what `enlarge` raises.
+    them, "noise_mask", is made as much larger, and all else is carried. Values are not clamped. `vae`: ComfyUI's, for
+    Flux2's latents, which its autoencoder normalises; no others need it. Raises `BadImageError` for what is no latent
+    or not one for the model, and for a VAE that is not Flux2's where that is needed, `BadOptionError` for a scale that
+    the model has not, `BadModelError` for what is no latent upscaler, and what `enlarge` raises.
     """
     model = check_latent_model(model)
-    samples = _checked_samples(latent)
-    layout = _layout_of(samples, model)
+    given = _checked_samples(latent)
+    layout = _layout_of(given, model)
     own, wanted = _scales(model.traits, size)
-    frames, canvas = layout.to_frames(samples), layout.result_size(own)
+    normalisation = normalisation_of(vae) if layout.folded and vae is not None else None
+    raw = normalisation.undone(given) if normalisation else given
+    frames, canvas = layout.to_frames(raw), layout.result_size(own)
     at_scale = model.at_scale(own, canvas)
     made = torch.empty(len(frames), *canvas, frames.shape[3], dtype=frames.dtype, device=frames.device)
     report = enlarge(frames if at_scale is model else on_canvas(frames, canvas), made, at_scale)
@@ -57,7 +61,9 @@ def upscale_latent(
     if wanted != own:
         frames = _resampled(frames, layout.result_size(wanted), size.resampling)
     samples = layout.to_wire(frames)
-    notes = (*report.notes, *_notes(model.traits, report, layout))
+    if normalisation:
+        samples = normalisation.done(samples).to(given.dtype)
+    notes = (*report.notes, *_notes(model.traits, report, layout, normalisation))
     report = replace(report, output_size=(*samples.shape[-2:],), input_size=layout.shape[-2:], notes=notes)
     for warning in report.warnings:
         logger.warning(warning)
@@ -78,13 +84,20 @@ def _enlarged_mask(mask: Tensor, scale: float) -> Tensor:
     return F.interpolate(flat, size=size, mode="bilinear").reshape(*mask.shape[:-2], *size).to(mask.dtype)
 
 
-def _notes(traits: LatentTraits, report: UpscaleReport, layout: Layout) -> list[str]:
+def _notes(
+    traits: LatentTraits, report: UpscaleReport, layout: Layout, normalisation: Normalisation | None
+) -> list[str]:
     """What one should know of the result."""
     notes = []
     if traits.whole and report.tiles > layout.frames:
         notes.append(
             f"{traits.family} looks at all of a latent at once and was computed in tiles, which changes the result; "
             "give it more memory, or a smaller latent"
+        )
+    if layout.folded and normalisation is None:
+        notes.append(
+            "Flux2's latents are normalised by its autoencoder, and were enlarged as they are, which is not what the "
+            "model was trained for; connect Flux2's VAE"
         )
     return notes
 

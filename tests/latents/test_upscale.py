@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import latent_zoo
@@ -26,11 +27,11 @@ OWN = LatentSize()
 
 
 def enlarged(
-    latent: Any, model: object, size: LatentSize = OWN, options: UpscaleOptions = EXACT
+    latent: Any, model: object, size: LatentSize = OWN, options: UpscaleOptions = EXACT, vae: object = None
 ) -> tuple[dict[str, Any], Any]:
     context = StandaloneContext("cpu")
     return upscale_latent(
-        latent, model, size, lambda frames, target, scaled: upscale_into(frames, target, scaled, options, context)
+        latent, model, size, lambda frames, target, scaled: upscale_into(frames, target, scaled, options, context), vae
     )
 
 
@@ -114,6 +115,25 @@ def test_folded_channels_are_unfolded_for_the_network_and_folded_again(folder: P
         right = latent_zoo.network("upscaler_Flux2")(F.pixel_shuffle(given, 2), (18, 24))
     torch.testing.assert_close(made["samples"], F.pixel_unshuffle(right, 2), rtol=1e-4, atol=1e-3)
     assert report.output_size == (9, 12)
+
+
+def test_flux2s_normalisation_is_undone_for_the_network_and_done_again(folder: Path) -> None:
+    model = load_latent_model(latent_zoo.file_of("upscaler_Flux2", folder))
+    norm = nn.BatchNorm2d(128, eps=1e-4, affine=False).eval()
+    norm.running_mean, norm.running_var = samples(128, deviation=1.0), samples(128).square() + 0.5
+    vae = SimpleNamespace(first_stage_model=SimpleNamespace(bn=norm))
+    raw = samples(1, 128, 6, 8)
+    given = {"samples": norm(raw).half()}
+
+    made, report = enlarged(given, model, LatentSize(1.5), vae=vae)
+
+    expected, plain = enlarged({"samples": raw}, model, LatentSize(1.5))
+    error = norm(expected["samples"]) - made["samples"].float()
+    assert error.square().mean().sqrt() < 0.01 * norm(expected["samples"]).std()
+    assert made["samples"].dtype == torch.float16
+    assert not report.notes and "connect Flux2's VAE" in plain.notes[0]
+    with pytest.raises(BadImageError, match="the connected VAE normalises no latents"):
+        enlarged(given, model, vae=SimpleNamespace(first_stage_model=nn.Identity()))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 17)])
