@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..api.errors import BadModelError
 from ..api.samples import Samples
 from ..models.receptive_field import ReceptiveField
-from .any_scale import OnCanvas, grid_of
+from .any_scale import Canvas, OnCanvas, squares_of
 
 _NOT_FOR_CORE = (
     "this latent upscaler is for Upscale Latent CUDAspeed; ComfyUI's own nodes take only those of LTXV or Hunyuan"
@@ -82,7 +82,7 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
         )
         self.traits = traits
         self.samples = Samples(limits=None, deviation=_DEVIATIONS[traits.channels])
-        self._at_scale: dict[tuple[float, int], LatentModel] = {}
+        self._at_scale: dict[tuple[float, Canvas | None], LatentModel] = {}
 
     @property
     def receptive_field(self) -> ReceptiveField:
@@ -101,18 +101,18 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
         """The same, of its node for Hunyuan's."""
         raise BadModelError(_NOT_FOR_CORE)
 
-    def at_scale(self, scale: float, canvas: tuple[int, int] = (1, 1)) -> LatentModel:
+    def at_scale(self, scale: float, canvas: Canvas | None = None) -> LatentModel:
         """The model that enlarges by `scale`: this one where that is its own, else one that the engine takes for one of
-        scale 1, for what `on_canvas` makes of latents in `canvas` (H, W). The same one each time, for what is known of
-        it. Its tiles lie on the canvas's grid, where that fills the canvas."""
+        scale 1, for what a `canvas` makes of latents. The same one each time, for what is known of it."""
         if scale == self.scale:
             return self
-        grid = grid_of(scale)
-        key = scale, 1 if any(side % grid for side in canvas) else grid
+        key = scale, None if canvas is None or canvas.filled else canvas
         if key not in self._at_scale:
             if len(self._at_scale) >= _SCALES_KEPT:
                 del self._at_scale[next(iter(self._at_scale))]
-            network, divisor = OnCanvas(self.model, scale, self.traits.sized), math.lcm(self.traits.divisor, key[1])
+            ratio = squares_of(scale)
+            divisor = math.lcm(self.traits.divisor, ratio.numerator) if ratio else self.traits.divisor
+            network = OnCanvas(self.model, scale, self.traits.sized, key[1])
             self._at_scale[key] = LatentModel(network, replace(self.traits, divisor=divisor), 1)
         return self._at_scale[key]
 

@@ -12,6 +12,7 @@ _BASES = (
     (r"sd\W?xl|[_-]xl\b", "SDXL"),
     (r"sd\W?v?1\W?5?(?![0-9])|_1\.5$", "SD 1.5"),
 )
+BASES = tuple(base for _, base in _BASES)
 _SCALE = re.compile(r"[-_]x(1\.25|1\.5|2\.0)$", re.IGNORECASE)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..api.errors import BadImageError, BadOptionError
 from ..api.report import UpscaleReport
-from .any_scale import enlarged, on_canvas
+from .any_scale import Canvas, enlarged
 from .layout import Layout, layout_of
 from .loader import check_latent_model
 from .model import LatentModel, LatentTraits
@@ -53,11 +53,7 @@ def upscale_latent(
     own, wanted = _scales(model.traits, size)
     normalisation = normalisation_of(vae) if layout.folded and vae is not None else None
     raw = normalisation.undone(given) if normalisation else given
-    frames, canvas = layout.to_frames(raw), layout.result_size(own)
-    at_scale = model.at_scale(own, canvas)
-    made = torch.empty(len(frames), *canvas, frames.shape[3], dtype=frames.dtype, device=frames.device)
-    report = enlarge(frames if at_scale is model else on_canvas(frames, canvas), made, at_scale)
-    frames = made
+    frames, report = _through(layout.to_frames(raw), model, own, layout.result_size(own), enlarge)
     if wanted != own:
         frames = _resampled(frames, layout.result_size(wanted), size.resampling)
     samples = layout.to_wire(frames)
@@ -71,6 +67,19 @@ def upscale_latent(
     if isinstance(mask := latent.get("noise_mask"), Tensor):
         result["noise_mask"] = _enlarged_mask(mask, wanted)
     return result, report
+
+
+def _through(
+    frames: Tensor, model: LatentModel, scale: float, result: tuple[int, int], enlarge: Enlarge
+) -> tuple[Tensor, UpscaleReport]:
+    """Frames [F, h, w, C] through the model at `scale`, [F, *result, C], and what `enlarge` tells."""
+    canvas = Canvas((frames.shape[1], frames.shape[2]), result, scale)
+    at_scale = model.at_scale(scale, canvas)
+    direct = at_scale is model
+    sides = result if direct else canvas.sides
+    made = torch.empty(len(frames), *sides, frames.shape[3], dtype=frames.dtype, device=frames.device)
+    report = enlarge(frames if direct else canvas.of(frames), made, at_scale)
+    return made[:, : result[0], : result[1]], report
 
 
 def _resampled(frames: Tensor, size: tuple[int, int], how: LatentResampling) -> Tensor:

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from latent_space.autoencoders import Autoencoder, load_autoencoder
+from latent_space.autoencoders import TAESD, Autoencoder, load_autoencoder
 from latent_space.pairs import About, write_pair
 from PIL import Image
 from tqdm import tqdm
+
+from cudaspeed.api.errors import BadModelError
+from cudaspeed.latents.names import BASES
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MULTIPLE = 4  # of the small latent's sides, by which every scale of ours has whole ones
@@ -27,7 +30,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="folder; those below it, too")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
     parser.add_argument("--scale", type=float, default=2, choices=(1.25, 1.5, 2))
-    parser.add_argument("--base", default="", help="whose latents these are, as SDXL; it goes into the file trained")
+    parser.add_argument("--base", default="", choices=("", *BASES), help="whose latents these are")
+    parser.add_argument("--taesd", default="", choices=("", *TAESD), help="the autoencoder is the TAESD of this one")
     parser.add_argument("--most", type=int, default=1024, help="longest side in pixels; larger pictures are cut up")
     parser.add_argument("--turned", action="store_true", help="each in eight positions")
     parser.add_argument("--mean", action="store_true", help="the mean of what the encoder gives, not a sample of it")
@@ -36,14 +40,34 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
+    try:
+        encode(args)
+    except (ValueError, OSError, BadModelError) as error:
+        raise SystemExit(f"encode.py: {error}") from error
+
+
+def encode(args: argparse.Namespace) -> None:
+    """All of it. Raises `ValueError` and `OSError` for what cannot be done."""
     torch.manual_seed(args.seed)
-    autoencoder = load_autoencoder(args.vae, args.device)
+    if any(args.out.glob("*.safetensors")):
+        raise ValueError(f"--out {args.out}: holds pairs already; name a folder that does not")
+    files = sorted(path for path in args.pictures.rglob("*") if path.suffix.lower() in _ENDINGS)
+    if not files:
+        raise ValueError(f"--pictures {args.pictures}: holds no pictures ({', '.join(_ENDINGS)})")
+    autoencoder = load_autoencoder(args.vae, args.device, args.taesd)
+    unit = round(_MULTIPLE * args.scale) * autoencoder.factor
+    if args.most < unit:
+        raise ValueError(f"--most {args.most}: pictures are cut into multiples of {unit} pixels; name one at least")
     about = About(args.scale, autoencoder.channels, autoencoder.sha256, args.base)
     args.out.mkdir(parents=True, exist_ok=True)
-    files = sorted(path for path in args.pictures.rglob("*") if path.suffix.lower() in _ENDINGS)
     count = 0
     for file in tqdm(files, unit="picture"):
-        for picture in pieces(Image.open(file).convert("RGB"), args, autoencoder.factor):
+        try:
+            whole = Image.open(file).convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            tqdm.write(f"{file} is left out: {error}")
+            continue
+        for picture in pieces(whole, args, autoencoder.factor):
             tensors = encoded(picture, autoencoder, args)
             write_pair(args.out / f"{count:07}.safetensors", tensors, about)
             count += 1

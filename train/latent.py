@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from latent_space import optimizers
-from latent_space.autoencoders import load_autoencoder
+from latent_space.autoencoders import TAESD, load_autoencoder
 from latent_space.drawing import draw_losses
 from latent_space.judging import judge, mean
 from latent_space.losses import Weights
@@ -25,22 +25,52 @@ from latent_space.training import Recipe, Training
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from cudaspeed.latents.loader import load_latent_model
+from cudaspeed.api.errors import BadModelError
+from cudaspeed.latents.loader import LATENT_CHANNELS, load_latent_model
 from cudaspeed.latents.names import base_of, scale_of
 from cudaspeed.models.precision import fast_precisions
 
+_WINDOWS = {"swinfir": 8, "convolutions": 1}  # of the others 16
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 and more."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
 
 def main() -> None:
-    args = arguments().parse_args()
+    parser = arguments()
+    args = parser.parse_args()
+    if args.vae is None and any((args.held_out, args.decoded, args.edges, args.decoded_spectrum)):
+        parser.error("--held-out, --decoded, --edges and --decoded-spectrum need --vae")
+    if args.patch % _WINDOWS.get(args.architecture, 16):
+        parser.error(
+            f"--patch {args.patch}: {args.architecture} needs a multiple of {_WINDOWS.get(args.architecture, 16)}"
+        )
+    try:
+        checked_and_trained(args)
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, BadModelError) as error:
+        raise SystemExit(f"latent.py: {error}") from error
+
+
+def checked_and_trained(args: argparse.Namespace) -> None:
+    """All of it. Raises what `main` tells."""
     pairs = Pairs(args.pairs)
+    if pairs.about.channels not in LATENT_CHANNELS:
+        raise ValueError(f"{args.pairs}: has {pairs.about.channels} channels, and {LATENT_CHANNELS} are latents'")
+    if args.held_out and Pairs(args.held_out).about != pairs.about:
+        raise ValueError(f"--held-out {args.held_out}: is of another scale or autoencoder than {args.pairs}")
+    if args.resume and not state_of(args.out).exists():
+        raise ValueError(f"--resume: there is no {state_of(args.out)} to go on with")
     if args.architecture == "convolutions" and scale_of(args.out.stem) != pairs.about.scale:
         raise SystemExit(
-            f"--out {args.out}: its name must end with -x{pairs.about.scale}; nothing else tells the scale"
+            f"--out {args.out}: its name must end with -x{float(pairs.about.scale)}; nothing else tells the scale"
         )
-    if pairs.about.base and base_of(args.out.stem) != pairs.about.base:
-        raise SystemExit(
-            f"--out {args.out}: its name must tell {pairs.about.base}, as my_{pairs.about.base}.safetensors"
-        )
+    name = pairs.about.base.split(",")[0].replace(" ", "").lower()
+    if name and base_of(args.out.stem) != pairs.about.base:
+        raise SystemExit(f"--out {args.out}: its name must tell {pairs.about.base}, as my_{name}.safetensors")
     with joined(args.device) as process:
         train(args, pairs, process)
 
@@ -56,10 +86,12 @@ def train(args: argparse.Namespace, pairs: Pairs, process: Process) -> None:
     weights = Weights(args.weight, args.loss == "mse", args.spectrum, args.decoded, args.edges, args.decoded_spectrum)
     stage = SecondStage(args.discriminator, args.discriminator_from, args.contextual, args.contextual_from)
     training = Training(network, recipe, weights, stage, process)
-    state = args.out.with_suffix(".training")
-    if args.resume and state.exists():
+    state = state_of(args.out)
+    if args.resume:
         training.resume(state, pairs.about.channels)
-    autoencoder = load_autoencoder(args.vae, str(process.device)) if args.vae else None
+    autoencoder = load_autoencoder(args.vae, str(process.device), args.taesd) if args.vae else None
+    if autoencoder and autoencoder.sha256 != pairs.about.sha256:
+        raise ValueError(f"--vae {args.vae}: is another autoencoder than the one that made {args.pairs}")
     decode = autoencoder.decode if autoencoder and weights.through_decoder else None
     args.out.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=args.steps, initial=len(training.losses), disable=not process.first, unit="step")
@@ -78,6 +110,11 @@ def train(args: argparse.Namespace, pairs: Pairs, process: Process) -> None:
                     f"step {step}: {found.made:.2f} dB, bilinear {found.bilinear:.2f}, bislerp {found.bislerp:.2f}, "
                     f"true latents {found.true:.2f}; gain {found.gain:+.2f} dB"
                 )
+
+
+def state_of(out: Path) -> Path:
+    """Where what going on needs lies."""
+    return out.with_suffix(".training")
 
 
 def averaged(training: Training) -> torch.nn.Module:
@@ -110,18 +147,19 @@ def arguments() -> argparse.ArgumentParser:
     data.add_argument("--pairs", type=Path, required=True, help="folder that encode.py has filled")
     data.add_argument("--held-out", type=Path, help="pairs that it is judged by; needs --vae")
     data.add_argument("--vae", type=Path, help="folder of the autoencoder: to judge by, and for losses on pictures")
+    data.add_argument("--taesd", default="", choices=("", *TAESD), help="the autoencoder is the TAESD of this one")
     data.add_argument("--out", type=Path, required=True, help="the model; its name tells what it is for, as my_sdxl")
     data.add_argument("--resume", action="store_true", help="go on with what lies beside --out")
-    data.add_argument("--save-every", type=int, default=1000, metavar="STEPS")
+    data.add_argument("--save-every", type=positive, default=1000, metavar="STEPS")
     data.add_argument("--plot", action="store_true", help="the loss as a PNG beside --out")
     network = parser.add_argument_group("the network")
     network.add_argument("--architecture", choices=ARCHITECTURES, default="swinfir")
-    network.add_argument("--embed", type=int, help="channels within; default: the published number")
-    network.add_argument("--groups", type=int, help="of six blocks; default: the published number")
+    network.add_argument("--embed", type=positive, help="channels within; default: the published number")
+    network.add_argument("--groups", type=positive, help="of six blocks; default: the published number")
     steps = parser.add_argument_group("steps")
-    steps.add_argument("--steps", type=int, default=100_000)
-    steps.add_argument("--batch", type=int, default=32, help="patches a step, of each process")
-    steps.add_argument("--patch", type=int, default=32, help="side of a small latent's patch, a multiple of 16")
+    steps.add_argument("--steps", type=positive, default=100_000)
+    steps.add_argument("--batch", type=positive, default=32, help="patches a step, of each process")
+    steps.add_argument("--patch", type=positive, default=32, help="side of a small latent's patch, a multiple of 16")
     steps.add_argument("--optimizer", choices=optimizers.NAMES, default="adamw")
     steps.add_argument("--rate", type=float, help=f"default: {optimizers.RATES}")
     steps.add_argument("--average", type=float, default=0.999, help="of the averaged weights, kept by a step")

@@ -7,6 +7,7 @@ pictures that none of it has seen. It shows that the training works; the models 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,23 @@ from PIL import Image
 
 HERE = Path(__file__).absolute().parent
 HELD_OUT = ("chelsea.png", "coffee.png", "flower.jpg", "astronaut.png")
+_SMALL = (
+    *(
+        "--architecture",
+        "swinfir",
+        "--embed",
+        "48",
+        "--groups",
+        "2",
+        "--steps",
+        "300",
+        "--batch",
+        "16",
+        "--patch",
+        "16",
+    ),
+    *("--rate", "1e-3", "--average", "0.99", "--save-every", "100"),
+)
 _DRAWN = 2  # of each kind
 
 
@@ -35,9 +53,10 @@ def main() -> None:
     if not vae.exists():
         run("tiny_autoencoder.py", "--pictures", pictures, "--out", vae, "--steps", args.autoencoder_steps)
     pairs, judged = args.out / "pairs", args.out / "held_out_pairs"
-    if not pairs.exists():
-        run("encode.py", "--vae", vae, "--pictures", pictures, "--out", pairs, "--turned", "--base", "SDXL")
-        run("encode.py", "--vae", vae, "--pictures", held_out, "--out", judged, "--with-pictures", "--base", "SDXL")
+    if not judged.exists():  # the last of the two
+        shutil.rmtree(pairs, ignore_errors=True)
+        run("encode.py", "--vae", vae, "--pictures", pictures, "--out", pairs, "--turned")
+        run("encode.py", "--vae", vae, "--pictures", held_out, "--out", judged, "--with-pictures")
     for seed in args.seeds:
         print(f"seed {seed}", flush=True)
         where = (
@@ -48,9 +67,9 @@ def main() -> None:
             "--vae",
             vae,
             "--out",
-            args.out / f"seed{seed}_SDXL.safetensors",
+            args.out / f"seed{seed}.safetensors",
         )
-        run("latent.py", *where, "--seed", seed, *args.rest)
+        run("latent.py", *where, "--seed", seed, *_SMALL, *args.rest)
 
 
 def run(script: str, *arguments: object) -> None:

@@ -11,6 +11,7 @@ import zoo
 from safetensors.torch import load_file, save_file
 
 from cudaspeed.api.errors import BadModelError, BadOptionError
+from cudaspeed.latents.architectures import swinfir
 from cudaspeed.latents.loader import load_copied, load_latent_model
 from cudaspeed.latents.names import base_of, scale_of
 from cudaspeed.storage.fingerprint import content_of
@@ -39,6 +40,12 @@ def test_a_family_is_told_by_its_weights(name: str, ending: str, tmp_path: Path)
         torch.save({"params": weights}, path)
     traits = load_latent_model(path).traits
     assert (traits.family, traits.scales, traits.base) == FAMILIES[name]
+
+
+def test_sides_are_filled_up_to_the_window_that_a_file_has(tmp_path: Path) -> None:
+    small = swinfir.SwinFIR(swinfir.Sizes(embed=8, depths=(2,), heads=2, window=12, mlp=2.0, hidden=8))
+    save_file({key: value.contiguous() for key, value in small.state_dict().items()}, tmp_path / "swinfir.safetensors")
+    assert load_latent_model(tmp_path / "swinfir.safetensors").traits.divisor == 12
 
 
 def test_a_renamed_file_without_a_scale_asks_for_it_and_does_not_guess(tmp_path: Path) -> None:

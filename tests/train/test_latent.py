@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cudaspeed.latents.loader import load_latent_model
+from cudaspeed.latents.names import base_of, scale_of
 
 ROOT = Path(__file__).parents[2]
 ALONE = Process(0, 1, torch.device("cpu"))
-SMALL = ("--architecture", "swinfir", "--embed", "12", "--groups", "1", "--batch", "2", "--patch", "8")
+SMALL = (
+    "--architecture",
+    "swinfir",
+    "--embed",
+    "12",
+    "--groups",
+    "1",
+    "--batch",
+    "2",
+    "--patch",
+    "8",
+    "--device",
+    "cpu",
+)
 
 
 def field(seed: int, height: int, width: int) -> Tensor:
@@ -53,7 +68,7 @@ def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[s
 
 
 def trained(out: Path, pairs: Path, steps: int, *more: object, processes: int = 1) -> Path:
-    done = run("--pairs", pairs, "--out", out, "--steps", steps, "--device", "cpu", *SMALL, *more, processes=processes)
+    done = run("--pairs", pairs, "--out", out, "--steps", steps, *SMALL, *more, processes=processes)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -119,6 +134,14 @@ def test_two_processes_train_one_network_on_what_both_draw(tmp_path: Path) -> No
     assert all(torch.isfinite(weight).all() for weight in both.values() if weight.is_floating_point())
 
 
+def test_two_processes_have_a_discriminator_together(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    stage = ("--discriminator", "0.01", "--contextual", "0.1", "--contextual-from", "1")
+    pairs = made_pairs(tmp_path / "pairs")
+
+    trained(tmp_path / "mine_SDXL.safetensors", pairs, 2, *stage, "--patch", "16", processes=2)
+
+
 def test_a_discriminator_and_a_contextual_loss_can_follow(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     pairs = Pairs(made_pairs(tmp_path / "pairs"))
@@ -172,9 +195,62 @@ def test_a_name_that_would_not_tell_what_a_file_is_for_is_refused_at_once(tmp_pa
     nameless = run("--pairs", pairs, "--out", tmp_path / "mine.safetensors", *SMALL)
     scaleless = run("--pairs", pairs, "--out", tmp_path / "mine_SDXL.safetensors", "--architecture", "convolutions")
 
-    assert nameless.returncode == 1 and "its name must tell SDXL" in nameless.stderr
-    assert scaleless.returncode == 1 and "its name must end with -x2" in scaleless.stderr
+    assert nameless.returncode == 1 and "its name must tell SDXL, as my_sdxl.safetensors" in nameless.stderr
+    assert scaleless.returncode == 1 and "its name must end with -x2.0;" in scaleless.stderr
     assert not [*tmp_path.glob("*.safetensors")]
+    assert scale_of("my_sdxl-x2.0") == 2 and base_of("my_sdxl-x2.0") == "SDXL"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--decoded", "1"), "need --vae"),
+        (("--held-out", "."), "need --vae"),
+        (("--patch", "12"), "--patch 12: swinfir needs a multiple of 8"),
+        (("--patch", "256"), "less than a patch of 256"),
+        (("--steps", "0"), "invalid positive value: '0'"),
+        (("--embed", "16"), "embed is 16; swinfir needs a multiple of 12"),
+        (("--resume",), "mine_sdxl.training to go on with"),
+        (("--rate", "1e30", "--steps", "5"), "the loss is nan"),
+        (("--pairs", "nowhere"), "nowhere: holds no pairs of latents"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line_and_writes_nothing(more: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    done = run("--pairs", made_pairs(tmp_path / "pairs"), "--out", tmp_path / "mine_sdxl.safetensors", *SMALL, *more)
+
+    assert done.returncode and told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not [*tmp_path.glob("*.safetensors")]
+
+
+def test_a_state_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
+    pairs = Pairs(made_pairs(tmp_path / "pairs"))
+    recipe = Recipe(2, 2, 8, "adamw", 1e-3, 0.9, half=False, seed=1)
+    first = new_training(recipe)
+    assert len([*first.steps(pairs, None)]) == 2
+    first.save(tmp_path / "state")
+
+    with pytest.raises(ValueError, match="is of the optimizer adamw; go on with that one"):
+        new_training(replace(recipe, optimizer="adam")).resume(tmp_path / "state", 4)
+    wider = network_of("swinfir", 4, 2, {"embed": 24, "groups": 1})
+    with pytest.raises(ValueError, match="is of another network"):
+        Training(wider, recipe, Weights(), SecondStage(), ALONE).resume(tmp_path / "state", 4)
+
+
+def test_a_run_that_goes_on_takes_the_rate_that_is_asked_for(tmp_path: Path) -> None:
+    pairs = Pairs(made_pairs(tmp_path / "pairs"))
+    recipe = Recipe(2, 2, 8, "adamw", 1e-3, 0.9, half=False, seed=1)
+    first = new_training(recipe)
+    assert len([*first.steps(pairs, None)]) == 2
+    first.save(tmp_path / "state")
+    ends = []
+    for rate in (0.0, 1e-3):
+        longer = new_training(replace(recipe, steps=4, rate=rate))
+        longer.resume(tmp_path / "state", 4)
+        before = [parameter.detach().clone() for parameter in longer.network.parameters()]
+        assert len([*longer.steps(pairs, None)]) == 2
+        ends.append(all(map(torch.equal, before, longer.network.parameters())))
+    assert ends == [True, False]
 
 
 def test_pairs_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:

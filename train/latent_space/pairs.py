@@ -31,10 +31,10 @@ class About:
 
 
 def write_pair(path: Path, tensors: dict[str, Tensor], about: About) -> None:
-    """One picture's latents, as float16 would not hold them, in float32."""
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, path, {_ABOUT: json.dumps(asdict(about))}
-    )
+    """One picture's latents, as float16 would not hold them, in float32. The file appears complete or not at all."""
+    unfinished, texts = path.with_suffix(".part"), {_ABOUT: json.dumps(asdict(about))}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, texts)
+    unfinished.replace(path)
 
 
 class Pairs:

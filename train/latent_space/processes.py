@@ -28,7 +28,8 @@ class Process:
 
     def together(self, network: nn.Module) -> nn.Module:
         """`network`, whose gradients are the means of all processes'."""
-        return DistributedDataParallel(network) if self.count > 1 else network
+        # a discriminator is asked twice a step, between which its buffers may not be written
+        return DistributedDataParallel(network, broadcast_buffers=False) if self.count > 1 else network
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,6 @@ class Training:
         self.averaged = AveragedModel(self.network, avg_fn=_kept(recipe.average), use_buffers=True)
         self._together = process.together(self.network)
         self._optimizer = optimizer_of(recipe.optimizer, self.network.parameters(), recipe.rate)
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._share)
         self.losses: list[float] = []
         self._judge: tuple[Discriminator, nn.Module, torch.optim.Optimizer] | None = None
 
@@ -56,21 +56,34 @@ class Training:
         if self.stage.wanted and self._judge is None:
             self._judge = self._new_judge(pairs.about.channels)
         while len(self.losses) < self.recipe.steps:
-            self.losses.append(self._step(pairs, decode))
+            loss = self._step(pairs, decode)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"step {len(self.losses) + 1}: the loss is {loss}; what was saved before stays. A smaller --rate "
+                    "or --precision fp32 may do better"
+                )
+            self.losses.append(loss)
             yield self.losses[-1]
 
     def save(self, path: Path) -> None:
         """All that going on needs."""
-        save_state(path, {name: part.state_dict() for name, part in self._parts()} | {"losses": self.losses})
+        about = {"losses": self.losses, "optimizer_name": self.recipe.optimizer}
+        save_state(path, {name: part.state_dict() for name, part in self._parts()} | about)
 
     def resume(self, path: Path, channels: int) -> None:
-        """Go on from what `save` wrote. Raises `RuntimeError` where that is of another network."""
+        """Go on from what `save` wrote, at the recipe's rate. Raises `ValueError` where that is of another network or
+        optimizer."""
         if self.stage.wanted and self._judge is None:
             self._judge = self._new_judge(channels)
         saved = load_state(path)
-        for name, part in self._parts():
-            if name in saved:  # a second stage may begin with what a first one has left
-                part.load_state_dict(saved[name])
+        if saved["optimizer_name"] != self.recipe.optimizer:
+            raise ValueError(f"{path}: is of the optimizer {saved['optimizer_name']}; go on with that one")
+        try:
+            for name, part in self._parts():
+                if name in saved:  # a second stage may begin with what a first one has left
+                    part.load_state_dict(saved[name])
+        except RuntimeError as error:
+            raise ValueError(f"{path}: is of another network; go on with its --architecture and sizes") from error
         self.losses = saved["losses"]
 
     def _step(self, pairs: Pairs, decode: Callable[[Tensor], Tensor] | None) -> float:
@@ -84,10 +97,11 @@ class Training:
         loss = loss_of(made, large, self.weights, decode)
         if self._judge is not None:
             loss = loss + said_of(self._judge[0], made, large, self.stage, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.rate * self._share(step)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        self._scheduler.step()
         self.averaged.update_parameters(self.network)
         if self._judge is not None:
             self._teach(made, large)
@@ -112,7 +126,6 @@ class Training:
             ("network", self.network),
             ("averaged", self.averaged),
             ("optimizer", self._optimizer),
-            ("scheduler", self._scheduler),
         ]
         if self._judge is not None:
             parts += [("discriminator", self._judge[0]), ("discriminator_optimizer", self._judge[2])]
