@@ -85,12 +85,17 @@ def specs(kind: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     return specs_of(nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES())
 
 
+def may_stay_free(kind: str) -> set[str]:
+    """Sockets that a node does without."""
+    return set() if kind in CORE else {*nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES().get("optional", {})}
+
+
 def check_node(node: dict[str, Any]) -> None:
     """Every input there is, and every value one that its widget takes."""
     known = specs(node["type"])
     assert {slot["name"] for slot in node["inputs"]} <= {*known}, node["type"]
     linked = {slot["name"] for slot in node["inputs"] if slot.get("link") is not None}
-    wires = {name for name, (kind, _) in known.items() if not is_widget(kind)}
+    wires = {name for name, (kind, _) in known.items() if not is_widget(kind)} - may_stay_free(node["type"])
     assert wires <= linked, f"{node['type']} wants {wires - linked}"
     values = values_of(node, known)
     own = node["type"] not in CORE

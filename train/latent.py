@@ -45,6 +45,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.vae is None and any((args.held_out, args.decoded, args.edges, args.decoded_spectrum)):
         parser.error("--held-out, --decoded, --edges and --decoded-spectrum need --vae")
+    if args.out.suffix != ".safetensors":
+        parser.error(f"--out {args.out}: its name must end with .safetensors")
     if args.patch % _WINDOWS.get(args.architecture, 16):
         parser.error(
             f"--patch {args.patch}: {args.architecture} needs a multiple of {_WINDOWS.get(args.architecture, 16)}"

@@ -135,8 +135,8 @@ def test_a_pipe_that_does_not_wait_gets_every_line(cudaspeed: Preloaded, command
     told = tmp_path / "told"
     before = f"""
 import json, os, time
-from cudaspeed.commands import upscale
-upscale.sweep_leftovers = lambda folder: [
+from cudaspeed.commands import batch
+batch.sweep_leftovers = lambda folder: [
     logging.getLogger("cudaspeed").warning("x" * 5000) for _ in range(40)
 ]
 import logging
