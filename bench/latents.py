@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from cudaspeed.latents.upscale import upscale_latent
 from cudaspeed.storage.heap import trim_all
 from cudaspeed.upscale_engine import upscale_into
 
-from .harness import ROOT, Record, Results, command_line, in_turn, peak_growth, seconds, synchronize
+from .harness import ROOT, Record, Results, Work, command_line, in_turn, peak_growth, seconds, synchronize
 from .latent_zoo import MADE, write
 
 _SIDE, _BATCH = 64, 8
@@ -80,12 +80,18 @@ def node(name: str, folder: Path, context: StandaloneContext, rounds: int) -> Re
         "node": partial(enlarged, samples, model, context),
         "plain": partial(plain, network, model, samples, context.device),
     }
+    row = first_over_second(works, rounds, context.device)
+    return {"plain": statistics.median(row["seconds"]["plain"]), **row}
+
+
+def first_over_second(works: Mapping[str, Work], rounds: int, device: torch.device) -> Record:
+    """The median ratio of two works in turn, and their seconds."""
     for _ in range(_WARM):
         for work in works.values():
             work()
-    times = in_turn(works, rounds, context.device)
-    pairs = [a / b for a, b in zip(times["node"], times["plain"], strict=True)]
-    return {"plain": statistics.median(times["plain"]), "ratio": statistics.median(pairs), "seconds": times}
+    times = in_turn(works, rounds, device)
+    pairs = [a / b for a, b in zip(*times.values(), strict=True)]
+    return {"ratio": statistics.median(pairs), "seconds": times}
 
 
 def batch(name: str, folder: Path, context: StandaloneContext, rounds: int) -> Record:
@@ -96,11 +102,7 @@ def batch(name: str, folder: Path, context: StandaloneContext, rounds: int) -> R
             enlarged(sample[None], model, context)
 
     works = {"together": partial(enlarged, samples, model, context), "one by one": one_by_one}
-    for work in works.values():
-        work()
-    times = in_turn(works, rounds, context.device)
-    pairs = [a / b for a, b in zip(*times.values(), strict=True)]
-    return {"ratio": statistics.median(pairs), "seconds": times}
+    return first_over_second(works, rounds, context.device)
 
 
 def load(name: str, folder: Path, context: StandaloneContext, rounds: int) -> Record:
@@ -164,11 +166,7 @@ def way(name: str, folder: Path, context: StandaloneContext, rounds: int, vae: P
             autoencoder.encode(twice_as_large(picture))
 
     works = {"latent": partial(enlarged, samples, model, context), "decoded": decoded_and_encoded}
-    for work in works.values():
-        work()
-    times = in_turn(works, rounds, context.device)
-    pairs = [a / b for a, b in zip(*times.values(), strict=True)]
-    return {"ratio": statistics.median(pairs), "seconds": times}
+    return first_over_second(works, rounds, context.device)
 
 
 def twice_as_large(picture: Tensor) -> Tensor:

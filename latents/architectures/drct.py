@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .loading import count_of, scale_of, sides_of, window_of
 from .sfb import SFB
-from .windows import with_own_attention
+from .windows import as_it_comes, with_own_attention
 
 _LAST = "conv_after_body."
 
@@ -59,9 +59,7 @@ class LatentDRCT(DRCT):
         with_own_attention(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_first(x)
-        x = self.conv_after_body(self.forward_features(x)) + x
-        return self.conv_last(self.upsample(self.conv_before_upsample(x)))
+        return as_it_comes(self, x)
 
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:

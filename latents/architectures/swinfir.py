@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .loading import count_of, scale_of, sides_of, window_of
 from .sfb import SFB
-from .windows import with_own_attention
+from .windows import as_it_comes, with_own_attention
 
 _BLOCKS = "layers.{}.residual_group.blocks."
 
@@ -55,9 +55,7 @@ class SwinFIR(SwinIR):
         with_own_attention(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_first(x)
-        x = self.conv_after_body(self.forward_features(x)) + x
-        return self.conv_last(self.upsample(self.conv_before_upsample(x)))
+        return as_it_comes(self, x)
 
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:

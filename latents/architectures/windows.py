@@ -56,6 +56,13 @@ def _places(window: int) -> Tensor:
     return down * (2 * window - 1) + right
 
 
+def as_it_comes(network: Any, x: Tensor) -> Tensor:
+    """What the parts of spandrel's SwinIR or DRCT make of latents, without the padding and the mean of its forward."""
+    x = network.conv_first(x)
+    x = network.conv_after_body(network.forward_features(x)) + x
+    return network.conv_last(network.upsample(network.conv_before_upsample(x)))
+
+
 def with_own_attention(network: nn.Module) -> None:
     """Gives all of spandrel's blocks in `network` the attention above, and masks that they share."""
     for block in list(network.modules()):
