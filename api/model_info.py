@@ -43,3 +43,9 @@ class ModelInfo:
     receptive_field: int | None = None
     wraparound: int = 0
     samples: Samples = PICTURES
+
+    @property
+    def mixes_all(self) -> bool:
+        """Whether tiles differ from the whole everywhere and not only near their cuts: of latents those that look at
+        all of an input; with pictures no trained model was seen to."""
+        return self.global_context and self.samples.limits is None

@@ -45,8 +45,9 @@ _LIVE = {
     "Swin2SR": 4.0,
     "SwinIR": 4.0,
 }
-# In rows of our convolutions, which write to and fro between two buffers beside what the first was given.
-_LIVE_IN_ROWS = {"ESRGAN": 2.0}
+# In rows of our convolutions, which write to and fro between two buffers beside what the first was given: more than
+# torch's operations of ESRGAN's dense blocks, half of what they take for SPAN's blocks with their attention.
+_LIVE_IN_ROWS = {"ESRGAN": 2.0, "SPAN": 3.0}
 _SCORES = 2.3  # of a window, for every head: themselves, what is added to them, their softmax
 _MASKS = 3.0  # of shifted windows, as large as the scores of one head, while they are made
 _FLOAT32 = 4

@@ -20,9 +20,11 @@ from ..api.options import MAX_OVERLAP
 # Kernels like sides that are multiples of 8 (tensor cores, vector registers); it costs at most 7 pixels a tile.
 _FRIENDLY = 8
 # Seams are feathered over this share of the overlap, around its middle, where both tiles see the most context; over no
-# more pixels than hide a step, because what is left keeps the seam away from the cuts.
+# more pixels than hide a step, because what is left keeps the seam away from the cuts. Tiles that differ everywhere
+# are feathered over all that they share but so many pixels at each cut (docs/latents.md).
 _SEAM_SHARE = 4
 _WIDEST_SEAM = 8
+_FROM_CUTS = 8
 # Automatic overlaps: the least, for what the measured receptive field may have missed, and where windows and attention
 # stop repaying more (docs/seams.md).
 _LEAST_OVERLAP = 8
@@ -311,7 +313,7 @@ def _axis(size: int, info: ModelInfo, count: int | None, tile: int, overlap: int
     seams: list[tuple[int, int]] = []
     for before, after in pairwise(origins):
         shared = before + tile - after
-        width = min(_seam_width(shared), shared, after - before)
+        width = min(_seam_width(shared, info.mixes_all), shared, after - before)
         start = after + (shared - width) // 2
         if has_room(shared, info.wraparound):  # the middle between what the tiles show of their own
             start += (info.wraparound // 2) * ((after == origins[-1]) - (before == 0))
@@ -325,9 +327,10 @@ def has_room(shared: int, wraparound: int) -> bool:
     return 0 < 4 * wraparound <= shared
 
 
-def _seam_width(shared: int) -> int:
+def _seam_width(shared: int, wide: bool = False) -> int:
     """The pixels over which tiles that share `shared` pixels are blended."""
-    return min(max(1, shared // _SEAM_SHARE), _WIDEST_SEAM)
+    narrow = min(max(1, shared // _SEAM_SHARE), _WIDEST_SEAM)
+    return max(narrow, shared - 2 * _FROM_CUTS) if wide else narrow
 
 
 def _whole(size: int, info: ModelInfo) -> int:

@@ -20,7 +20,7 @@ DIGESTS = {
     "api/context.py": "9189676d",
     "api/errors.py": "ae705a4d",
     "api/installed.py": "588e071e",
-    "api/model_info.py": "1a011b85",
+    "api/model_info.py": "f76b9682",
     "api/options.py": "9200a907",
     "api/resize.py": "bc967b0c",
     "api/samples.py": "6c04ea96",
@@ -127,7 +127,7 @@ DIGESTS = {
     "storage/private_copy.py": "2b321ada",
     "storage/processes.py": "ffcb6128",
     "storage/scratch.py": "b3d8c839",
-    "tiling/plan.py": "2f91ad12",
+    "tiling/plan.py": "942c84ab",
 }
 """Of the code, without comments and docstrings, of all that the compiling process is made of, as of `FORMAT`."""
 

@@ -80,3 +80,9 @@ def test_rows_of_our_convolutions_take_more_than_torch_s_operations() -> None:
     costs = [rough_cost(zoo.esrgan(), kernels, torch.float32) for kernels in ("plain", "winograd")]
     plain, in_rows = (cost.per_pixel for cost in costs if cost)
     assert in_rows > 1.3 * plain
+
+
+def test_span_s_blocks_in_one_pass_take_less_than_torch_s_operations() -> None:
+    costs = [rough_cost(zoo.span(), kernels, torch.float32) for kernels in ("plain", "winograd")]
+    plain, in_one_pass = (cost.per_pixel for cost in costs if cost)
+    assert 0.3 * plain < in_one_pass < 0.7 * plain

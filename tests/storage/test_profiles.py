@@ -19,7 +19,7 @@ from cudaspeed.storage.profiles import Account, Profile, ProfileStore
 
 CONTENT = "0123456789abcdef" * 4
 TABLES = ("trials", "raised", "fastest", "throughputs", "costs", "peaks", "chosen", "accounts")
-WRITTEN = {"schema": 8, "revision": 1, "receptive_field": 3, "unbounded": False, **{name: {} for name in TABLES}}
+WRITTEN = {"schema": 9, "revision": 1, "receptive_field": 3, "unbounded": False, **{name: {} for name in TABLES}}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.model_info import ModelInfo
+from cudaspeed.api.samples import PICTURES, Samples
 from cudaspeed.tiling.plan import (
     Around,
     Axis,
@@ -75,6 +76,8 @@ def some_asked(count: int) -> Iterator[Asked]:
             square=rng.random() < 0.25,
             alignment=multiple * rng.choice([1, 1, 2, 3, 4, 8]),
             small_convolutional=rng.random() < 0.5,
+            global_context=(mixes_all := rng.random() < 0.25),
+            samples=Samples(limits=None) if mixes_all else PICTURES,
         )
         height, width = (rng.choice([rng.randint(1, 40), rng.randint(1, 300), rng.randint(1, 3000)]) for _ in "hw")
         yield Asked(
@@ -149,7 +152,17 @@ def test_seams_lie_apart_inside_the_overlaps(axes: list[tuple[Asked, Axis]]) -> 
             assert after <= start <= stop <= min(before + axis.tile, axis.size), asked
             assert start < stop or before + axis.tile == after, f"overlapping tiles are blended: {asked}"
             context = min(start - after, before + axis.tile - stop)
-            assert context >= (asked.overlap or 0) // 4, f"no tile is used up to its very edge: {asked}"
+            least = (asked.overlap or 0) // 4
+            least = min(least, 8) if asked.info.mixes_all else least
+            assert context >= least, f"no tile is used up to its very edge: {asked}"
+
+
+def test_tiles_that_differ_everywhere_are_feathered_widely() -> None:
+    near = plan_tiles(160, 160, info(global_context=True), max_side=112, overlap=64)
+    demands = info(global_context=True, samples=Samples(limits=None))
+    everywhere = plan_tiles(160, 160, demands, max_side=112, overlap=64)
+    assert [stop - start for start, stop in near.rows.seams] == [8]
+    assert [stop - start for start, stop in everywhere.rows.seams] == [48]
 
 
 def test_an_explicit_tile_is_an_upper_bound(axes: list[tuple[Asked, Axis]]) -> None:
