@@ -32,7 +32,7 @@ from .ticker import Ticker
 
 _PERIOD = 0.02  # seconds between two samples
 _LEAST_SAMPLES = 3  # within a forward
-_LEAST_SECONDS = 0.5  # of a run's forwards
+LEAST_SECONDS = 0.5  # of a run's forwards
 _LEAST_BYTES = 32 << 20  # expected of a forward: what libraries load and threads take at its side is a few
 _MOST_TRIED = 4  # forwards of a kind that are watched in vain
 _LARGER = 1.5  # times what was expected of those before
@@ -140,7 +140,7 @@ class Feedback:
 
     def start(self, expected_seconds: float | None) -> None:
         """A run begins whose forwards will take so many seconds; None: nobody knows."""
-        lasts = expected_seconds is None or expected_seconds >= _LEAST_SECONDS
+        lasts = expected_seconds is None or expected_seconds >= LEAST_SECONDS
         self._started = lasts and not has_own_limits()  # the sampler's thread counts against them
 
     def wants(self, kind: Estimated) -> bool:
@@ -172,7 +172,7 @@ class Feedback:
 
     def seen(self, seconds: float) -> dict[Estimated, Seen]:
         """By kinds, in a run whose forwards took so many seconds."""
-        return dict(self._seen) if seconds >= _LEAST_SECONDS else {}
+        return dict(self._seen) if seconds >= LEAST_SECONDS else {}
 
     def _note(self, kind: Estimated, grown: int | None, expected: int, exact: bool = True) -> None:
         least, most = PLAUSIBLE
