@@ -4,8 +4,8 @@
 Every run is in a process of its own, after a picture of 64x64 by the same model, which loads what is loaded once. The
 peak is the resident set's growth, sampled every 2 ms, without the result; on CUDA the allocator's. `estimates` has for
 each model and side the ratio estimate : peak before anything was measured of the model and after one run of feedback
-(to reach: 0.85 to 1.7, and 0.95 to 1.25; only runs of half a second are watched); `frames` the peak of 64 frames over that of 8 (1.05); `sampling` what a run
-takes with feedback over what it takes without (1.005), in turn in one process.
+(to reach: 0.85 to 1.7, and 0.95 to 1.25; only runs of half a second are watched); `frames` the peak of 64 frames over
+that of 8 (1.05); `sampling` what a run takes with feedback over what it takes without (1.005), in turn in one process.
 """
 
 from __future__ import annotations
