@@ -51,6 +51,8 @@ def main() -> None:
         parser.error(
             f"--patch {args.patch}: {args.architecture} needs a multiple of {_WINDOWS.get(args.architecture, 16)}"
         )
+    if args.architecture == "dat" and args.batch == 1:
+        parser.error("--batch 1: dat normalises over the patches of a step, and needs 2 or more")
     try:
         checked_and_trained(args)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, BadModelError) as error:

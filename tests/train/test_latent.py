@@ -208,6 +208,7 @@ def test_a_name_that_would_not_tell_what_a_file_is_for_is_refused_at_once(tmp_pa
         (("--held-out", "."), "need --vae"),
         (("--out", "mine_sdxl"), "--out mine_sdxl: its name must end with .safetensors"),
         (("--patch", "12"), "--patch 12: swinfir needs a multiple of 8"),
+        (("--architecture", "dat", "--patch", "16", "--batch", "1"), "--batch 1: dat normalises over the patches"),
         (("--patch", "256"), "less than a patch of 256"),
         (("--steps", "0"), "invalid positive value: '0'"),
         (("--embed", "16"), "embed is 16; swinfir needs a multiple of 12"),
