@@ -32,6 +32,9 @@ _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
 # The same over a bound by the widths of layers, which is mostly more than these tensors: measured for the architectures
 # of bench/model_zoo.py, of which real peaks were 0.7 to 1.25 times the bound.
 _OVERHEAD_OF_BOUNDS = 1.15
+# Another process takes up to so much more for a forward than the one in which it was seen: heaps and threads differ. An
+# allocator's own count is the same in all.
+_FROM_PROCESS_TO_PROCESS = {"cpu": 1.1}
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
 _SHARE_FOR_COPIES = 1 / 4  # of a device's memory: our copies of models, from one run to the next
 _PROBE_SIDE = 64
@@ -172,7 +175,14 @@ _POINTWISE = {"add", "sub", "mul", "div", "leaky_relu", "relu", "gelu", "silu", 
 def working_bytes(cost: MemoryCost, pixels: int, device: torch.device) -> int:
     """Bytes that a forward over `pixels` input pixels takes on `device`, overhead included, weights not."""
     estimate = cost.at(pixels) - cost.weights
-    return int(_along(cost.seen, estimate) if cost.seen else estimate * usual_overhead(cost.bound, device))
+    if not cost.seen:
+        return int(estimate * usual_overhead(cost.bound, device))
+    return int(_along(cost.seen, estimate) * _margin(device))
+
+
+def _margin(device: torch.device) -> float:
+    """Over what was seen of forwards on `device`."""
+    return _FROM_PROCESS_TO_PROCESS.get(device.type, 1.0)
 
 
 def _along(curve: Curve, x: float) -> float:
@@ -201,7 +211,7 @@ def pixels_within(cost: MemoryCost, working: float, device: torch.device) -> int
     where what is held takes more than there is, and `working` is negative."""
     working = max(0.0, working)
     turned = tuple((takes, estimate) for estimate, takes in cost.seen)
-    budget = _along(turned, working) if turned else working / usual_overhead(cost.bound, device)
+    budget = _along(turned, working / _margin(device)) if turned else working / usual_overhead(cost.bound, device)
     linear, square = max(cost.per_pixel, 1.0), cost.per_pixel_squared
     if square == 0.0:
         return max(1, int(budget / linear))

@@ -211,8 +211,15 @@ def test_more_memory_and_a_bolder_level_never_buy_fewer_pixels(cost: MemoryCost)
 def test_what_was_seen_of_forwards_of_some_size_holds_for_that_size() -> None:
     for estimate, factor in ((1 << 20, 1.6), (50 << 20, 1.6), (100 << 20, 1.4), (900 << 20, 0.7), (1 << 40, 0.8)):
         pixels = round(estimate / LINEAR.per_pixel)
-        assert working_bytes(SEEN, pixels, CPU) == pytest.approx(factor * estimate, rel=0.05)
-    assert 0.7 < working_bytes(SEEN, round((300 << 20) / LINEAR.per_pixel), CPU) / (300 << 20) < 1.4, "between"
+        assert working_bytes(SEEN, pixels, CUDA) == pytest.approx(factor * estimate, rel=0.05)
+    assert 0.7 < working_bytes(SEEN, round((300 << 20) / LINEAR.per_pixel), CUDA) / (300 << 20) < 1.4, "between"
+
+
+def test_what_a_cpu_s_process_was_seen_to_take_is_not_what_another_takes_exactly() -> None:
+    pixels = round((100 << 20) / LINEAR.per_pixel)
+    takes = working_bytes(SEEN, pixels, CPU)
+    assert takes == pytest.approx(1.1 * working_bytes(SEEN, pixels, CUDA), rel=1e-6)
+    assert pixels_within(SEEN, takes, CPU) == pytest.approx(pixels, rel=1e-3)
 
 
 @pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)

@@ -92,7 +92,7 @@ DIGESTS = {
     "latents/loader.py": "bea07297",
     "latents/model.py": "9f73066b",
     "latents/names.py": "a3930735",
-    "memory.py": "0fff6509",
+    "memory.py": "6836bdc6",
     "models/construction.py": "abbd387f",
     "models/cuda_graphs.py": "20ce000a",
     "models/execution.py": "cb5a8c74",

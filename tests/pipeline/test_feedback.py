@@ -35,6 +35,7 @@ FP32 = Estimated(ExecutionMode("fp32", autocast=False, channels_last=False), rou
 FP16 = Estimated(ExecutionMode("fp16", autocast=False, channels_last=False), rough=False)
 EXPECTED = 100 * MB
 CONSTANT, CONSTANT_OF_BOUNDS = 1.5, 1.15  # on a CPU, while nothing was seen
+MARGIN = 1.1  # there, over what was seen
 
 
 class Machine:
@@ -335,7 +336,7 @@ def test_the_next_run_reckons_with_what_was_seen_and_so_does_the_next_process(ru
     seen = runs()
     assert seen.memory.forward == pytest.approx(CONSTANT * runs.expected, rel=0.01), "not before"
     told = runs()
-    assert 2 * runs.expected <= told.memory.forward <= 2.25 * runs.expected
+    assert MARGIN * 2 * runs.expected <= told.memory.forward <= MARGIN * 2.25 * runs.expected
     assert told.profile != seen.profile
     assert runs().profile == told.profile
     runs.sessions = runs.new_sessions()
@@ -474,7 +475,7 @@ def test_a_bound_by_widths_is_compared_with_itself_and_nothing_is_traced(
         lambda executor, tiles: machine.forward(takes) or executor._forward(tiles),
     )
     forward_bytes()
-    assert 0.4 * bound <= forward_bytes() <= 0.45 * bound
+    assert MARGIN * 0.4 * bound <= forward_bytes() <= MARGIN * 0.45 * bound
     sessions.finish_learning()  # no thread is left
 
 
