@@ -40,6 +40,13 @@ segments beside the output, in a folder called like it with .parts behind: whate
 on with it. Ctrl-C leaves a film of what is done, called out.partial.mp4 where it is to be out.mp4."""
 
 
+_OF_FARMS = """Upscale pictures by many workers, on this machine or several, and keep account of them.
+
+Needs Ray 2.58 or newer: pip install "ray>=2.58". Without --address it is this machine's alone, for as long as the
+command runs; with it the farm joins a Ray that runs, whose machines have the pack, and find inputs, outputs and the
+model under the same paths. What was done is kept in the output folder, in .farm: the same command goes on with it."""
+
+
 _OF_LATENTS = """Upscale latents by a latent upscaler: for a second sampler, without decoding and encoding them.
 
 Inputs are files that ComfyUI's SaveLatent has written, old ones without a version among them. Outputs are such files,
@@ -113,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     _add_latent_arguments(latent)
     _add_run_arguments(latent)
     latent.set_defaults(run=_later("latent"))
+
+    _add_farm(commands, output)
 
     listed = commands.add_parser("models", parents=[output], help="list the bundled and the found models")
     listed.set_defaults(run=_later("models"))
@@ -234,7 +243,7 @@ def _compiling_arguments() -> _Parser:
 
 
 def _add_file_arguments(command: argparse.ArgumentParser) -> None:
-    """Which pictures, and what comes of them: those of `FolderOptions`."""
+    """Which pictures, and where they go."""
     command.add_argument(
         "inputs",
         nargs="+",
@@ -243,12 +252,17 @@ def _add_file_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("-o", "--output", required=True, help="a picture file, or a folder (several inputs need one)")
     command.add_argument(
-        "--recursive", action="store_true", help="with the pictures of subfolders, which are mirrored in the output"
-    )
-    command.add_argument(
         "--skip-existing",
         action="store_true",
         help="an output that exists counts as done (none is ever left half-written)",
+    )
+    _add_picture_arguments(command)
+
+
+def _add_picture_arguments(command: argparse.ArgumentParser) -> None:
+    """How pictures are found, read and named: those of `FolderOptions` and `DecodeLimits`."""
+    command.add_argument(
+        "--recursive", action="store_true", help="with the pictures of subfolders, which are mirrored in the output"
     )
     command.add_argument(
         "--format", choices=FORMATS, default="", help="of all pictures in the output folder (default: each its own)"
@@ -333,6 +347,57 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
         help="parts that differ by at most N/255 from when they were last computed stand still, for up to a second "
         "(default: %(default)s, only what is exactly the same)",
     )
+
+
+def _add_farm(commands: Any, output: _Parser) -> None:
+    """The farm's own commands."""
+    of_farm = commands.add_parser("farm", help="upscale thousands of pictures by many workers (needs Ray)")
+    actions = of_farm.add_subparsers(required=True, metavar="ACTION")
+    run = actions.add_parser(
+        "run",
+        parents=[output, _computing_arguments(), _compiling_arguments()],
+        help="upscale what is not done yet",
+        description=_OF_FARMS,
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="pictures, folders of them, or lists of them: .txt, one path a line"
+    )
+    run.add_argument("-o", "--output", required=True, help="a folder")
+    run.add_argument("--address", default="", help="of a Ray to join, such as 10.0.0.1:6379 (default: one of its own)")
+    run.add_argument(
+        "--actors", type=_told_alone(_parse_actors), default=0, metavar="N", help="workers (default: auto, all places)"
+    )
+    run.add_argument(
+        "--gpus-per-actor",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="GPUs of a worker, where there are any; 0.5: two share one (default: 1)",
+    )
+    run.add_argument(
+        "--cpus-per-actor", type=int, default=1, metavar="N", help="threads that a worker computes with (default: 1)"
+    )
+    _add_picture_arguments(run)
+    _add_upscale_arguments(run)
+    _add_size_arguments(run)
+    run.set_defaults(run=_later("farm"))
+    for name, told in (
+        ("status", "how far a farm is, and what was set aside"),
+        ("retry", "upscale what was set aside once more, as the farm that did had it"),
+    ):
+        action = actions.add_parser(name, parents=[output], help=told)
+        action.add_argument("output", metavar="OUTPUT", help="the farm's output folder")
+        action.set_defaults(run=_later("farm", name))
+
+
+def _parse_actors(text: str) -> int:
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or not int(text):
+        raise BadOptionError(f"actors is {text!r}; give a number of workers, or auto")
+    return int(text)
 
 
 def _add_upscale_arguments(command: argparse.ArgumentParser) -> None:

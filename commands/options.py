@@ -13,11 +13,12 @@ from ..api.resize import Resize
 from ..images.limits import DecodeLimits
 from ..images.naming import FolderOptions
 from ..latents.options import LatentSize
+from ..scaleout.cluster import FarmOptions
 from ..video.options import VideoOptions
 
 _LONGEST_SIDE = 1 << 16  # pixels, of a picture to prepare for
 
-Options = TypeVar("Options", UpscaleOptions, FolderOptions, DecodeLimits, VideoOptions, LatentSize)
+Options = TypeVar("Options", UpscaleOptions, FolderOptions, DecodeLimits, VideoOptions, LatentSize, FarmOptions)
 
 
 def options_of(kind: type[Options], arguments: argparse.Namespace) -> Options:

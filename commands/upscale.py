@@ -53,7 +53,7 @@ def upscale_all(request: Request, read: Read, console: Console) -> int:
     warn_of_unwritable_cache()
     for others in request.plan.passed_over:
         _tell_passed_over(others, console)
-    upscaling = _Upscaling(model, request, read, console)
+    upscaling = Upscaling(model, request, read, console)
     return Batch(request.plan, request.is_done, upscaling.upscale, _LESS_MEMORY).run(console, _line)
 
 
@@ -67,8 +67,8 @@ def _tell_passed_over(others: PassedOver, console: Console) -> None:
 
 
 @dataclass(frozen=True)
-class _Upscaling:
-    """What all pictures of one command have in common."""
+class Upscaling:
+    """What all pictures of one command have in common. Of `request` the plan is not asked for."""
 
     model: ImageModelDescriptor
     request: Request

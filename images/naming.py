@@ -59,12 +59,12 @@ def targets_of(sources: Iterable[Source], output: Path, options: FolderOptions) 
     would get one name are told apart by their whole names: photo.png stays photo.png, photo.bmp becomes photo.bmp.png.
     Where that does not help, as for pictures of one name from two folders, they have the same target still.
     """
-    short = {source: output / source.below / _name_for(source.path, options) for source in sources}
+    short = {source: output / source.below / name_for(source.path, options) for source in sources}
     wanted = Counter(map(place_of, short.values()))
     return {
         source: target
         if wanted[place_of(target)] == 1 or source.path.suffix == target.suffix
-        else target.with_name(_name_for(source.path, options, whole=True))
+        else target.with_name(name_for(source.path, options, whole=True))
         for source, target in short.items()
     }
 
@@ -82,13 +82,14 @@ def place_of(target: Path) -> str:
     return os.path.join(os.path.realpath(target.parent), target.name)  # noqa: PTH118
 
 
-def folded(target: Path) -> str:
+def folded(target: Path | str) -> str:
     """The same text for names that some file systems take for the same: of other letter case, or other accents."""
     return unicodedata.normalize("NFKC", str(target)).casefold()
 
 
-def _name_for(source: Path, options: FolderOptions, whole: bool = False) -> str:
-    """The ending is cut off unless `whole`, or where it is none of a picture's but part of a name, such as v1.2."""
+def name_for(source: Path, options: FolderOptions, whole: bool = False) -> str:
+    """What comes of `source` is called in the output folder. The ending is cut off unless `whole`, or where it is none
+    of a picture's but part of a name, such as v1.2."""
     keeps = source.suffix.lower() in WRITABLE_ENDINGS and not options.format
     ending = source.suffix if keeps else f".{options.format or 'png'}"
     name = source.stem if source.suffix.lower() in ENDINGS and not whole else source.name

@@ -1,0 +1,111 @@
+"""A worker: a process that holds one model, and does one unit after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..api.errors import BadImageError, BadOptionError, CudaspeedError, first_line
+from .units import Outcome, Unit
+
+logger = logging.getLogger("cudaspeed")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker does: `run` makes the file target of the file source, and tells a record of it. `made_by` says what
+    decides the results, by names that are told to users: two workers that differ there do not work for one farm."""
+
+    run: Callable[[Path, Path], dict[str, Any]]
+    made_by: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where results go, where they grow, and where it is noted that they are done: on one file system."""
+
+    output: str
+    parts: str
+    notes: str
+
+
+class Worker:
+    """Does units for one farm, by the `Work` that `make_work` makes of what was `given`. Ray makes an actor of it, in a
+    process of its own."""
+
+    def __init__(
+        self, make_work: Callable[[Mapping[str, Any]], Work], given: Mapping[str, Any], folders: Folders
+    ) -> None:
+        self._work, self._folders = make_work(given), folders
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def about(self) -> dict[str, Any]:
+        """Who it is, and what decides its results."""
+        return {"name": self._name, "made_by": dict(self._work.made_by)}
+
+    def do(self, unit: Unit) -> Outcome:
+        """Do a unit. Its result is in its place, whole, before it is noted; nothing is raised."""
+        began = time.perf_counter()
+        outcome = Outcome(unit.number, unit.made_from, worker=self._name)
+        # With a name of its own: another worker may be at the unit as well, which was thought to be lost.
+        part = Path(self._folders.parts, f"{unit.number}-{uuid.uuid4().hex}")
+        try:
+            outcome = dataclasses.replace(outcome, record=self._made(unit, part))
+        except Exception as error:  # what breaks on one unit must not cost the others
+            logger.debug("%s", unit.source, exc_info=True)
+            told = _told(unit, error)
+            told["error"] = told["error"].replace(str(part), self._folders.output)
+            outcome = dataclasses.replace(outcome, **told)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        outcome = dataclasses.replace(outcome, seconds=time.perf_counter() - began)
+        if not outcome.error:
+            with suppress(OSError):  # the driver is told all the same
+                _write(Path(self._folders.notes, str(unit.number)), json.dumps(dataclasses.asdict(outcome)))
+        return outcome
+
+    def _made(self, unit: Unit, part: Path) -> dict[str, Any]:
+        """Make the result in the folder `part`, and move it to its place."""
+        target = Path(self._folders.output, unit.target)
+        part.mkdir()
+        grown = part / target.name
+        record = self._work.run(Path(unit.source), grown)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        grown.replace(target)
+        return {**record, "output": str(target)}
+
+
+def _told(unit: Unit, error: Exception) -> dict[str, Any]:
+    """The fields of an outcome that say why nothing came of a unit."""
+    reason = str(error) if isinstance(error, CudaspeedError) else f"{type(error).__name__}: {first_line(error)}"
+    full = any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error))
+    of_input = isinstance(error, BadImageError | BadOptionError)  # and comes out the same another time
+    reason = reason if unit.source in reason else f"{unit.source}: {reason}"
+    return {"error": reason, "again": not (of_input or full), "full": full}
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text, "utf-8")
+    new.replace(path)

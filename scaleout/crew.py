@@ -1,0 +1,166 @@
+"""The workers of a farm: who is there, what each has before it, and what is lost when one dies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..api.errors import CudaspeedError, first_line
+from .cluster import Cluster
+from .units import Outcome, Unit
+
+logger = logging.getLogger("cudaspeed")
+
+_AHEAD = 2  # units that a worker has, the one that it is at among them: it never waits for the driver
+_DEATHS = 5  # in a row, and three for each worker, without anything done in between
+_VAIN = 3  # units that fail one after the other, for no fault of theirs that is known: it is the worker's
+
+
+class FarmError(CudaspeedError, RuntimeError):
+    """The farm cannot go on: no worker is left, or all of them die. What is done is done."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What a worker had that is no more: the unit that it was `at`, if any, those that it had not begun, and `why`.
+    `blamed`: it may have died of that unit."""
+
+    at: Unit | None
+    others: tuple[Unit, ...]
+    why: str
+    blamed: bool = True
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker. `asked` is what it was asked for who it is by; `name`: "" until it told. `flight`: what it has, in the
+    order that it does it in. `in_vain`: how many failed in a row."""
+
+    handle: Any
+    asked: Any
+    name: str = ""
+    flight: dict[Any, Unit] = field(default_factory=dict)
+    in_vain: int = 0
+
+
+class Crew:
+    """Workers of a `cluster`, hired with `arguments`, whose results are decided by what is `made_by`."""
+
+    def __init__(self, cluster: Cluster, arguments: tuple[Any, ...], made_by: Mapping[str, str]) -> None:
+        self._cluster, self._arguments, self._made_by = cluster, arguments, made_by
+        self._ray = cluster.ray
+        self._members: list[_Member] = []
+        self._deaths = self._refused = 0
+        self._reason = ""
+
+    @property
+    def ready(self) -> int:
+        """Workers that are there."""
+        return sum(bool(member.name) for member in self._members)
+
+    @property
+    def in_flight(self) -> int:
+        """Units that workers have."""
+        return sum(len(member.flight) for member in self._members)
+
+    def hire(self) -> None:
+        """As many as there is room for. Raises `FarmError` where there is room for none, or none is left."""
+        for _ in range(self._cluster.places(self._refused) - len(self._members)):
+            handle = self._cluster.hire(*self._arguments)
+            self._members.append(_Member(handle, handle.about.remote()))
+        if not self._members:
+            raise FarmError(self._reason or f"there is no room for a worker: Ray has {self._cluster.told()}")
+
+    def hungry(self) -> Iterator[Callable[[Unit], None]]:
+        """Ways to give a unit to a worker that has few, those first that have the fewest."""
+        for having in range(_AHEAD):
+            for member in self._members:
+                if member.name and len(member.flight) == having:
+                    yield lambda unit, member=member: self._give(member, unit)
+
+    def dismiss(self) -> None:
+        """End all of them."""
+        for member in self._members:
+            self._cluster.dismiss(member.handle)
+        self._members.clear()
+
+    def arrived(self, seconds: float) -> tuple[list[tuple[Unit, Outcome]], list[Lost]]:
+        """Wait for something, so long at most: units and what came of them, and what was lost. Raises `FarmError` where
+        workers do nothing but die."""
+        of = {ref: member for member in self._members for ref in (*member.flight, member.asked) if ref is not None}
+        outcomes: list[tuple[Unit, Outcome]] = []
+        lost: list[Lost] = []
+        self._ray.wait([*of], num_returns=1, timeout=seconds)
+        there, _ = self._ray.wait([*of], num_returns=len(of), timeout=0)
+        for ref in there:
+            member = of[ref]
+            if member not in self._members:
+                continue  # it was lost with one before
+            try:
+                answer = self._ray.get(ref)
+            except self._ray.exceptions.RayError as error:
+                lost.append(self._dead(member, error))
+                continue
+            if ref is member.asked:
+                self._joined(member, answer)
+            else:
+                outcomes.append((member.flight.pop(ref), answer))
+                lost += self._judged(member, answer)
+        return outcomes, lost
+
+    def _give(self, member: _Member, unit: Unit) -> None:
+        member.flight[member.handle.do.remote(unit)] = unit
+
+    def _joined(self, member: _Member, about: Mapping[str, Any]) -> None:
+        """Let it work, unless what it makes would differ from what the others make."""
+        member.asked = None
+        differing = [
+            f"{name} {about['made_by'].get(name)} there, {here} here"
+            for name, here in self._made_by.items()
+            if about["made_by"].get(name) != here
+        ]
+        if not differing:
+            member.name = about["name"]
+            return
+        self._reason = f"the worker {about['name']} is refused, its results would differ: {', '.join(differing)}"
+        logger.warning(self._reason)
+        self._refused += 1
+        self._drop(member)
+
+    def _judged(self, member: _Member, outcome: Outcome) -> list[Lost]:
+        """What is lost with the worker, if it is to go: one whose device is broken fails faster than others work."""
+        if not outcome.again:
+            member.in_vain = 0
+            self._deaths = 0
+            return []
+        member.in_vain += 1
+        if member.in_vain < _VAIN:
+            return []
+        self._count(f"workers fail: {outcome.error}")
+        return [Lost(None, self._drop(member), self._reason)]
+
+    def _dead(self, member: _Member, error: Exception) -> Lost:
+        self._count(f"workers die: {_why(error)}")
+        at, *others = [*self._drop(member)] or [None]
+        return Lost(at, tuple(filter(None, others)), _why(error), not getattr(error, "preempted", False))
+
+    def _count(self, reason: str) -> None:
+        """One more that went."""
+        self._reason = reason
+        self._deaths += 1
+        if self._deaths > _DEATHS + 3 * len(self._members):
+            raise FarmError(reason)
+
+    def _drop(self, member: _Member) -> tuple[Unit, ...]:
+        """It goes: what it had."""
+        self._members.remove(member)
+        self._cluster.dismiss(member.handle)  # that it seems to be dead may be the network's fault
+        return (*member.flight.values(),)
+
+
+def _why(error: Exception) -> str:
+    """What Ray tells of a worker's end: its last line is what was raised there, where something was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else first_line(error)

@@ -1,0 +1,125 @@
+"""`cudaspeed farm` by a real Ray: workers and the driver are killed, and every picture comes out as by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cudaspeed.scaleout.manifest import read_manifest
+
+pytest.importorskip("ray", reason='needs pip install "ray>=2.58"')
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds and kills processes by /proc")
+
+SECONDS = 400
+COUNT = 60
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "cudaspeed.cli", *map(str, arguments)]
+
+
+def farm(pictures: Path, output: Path, *more: str) -> list[str]:
+    return command(
+        *("farm", "run", pictures, "-o", output, "--model", "cudaspeed-compact-x2", "--frozen", "--no-compile"),
+        *("--json", *more),
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(COUNT):
+        Image.fromarray(random.integers(0, 256, (300, 200 + number, 3), np.uint8)).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CUDASPEED_MODELS", "")
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(folder.glob("*.png"))}
+
+
+def records(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def units_of(output: Path) -> list[dict]:
+    return json.loads((output / "report.json").read_text())
+
+
+def workers_of(output: Path) -> list[int]:
+    """The processes that did something for the farm in this folder, as far as that is known already."""
+    with read_manifest(output) as manifest:
+        found = {told["worker"].rpartition(":")[2] for told in manifest.outcomes("done")}
+    return [int(pid) for pid in found if Path("/proc", pid).exists()]
+
+
+def test_a_worker_and_then_the_driver_are_killed_and_every_picture_comes_out(pictures: Path, tmp_path: Path) -> None:
+    alone, output = tmp_path / "alone", tmp_path / "out"
+    done = subprocess.run(
+        command(
+            *("upscale", pictures, "-o", f"{alone}/", "--model", "cudaspeed-compact-x2", "--frozen", "--no-compile")
+        ),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    (pictures / "broken.png").write_bytes(b"\x89PNG nothing")
+
+    driver = subprocess.Popen(
+        farm(pictures, output, "--actors", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: (output / ".farm/manifest.sqlite").exists() and workers_of(output), driver)
+    os.kill(workers_of(output)[0], signal.SIGKILL)
+    until(lambda: len(bits(output)) >= 14, driver)
+    driver.kill()
+    driver.wait()
+    finished = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
+
+    again = subprocess.run(
+        farm(pictures, output, "--actors", "1"), capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert again.returncode == 1, again.stderr
+    assert "broken.png" in again.stderr or any("broken" in unit["error"] for unit in units_of(output))
+    assert bits(output) == bits(alone)
+    computed_again = [name for name, when in finished.items() if (output / name).stat().st_mtime_ns != when]
+    assert len(computed_again) <= 4, "the units in flight, at most"
+    states = {Path(unit["source"]).name: unit["state"] for unit in units_of(output)}
+    assert states.pop("broken.png") == "failed"
+    assert set(states.values()) == {"done"} and len(states) == COUNT
+    assert not [*(output / ".farm/parts").iterdir()]
+
+    told = subprocess.run(command("farm", "status", output, "--json"), capture_output=True, text=True, check=True)
+    assert records(told.stdout)[0] == {"waiting": 0, "done": COUNT, "failed": 1, "total": COUNT + 1}
+
+    (pictures / "broken.png").write_bytes((pictures / "00.png").read_bytes())
+    mended = subprocess.run(
+        command("farm", "retry", output), capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert mended.returncode == 0, mended.stderr
+    nothing = subprocess.run(farm(pictures, output), capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert records(nothing.stdout)[-1]["nothing_to_do"]
+
+
+def until(seen: object, driver: subprocess.Popen) -> None:
+    end = time.monotonic() + SECONDS
+    while not seen():  # type: ignore[operator]
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
