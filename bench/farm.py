@@ -7,6 +7,9 @@ writing the files is in it, as it is for the process, whose number stands beside
 worker killed after every twenty results beside an undisturbed one, and whether all pictures are the same; nearly all of
 the difference is workers being started, for which Ray and torch are imported. "listing": so many pictures (`--listed`)
 found, named and put into the manifest (100 000 in 3 s and 300 MB).
+
+`--simulate` has a thousand workers do ten million pictures (`farm_simulation.py`), of `--unit-seconds` each, by a
+driver that takes `--driver-ms` for each: the "driver" of "rate", its process's own processor time.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
+from .farm_simulation import Farm, simulate, write_seconds
 from .harness import ROOT, Record, Results, command_line
 
 _SIDE = 64
@@ -65,6 +70,7 @@ def farm(pictures: Path, output: Path, kills: bool = False) -> Record:
     command += ["--actors", str(_WORKERS), "--cpus-per-actor", "1"]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_environment(1))
     killed = _kill_workers(driver, output) if kills else []
+    of_driver = _busy_seconds(driver, output)
     if driver.wait():
         raise RuntimeError("the farm failed")
     units = json.loads((output / "report.json").read_text())
@@ -74,10 +80,25 @@ def farm(pictures: Path, output: Path, kills: bool = False) -> Record:
     return {
         "seconds": seconds,
         "beyond": (seconds * _WORKERS - sum(engine)) / len(engine),
+        "driver": of_driver / max(1, len(there)),
         "of_worker": sum(unit["seconds"] for unit in units) / len(units),
         "killed": killed,
         "workers": len({unit["worker"] for unit in units}),
     }
+
+
+def _busy_seconds(driver: subprocess.Popen[bytes], output: Path) -> float:
+    """Processor time of the driver from the twentieth result on."""
+    process, first, last = psutil.Process(driver.pid), None, 0.0
+    while driver.poll() is None:
+        try:
+            last = sum(process.cpu_times()[:2])
+        except psutil.Error:  # it ended
+            break
+        if first is None and len(results_of(output)) >= _STARTED:
+            first = last
+        time.sleep(0.02)
+    return 0.0 if first is None else last - first
 
 
 def _kill_workers(driver: subprocess.Popen[bytes], output: Path) -> list[float]:
@@ -147,7 +168,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--listed", type=int, default=100_000)
+    parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--units", type=int, default=10**7, help="of the simulation")
+    parser.add_argument("--workers", type=int, default=1000, help="of the simulation")
+    parser.add_argument("--unit-seconds", type=float, default=5.0)
+    parser.add_argument("--driver-ms", type=float, default=3.0)
     args = parser.parse_args()
+    if args.simulate:
+        _simulate(Farm(args.units, args.workers, args.unit_seconds, args.driver_ms / 1000))
+        return
     results = Results(torch.device("cpu"), args.json)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -161,6 +190,18 @@ def main() -> None:
             _rate_and_kills(folder, args.parts, args.rounds, results)
 
 
+def _simulate(farm: Farm) -> None:
+    outlook = simulate(farm)
+    rows = max(1, round(outlook.units_per_second))
+    writes, size = write_seconds(min(farm.units, 10**6), rows)
+    print(
+        f"{farm.units} pictures of {farm.unit_seconds:g} s by {farm.workers} workers: {outlook.hours:.1f} h, "
+        f"{outlook.units_per_second:.0f} pictures/s, {outlook.of_ideal:.2f} of what the workers could do; driver busy "
+        f"{outlook.busy:.0%}; {outlook.lost} workers lost, a picture computed again for each; the manifest is written "
+        f"once a second, {rows} rows in {1000 * writes:.0f} ms here, and takes {size * farm.units / 1e9:.1f} GB"
+    )
+
+
 def _rate_and_kills(folder: Path, parts: list[str], rounds: int, results: Results) -> None:
     one_process(folder / "in", folder / "first")  # kernels are built, the model is learned
     quiet = folder / "farm"
@@ -172,7 +213,8 @@ def _rate_and_kills(folder: Path, parts: list[str], rounds: int, results: Result
         results.keep(row)
         print(
             f"rate: farm {by_farm['seconds']:.2f} s, one process {by_one['seconds']:.2f} s, ratio {row['ratio']:.2f}; "
-            f"beyond the engine {1000 * by_farm['beyond']:.1f} and {1000 * by_one['beyond']:.1f} ms a picture"
+            f"beyond the engine {1000 * by_farm['beyond']:.1f} and {1000 * by_one['beyond']:.1f} ms a picture, "
+            f"driver {1000 * by_farm['driver']:.1f} ms"
         )
     if "kills" in parts:
         by_farm = farm(folder / "in", quiet) if not quiet.exists() else by_farm
