@@ -45,6 +45,11 @@ _FLAGS = {"reproducible": "--frozen", "target": "--resize"}  # that are called o
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Upscale what is not done yet; a line a second says how far it is."""
+    return _run(arguments, console, again=False)
+
+
+def _run(arguments: argparse.Namespace, console: Console, again: bool) -> int:
+    """With what was set aside, too, if it is tried `again`; it waits only once nothing is wrong with the rest."""
     options = options_of(FarmOptions, arguments)
     upscale_options(arguments)  # raises for what makes no sense, before anything is begun
     options_of(DecodeLimits, arguments)
@@ -62,6 +67,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     with open_manifest(output) as manifest:
         results = made_by(arguments.model)
         manifest.begin(_decides(arguments) | {"--model": results["model"]})
+        if again:
+            manifest.try_again()
         manifest.sweep()
         manifest.take_notes()
         listing = list_units(arguments.inputs, output, names, manifest.targets())
@@ -82,11 +89,9 @@ def retry(arguments: argparse.Namespace, console: Console) -> int:
         given = manifest.value("arguments")
     if given is None:
         raise BadOptionError(f"the farm of {arguments.output} was stopped before it began; 'farm run' begins it")
-    with open_manifest(Path(arguments.output)) as manifest:
-        manifest.try_again()
     usual = parser().parse_args(["farm", "run", *given["inputs"], "-o", arguments.output])
     mine = {name: getattr(arguments, name) for name in ("output", "json", "verbose")}
-    return run(argparse.Namespace(**{**vars(usual), **given, **mine}), console)
+    return _run(argparse.Namespace(**{**vars(usual), **given, **mine}), console, again=True)
 
 
 def status(arguments: argparse.Namespace, console: Console) -> int:

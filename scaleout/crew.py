@@ -143,8 +143,8 @@ class Crew:
 
     def _dead(self, member: _Member, error: Exception) -> Lost:
         self._count(f"workers die: {_why(error)}")
-        at, *others = [*self._drop(member)] or [None]
-        return Lost(at, tuple(filter(None, others)), _why(error), not getattr(error, "preempted", False))
+        had = self._drop(member)
+        return Lost(had[0] if had else None, had[1:], _why(error), not getattr(error, "preempted", False))
 
     def _count(self, reason: str) -> None:
         """One more that went."""

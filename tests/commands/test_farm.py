@@ -234,3 +234,19 @@ def test_other_options_are_an_error_by_their_names_once_something_is_done(
     assert main([*run, "--tile", "64"]) == 2
     err = capsys.readouterr().err
     assert "--frozen was True, is False" in err and "--tile was 0, is 64" in err
+
+
+def test_why_something_was_set_aside_is_kept_where_it_cannot_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("cudaspeed.commands.farm.load_ray", lambda alone: None)
+    monkeypatch.setattr(farm, "_carry_out", lambda *_: 0)
+    assert main(["farm", "run", str(picture(tmp_path / "a.png")), "-o", str(tmp_path / "out")]) == 0
+    with open_manifest(tmp_path / "out") as manifest:
+        unit = manifest.waiting(-1, 1)[0]
+        manifest.settle([Outcome(unit.number, unit.made_from, error="a.png: it breaks")])
+    monkeypatch.undo()
+    monkeypatch.setattr(ray_library, "installed_version", lambda _: "")
+    assert main(["farm", "retry", str(tmp_path / "out")]) == 1
+    assert main(["farm", "status", str(tmp_path / "out")]) == 0
+    assert "a.png: it breaks" in capsys.readouterr().out
