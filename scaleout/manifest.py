@@ -29,14 +29,17 @@ FOLDER = ".farm"
 PARTS = "parts"
 _SCHEMA = "1"  # another one is not read
 _PATIENCE = 5.0  # seconds, for who reads while another writes
-_TABLES = """
+_TABLES = f"""
+begin;
 create table if not exists run (name text primary key, value text not null) without rowid;
 create table if not exists units (
     number integer primary key, source text not null unique, target text not null unique, made_from text not null,
     state text not null default 'waiting', tries integer not null default 0, worker text not null default '',
-    seconds real not null default 0, error text not null default '', record text not null default '{}'
+    seconds real not null default 0, error text not null default '', record text not null default '{{}}'
 );
 create index if not exists waiting on units (number) where state = 'waiting';
+insert or ignore into run values ('schema', '"{_SCHEMA}"');
+commit;
 """
 _MERGE = """
 insert into units (source, target, made_from) values (?, ?, ?)
@@ -240,6 +243,8 @@ def read_manifest(output: Path) -> Iterator[Manifest]:
     with _telling(file.parent), closing(_connected(file)) as database:
         database.execute("pragma query_only = on")
         manifest = Manifest(output, database)
+        if not database.execute("select 1 from sqlite_master where name = 'run'").fetchone():
+            raise BadOptionError(f"{output} holds no results of a farm yet: its manifest is being made, or never was")
         _check_schema(manifest)
         yield manifest
 
@@ -253,9 +258,7 @@ def _connected(file: Path) -> sqlite3.Connection:
 
 def _check_schema(manifest: Manifest) -> None:
     known = manifest.value("schema")
-    if known is None:
-        manifest.set_value("schema", _SCHEMA)
-    elif known != _SCHEMA:
+    if known != _SCHEMA:
         raise BadOptionError(
             f"{manifest.output} holds a manifest of another version ({known}, here {_SCHEMA}); use another output"
         )

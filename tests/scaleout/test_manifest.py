@@ -78,6 +78,15 @@ def test_it_can_be_looked_at_while_another_writes_it(tmp_path: Path) -> None:
         pass
 
 
+def test_a_manifest_that_is_only_being_made_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / ".farm").mkdir()
+    (tmp_path / ".farm" / "manifest.sqlite").touch()
+    with pytest.raises(BadOptionError, match="holds no results of a farm yet"), read_manifest(tmp_path):
+        pass
+    with open_manifest(tmp_path) as manifest:
+        assert manifest.counts()["waiting"] == 0
+
+
 def test_what_a_worker_noted_counts_where_the_result_is_there(tmp_path: Path) -> None:
     with open_manifest(tmp_path) as manifest:
         manifest.merge(TWO)
