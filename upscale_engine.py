@@ -41,6 +41,8 @@ from .pipeline.scheduler import Limits
 from .pipeline.session import Session
 from .pipeline.session_cache import SessionCache
 from .pipeline.workload import workload_of_one
+from .scaleout.device_context import DeviceContext
+from .scaleout.sharing import sharing_of
 from .storage.fingerprint import unchanged
 from .storage.heap import TRIMMER
 from .tiling.fit import plan_passes, result_size
@@ -95,7 +97,7 @@ def upscale_frames(
     source, sink = ways
     with _running(model, context, sessions) as monitor:
         monitor.looked_at = False  # who has the frames shows them as they are meant to be seen
-        report = _runner(source, model, options, monitor, sessions).into(sink)
+        report = _Work(source, model, options, monitor, sessions).into(sink)
         report = replace(report, seconds=time.perf_counter() - started)
         _log(report)
         monitor.summary = report.summary
@@ -133,17 +135,53 @@ def _upscale(
     started = time.perf_counter()
     noted = validate_image(image)
     source = TensorSource(image)
-    runner = _runner(source, model, options, context, sessions)
+    work = _Work(source, model, options, context, sessions)
     size = result_size(source.size, model.scale, options.resize)
     shape = (len(source), *size, source.channels)
-    sink = TensorSink(allocate_output(shape, context, runner.bytes_beside()))
-    report = runner.into(sink)
+    sink = TensorSink(allocate_output(shape, context, work.bytes_beside()))
+    report = work.into(sink)
     notes = (*([noted] if noted else []), *report.notes)
     report = replace(report, seconds=time.perf_counter() - started, notes=notes)
     for warning in report.warnings:
         logger.warning(warning)
     _log(report)
     return UpscaleResult(sink.tensor, report)
+
+
+class _Work:
+    """What there is to do for the frames of `source`: all by the device of `monitor`, or by several that share it."""
+
+    def __init__(
+        self,
+        source: FrameSource,
+        model: ImageModelDescriptor,
+        options: UpscaleOptions,
+        monitor: Monitor,
+        sessions: SessionCache,
+    ) -> None:
+        self._source, self._model, self._monitor, self._sessions = source, model, monitor, sessions
+        self._runner = _runner(source, model, options, monitor, sessions)
+        several = len(source) and monitor.peers
+        self._sharing = sharing_of(source, self._runner.known, self._runner.passes, options, monitor) if several else ""
+
+    def bytes_beside(self) -> int:
+        """What it takes of main memory beside the result and the forwards."""
+        shared = 0 if isinstance(self._sharing, str) else self._sharing.bytes_beside(self._source.channels)
+        return self._runner.bytes_beside() + shared
+
+    def into(self, sink: FrameSink) -> UpscaleReport:
+        """Do it, with the results into `sink`."""
+        if isinstance(self._sharing, str):
+            report = self._runner.into(sink)
+            return replace(report, notes=(*report.notes, self._sharing)) if self._sharing else report
+        return self._sharing.into((self._source, sink), self._on_one, self._monitor)
+
+    def _on_one(self, ways: tuple[FrameSource, FrameSink], context: DeviceContext) -> UpscaleReport:
+        """A share of it, on the device of `context`, on its thread."""
+        assert not isinstance(self._sharing, str)
+        sessions = self._sessions.of_device(context.number)
+        with _running(self._model, context, sessions) as monitor:
+            return _runner(ways[0], self._model, self._sharing.options, monitor, sessions).into(ways[1])
 
 
 def _runner(

@@ -65,6 +65,10 @@ class RunContext(Protocol):
     """Whether somebody sees what is shown: nothing is made for `show` where nobody does."""
     texts_stay: bool
     """Whether the last text that was said stays, so that every run, quick as it is, ends with what was done."""
+    alone: bool
+    """Whether no other run takes of the memory that this one computes in, as far as the host knows."""
+    peers: tuple[RunContext, ...]
+    """Those of other devices that share the work; progress, interrupts and the result are this one's."""
 
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
         """Bring `model` to `device`, making room for `bytes_wanted` beside it if the host can."""

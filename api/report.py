@@ -65,7 +65,9 @@ class UpscaleReport:
     it went "rev 7 to 8"; where free memory decided how large tiles or batches were, "rev 7, tiles as memory allowed".
     `notes` are sentences on what was not done as asked, such as a precision that the model does not work in. `sizes`
     says how the picture came to its size, "320x240, model 1280x960, lanczos 640x480", in so many `passes` of the model;
-    where these are several, the plan is the last one's, and all else is said of all of them."""
+    where these are several, the plan is the last one's, and all else is said of all of them. `devices` are those that
+    shared the work, with what each has done, "cuda:0: 41 frames"; the plan is then that of the last share. None where
+    one did it all."""
 
     model: str
     scale: int
@@ -91,6 +93,7 @@ class UpscaleReport:
     profile: str = "rev 0"
     passes: int = 1
     sizes: str = ""
+    devices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -108,6 +111,7 @@ class UpscaleReport:
             f"{self.precision}, {self._compiled_by}" if self.compiled else self.precision,
             f"{self.tiles} tiles" if self.tiles != self.frames else "one piece" + " each" * (self.frames > 1),
             f"{self.still_share:.0%} stood still" if self.still_tiles else "",
+            f"on {len(self.devices)} devices" if self.devices else "",
             f"{self.seconds:.1f} s" if self.seconds >= 0.1 else f"{self.seconds * 1000:.0f} ms",
             f"{repaired} tile{'s' * (repaired > 1)} repaired" if repaired else "",
         ]

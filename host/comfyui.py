@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..api.context import Resident, Switches
+from ..api.context import Resident, RunContext, Switches
 from ..api.options import Precision
 from ..devices.backends import has_own_memory
+from ..devices.named import devices_named
 from ..devices.pinned import PINNED
 from ..memory import is_out_of_memory
 from ..storage.heap import TRIMMER
@@ -41,18 +43,25 @@ _PATCHER_NOTES = (
 )
 
 
+# Its lists of models are for one thread, and devices that share a run have one each.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 class ComfyContext:
-    """ComfyUI as a `RunContext`, for the execution of one node."""
+    """ComfyUI as a `RunContext`, for the execution of one node, on `device`; None: on the one that ComfyUI has for the
+    model."""
 
-    texts_stay = True
+    texts_stay = alone = True
+    peers: tuple[RunContext, ...] = ()
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, model: object, device: torch.device | None = None) -> None:
         from comfy import model_management, utils
 
         self._management = model_management
         self._utils = utils
         patcher = getattr(model, "patcher", None)  # ComfyUI 0.33 hangs one on the model, older ones do not
-        self.device: torch.device = patcher.load_device if patcher else model_management.get_torch_device()
+        usual: torch.device = patcher.load_device if patcher else model_management.get_torch_device()
+        self.device = device or usual
         self.output_device: torch.device = model_management.intermediate_device()
         old = not hasattr(model_management, "intermediate_dtype")
         self.output_dtype: torch.dtype = torch.float32 if old else model_management.intermediate_dtype()
@@ -61,7 +70,38 @@ class ComfyContext:
         self.looked_at = _has_page() and setting("CUDAspeed.Preview", True)
         self._bar: Any = None
 
+    @classmethod
+    def of_several(cls, model: object, devices: str) -> ComfyContext:
+        """Of the first of the `devices`, whose peers are the others. Raises what `devices_named` does."""
+        context = cls(model)
+        if devices.strip():
+            context, *others = [cls(model, device) for device in devices_named(devices, context.device)]
+            context.peers = tuple(others)
+        return context
+
     def make_resident(self, model: Resident, bytes_wanted: int) -> None:
+        with _ONE_AT_A_TIME:
+            self._load(model, bytes_wanted)
+
+    def take_away(self, model: Resident) -> None:
+        with _ONE_AT_A_TIME:
+            loaded = self._management.current_loaded_models
+            for entry in [entry for entry in loaded if entry.model is model.residence]:
+                entry.model_unload()  # which later would move what is not its any more
+                loaded.remove(entry)
+        model.residence = None
+
+    def room_beside(self, model: Resident, needed: int) -> int | None:
+        if not has_own_memory(self.device):
+            return None
+        with _ONE_AT_A_TIME:
+            management = self._management
+            if self.free_bytes() < needed:
+                own = [entry for entry in management.current_loaded_models if entry.model is model.residence]
+                management.free_memory(needed + management.extra_reserved_memory(), self.device, keep_loaded=own)
+            return self.free_bytes()
+
+    def _load(self, model: Resident, bytes_wanted: int) -> None:
         from comfy.model_patcher import ModelPatcher
 
         patcher: Any = model.residence
@@ -81,22 +121,6 @@ class ComfyContext:
         self._management.load_models_gpu([patcher], memory_required=min(bytes_wanted, total), force_full_load=True)
         if self._management.vram_state is self._management.VRAMState.NO_VRAM:  # which loads layers of its own only
             patcher.load(self.device, full_load=True)
-
-    def take_away(self, model: Resident) -> None:
-        loaded = self._management.current_loaded_models
-        for entry in [entry for entry in loaded if entry.model is model.residence]:
-            entry.model_unload()  # which later would move what is not its any more
-            loaded.remove(entry)
-        model.residence = None
-
-    def room_beside(self, model: Resident, needed: int) -> int | None:
-        if not has_own_memory(self.device):
-            return None
-        management = self._management
-        if self.free_bytes() < needed:
-            own = [entry for entry in management.current_loaded_models if entry.model is model.residence]
-            management.free_memory(needed + management.extra_reserved_memory(), self.device, keep_loaded=own)
-        return self.free_bytes()
 
     def free_bytes(self) -> int:
         reserved = 0 if self.device.type == "cpu" else self._management.extra_reserved_memory()

@@ -22,10 +22,12 @@ _SAID = "said_on_node"
 
 
 @contextmanager
-def run_context(model: object) -> Iterator[RunContext]:
+def run_context(model: object, devices: str = "") -> Iterator[RunContext]:
     """The host's context for one run of `model`, an UPSCALE_MODEL off the wire, on behalf of the node that is executing
-    now, which says what goes wrong within."""
-    context = ComfyContext(model) if inside_comfyui() else StandaloneContext()
+    now, which says what goes wrong within. With `devices`, on these instead of the host's. Raises `BadOptionError`
+    where there are no such."""
+    with errors_said():
+        context = ComfyContext.of_several(model, devices) if inside_comfyui() else StandaloneContext(devices)
     with errors_said(context.say):
         yield context
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..api.context import Resident, Switches
-from ..api.errors import BadOptionError, first_line
-from ..devices.backends import automatic_kind, backend_of, has_own_memory
+from ..api.context import Resident, RunContext, Switches
+from ..devices.backends import backend_of, has_own_memory
+from ..devices.named import devices_named
 from ..devices.vram import vram_of
 from ..memory import free_device_bytes, free_or_assumed_bytes, is_out_of_memory
 from ..storage.location import compiled_folder
@@ -23,7 +23,8 @@ class StandaloneContext:
     """A `RunContext` on one torch device; results come back to main memory as float32.
 
     `device` is "auto" (the first CUDA, ROCm, XPU, NPU, MLU or MPS device, else the CPU), a torch device's name, or
-    "openvino:GPU": one of OpenVINO's, which computes what torch has on the CPU.
+    "openvino:GPU": one of OpenVINO's, which computes what torch has on the CPU. Several that share the work are named
+    as `devices_named` takes them: "cuda:0,cuda:1", "all".
     `on_progress(done, total)` is called after every tile batch, and during a long one with parts of tiles;
     `on_say(text)` in a run of more than a second, with what is going on. Both may be called on another thread, one at a
     time. So many GB as `reserve_vram` are left of the device's memory to other programs; by itself 0.4, on Windows 0.6
@@ -34,6 +35,7 @@ class StandaloneContext:
     output_dtype = torch.float32
     switches = Switches()
     looked_at = texts_stay = False
+    alone = True
 
     def __init__(
         self,
@@ -44,7 +46,10 @@ class StandaloneContext:
     ) -> None:
         if device.startswith(_OF_OPENVINO):
             self.switches, device = Switches(engine=device), "cpu"
-        self.device = _find_device(device)
+        self.device, *others = devices_named(device)
+        self.peers: tuple[RunContext, ...] = tuple(
+            StandaloneContext(str(other), reserve_vram=reserve_vram) for other in others
+        )
         self.vram = vram_of(self.device, reserve_vram)
         self.cache_folder = compiled_folder()
         self._on_progress, self._on_say = on_progress, on_say
@@ -96,20 +101,3 @@ class StandaloneContext:
 
     def raise_if_interrupted(self) -> None:
         """Ctrl-C raises by itself."""
-
-
-def _find_device(name: str) -> torch.device:
-    """The device that `name` means. Raises `BadOptionError` for one that this machine does not have."""
-    if name == "auto":
-        # by our own table: torch.accelerator of torch 2.6 names what torch is built for, there or not
-        return torch.device(automatic_kind())
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no values")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ImportError) as error:  # of the last, where a kind wants a package of its own
-        raise BadOptionError(
-            f"device is {name!r:.200}, which this machine does not offer ({first_line(error):.200}); try auto or cpu"
-        ) from error
-    return device

@@ -99,22 +99,23 @@ class KnownModel:
         """Have in `info` what the model needs at seams: as measured, once in its life, or, until then, by its
         architecture. What is neither is measured now, in `step`'s mode, where that is little beside the run. Returns
         whether it was."""
-        known, measured = self._profile.known, False
-        if known.receptive_field is not None and not self._options.reproducible:
-            found = ReceptiveField(known.receptive_field, known.unbounded)
-        else:
-            found = self.record.once("receptive field", lambda: known_receptive_field(self._model))
-            if not self._options.reproducible and not known.trials.get(UNMEASURABLE) and measurable(self.info):
+        measured, found = False, self._measured_field()
+        if found is None:
+            found = self._field_by_architecture()
+            tried = self._options.reproducible or self._profile.known.trials.get(UNMEASURABLE)
+            if not tried and measurable(self.info):
                 study = self._study_of_the_field(step.mode)
                 measured = not found and self._bears(study, step)
                 if measured:
                     found = self._measure_the_field(study)
                 else:
                     self.later.append(study)
-        if found is not None:
-            unbounded = self.info.global_context or found.unbounded
-            self.info = replace(self.info, receptive_field=found.pixels, global_context=unbounded)
+        self.info = _with_field(self.info, found)
         return measured
+
+    def info_at_seams(self) -> ModelInfo:
+        """`info`, with what the model needs at seams as far as that is known without measuring."""
+        return _with_field(self.info, self._measured_field() or self._field_by_architecture())
 
     @property
     def reach(self) -> int | None:
@@ -134,6 +135,15 @@ class KnownModel:
         )
 
     # --- details -----------------------------------------------------------------------------------------------------
+
+    def _measured_field(self) -> ReceptiveField | None:
+        known = self._profile.known
+        if known.receptive_field is None or self._options.reproducible:
+            return None
+        return ReceptiveField(known.receptive_field, known.unbounded)
+
+    def _field_by_architecture(self) -> ReceptiveField | None:
+        return self.record.once("receptive field", lambda: known_receptive_field(self._model))
 
     def _measured_throughput(self, mode: ExecutionMode) -> Throughput:
         throughputs = self._profile.known.throughputs
@@ -159,5 +169,10 @@ class KnownModel:
         self._studies.run(study)
         self._studies.release()
         self._context.say("")
-        known = self._profile.known
-        return None if known.receptive_field is None else ReceptiveField(known.receptive_field, known.unbounded)
+        return self._measured_field()
+
+
+def _with_field(info: ModelInfo, field: ReceptiveField | None) -> ModelInfo:
+    if field is None:
+        return info
+    return replace(info, receptive_field=field.pixels, global_context=info.global_context or field.unbounded)

@@ -69,6 +69,8 @@ class Monitor:
         self.is_out_of_memory = context.is_out_of_memory
         # and older than pictures on the way, and than texts that stay
         self.looked_at, self.texts_stay = getattr(context, "looked_at", False), getattr(context, "texts_stay", False)
+        self.alone: bool = getattr(context, "alone", True)
+        self.peers: tuple[RunContext, ...] = getattr(context, "peers", ())
         self.clock, self.summary = clock, ""
         self._context, self._ticker = context, ticker
         self._speaking, self._closed = threading.Lock(), False

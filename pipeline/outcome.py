@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 
 from ..api.report import NOT_NEEDED, ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
@@ -145,6 +146,45 @@ def joined_report(reports: Sequence[UpscaleReport], passes: Sequence[Pass]) -> U
         profile=", ".join(dict.fromkeys(report.profile for report in reports)),
         notes=tuple(notes),
     )
+
+
+def joined_over_time(
+    reports: Sequence[UpscaleReport], frames: Sequence[Sequence[int]] | None = None
+) -> UpscaleReport | None:
+    """Of runs of the engine, one after the other or side by side, by their `reports`: the last one's, but for what is
+    counted; None of none. `frames` are the numbers of each one's frames, where they do not follow on one another: runs
+    may share one."""
+    if len(reports) < 2 and frames is None:
+        return reports[0] if reports else None
+    numbers = _one_after_the_other(reports) if frames is None else frames
+    healths = [*zip(numbers, (report.health for report in reports), strict=True)]
+    return replace(
+        reports[-1],
+        frames=len({number for some in numbers for number in some}),
+        tiles=sum(report.tiles for report in reports),
+        still_tiles=sum(report.still_tiles for report in reports),
+        still_frames=sum(report.still_frames for report in reports),
+        compiled=any(report.compiled for report in reports),
+        seconds=sum(report.seconds for report in reports),
+        peak_bytes=max(report.peak_bytes for report in reports),
+        out_of_memory=sum(report.out_of_memory for report in reports),
+        health=ImageHealth(
+            repairs=tuple(
+                replace(repair, frame=some[repair.frame]) for some, health in healths for repair in health.repairs
+            ),
+            given_up=next((health.given_up for _, health in healths if health.given_up), None),
+            non_finite=sum(health.non_finite for _, health in healths),
+            wild=sum(health.wild for _, health in healths),
+            broken_frames=_of_all(tuple(some[at] for at in health.broken_frames) for some, health in healths),
+            corrected_frames=_of_all(tuple(some[at] for at in health.corrected_frames) for some, health in healths),
+        ),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+    )
+
+
+def _one_after_the_other(reports: Sequence[UpscaleReport]) -> list[range]:
+    starts = [0, *accumulate(report.frames for report in reports)]
+    return [range(start, stop) for start, stop in pairwise(starts)]
 
 
 def sizes_in_words(passes: Sequence[Pass]) -> str:

@@ -107,7 +107,7 @@ class Session:
         model raises in fp32, and `OutOfMemoryError` where it does not fit the device."""
         self.choose(pixels, piece)
         self.revisions.begin()
-        if not self.options.reproducible:
+        if self.context.alone and not self.options.reproducible:
             self.peaks.start(pixels)
 
     def choose(self, pixels: int, piece: Piece) -> None:

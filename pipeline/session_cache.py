@@ -97,6 +97,7 @@ class SessionCache:
         self._observations: dict[str, ModelObservations] = {}
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
         self._latest: tuple[weakref.ref[nn.Module], float] | None = None  # whose run was the last, and its seconds
+        self._of_peers: list[SessionCache] = []
         self._lock, self._sessions = threading.Lock(), 0
         self._asked: list[Callable[[], None]] = []  # to let go of all, and whom to tell
 
@@ -131,9 +132,17 @@ class SessionCache:
         if another and self._latest[1] >= _NOT_SHORT:
             TRIMMER.soon()
 
+    def of_device(self, number: int) -> SessionCache:
+        """What is kept for the device of this number among several that share runs, with copies of its own: this, for
+        the first. Between its runs as between those of the first something is found out, never meanwhile."""
+        with self._lock:
+            while len(self._of_peers) < number:
+                self._of_peers.append(SessionCache(self.clock, self.learner, self.thread_clock))
+        return self._of_peers[number - 1] if number else self
+
     def holdings(self) -> Holdings:
         """What could be let go of."""
-        return holdings_of(self.runners.held())
+        return holdings_of(runner for cache in (self, *self._of_peers) for runner in cache.runners.held())
 
     def let_go(self, then: Callable[[], None]) -> None:
         """Let go of all that is only kept for later runs, which make it anew: copies of models, with what is compiled
@@ -160,7 +169,8 @@ class SessionCache:
             if asked:
                 self._asked = []
                 self.learner.give_up()
-                self.runners.clear()
+                for cache in (self, *self._of_peers):
+                    cache.runners.clear()
                 PINNED.clear()
                 TRIMMER.soon()
         for then in asked:
@@ -203,5 +213,6 @@ class SessionCache:
 
     def flush(self) -> None:
         """Write down what forwards took."""
-        for store in self._profiles.values():
-            store.flush()
+        for cache in (self, *self._of_peers):
+            for store in cache._profiles.values():
+                store.flush()

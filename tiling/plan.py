@@ -34,6 +34,8 @@ _MOST_ATTENTION_OVERLAP = 64
 _WASTEFUL = 8
 _LARGE = 256
 _SMALLEST_AUTOMATIC = 128
+# A band of a picture is at least so many times as high as what it shares with the next.
+_BAND = 4
 
 
 Box = tuple[int, int, int, int]
@@ -215,6 +217,17 @@ def plan_fixed(height: int, width: int, info: ModelInfo, tile: tuple[int, int], 
     return TilePlan(
         rows=_axis(height, info, None, tile[0], overlap), columns=_axis(width, info, None, tile[1], overlap)
     )
+
+
+def plan_bands(height: int, width: int, info: ModelInfo, count: int, overlap: int) -> TilePlan | None:
+    """The plan of `count` equal tiles as wide as the picture, one below the other, of which neighbours share at least
+    `overlap` rows. None where that is more than a quarter of one, and where the model takes no such tiles."""
+    side = _least_side(_canvas(height, info), count, info, overlap)
+    if info.square or count < 2 or side > _whole(height, info) or _BAND * overlap > side:
+        return None
+    columns = _axis(width, info, 1, _whole(width, info), overlap)
+    rows = _axis(height, info, count, side, overlap)
+    return TilePlan(rows, columns) if len(rows.origins) == count else None
 
 
 def plan_around(height: int, width: int, info: ModelInfo, around: Around) -> TilePlan | None:

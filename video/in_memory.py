@@ -13,13 +13,13 @@ from ..api.context import RunContext
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport, UpscaleResult
 from ..api.resize import Resize
+from ..pipeline.outcome import joined_over_time
 from ..tiling.fit import result_size
 from ..upscale_engine import upscale_frames
 from .facts import Frame
 from .frames import FilmSource, FrameReading, ReadFrame
 from .inputs import FilmInput
 from .pipeline import as_stored
-from .report import joined_over_time
 
 logger = logging.getLogger("cudaspeed")
 

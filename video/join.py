@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ..api.errors import OutputError
 from ..images.whole import write_whole
+from ..pipeline.threads import interruptible
 from .copies import CopyPlan
 from .formats import FilmFormat
 from .interleave import is_due
@@ -22,7 +23,6 @@ from .parts import sync_folder
 from .pyav import load_av
 from .reader import FilmReader
 from .records import KnownPacket
-from .threads import interruptible
 from .writer import FilmWriter
 
 if TYPE_CHECKING:

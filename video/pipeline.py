@@ -22,6 +22,7 @@ from ..api.errors import OutputError
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
 from ..api.resize import Resize
+from ..pipeline.outcome import joined_over_time
 from ..tiling.fit import result_size
 from . import pixel_formats
 from .copies import CopyPlan
@@ -45,7 +46,7 @@ from .manifest import Manifest, of_input, of_work
 from .options import VideoOptions
 from .parts import parts_of
 from .reader import FilmReader
-from .report import FilmReport, FilmResult, Tell, joined_over_time
+from .report import FilmReport, FilmResult, Tell
 from .resume import Grouping
 from .segmented import SegmentedWork, write_in_segments
 from .stages import Engine, Stages

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..api.report import ImageHealth, UpscaleReport
+from ..api.report import UpscaleReport
 from .facts import Losses
 
 
@@ -62,37 +61,6 @@ class FilmReport:
         """What the user should know, in sentences."""
         of_engine = self.upscaling.warnings if self.upscaling else ()
         return (*dict.fromkeys((*self.notes, *self.losses.warnings, *of_engine)),)
-
-
-def joined_over_time(reports: Sequence[UpscaleReport]) -> UpscaleReport | None:
-    """Of runs of the engine one after the other, by their `reports`: the last one's, but for what is counted; None of
-    none."""
-    if len(reports) < 2:
-        return reports[0] if reports else None
-    starts = [0, *accumulate(report.frames for report in reports)]
-    healths = [*zip(starts, (report.health for report in reports), strict=False)]
-    return replace(
-        reports[-1],
-        frames=starts[-1],
-        tiles=sum(report.tiles for report in reports),
-        still_tiles=sum(report.still_tiles for report in reports),
-        still_frames=sum(report.still_frames for report in reports),
-        compiled=any(report.compiled for report in reports),
-        seconds=sum(report.seconds for report in reports),
-        peak_bytes=max(report.peak_bytes for report in reports),
-        out_of_memory=sum(report.out_of_memory for report in reports),
-        health=ImageHealth(
-            repairs=tuple(
-                replace(repair, frame=start + repair.frame) for start, health in healths for repair in health.repairs
-            ),
-            given_up=next((health.given_up for _, health in healths if health.given_up), None),
-            non_finite=sum(health.non_finite for _, health in healths),
-            wild=sum(health.wild for _, health in healths),
-            broken_frames=tuple(start + frame for start, health in healths for frame in health.broken_frames),
-            corrected_frames=tuple(start + frame for start, health in healths for frame in health.corrected_frames),
-        ),
-        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
-    )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ..api.errors import CudaspeedError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import UpscaleReport
 from ..api.resize import Resize
+from ..pipeline.threads import Stage, end
 from ..upscale_engine import upscale_frames
 from .ends import FrameReader, FrameWriter, OutputFormat
 from .facts import Frame
@@ -35,7 +36,6 @@ from .interleave import is_due
 from .queues import ByteQueue, Stopped
 from .report import FilmProgress, Tell
 from .segments import SegmentWriter
-from .threads import Stage, end
 
 if TYPE_CHECKING:
     from av.packet import Packet
