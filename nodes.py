@@ -10,7 +10,7 @@ from torch import Tensor
 from .api.report import UpscaleReport
 from .canvas import aliases, old_values
 from .canvas.last_run import with_last_run
-from .canvas.lazy_video import LazyVideo
+from .canvas.lazy_video import LazyVideo, Work
 from .canvas.model_list import model_list, one_node_widgets
 from .canvas.offer import offer
 from .canvas.validation import ChecksSize
@@ -22,6 +22,7 @@ from .canvas.widgets import (
     OPTIONAL,
     REQUIRED,
     check_names,
+    devices_of,
     latent_options_of,
     latent_size_of,
     options_of,
@@ -69,9 +70,10 @@ class UpscaleImageCUDAspeed(ChecksSize):
     def upscale(self, upscale_model: ImageModelDescriptor, image: Tensor, **widgets: Any) -> dict[str, Any]:
         """`image` [B, H, W, C] 0..1 -> under "result" ([B, H*scale, W*scale, C] 0..1,), or of the size that is wanted,
         in ComfyUI's output type and device; under "ui" what the page shows of the run."""
-        with run_context(upscale_model) as context:
+        with errors_said():
             check_names(widgets, _OF_PICTURES)
-            options = options_of(widgets)
+            options, devices = options_of(widgets), devices_of(widgets)
+        with run_context(upscale_model, devices) as context:
             made = upscale(image, upscale_model, options, context)
             return with_last_run(made.image, made.report, options)
 
@@ -182,7 +184,8 @@ class UpscaleVideoCUDAspeed(ChecksSize):
     def upscale(self, upscale_model: ImageModelDescriptor, video: Any, **widgets: Any) -> tuple[LazyVideo]:
         """The video upscaled, of which nothing but the first frame was looked at. Raises what cannot be written."""
         check_names(widgets, FILM)
-        made = lazy_video(video, upscale_model, options_of(widgets), video_options_of(widgets))
+        work = Work(upscale_model, options_of(widgets), video_options_of(widgets), devices_of(widgets))
+        made = lazy_video(video, work)
         made.check()
         return (made,)
 

@@ -11,6 +11,7 @@ import logging
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from spandrel import ImageModelDescriptor
 
+from ..api.context import RunContext
 from ..api.errors import OutOfMemoryError
 from ..api.options import UpscaleOptions
 from ..host.context import errors_said, run_context
@@ -51,11 +53,13 @@ _FINEST = 10**6  # parts of a second that a time on a wire is told in
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done with a film, for which node: its id, None outside of one."""
+    """What is to be done with a film, on which `devices` ("": the host's), and for which node: its id, None outside of
+    one."""
 
     model: ImageModelDescriptor
     options: UpscaleOptions
     video: VideoOptions
+    devices: str = ""
     node: str | None = None
 
 
@@ -88,7 +92,11 @@ class LazyVideo:
         self._told: str | None = None  # of the last run
 
     def check(self) -> None:
-        """Raise what can be known to go wrong: no film, an encoder that does not open, sizes that it does not write."""
+        """Raise what can be known to go wrong: no film, no such devices, an encoder that does not open, sizes that it
+        does not write."""
+        if self._work.devices:
+            with self._context():
+                pass
         self._outline()
 
     def get_dimensions(self) -> tuple[int, int]:
@@ -174,7 +182,7 @@ class LazyVideo:
         """All frames, and the sound, in memory. Raises `OutOfMemoryError` where the frames take more than half of what
         is free."""
         model, options = self._work.model, self._work.options
-        with run_context(model) as context, self._source.reader(self._window, self._usual.ending) as reader:
+        with self._context() as context, self._source.reader(self._window, self._usual.ending) as reader:
             _check_memory(reader, model.scale, options)
             result = upscale_into_memory(reader, model, options, context)
             facts, tags = reader.facts, dict(reader.tags.of_file)
@@ -226,6 +234,9 @@ class LazyVideo:
         else:
             copy_film(made.path, wish.ending, target, tags, made.tags)
 
+    def _context(self) -> AbstractContextManager[RunContext]:
+        return run_context(self._work.model, self._work.devices)
+
     def _tell(self) -> None:
         """Of the run to which is owed what was saved just now, be it a copy."""
         if self._told is not None:
@@ -235,7 +246,7 @@ class LazyVideo:
         source = self._source if wish.colour is None else self._source.in_colour(wish.colour)
         # Save Video numbers its files on by the names that it finds, but for those that begin with a dot
         parts = path.with_name(f".{path.name}.parts")
-        with run_context(self._work.model) as context:
+        with self._context() as context:
             job = FilmJob(source.reader(self._window, wish.ending), path, wish.video, tags, parts)
             previews = Previews(context, self._outline().facts.rotation)
             report = upscale_film(job, self._work.model, self._work.options, context, previews.tell)

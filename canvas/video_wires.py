@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from spandrel import ImageModelDescriptor
 
 from ..api.errors import BadFilmError
-from ..api.options import UpscaleOptions
 from ..host.executing import executing_node
 from ..host.video_types import video_types
 from ..models.loader import check_model
 from ..video.clip import Clip
-from ..video.options import VideoOptions
 from ..video.pyav import load_av
 from ..video.sound import Sound
 from ..video.sources import ClipSource, FileSource
@@ -27,16 +25,16 @@ from .lazy_video import LazyVideo, Work, seconds
 _FINEST_RATE = 1001  # as in 24000/1001 frames a second
 
 
-def lazy_video(video: Any, model: ImageModelDescriptor, options: UpscaleOptions, written: VideoOptions) -> LazyVideo:
-    """The host's `video`, to be upscaled and `written` so: a VIDEO for any node of the host's. Raises
-    `MissingLibraryError` where PyAV is missing or too old, or the host, `BadModelError`, and `BadFilmError` for
-    what is no VIDEO."""
-    check_model(model)
+def lazy_video(video: Any, work: Work) -> LazyVideo:
+    """The host's `video`, with which this `work` is to be done for the node that is executing now: a VIDEO for any node
+    of the host's. Raises `MissingLibraryError` where PyAV is missing or too old, or the host, `BadModelError`, and
+    `BadFilmError` for what is no VIDEO."""
+    check_model(work.model)
     load_av()
     types = video_types()
     if not isinstance(video, types.video):
         raise BadFilmError(f"video is a {type(video).__name__}; connect the output of Load Video or Create Video")
-    work = Work(model, options, written, executing_node())
+    work = replace(work, node=executing_node())
     if isinstance(video, types.from_components):
         return _kind(types.video)(ClipSource(_clip(video)), work)
     start, duration = getattr(video, "get_active_trim_window", lambda: (0, 0))()

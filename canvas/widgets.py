@@ -172,7 +172,16 @@ _OPTIONAL: Widgets = {
             "area: the mean of what a pixel covers.",
         },
     ),
+    "devices": (
+        "STRING",
+        {
+            "default": "",
+            "tooltip": "Devices that share the work, as cuda:0,cuda:1, or all. Each has its own copy of the model, and "
+            "computes some of the frames, or a part of a single picture. Empty: ComfyUI's device.",
+        },
+    ),
 }
+_NO_OPTIONS = ("devices",)  # where, and not how, pictures are upscaled
 
 
 def _folded(widgets: Widgets, seen: Container[str]) -> Widgets:
@@ -269,12 +278,23 @@ def check_names(given: Iterable[str], known: Container[str]) -> None:
 def options_of(widgets: Mapping[str, Any]) -> UpscaleOptions:
     """A node's widgets, name -> value, as options: "enable" and "disable" become booleans. What has no widget stays as
     it is by default. Raises `BadOptionError` on a value that cannot be."""
-    of_pictures = {name: value for name, value in widgets.items() if name not in _OF_FILMS}
+    of_pictures = {name: value for name, value in widgets.items() if name not in (*_OF_FILMS, *_NO_OPTIONS)}
     options = {_OPTIONS.get(name, name): value for name, value in of_pictures.items() if name not in _SIZE}
     size = {_SIZE[name]: value for name, value in widgets.items() if name in _SIZE}
     for name, usual in _SWITCHES.items():
         options[_OPTIONS.get(name, name)] = _is_enabled(name, widgets.get(name, usual))
     return UpscaleOptions(**options, resize=Resize(**size))
+
+
+def devices_of(widgets: Mapping[str, Any]) -> str:
+    """A node's widgets, of which it takes the devices that are asked for; "" where none are. Raises `BadOptionError`
+    for what is no text."""
+    devices = widgets.get("devices", "")
+    if not isinstance(devices, str):
+        raise BadOptionError(
+            f"devices is {devices!r:.200}; give names with commas between them, as cuda:0,cuda:1, or all"
+        )
+    return devices
 
 
 def latent_size_of(widgets: Mapping[str, Any]) -> LatentSize:

@@ -214,7 +214,11 @@ def _computing_arguments() -> _Parser:
         help="keep delicate operations in fp32 (default: yes)",
     )
     shared.add_argument("--tile", type=int, default=0, metavar="N", help="longest tile side in pixels, 0 = automatic")
-    shared.add_argument("--device", default="auto", help="auto, cpu, cuda:0, openvino:GPU, ... (default: auto)")
+    shared.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda:0, openvino:GPU, ...; several share the work: cuda:0,cuda:1, or all (default: auto)",
+    )
     return shared
 
 

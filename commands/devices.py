@@ -16,9 +16,9 @@ _NAME = re.compile(r"([a-z_][a-z0-9_]*)(:[0-9]{1,3})?", re.ASCII)
 
 
 def check_device(name: str, reserve_vram: float | None) -> None:
-    """Raise `BadOptionError` for what cannot be a device here: no name of one, or of a kind that neither torch has nor
-    an installed package that torch loads by itself (its entry point "torch.backends"). And for a `reserve_vram` that
-    cannot be so many GB. OpenVINO is asked about its own."""
+    """Raise `BadOptionError` for what cannot be a device here, nor several with commas between: no name of one, or of a
+    kind that neither torch has nor an installed package that torch loads by itself (its entry point "torch.backends").
+    And for a `reserve_vram` that cannot be so many GB. OpenVINO is asked about its own."""
     if reserve_vram is not None:
         asked_reserve(reserve_vram)
     if name.startswith("openvino:"):
@@ -26,10 +26,15 @@ def check_device(name: str, reserve_vram: float | None) -> None:
 
         check_openvino_device(name)
         return
-    found = _NAME.fullmatch(name)
-    if name == "auto" or (found and (found[1] in _KINDS or _others_are_installed())):
-        return
-    raise BadOptionError(f"device is {name!r:.200}, which is none; try auto, cpu, cuda:0, xpu or mps")
+    if name not in ("auto", "all") and not all(map(_may_be, name.split(","))):
+        raise BadOptionError(
+            f"device is {name!r:.200}, which is none; try auto, cpu, cuda:0, xpu or mps, or cuda:0,cuda:1 for both"
+        )
+
+
+def _may_be(name: str) -> bool:
+    found = _NAME.fullmatch(name.strip())
+    return bool(found and (found[1] in _KINDS or _others_are_installed()))
 
 
 def _others_are_installed() -> bool:

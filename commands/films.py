@@ -143,6 +143,7 @@ def _of_engine(upscaling: UpscaleReport) -> dict[str, Any]:
         "tiles": upscaling.tiles,
         "still_tiles": upscaling.still_tiles,
         "still_frames": upscaling.still_frames,
+        "devices": upscaling.devices,
         "still_share": round(upscaling.still_share, 4),
         "compiled": upscaling.compiled,
         "profile": upscaling.profile,

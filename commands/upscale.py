@@ -142,6 +142,7 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "passes": report.passes,
         "still_tiles": report.still_tiles,
         "still_frames": report.still_frames,
+        "devices": report.devices,
     }
 
 

@@ -28,7 +28,8 @@ LOCALES = ROOT / "locales"
 PLACES = (
     *("api", "backends", "canvas", "host", "images", "latents", "models", "pipeline", "tiling", "video"),
     *("memory.py", "compile_cache.py", "compiling", "upscale_engine.py", "nodes.py"),
-    *("devices/reserve.py", "kernels/numerics.py"),
+    *("devices/named.py", "devices/reserve.py", "kernels/numerics.py"),
+    *("scaleout/bands.py", "scaleout/devices.py", "scaleout/shares.py", "scaleout/sharing.py"),
 )
 OF_FILES = (
     *("images/codecs", "images/animation", "images/files", "images/jobs", "images/limits", "images/naming"),
@@ -51,7 +52,9 @@ SAYING = {
 LISTS = {"notes", "_notes", "found", "noted"}
 """Lists of sentences for the user, by the names that they have."""
 ALSO = {
+    "bands.counted",
     "compile_cache.status",
+    "devices.status",
     "errors.explain",
     "header._what_else",
     "last_film._sentences",
@@ -70,6 +73,8 @@ ALSO = {
     "session.compiling",
     "session.told_profile",
     "shapes.__str__",
+    "shares.counted",
+    "sharing.sharing_of",
     "tile_check.find_fault",
     "trial.difference",
     "trial.steps",

@@ -111,8 +111,8 @@ class DeviceRun:
     def status(self, now: float) -> Status:
         """How far all of it is, at `now` by the monitor's clock."""
         done, total = self._stand()
-        elapsed, unit = now - self._began, self._shares.unit
-        told = [f"{self._shares.done} of {total} {unit}s done on {len(self._devices) - len(self._failed)} devices"]
+        elapsed, devices = now - self._began, len(self._devices) - len(self._failed)
+        told = [f"{self._shares.done} of {self._shares.counted(total)}, on {devices} devices"]
         if done >= _TELLING * total and elapsed > 0:
             told.append(f"{lasting(max(1.0, elapsed * (total - done) / done))} left")
         return Status(", ".join(told), done, total)
@@ -176,8 +176,7 @@ class DeviceRun:
         """Of all shares together."""
         report = joined_over_time(self._reports, self._frames)
         assert report is not None
-        units = self._shares.unit
-        devices = tuple(f"{name}: {made} {units}{'s' * (made != 1)}" for name, made in self._made.items())
+        devices = tuple(f"{name}: {self._shares.counted(made)}" for name, made in self._made.items())
         return replace(report, devices=devices, notes=(*self._notes, *report.notes))
 
 

@@ -31,11 +31,16 @@ class Shares(Protocol):
     """What is to be done, handed out in order and taken back in any. Used by one thread."""
 
     done: int
-    """Of `total`, in `unit`s."""
-    unit: str
+    """Of `total`, frames or parts of frames."""
+    still: int
+    """Frames that were the one before."""
 
     @property
     def total(self) -> int: ...
+
+    def counted(self, number: int) -> str:
+        """So many of what it counts, in words."""
+        ...
 
     def next(self) -> Share | None:
         """What is to be done next; None where there is nothing, or nothing yet."""
@@ -96,8 +101,6 @@ class FrameShares:
     """Frames of a source, some at a time, for so many `devices`, of which each computes up to `batch` at once. They are
     finished in order, and there are never more in work than a few shares for each device."""
 
-    unit = "frame"
-
     def __init__(self, ways: tuple[FrameSource, FrameSink], devices: int, batch: int) -> None:
         self._source, self._sink = ways
         self._most = most_frames(ways, devices, batch)
@@ -110,6 +113,9 @@ class FrameShares:
     @property
     def total(self) -> int:
         return len(self._source)
+
+    def counted(self, number: int) -> str:
+        return "1 frame" if number == 1 else f"{number} frames"
 
     def next(self) -> Share | None:
         while len(self._open) < self._most_open and self._at < len(self._source):

@@ -144,6 +144,7 @@ def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
         "tiles": 1,
         "still_tiles": 0,
         "still_frames": 0,
+        "devices": [],
         "compiled": False,
         "compiling": "off",
         "profile": "rev 1",

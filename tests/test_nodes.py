@@ -29,7 +29,7 @@ DEFAULTS = {
 # after the original pack's, so that its saved values keep their places
 OURS = {
     **{"compile_mode": "auto", "tiling_mode": "none", "alpha_mode": "auto", "reproducible": "disable"},
-    **{"scale_by": 0.0, "target_width": 0, "target_height": 0, "fit": "stretch", "resample": "lanczos"},
+    **{"scale_by": 0.0, "target_width": 0, "target_height": 0, "fit": "stretch", "resample": "lanczos", "devices": ""},
 }
 
 

@@ -63,7 +63,8 @@ class Computing:
     shown: list[Any] = field(default_factory=list)
     stop_at: float = float("inf")
 
-    def context(self) -> Any:
+    def context(self, devices: str) -> Any:
+        assert not devices
         self.runs += 1
         made = StandaloneContext("cpu", on_progress=self._progress, on_say=self.said.append)
         made.show, made.looked_at = self.shown.append, True  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ WORKER = ROOT / "compiling" / "worker.py"
 FORMAT = 2
 DIGESTS = {
     "api/checks.py": "2151d107",
-    "api/context.py": "9189676d",
+    "api/context.py": "2fc270b2",
     "api/errors.py": "ae705a4d",
     "api/installed.py": "588e071e",
     "api/model_info.py": "f76b9682",
@@ -127,7 +127,7 @@ DIGESTS = {
     "storage/private_copy.py": "2b321ada",
     "storage/processes.py": "ffcb6128",
     "storage/scratch.py": "b3d8c839",
-    "tiling/plan.py": "942c84ab",
+    "tiling/plan.py": "5c8b3e6f",
 }
 """Of the code, without comments and docstrings, of all that the compiling process is made of, as of `FORMAT`."""
 

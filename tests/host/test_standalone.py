@@ -147,7 +147,7 @@ def test_a_model_is_moved_once_and_again_after_a_move_that_failed() -> None:
 def context_on(monkeypatch: pytest.MonkeyPatch, name: str, module: object, **more: float) -> StandaloneContext:
     """On a stand-in of a device."""
     device = install(monkeypatch, name, module)
-    monkeypatch.setattr("cudaspeed.host.standalone._find_device", lambda asked: device)
+    monkeypatch.setattr("cudaspeed.devices.named._device", lambda asked: device)
     return StandaloneContext(PLACES.get(name, "privateuseone"), **more)
 
 
