@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .device_share import DeviceShare
 from .memory_use import MemoryUse
 from .model_info import Kernels
 from .options import Precision
@@ -66,8 +67,7 @@ class UpscaleReport:
     `notes` are sentences on what was not done as asked, such as a precision that the model does not work in. `sizes`
     says how the picture came to its size, "320x240, model 1280x960, lanczos 640x480", in so many `passes` of the model;
     where these are several, the plan is the last one's, and all else is said of all of them. `devices` are those that
-    shared the work, with what each has done, "cuda:0: 41 frames"; the plan is then that of the last share. None where
-    one did it all."""
+    shared the work, and the plan is then that of the last share; none where one did it all."""
 
     model: str
     scale: int
@@ -93,7 +93,7 @@ class UpscaleReport:
     profile: str = "rev 0"
     passes: int = 1
     sizes: str = ""
-    devices: tuple[str, ...] = ()
+    devices: tuple[DeviceShare, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -54,7 +54,7 @@ def facts(report: UpscaleReport) -> list[tuple[str, str]]:
         ("compilation", report.compiling),
         ("health", "; ".join(report.warnings) if wrong else "nothing to repair"),
         ("peak memory", gigabytes(report.peak_bytes)),
-        ("shared by", ", ".join(report.devices)),
+        ("shared by", ", ".join(map(str, report.devices))),
         ("time", f"{report.seconds:.2f} s" + f", {speed}" * bool(speed)),
         ("known of the model", report.profile),
     ]
@@ -82,7 +82,9 @@ def _sentences(report: UpscaleReport, options: UpscaleOptions) -> list[str]:
             f"{report.still_share:.0%} of the tiles show what the frame before shows, and were not computed again."
         )
     if report.devices:
-        told.append(f"{len(report.devices)} devices shared the work, as each got done: {', '.join(report.devices)}.")
+        told.append(
+            f"{len(report.devices)} devices shared the work, as each got done: {', '.join(map(str, report.devices))}."
+        )
     if report.out_of_memory:
         count, on = report.out_of_memory, "the run went on with less at once."
         told.append(f"Memory ran out once; {on}" if count == 1 else f"Memory ran out {count} times; {on}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def _of_engine(upscaling: UpscaleReport) -> dict[str, Any]:
         "tiles": upscaling.tiles,
         "still_tiles": upscaling.still_tiles,
         "still_frames": upscaling.still_frames,
-        "devices": upscaling.devices,
+        "devices": [*map(asdict, upscaling.devices)],
         "still_share": round(upscaling.still_share, 4),
         "compiled": upscaling.compiled,
         "profile": upscaling.profile,

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def _record(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "passes": report.passes,
         "still_tiles": report.still_tiles,
         "still_frames": report.still_frames,
-        "devices": report.devices,
+        "devices": [*map(asdict, report.devices)],
     }
 
 

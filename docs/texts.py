@@ -52,8 +52,8 @@ SAYING = {
 LISTS = {"notes", "_notes", "found", "noted"}
 """Lists of sentences for the user, by the names that they have."""
 ALSO = {
-    "bands.counted",
     "compile_cache.status",
+    "device_share.__str__",
     "devices.status",
     "errors.explain",
     "header._what_else",
@@ -73,7 +73,6 @@ ALSO = {
     "session.compiling",
     "session.told_profile",
     "shapes.__str__",
-    "shares.counted",
     "sharing.sharing_of",
     "tile_check.find_fault",
     "trial.difference",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
+from ..api.device_share import DeviceShare
 from ..api.report import NOT_NEEDED, ImageHealth, Repair, UpscaleReport
 from ..postprocess import FrameVerdict
 from ..tiling.fit import Pass, Resampling
@@ -178,8 +179,18 @@ def joined_over_time(
             broken_frames=_of_all(tuple(some[at] for at in health.broken_frames) for some, health in healths),
             corrected_frames=_of_all(tuple(some[at] for at in health.corrected_frames) for some, health in healths),
         ),
+        devices=_of_all_devices(report.devices for report in reports),
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
     )
+
+
+def _of_all_devices(shares: Iterable[tuple[DeviceShare, ...]]) -> tuple[DeviceShare, ...]:
+    """What each has done in all."""
+    found: dict[str, DeviceShare] = {}
+    for share in (share for some in shares for share in some):
+        before = found.get(share.device, DeviceShare(share.device))
+        found[share.device] = DeviceShare(share.device, before.frames + share.frames, before.parts + share.parts)
+    return tuple(found.values())
 
 
 def _one_after_the_other(reports: Sequence[UpscaleReport]) -> list[range]:

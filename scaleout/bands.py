@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ def banding(
 class BandShares:
     """The frames of a source, each in bands as `cut` says, which are put together in order."""
 
+    in_words: Literal["frames", "parts"] = "parts"
+
     def __init__(self, ways: tuple[FrameSource, FrameSink], cut: Banding) -> None:
         self._source, self._sink = ways
         self._cut, self._count = cut, cut.plan.count
@@ -66,9 +69,6 @@ class BandShares:
     @property
     def total(self) -> int:
         return len(self._source) * self._count
-
-    def counted(self, number: int) -> str:
-        return "1 part" if number == 1 else f"{number} parts"
 
     def next(self) -> Share | None:
         if self._given >= self.total:

@@ -22,6 +22,7 @@ from functools import partial
 import torch
 
 from ..api.context import RunContext
+from ..api.device_share import DeviceShare
 from ..api.errors import BadImageError, BadModelError, BadOptionError, first_line
 from ..api.report import UpscaleReport
 from ..pipeline.frame_io import FrameSink, FrameSource
@@ -112,7 +113,9 @@ class DeviceRun:
         """How far all of it is, at `now` by the monitor's clock."""
         done, total = self._stand()
         elapsed, devices = now - self._began, len(self._devices) - len(self._failed)
-        told = [f"{self._shares.done} of {self._shares.counted(total)}, on {devices} devices"]
+        frames = self._shares.in_words == "frames"
+        stand = f"{self._shares.done} of {total} frames" if frames else f"{self._shares.done} of {total} parts"
+        told = [f"{stand}, on {devices} devices"]
         if done >= _TELLING * total and elapsed > 0:
             told.append(f"{lasting(max(1.0, elapsed * (total - done) / done))} left")
         return Status(", ".join(told), done, total)
@@ -176,7 +179,7 @@ class DeviceRun:
         """Of all shares together."""
         report = joined_over_time(self._reports, self._frames)
         assert report is not None
-        devices = tuple(f"{name}: {self._shares.counted(made)}" for name, made in self._made.items())
+        devices = tuple(DeviceShare(name, **{self._shares.in_words: made}) for name, made in self._made.items())
         return replace(report, devices=devices, notes=(*self._notes, *report.notes))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -35,12 +35,11 @@ class Shares(Protocol):
     still: int
     """Frames that were the one before."""
 
+    in_words: Literal["frames", "parts"]
+    """What it counts."""
+
     @property
     def total(self) -> int: ...
-
-    def counted(self, number: int) -> str:
-        """So many of what it counts, in words."""
-        ...
 
     def next(self) -> Share | None:
         """What is to be done next; None where there is nothing, or nothing yet."""
@@ -101,6 +100,8 @@ class FrameShares:
     """Frames of a source, some at a time, for so many `devices`, of which each computes up to `batch` at once. They are
     finished in order, and there are never more in work than a few shares for each device."""
 
+    in_words: Literal["frames", "parts"] = "frames"
+
     def __init__(self, ways: tuple[FrameSource, FrameSink], devices: int, batch: int) -> None:
         self._source, self._sink = ways
         self._most = most_frames(ways, devices, batch)
@@ -113,9 +114,6 @@ class FrameShares:
     @property
     def total(self) -> int:
         return len(self._source)
-
-    def counted(self, number: int) -> str:
-        return "1 frame" if number == 1 else f"{number} frames"
 
     def next(self) -> Share | None:
         while len(self._open) < self._most_open and self._at < len(self._source):

@@ -60,7 +60,7 @@ def test_one_picture_is_shared_in_parts(model, channels: int, options: UpscaleOp
     assert (made.image - truth).abs().max() <= 1e-4
     assert made.report.output_size == tuple(truth.shape[1:3])
     assert (made.report.input_size, made.report.frames) == ((301, 90), 1)
-    assert all("part" in told for told in made.report.devices)
+    assert sum(share.parts for share in made.report.devices) >= 2
 
 
 def test_what_cannot_be_cut_is_done_by_one_device_which_is_told() -> None:
@@ -112,7 +112,7 @@ def test_a_device_that_fails_is_left_out_and_its_frames_go_to_the_rest() -> None
     assert torch.equal(made.image, truth)
     assert "cpu (2) failed" in made.report.warnings[0]
     assert "fell off the bus" in made.report.warnings[0]
-    assert made.report.devices == ("cpu: 12 frames", "cpu (2): 0 frames")
+    assert [*map(str, made.report.devices)] == ["cpu: 12 frames", "cpu (2): 0 frames"]
 
 
 def test_where_all_devices_fail_the_last_error_is_raised() -> None:
