@@ -106,6 +106,7 @@ def test_nodes_are_offered_with_the_original_packs_widgets(server: Server) -> No
         "target_height",
         "fit",
         "resample",
+        "devices",
     ]
     assert old["deprecated"]
     assert not ours.get("deprecated")
