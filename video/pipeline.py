@@ -9,7 +9,8 @@ import errno
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..api.resize import Resize
 from ..pipeline.outcome import joined_over_time
 from ..tiling.fit import result_size
 from . import pixel_formats
+from .alone import SegmentFrames, SegmentPlace, places_of
 from .copies import CopyPlan
 from .deinterlace import AS_IT_IS
 from .ends import (
@@ -38,17 +40,18 @@ from .ends import (
     plan_output,
     write_output,
 )
-from .facts import FilmFacts
+from .facts import FilmFacts, PacketCount
 from .formats import FilmFormat
 from .inputs import FilmInput
 from .join import Joining
 from .manifest import Manifest, of_input, of_work
 from .options import VideoOptions
-from .parts import parts_of
+from .parts import Parts, parts_of
 from .reader import FilmReader
 from .report import FilmReport, FilmResult, Tell
 from .resume import Grouping
 from .segmented import SegmentedWork, write_in_segments
+from .segments import SegmentWriter
 from .stages import Engine, Stages
 
 logger = logging.getLogger("cudaspeed")
@@ -87,15 +90,11 @@ def upscale_film(
     `BadFilmError`, `BadOptionError` where it cannot be written as asked, `OutputError`, and what `upscale` raises.
     """
     began = time.perf_counter()
-    with open_frames(job.source, job.video) as reader:
+    with _opened(job, Engine(model, options, context)) as (ends, engine):
+        reader, planned, copies = ends
         facts = reader.facts
-        options = replace(options, resize=as_stored(options.resize, facts))
-        planned = plan_film(reader, model.scale, options.resize, job.target, job.video)
-        copies = plan_copied(reader, planned, tagged=bool(job.tags))
-        options = exactly(options, planned)
         notes = [*planned.notes, *copies.notes, *([AS_IT_IS] if facts.interlaced else [])]
         _warn(facts.path, notes)
-        engine, ends = Engine(model, options, context), (reader, planned, copies)
         stages, work = Stages(reader, planned, engine, tell), _in_segments(job, ends, engine)
         done = write_in_segments(work, stages.run) if work else _write_at_once(job, stages, ends)
         late = [note for note in dict.fromkeys((*reader.notes, *done.notes)) if note not in notes]
@@ -114,6 +113,41 @@ def upscale_film(
             notes=(*notes, *stages.notes, *late),
             resumed=done.resumed,
         )
+
+
+def plan_segments(job: FilmJob, engine: Engine) -> tuple[list[SegmentPlace], PacketCount]:
+    """The segments of the film of `job` that can be computed by themselves, by `upscale_segment`, if it has several,
+    and what its packets tell, for readers to come. Raises what `upscale_film` does before it computes."""
+    with _opened(job, engine) as (ends, engine):
+        work, reader = _in_segments(job, ends, engine), ends[0]
+        # with alpha, a film is as it begins
+        places = places_of(work.reader, work.grouping.segment_seconds) if work and not work.grouping.alpha else []
+        return places if len(places) > 1 else [], reader.facts.count
+
+
+def upscale_segment(job: FilmJob, place: SegmentPlace, engine: Engine) -> FilmResult:
+    """Upscale the segment at `place` of the film of `job` into the folder of its parts, where nothing else is: a file,
+    and beside it, afterwards, what is known of it. `upscale_film` takes both for its own. Raises `NotAloneError` where
+    what it made might differ, and what `upscale_film` does."""
+    with _opened(job, engine) as (ends, engine):
+        work = _in_segments(job, ends, engine)
+        assert work is not None
+        frames = SegmentFrames(work.reader, place)
+        parts = Parts(work.parts, work.target, work.made_from.digest)
+        writer = SegmentWriter(parts, work.joining.planned, frames)
+        reports = Stages(ends[0], ends[1], engine, lambda progress: None).run(writer, frames.items, 0)
+        return FilmResult(place.frames, reports, frames.losses)
+
+
+@contextmanager
+def _opened(job: FilmJob, engine: Engine) -> Iterator[tuple[_Ends, Engine]]:
+    """The film, how it is written and what is copied, and the engine, told of its frames as they are stored."""
+    model, options, context = engine
+    with open_frames(job.source, job.video) as reader:
+        options = replace(options, resize=as_stored(options.resize, reader.facts))
+        planned = plan_film(reader, model.scale, options.resize, job.target, job.video)
+        copies = plan_copied(reader, planned, tagged=bool(job.tags))
+        yield (reader, planned, copies), Engine(model, exactly(options, planned), context)
 
 
 def plan_film(reader: FrameReader, scale: int, resize: Resize, target: Path, video: VideoOptions) -> OutputFormat:

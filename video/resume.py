@@ -58,7 +58,7 @@ class FramesLeft:
     def __init__(self, reader: FilmReader, parts: Parts, grouping: Grouping) -> None:
         self._reader, self._parts = reader, parts
         self._decide = grouping.batch + 1 if grouping.alpha else 0  # so many of the first frames
-        self._seconds = Fraction(grouping.segment_seconds).limit_denominator(1000)
+        self._seconds = exact_seconds(grouping.segment_seconds)
         self._seen, self._before = reader, Losses()
         self.origins: dict[int, Origin] = {}
 
@@ -77,13 +77,13 @@ class FramesLeft:
         tail = self._tail()
         if tail:
             with self._reader.again() as reader, closing(reader.sought(tail[0].pts)) as items:
-                frames = _frames(items)
+                frames = frames_of(items)
                 if self._come_as_known(frames, tail, to_pixels):
                     self._seen, self._before = reader, reader.losses
                     yield from self._needed(frames, sum(segment.frames for segment in self._parts.begun()), to_pixels)
                     return
         with closing(self._reader.items()) as items:
-            yield from self._needed(_frames(items), 0, to_pixels)
+            yield from self._needed(frames_of(items), 0, to_pixels)
 
     def _tail(self) -> list[KnownFrame]:
         """The frames before the first that is missing, if a film can be gone on with from somewhere in it: if these are
@@ -100,7 +100,7 @@ class FramesLeft:
         found = dropwhile(lambda frame: frame.pts < tail[0].pts, frames)
         for known in tail:
             frame = next(found, None)
-            if frame is None or known != (frame.pts, frame.duration, _crc(to_pixels(frame.picture))):
+            if frame is None or known != (frame.pts, frame.duration, pixel_sum(to_pixels(frame.picture))):
                 return False
         return True
 
@@ -110,17 +110,33 @@ class FramesLeft:
             segment = self._segment(frame)
             if segment not in self._parts.found or number < self._decide:
                 pixels = to_pixels(frame.picture)
-                self.origins[frame.pts] = Origin(segment, number, _crc(pixels))
+                self.origins[frame.pts] = Origin(segment, number, pixel_sum(pixels))
                 yield ReadFrame(pixels, frame.pts, frame.duration, segment=segment)
 
     def _segment(self, frame: Frame) -> int:
-        facts = self._reader.facts
-        return math.floor((frame.pts - self._reader.first.pts) * facts.time_base / self._seconds)
+        return segment_at(frame.pts - self._reader.first.pts, self._reader.facts.time_base, self._seconds)
+
+    @property
+    def last_known(self) -> int:
+        """The last segment that is known of."""
+        return max(self._parts.found, default=0)
 
 
-def _frames(items: Iterator[Any]) -> Iterator[Frame]:
+def exact_seconds(segment_seconds: float) -> Fraction:
+    """The length of a segment."""
+    return Fraction(segment_seconds).limit_denominator(1000)
+
+
+def segment_at(ticks: int, time_base: Fraction, seconds: Fraction) -> int:
+    """The segment that a frame is of which stands so many ticks after the film's first."""
+    return math.floor(ticks * time_base / seconds)
+
+
+def frames_of(items: Iterator[Any]) -> Iterator[Frame]:
+    """Those among what a reader gives."""
     return (item for item in items if isinstance(item, Frame))
 
 
-def _crc(pixels: NDArray[Any]) -> int:
+def pixel_sum(pixels: NDArray[Any]) -> int:
+    """The CRC-32 of a frame's pixels."""
     return zlib.crc32(np.ascontiguousarray(pixels).data)

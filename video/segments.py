@@ -24,6 +24,7 @@ from .writer import padded
 if TYPE_CHECKING:
     from av.packet import Packet
 
+    from .alone import SegmentFrames
     from .parts import Parts
     from .resume import FramesLeft
 
@@ -47,7 +48,7 @@ class SegmentWriter:
     Raises `OutputError`, and `OSError` where a file cannot be written.
     """
 
-    def __init__(self, parts: Parts, planned: FilmFormat, left: FramesLeft) -> None:
+    def __init__(self, parts: Parts, planned: FilmFormat, left: FramesLeft | SegmentFrames) -> None:
         self._parts, self._left = parts, left
         self._planned = replace(planned, ending=".mkv")
         self._open: _OpenSegment | None = None
@@ -91,7 +92,7 @@ class SegmentWriter:
     def finish(self) -> None:
         """All frames are there."""
         if self._open is not None:  # which may lie before others that are there already
-            self._keep(last=self._open.index >= max(self._parts.found, default=0))
+            self._keep(last=self._open.index >= self._left.last_known)
 
     def _keep(self, last: bool) -> None:
         done = self._open
