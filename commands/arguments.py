@@ -40,7 +40,7 @@ segments beside the output, in a folder called like it with .parts behind: whate
 on with it. Ctrl-C leaves a film of what is done, called out.partial.mp4 where it is to be out.mp4."""
 
 
-_OF_FARMS = """Upscale pictures by many workers, on this machine or several, and keep account of them.
+_OF_FARMS = """Upscale pictures and films by many workers, on this machine or several, and keep account of them.
 
 Needs Ray 2.58 or newer: pip install "ray>=2.58". Without --address it is this machine's alone, for as long as the
 command runs; with it the farm joins a Ray that runs, whose machines have the pack, and find inputs, outputs and the
@@ -303,6 +303,26 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace films that exist (default: in a folder they count as done, and a named one is an error)",
     )
+    _add_encoding_arguments(command)
+    again = command.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        dest="restart",
+        action="store_false",
+        default=False,  # of both
+        help="go on with what an earlier run left; with another input or other options that is an error (the default)",
+    )
+    again.add_argument("--restart", action="store_true", help="throw away what an earlier run left, and begin anew")
+    command.add_argument(
+        "--fps",
+        type=_told_alone(parse_rate),
+        metavar="N",
+        help="frames a second of a film that is made of pictures, such as 25 or 24000/1001",
+    )
+
+
+def _add_encoding_arguments(command: argparse.ArgumentParser) -> None:
+    """How films are read and written, wherever they are."""
     command.add_argument(
         "--codec",
         choices=CODECS,
@@ -320,23 +340,8 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
         help="length of the segments that work is kept in, 0 = none: what is stopped then begins anew "
         "(default: %(default)g)",
     )
-    again = command.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume",
-        dest="restart",
-        action="store_false",
-        default=False,  # of both
-        help="go on with what an earlier run left; with another input or other options that is an error (the default)",
-    )
-    again.add_argument("--restart", action="store_true", help="throw away what an earlier run left, and begin anew")
     command.add_argument(
         "--bits", type=int, choices=BITS[1:], default=BITS[0], help="a channel (default: 8 as the film, 10 for more)"
-    )
-    command.add_argument(
-        "--fps",
-        type=_told_alone(parse_rate),
-        metavar="N",
-        help="frames a second of a film that is made of pictures, such as 25 or 24000/1001",
     )
     command.add_argument(
         "--deinterlace",
@@ -355,7 +360,7 @@ def _add_film_arguments(command: argparse.ArgumentParser) -> None:
 
 def _add_farm(commands: Any, output: _Parser) -> None:
     """The farm's own commands."""
-    of_farm = commands.add_parser("farm", help="upscale thousands of pictures by many workers (needs Ray)")
+    of_farm = commands.add_parser("farm", help="upscale thousands of pictures, or long films, by many workers (Ray)")
     actions = of_farm.add_subparsers(required=True, metavar="ACTION")
     run = actions.add_parser(
         "run",
@@ -366,7 +371,7 @@ def _add_farm(commands: Any, output: _Parser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="pictures, folders of them, or lists of them: .txt, one path a line"
+        "inputs", nargs="+", metavar="INPUT", help="pictures, films, folders of them, or lists: .txt, one path a line"
     )
     run.add_argument("-o", "--output", required=True, help="a folder")
     run.add_argument("--address", default="", help="of a Ray to join, such as 10.0.0.1:6379 (default: one of its own)")
@@ -384,6 +389,7 @@ def _add_farm(commands: Any, output: _Parser) -> None:
         "--cpus-per-actor", type=int, default=1, metavar="N", help="threads that a worker computes with (default: 1)"
     )
     _add_picture_arguments(run)
+    _add_encoding_arguments(run)
     _add_upscale_arguments(run)
     _add_size_arguments(run)
     run.set_defaults(run=_later("farm"))

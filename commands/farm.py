@@ -25,10 +25,13 @@ from ..scaleout.crew import Crew
 from ..scaleout.farm import Farm, Progress
 from ..scaleout.manifest import Manifest, open_manifest, read_manifest
 from ..scaleout.ray_library import load_ray
+from ..video.films import ENDINGS as FILMS
+from ..video.options import VideoOptions
+from ..video.pyav import load_av
 from .console import Console
 from .devices import check_device
 from .exit_codes import DONE, FAILED
-from .farm_listing import list_units
+from .farm_listing import Naming, list_units
 from .farm_work import made_by, make_work
 from .options import options_of, upscale_options
 
@@ -53,7 +56,8 @@ def _run(arguments: argparse.Namespace, console: Console, again: bool) -> int:
     options = options_of(FarmOptions, arguments)
     upscale_options(arguments)  # raises for what makes no sense, before anything is begun
     options_of(DecodeLimits, arguments)
-    names, output = options_of(FolderOptions, arguments), Path(arguments.output).absolute()
+    naming = Naming(options_of(FolderOptions, arguments), options_of(VideoOptions, arguments))
+    output = Path(arguments.output).absolute()
     if output.suffix.lower() in ENDINGS and not output.is_dir():
         raise BadOptionError(f"{arguments.output} is called like a picture; a farm's output is a folder")
     check_file(arguments.model)
@@ -71,7 +75,9 @@ def _run(arguments: argparse.Namespace, console: Console, again: bool) -> int:
             manifest.try_again()
         manifest.sweep()
         manifest.take_notes()
-        listing = list_units(arguments.inputs, output, names, manifest.targets())
+        listing = list_units(arguments.inputs, output, naming, manifest.targets())
+        if any(unit.source.lower().endswith(FILMS) for unit in listing.units):
+            load_av()  # raises where it is missing, before workers are hired in vain
         for failure in listing.failures:
             logger.error(failure)
         manifest.merge(listing.units)
@@ -160,7 +166,7 @@ def _line(progress: Progress) -> str:
         return f"{progress.done}/{progress.total} done, workers are being started"
     left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
     return (
-        f"{progress.done}/{progress.total} done, {progress.units_per_second:.2f} pictures/s, "
+        f"{progress.done}/{progress.total} done, {progress.units_per_second:.2f}/s, "
         f"{progress.megapixels_per_second:.2f} MP/s{left}, {progress.failed} set aside, {progress.workers} workers"
     )
 

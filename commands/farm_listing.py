@@ -1,4 +1,4 @@
-"""What a farm is to do: the pictures of its inputs, each with a name of its own in the output folder.
+"""What a farm is to do: the pictures and films of its inputs, each with a name of its own in the output folder.
 
 By strings where the rest of the pack has paths: there may be hundreds of thousands.
 """
@@ -17,9 +17,14 @@ from ..images.folders import Identity, identity, is_picture
 from ..images.kinds import ENDINGS, WRITABLE_ENDINGS
 from ..images.naming import FolderOptions, folded, name_for
 from ..scaleout.units import Listed
+from ..video.encoders import CONTAINERS
+from ..video.films import ENDINGS as FILMS
+from ..video.films import ending_of_film, is_called_like_a_film
+from ..video.options import VideoOptions
+from ..video.parts import is_partial
 
 _LIST = ".txt"
-_ENDINGS = tuple(ENDINGS)
+_PICTURES = tuple(ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Listing:
 
 
 class _Source(NamedTuple):
-    """A picture, where it lies below the folder that was named ("": there), and what tells its content from another."""
+    """A picture or a film, where it lies below the folder that was named ("": there), and what tells its content from
+    another."""
 
     path: str
     below: str
@@ -39,21 +45,29 @@ class _Source(NamedTuple):
     made_from: str
 
 
-def list_units(inputs: Sequence[str], output: Path, options: FolderOptions, known: Mapping[str, str]) -> Listing:
-    """The pictures of `inputs`, which are pictures, folders of them, or texts with a path in each line. What is `known`
-    keeps the name that it has; others get their own, or, where that is taken or an input's, another. What a farm made
-    in `output` is no input."""
+@dataclass(frozen=True)
+class Naming:
+    """How pictures and films are found and named."""
+
+    pictures: FolderOptions
+    films: VideoOptions
+
+
+def list_units(inputs: Sequence[str], output: Path, options: Naming, known: Mapping[str, str]) -> Listing:
+    """The pictures and films of `inputs`, which are such, folders of them, or texts with a path in each line. What is
+    `known` keeps the name that it has; others get their own, or, where that is taken or an input's, another. What a
+    farm made in `output` is no input."""
     failures: list[str] = []
     there = os.path.realpath(output)
     results = {os.path.join(there, target) for target in known.values()}  # noqa: PTH118
     sources: dict[str, _Source] = {}
-    for path, below in _found(inputs, identity(output), options.recursive, failures):
+    for path, below in _found(inputs, identity(output), options.pictures.recursive, failures):
         if path in sources or (path.startswith(there) and path in results):
             continue
         if source := _looked_at(path, below, failures):
             sources[path] = source
     names = _Names(there, options, known, sources.values())
-    keeping = [one for one in sources.values() if one.path.lower().endswith(WRITABLE_ENDINGS)]
+    keeping = [one for one in sources.values() if one.path.lower().endswith((*WRITABLE_ENDINGS, *CONTAINERS))]
     named = {one.path: names.of(one) for one in (*keeping, *sources.values())}
     return Listing(tuple(Listed(one.path, named[one.path], one.made_from) for one in sources.values()), tuple(failures))
 
@@ -61,9 +75,7 @@ def list_units(inputs: Sequence[str], output: Path, options: FolderOptions, know
 class _Names:
     """Paths in the output folder, each given once. `sources` are written over by none."""
 
-    def __init__(
-        self, output: str, options: FolderOptions, known: Mapping[str, str], sources: Iterable[_Source]
-    ) -> None:
+    def __init__(self, output: str, options: Naming, known: Mapping[str, str], sources: Iterable[_Source]) -> None:
         self._output, self._options = output, options
         self._given = dict(known)
         self._taken = {folded(name) for name in known.values()}
@@ -81,12 +93,21 @@ class _Names:
     def _wishes(self, source: _Source) -> Iterator[str]:
         """Names for what comes of a picture, the best first."""
         path = Path(source.path)
-        short = os.path.join(source.below, name_for(path, self._options))  # noqa: PTH118
+        short = os.path.join(source.below, self._name(path))  # noqa: PTH118
         yield short
-        yield os.path.join(source.below, name_for(path, self._options, whole=True))  # noqa: PTH118
+        yield os.path.join(source.below, self._name(path, whole=True))  # noqa: PTH118
         stem, ending = os.path.splitext(short)  # noqa: PTH122
         for number in self._numbers.setdefault(short, count(2)):
             yield f"{stem} ({number}){ending}"
+
+    def _name(self, path: Path, whole: bool = False) -> str:
+        """With all of its own name, if that is asked for."""
+        pictures, films = self._options.pictures, self._options.films
+        if not is_called_like_a_film(path):
+            return name_for(path, pictures, whole)
+        ending = ending_of_film(path, films)
+        kept = path.suffix if ending == path.suffix.lower() else ending
+        return f"{path.name if whole else path.stem}{pictures.suffix}{kept}"
 
     def _take(self, name: str) -> bool:
         """Whether it is given now: no other has it, and no input lies there, under whatever name."""
@@ -120,7 +141,8 @@ def _found(
 def _inside(
     folder: str, below: str, recursive: bool, output: Identity | None, failures: list[str]
 ) -> Iterator[tuple[str, str]]:
-    """The pictures in a folder, by their names, and those of its subfolders after them, as `look_into` takes them."""
+    """The pictures and films in a folder, by their names, and those of its subfolders after them, as `look_into` takes
+    them."""
     try:
         with os.scandir(os.path.join(folder, below)) as entries:  # noqa: PTH118
             inside = sorted((entry.name, entry) for entry in entries if not entry.name.startswith("."))
@@ -132,7 +154,10 @@ def _inside(
         if entry.is_dir():
             if recursive and not entry.is_symlink() and identity(Path(entry.path)) != output:
                 deeper.append(name)
-        elif (name.lower().endswith(_ENDINGS) and entry.is_file()) or is_picture(Path(entry.path)):
+        elif name.lower().endswith(FILMS):
+            if entry.is_file() and not is_partial(Path(entry.path)):
+                yield entry.path, below
+        elif (name.lower().endswith(_PICTURES) and entry.is_file()) or is_picture(Path(entry.path)):
             yield entry.path, below
     for name in deeper:
         yield from _inside(folder, os.path.join(below, name), recursive, output, failures)  # noqa: PTH118

@@ -1,4 +1,4 @@
-"""What a farm's worker does: a picture, as `cudaspeed upscale` does it."""
+"""What a farm's worker does: pictures and films, as `cudaspeed upscale` and `video` do them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from ..api.installed import installed_version
 from ..images.jobs import Job, Plan
 from ..images.limits import DecodeLimits
 from ..models.loader import resolve_model
-from ..scaleout.actor import Work
+from ..scaleout.actor import Split, Task, Work
 from ..storage.files import sha256_of
+from ..video.films import is_called_like_a_film
+from ..video.options import VideoOptions
 from .console import Console
 from .options import options_of, upscale_options
 from .request import Request
@@ -29,21 +31,30 @@ def make_work(given: Mapping[str, Any]) -> Work:
     `cudaspeed upscale` does for a model or a device that it cannot use."""
     import torch  # here because the driver, which hands this function over, needs none of it
 
+    from ..host.standalone import StandaloneContext
     from ..models.loader import load_model
+    from ..video.stages import Engine
+    from .farm_films import FilmWork
     from .reading import read
     from .upscale import Upscaling
 
     arguments = argparse.Namespace(**given)
     torch.set_num_threads(arguments.cpus_per_actor)
-    limits = options_of(DecodeLimits, arguments)
-    request = Request(
-        Plan(()), upscale_options(arguments), limits, arguments.model, arguments.device, False, arguments.reserve_vram
-    )
+    limits, options = options_of(DecodeLimits, arguments), upscale_options(arguments)
+    device, reserved = arguments.device, arguments.reserve_vram
+    request = Request(Plan(()), options, limits, arguments.model, device, False, reserved)
     model = load_model(resolve_model(request.model))
     upscaling = Upscaling(model, request, functools.partial(read, limits=limits), Console())
 
-    def run(source: Path, target: Path) -> dict[str, Any]:
-        record = upscaling.upscale(Job(source, target))
+    def engine() -> Engine:
+        return Engine(model, options, StandaloneContext(device, reserve_vram=reserved))
+
+    films = FilmWork(options_of(VideoOptions, arguments), engine, arguments.model)
+
+    def run(task: Task) -> dict[str, Any] | Split:
+        if is_called_like_a_film(task.source):
+            return films.run(task)
+        record = upscaling.upscale(Job(task.source, task.target))
         width, height = record["output_size"]
         return {**record, "megapixels": record["frames"] * width * height / 1e6}
 

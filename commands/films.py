@@ -81,7 +81,7 @@ def _attempt(job: Job, model: ImageModelDescriptor, request: FilmRequest, consol
         return failed(job.source, f"unexpected {type(error).__name__}: {first_line(error)}")
     for warning in report.losses.warnings:
         logger.warning("%s: %s", job.source, warning)
-    return _record(job, request.model, report)
+    return record_of_film(job, request.model, report)
 
 
 class _Display:
@@ -110,7 +110,7 @@ def _context(request: FilmRequest, **told: Callable[..., None]) -> StandaloneCon
     return StandaloneContext(request.device, reserve_vram=request.reserve_vram, **told)
 
 
-def _record(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
+def record_of_film(job: Job, model: str, report: FilmReport) -> dict[str, Any]:
     """What is told of a finished film; sizes are (width, height)."""
     return {
         "input": str(job.source),

@@ -17,18 +17,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..api.errors import BadImageError, BadOptionError, CudaspeedError, first_line
-from .units import Outcome, Unit
+from ..api.errors import BadFilmError, BadImageError, BadOptionError, CudaspeedError, first_line
+from .units import Outcome, Part, Unit, together_of
 
 logger = logging.getLogger("cudaspeed")
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a worker does: `run` makes the file target of the file source, and tells a record of it. `made_by` says what
-    decides the results, by names that are told to users: two workers that differ there do not work for one farm."""
+class Task:
+    """A `unit` that is to become the file `target`. What lies beside it, in the same folder, goes to its place before
+    it does. `together`: where the parts of the unit's source are put together, if it has any."""
 
-    run: Callable[[Path, Path], dict[str, Any]]
+    unit: Unit
+    target: Path
+    together: Path
+
+    @property
+    def source(self) -> Path:
+        return Path(self.unit.source)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A unit that is done in `parts`, and put together then, for which it is `given` something. Their targets are names
+    of files in one folder."""
+
+    parts: tuple[Part, ...]
+    given: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker does, by `run`. `made_by` says what decides the results, by names that are told to users: two
+    workers that differ there do not work for one farm."""
+
+    run: Callable[[Task], dict[str, Any] | Split]
     made_by: Mapping[str, str]
 
 
@@ -62,7 +85,7 @@ class Worker:
         # With a name of its own: another worker may be at the unit as well, which was thought to be lost.
         part = Path(self._folders.parts, f"{unit.number}-{uuid.uuid4().hex}")
         try:
-            outcome = dataclasses.replace(outcome, record=self._made(unit, part))
+            outcome = self._made(unit, part, outcome)
         except Exception as error:  # what breaks on one unit must not cost the others
             logger.debug("%s", unit.source, exc_info=True)
             told = _told(unit, error)
@@ -71,27 +94,33 @@ class Worker:
         finally:
             shutil.rmtree(part, ignore_errors=True)
         outcome = dataclasses.replace(outcome, seconds=time.perf_counter() - began)
-        if not outcome.error:
+        if not (outcome.error or outcome.parts):
             with suppress(OSError):  # the driver is told all the same
                 _write(Path(self._folders.notes, str(unit.number)), json.dumps(dataclasses.asdict(outcome)))
         return outcome
 
-    def _made(self, unit: Unit, part: Path) -> dict[str, Any]:
+    def _made(self, unit: Unit, part: Path, outcome: Outcome) -> Outcome:
         """Make the result in the folder `part`, and move it to its place."""
-        target = Path(self._folders.output, unit.target)
+        target, together = Path(self._folders.output, unit.target), together_of(unit)
         part.mkdir()
         grown = part / target.name
-        record = self._work.run(Path(unit.source), grown)
+        made = self._work.run(Task(unit, grown, Path(self._folders.output, together)))
+        if isinstance(made, Split):
+            parts = tuple(dataclasses.replace(one, target=f"{together}/{one.target}") for one in made.parts)
+            return dataclasses.replace(outcome, parts=parts, given=made.given)
         target.parent.mkdir(parents=True, exist_ok=True)
+        for beside in part.iterdir():
+            if beside != grown:
+                beside.replace(target.parent / beside.name)
         grown.replace(target)
-        return {**record, "output": str(target)}
+        return dataclasses.replace(outcome, record={**made, "output": str(target)})
 
 
 def _told(unit: Unit, error: Exception) -> dict[str, Any]:
     """The fields of an outcome that say why nothing came of a unit."""
     reason = str(error) if isinstance(error, CudaspeedError) else f"{type(error).__name__}: {first_line(error)}"
     full = any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error))
-    of_input = isinstance(error, BadImageError | BadOptionError)  # and comes out the same another time
+    of_input = isinstance(error, BadImageError | BadFilmError | BadOptionError)  # and comes out the same another time
     reason = reason if unit.source in reason else f"{unit.source}: {reason}"
     return {"error": reason, "again": not (of_input or full), "full": full}
 

@@ -58,7 +58,7 @@ class Farm:
         """Until all is done or set aside. Raises `FarmError`; what is done by then is noted, also on an interrupt."""
         looked = told = 0.0
         try:
-            while self._fill() or self._crew.in_flight:
+            while self._fill() or self._crew.in_flight or self._put_together():
                 if time.monotonic() - looked > _LOOK:
                     self._crew.hire()
                     looked = time.monotonic()
@@ -70,7 +70,7 @@ class Farm:
                 looked = 0.0 if lost else looked  # another is hired at once
                 if time.monotonic() - told > _EVERY:
                     told = time.monotonic()
-                    self._save()
+                    self._put_together()
                     self._show(self.progress())
         finally:
             self._crew.dismiss()
@@ -121,6 +121,8 @@ class Farm:
                 self.stopped = outcome.error
             elif outcome.error:
                 self._settle_or_repeat(unit, outcome)
+            elif outcome.parts:
+                self._split(unit, outcome)
             else:
                 self._finish(outcome)
         for had in lost:
@@ -134,6 +136,30 @@ class Farm:
                 self._settle_or_repeat(had.at, Outcome(had.at.number, had.at.made_from, error=died, again=True))
             else:
                 self._queue.appendleft(had.at)
+
+    def _split(self, unit: Unit, outcome: Outcome) -> None:
+        """Do its parts first. Where that cannot be written down now the unit is tried again."""
+        try:
+            self._manifest.split(unit, outcome)
+            self._counts["waiting"] += len(outcome.parts)
+        except OutputError as error:
+            logger.warning("%s", error)
+            self._settle_or_repeat(unit, Outcome(unit.number, unit.made_from, error=str(error), again=True))
+
+    def _put_together(self) -> bool:
+        """Write down what came of units, and go on with what waited for its parts; whether there is any."""
+        self._save()
+        if self._unsaved or self.stopped:
+            return False
+        try:
+            ready, lost = self._manifest.put_together()
+        except OutputError as error:
+            logger.warning("%s", error)
+            return False
+        self._queue.extend(ready)
+        for unit, why in lost:
+            self._settle(Outcome(unit.number, unit.made_from, error=f"a part of it was set aside: {why}"))
+        return bool(ready)
 
     def _finish(self, outcome: Outcome) -> None:
         self._settle(outcome)

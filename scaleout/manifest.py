@@ -4,6 +4,7 @@
                    lock, owner       who writes it
                    done/<number>     what a worker did of which the manifest does not know yet
                    parts/            results that grow
+                   together/         parts of a film that is not whole yet
 
 A worker first writes the result, then its record in `done`, which is deleted once the manifest has it. So whatever
 kills the writer, what is finished is known.
@@ -23,31 +24,54 @@ from typing import Any
 
 from ..api.errors import BadOptionError, OutputError
 from ..storage.files import locked
-from .units import Listed, Outcome, State, Unit
+from .units import FOLDER, TOGETHER, WHOLE, Listed, Outcome, State, Unit, together_of
 
-FOLDER = ".farm"
 PARTS = "parts"
-_SCHEMA = "1"  # another one is not read
+_SCHEMA = "2"  # another one is not read
 _PATIENCE = 5.0  # seconds, for who reads while another writes
 _TABLES = f"""
 begin;
 create table if not exists run (name text primary key, value text not null) without rowid;
 create table if not exists units (
-    number integer primary key, source text not null unique, target text not null unique, made_from text not null,
+    number integer primary key, source text not null, part integer not null default {WHOLE},
+    target text not null unique, made_from text not null, given text not null default '{{}}',
     state text not null default 'waiting', tries integer not null default 0, worker text not null default '',
-    seconds real not null default 0, error text not null default '', record text not null default '{{}}'
+    seconds real not null default 0, error text not null default '', record text not null default '{{}}',
+    unique (source, part)
 );
 create index if not exists waiting on units (number) where state = 'waiting';
+create index if not exists held on units (number) where state = 'held';
 insert or ignore into run values ('schema', '"{_SCHEMA}"');
 commit;
 """
 _MERGE = """
 insert into units (source, target, made_from) values (?, ?, ?)
-on conflict (source) do update set
-    made_from = excluded.made_from, state = 'waiting', tries = 0, error = '', record = '{}'
+on conflict (source, part) do update set
+    made_from = excluded.made_from, given = '{}', state = 'waiting', tries = 0, error = '', record = '{}'
     where made_from != excluded.made_from
 """
-_NAMES = ("number", "source", "target", "state", "tries", "worker", "seconds", "error", "record")
+# Parts of what was another content.
+_FORGET = f"""
+delete from units where part != {WHOLE} and made_from != (
+    select made_from from units as whole where whole.source = units.source and whole.part = {WHOLE}
+)
+"""
+_SPLIT = "insert or replace into units (source, part, target, made_from, given) values (?, ?, ?, ?, ?)"
+# Of what waits for its parts: how many of them are not settled, and why one was set aside.
+_HELD = f"""
+select number, source, target, made_from, part, given,
+    (select count(*) from units as parts where parts.source = units.source and parts.part != {WHOLE}
+        and parts.state = 'waiting'),
+    (select error from units as parts where parts.source = units.source and parts.part != {WHOLE}
+        and parts.state = 'failed' limit 1)
+from units where state = 'held'
+"""
+_TRY_AGAIN = f"""
+update units set tries = 0, error = '', state = case
+    when part = {WHOLE} and given != '{{}}' then 'held' else 'waiting'
+end where state = 'failed'
+"""
+_NAMES = ("number", "source", "part", "target", "state", "tries", "worker", "seconds", "error", "record")
 _TOLD = f"""
 select {", ".join(_NAMES)} from units where number > ? and (? is null or state = ?) order by number limit 1000
 """
@@ -87,19 +111,53 @@ class Manifest:
         """Add what is new, and let what was made from something else wait again."""
         with self._database:
             self._database.executemany(_MERGE, listed)
+            self._database.execute(_FORGET)
+        wanted = {together_of(unit) for unit in self._split()}
+        for folder in (self.output / TOGETHER).iterdir():
+            if f"{TOGETHER}/{folder.name}" not in wanted:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def targets(self) -> dict[str, str]:
         """Where each source that is known already goes."""
-        return dict(self._database.execute("select source, target from units"))
+        return dict(self._database.execute("select source, target from units where part = ?", (WHOLE,)))
 
     def waiting(self, after: int, count: int) -> list[Unit]:
         """The next units to be done whose numbers are greater, at most so many."""
         rows = self._database.execute(
-            "select number, source, target, made_from from units where state = 'waiting' and number > ? "
+            "select number, source, target, made_from, part, given from units where state = 'waiting' and number > ? "
             "order by number limit ?",
             (after, count),
         )
-        return [Unit(*row) for row in rows]
+        return [_unit(row) for row in rows]
+
+    def split(self, unit: Unit, outcome: Outcome) -> None:
+        """Let the parts of a unit wait, whose numbers are greater than any other, and the unit for them. Raises what
+        `settle` does."""
+        rows = [(unit.source, one.part, one.target, unit.made_from, json.dumps(one.given)) for one in outcome.parts]
+        with self._written():
+            self._database.executemany(_SPLIT, rows)
+            self._database.execute(
+                "update units set state = 'held', given = ? where number = ?", (json.dumps(outcome.given), unit.number)
+            )
+
+    def put_together(self) -> tuple[list[Unit], list[tuple[Unit, str]]]:
+        """What waited for its parts and need not any more: that whose parts are done, which waits to be put together
+        from now on, and that of which a part was set aside, and why. Raises what `settle` does."""
+        ready: list[Unit] = []
+        lost: list[tuple[Unit, str]] = []
+        for *row, waiting, error in self._database.execute(_HELD).fetchall():
+            if not waiting:
+                unit = _unit(row)
+                if error is None:
+                    ready.append(unit)
+                else:
+                    lost.append((unit, error))
+        if ready:
+            with self._written():
+                self._database.executemany(
+                    "update units set state = 'waiting' where number = ?", [(unit.number,) for unit in ready]
+                )
+        return ready, lost
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Note what came of units, in one write. Raises `OutputError`, and `ManifestBusyError` where another try may do
@@ -111,12 +169,8 @@ class Manifest:
             )
             for one in outcomes
         ]
-        try:
-            with self._database:
-                self._database.executemany(_SETTLE, rows)
-        except sqlite3.OperationalError as error:
-            kind = ManifestBusyError if "locked" in str(error) else OutputError
-            raise kind(f"{self.output / FOLDER}: the manifest cannot be written: {error}") from error
+        with self._written():
+            self._database.executemany(_SETTLE, rows)
         for one in outcomes:
             with suppress(FileNotFoundError):
                 self.note_of(one.number).unlink()
@@ -141,16 +195,15 @@ class Manifest:
             shutil.rmtree(part, ignore_errors=True)
 
     def counts(self) -> dict[State, int]:
-        """How many units there are of each state."""
+        """How many units there are of each state. What waits for its parts waits."""
         found = dict(self._database.execute("select state, count(*) from units group by state"))
+        found["waiting"] = found.get("waiting", 0) + found.get("held", 0)
         return {state: found.get(state, 0) for state in ("waiting", "done", "failed")}
 
     def try_again(self) -> int:
         """Let what was set aside wait again; how many that are."""
         with self._database:
-            return self._database.execute(
-                "update units set state = 'waiting', tries = 0, error = '' where state = 'failed'"
-            ).rowcount
+            return self._database.execute(_TRY_AGAIN).rowcount
 
     def outcomes(self, state: State | None = None) -> Iterator[dict[str, Any]]:
         """What is told of each unit, in the order of their numbers. Between two of them nothing is locked, however long
@@ -192,6 +245,30 @@ class Manifest:
         ).fetchone()
         return bool(found) and (self.output / found[0]).is_file()
 
+    def _split(self) -> list[Unit]:
+        """What is done in parts, and not whole yet."""
+        rows = self._database.execute(
+            "select number, source, target, made_from, part, given from units "
+            "where part = ? and given != '{}' and state != 'done'",
+            (WHOLE,),
+        )
+        return [_unit(row) for row in rows]
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """What is written within is written at once, or not at all."""
+        try:
+            with self._database:
+                yield
+        except sqlite3.OperationalError as error:
+            kind = ManifestBusyError if "locked" in str(error) else OutputError
+            raise kind(f"{self.output / FOLDER}: the manifest cannot be written: {error}") from error
+
+
+def _unit(row: Sequence[Any]) -> Unit:
+    number, source, target, made_from, part, given = row
+    return Unit(number, source, target, made_from, part, json.loads(given))
+
 
 @contextmanager
 def open_manifest(output: Path) -> Iterator[Manifest]:
@@ -211,7 +288,7 @@ def _owned(folder: Path) -> Iterator[None]:
     owner = folder / "owner"
     with ExitStack() as held:
         try:
-            for name in ("done", PARTS):
+            for name in ("done", PARTS, "together"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder / "lock", 0.0))
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")

@@ -41,7 +41,7 @@ class SegmentPlace:
 
 
 def places_of(reader: FilmReader, segment_seconds: float) -> list[SegmentPlace]:
-    """The segments of the film that `reader` has open, by the times of its packets, none of which is decoded. None where
+    """The segments of the film that `reader` has open, by the times of its packets, which are not decoded. None where
     these do not tell: one has no time, two have the same, the first is not that of the first frame."""
     if not reader.can_seek:
         return []

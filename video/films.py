@@ -135,10 +135,11 @@ def _steps(found: Sequence[Path | Refused], folder: Path, options: VideoOptions)
         if isinstance(source, Refused):
             yield source
             continue
-        ending, pattern = source.suffix.lower(), frame_pattern(source)
-        fits = ending in CONTAINERS and ending in options.encoder(ending).containers
+        pattern = frame_pattern(source)
+        ending = ending_of_film(source, options)
+        kept = ending == source.suffix.lower()
         name = film_of(pattern) if pattern else source.stem
-        target = folder / (source.name if fits else f"{name}{_fitting(options)}")
+        target = folder / (source.name if kept else f"{name}{ending}")
         options.check(target.suffix.lower())
         writer = writers.setdefault(place_of(target), source)
         if writer == source:
@@ -147,7 +148,11 @@ def _steps(found: Sequence[Path | Refused], folder: Path, options: VideoOptions)
             yield Refused(source, f"{writer} and {source} would both become {target}; use two outputs")
 
 
-def _fitting(options: VideoOptions) -> str:
-    """The ending of what cannot keep its own."""
+def ending_of_film(source: Path, options: VideoOptions) -> str:
+    """The ending of what becomes of a film in a folder: its own, where films with it are written and the encoder goes
+    into them; else what keeps the most."""
+    ending = source.suffix.lower()
+    if ending in CONTAINERS and ending in options.encoder(ending).containers:
+        return ending
     taken = options.encoder(_MOST_KEPT).containers
     return _MOST_KEPT if _MOST_KEPT in taken else taken[0]

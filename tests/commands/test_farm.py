@@ -13,11 +13,12 @@ from PIL import Image
 
 from cudaspeed.cli import main
 from cudaspeed.commands import farm
-from cudaspeed.commands.farm_listing import Listing, list_units
+from cudaspeed.commands.farm_listing import Listing, Naming, list_units
 from cudaspeed.images.naming import FolderOptions
 from cudaspeed.scaleout import ray_library
 from cudaspeed.scaleout.manifest import open_manifest
 from cudaspeed.scaleout.units import Outcome
+from cudaspeed.video.options import VideoOptions
 
 
 def picture(path: Path) -> Path:
@@ -27,7 +28,8 @@ def picture(path: Path) -> Path:
 
 
 def listed(*inputs: Path, output: Path, known: dict[str, str] | None = None, **options: object) -> Listing:
-    return list_units([*map(str, inputs)], output, FolderOptions(**options), known or {})  # type: ignore[arg-type]
+    naming = Naming(FolderOptions(**options), VideoOptions())  # type: ignore[arg-type]
+    return list_units([*map(str, inputs)], output, naming, known or {})
 
 
 def names(listing: Listing) -> dict[str, str]:
@@ -67,6 +69,22 @@ def test_no_input_is_written_over(tmp_path: Path) -> None:
     picture(tmp_path / "x.png")
     assert names(listed(tmp_path / "x.png", output=tmp_path)) == {"x.png": "x.png.png"}
     assert names(listed(tmp_path / "x.png", output=tmp_path, suffix="_2")) == {"x.png": "x_2.png"}
+
+
+def test_films_lie_beside_pictures_and_keep_their_endings_where_these_are_written(tmp_path: Path) -> None:
+    for name in ("film.mp4", "old.avi", "film.mkv", "photo.png", "notes.odt", "sub/film.mp4"):
+        picture(tmp_path / "in/x.png").rename(tmp_path / "in/y.png")
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in/y.png").rename(tmp_path / "in" / name)
+    assert names(listed(tmp_path / "in", output=tmp_path / "out", suffix="_x2")) == {
+        "film.mkv": "film_x2.mkv",
+        "film.mp4": "film_x2.mp4",
+        "old.avi": "old_x2.mkv",
+        "photo.png": "photo_x2.png",
+        "notes.odt": "notes.odt_x2.png",  # which is a picture inside
+    }
+    again = listed(tmp_path / "in", tmp_path / "in/sub/film.mp4", output=tmp_path / "out")
+    assert again.units[-1].target == "film.mp4.mp4"
 
 
 def test_a_list_has_a_path_in_each_line(tmp_path: Path) -> None:

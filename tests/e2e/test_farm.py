@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import films
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,6 +119,45 @@ def test_a_worker_and_then_the_driver_are_killed_and_every_picture_comes_out(pic
     assert mended.returncode == 0, mended.stderr
     nothing = subprocess.run(farm(pictures, output), capture_output=True, text=True, timeout=SECONDS, check=True)
     assert records(nothing.stdout)[-1]["nothing_to_do"]
+
+
+def test_a_film_is_done_in_segments_and_is_the_one_that_is_done_in_one_go(tmp_path: Path) -> None:
+    folder, output, whole = tmp_path / "films", tmp_path / "out", tmp_path / "whole.mkv"
+    folder.mkdir()
+    films.make_film(folder / "film.mkv", films.every(40, 700), beside=films.Beside(("eng",), subtitles=True))
+    (folder / "broken.mp4").write_bytes(b"nothing")
+    options = ("--model", "cudaspeed-compact-x2", "--frozen", "--no-compile", "--segment-seconds", "2")
+    driver = subprocess.Popen(
+        farm(folder, output, "--actors", "2", "--segment-seconds", "2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: len([*(output / ".farm" / "together").glob("*/*.json")]) >= 3, driver)
+    os.kill(workers_of(output)[0], signal.SIGKILL)
+    until(lambda: len([*(output / ".farm" / "together").glob("*/*.json")]) >= 6, driver)
+    driver.kill()
+    driver.wait()
+    made = {path.name for path in (output / ".farm" / "together").glob("*/*.json")}
+
+    again = subprocess.run(
+        farm(folder, output, "--actors", "2", "--segment-seconds", "2"), capture_output=True, text=True, timeout=SECONDS
+    )
+    assert again.returncode == 1, again.stderr
+    units = units_of(output)
+    assert [Path(unit["source"]).name for unit in units if unit["state"] != "done"] == ["broken.mp4"]
+    (film,) = (unit for unit in units if unit["part"] == -1 and unit["state"] == "done")
+    assert (film["record"]["frames"], film["record"]["resumed_frames"]) == (700, 700), "all segments were used"
+    last = [unit for unit in units if unit["part"] >= 0]
+    assert len(last) == 14 and len(made) >= 6
+    assert sorted(path.name for path in output.iterdir()) == [".farm", "film.mkv", "report.json"]
+    assert not [*(output / ".farm" / "together").iterdir()]
+
+    subprocess.run(command("video", folder / "film.mkv", "-o", whole, *options), check=True, timeout=SECONDS)
+    one, other = ([frame.to_ndarray() for frame in films.decoded(path)] for path in (whole, output / "film.mkv"))
+    assert len(one) == len(other) == 700
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert films.packets(whole, 1) == films.packets(output / "film.mkv", 1)
 
 
 def until(seen: object, driver: subprocess.Popen) -> None:

@@ -15,12 +15,12 @@ from stand_in_ray import Killed, StandInRay
 
 from cudaspeed.api.errors import BadImageError, BadOptionError, OutputError
 from cudaspeed.scaleout import farm
-from cudaspeed.scaleout.actor import Folders, Work, Worker
+from cudaspeed.scaleout.actor import Folders, Split, Task, Work, Worker
 from cudaspeed.scaleout.cluster import Cluster, FarmOptions
 from cudaspeed.scaleout.crew import Crew, FarmError
 from cudaspeed.scaleout.farm import Farm
 from cudaspeed.scaleout.manifest import Manifest, ManifestBusyError, open_manifest
-from cudaspeed.scaleout.units import Listed, Outcome, Unit
+from cudaspeed.scaleout.units import WHOLE, Listed, Outcome, Part, Unit
 
 MADE_BY = {"cudaspeed": "1", "model": "m"}
 
@@ -30,18 +30,22 @@ class Toy:
 
     def __init__(self, folder: Path, made_by: dict[str, str] = MADE_BY) -> None:
         self.folder, self.made_by, self.calls = folder, made_by, []
+        self.parts: list[str] = []
         self.ends: dict[str, int] = {}  # by name, how often its worker is killed by it
 
     def make(self, *_: object) -> Work:
         return Work(self.run, self.made_by)
 
-    def run(self, source: Path, target: Path) -> dict[str, Any]:
+    def run(self, task: Task) -> dict[str, Any] | Split:
+        source, target = task.source, task.target
         self.calls.append(source.name)
         if self.ends.get(source.name, 0):
             self.ends[source.name] -= 1
             target.write_text("half")
             raise Killed
         text = source.read_text()
+        if text.startswith("long "):
+            return self.in_parts(task, text)
         if text == "no picture":
             raise BadImageError("this is no picture")
         if text == "breaks":
@@ -50,6 +54,26 @@ class Toy:
             raise OutputError("no room") from OSError(28, "No space left on device")
         target.write_text(text * 2)
         return {"megapixels": 1.0}
+
+    def in_parts(self, task: Task, text: str) -> dict[str, Any] | Split:
+        """A text of several words, each of which is a part."""
+        words = text.split()[1:]
+        if task.unit.part != WHOLE:
+            word = words[task.unit.part]
+            self.parts.append(word)
+            if word == "wrong":
+                raise BadImageError("this word is wrong")
+            if self.ends.pop(word, 0):
+                raise Killed
+            task.target.with_suffix(".word").write_text(word * task.unit.given["times"])
+            task.target.write_text("there")
+            return {}
+        if not task.unit.given:
+            parts = tuple(Part(number, f"{number}.part", {"times": 2}) for number in range(len(words)))
+            return Split(parts, {"words": len(words)})
+        found = [(task.together / f"{number}.word").read_text() for number in range(task.unit.given["words"])]
+        task.target.write_text(" ".join(found))
+        return {}
 
     def units(self, texts: dict[str, str]) -> list[Listed]:
         for name, text in texts.items():
@@ -258,15 +282,81 @@ def test_no_place_for_a_worker_is_told(toy: Toy) -> None:
         work.run()
 
 
+def test_what_is_done_in_parts_is_put_together_by_who_is_free_when_all_are_done(toy: Toy) -> None:
+    texts = {**numbered(4), "film.txt": "long a b c d e", "other.txt": "long x y"}
+    toy.ends["c"] = 1
+    with begun(toy, texts) as (manifest, work, _):
+        work.run()
+        assert manifest.counts() == {"waiting": 0, "done": 13, "failed": 0}
+    assert results(toy)["film.txt"] == "aa bb cc dd ee"
+    assert results(toy)["other.txt"] == "xx yy"
+    assert sorted(toy.parts) == ["a", "b", "c", "c", "d", "e", "x", "y"]
+
+
+def test_where_a_part_is_set_aside_so_is_the_whole_and_another_try_does_what_lacks(toy: Toy) -> None:
+    texts = {"film.txt": "long a wrong b"}
+    with begun(toy, texts) as (manifest, work, _):
+        work.run()
+        assert manifest.counts() == {"waiting": 0, "done": 2, "failed": 2}
+        told = [one["error"] for one in manifest.outcomes("failed") if one["part"] == WHOLE]
+        assert told == [f"a part of it was set aside: {toy.folder / 'film.txt'}: this word is wrong"]
+        manifest.try_again()
+        (toy.folder / "film.txt").write_text("long a right b")
+        toy.parts.clear()
+        _again(toy, manifest).run()
+        assert manifest.counts() == {"waiting": 0, "done": 4, "failed": 0}
+    assert toy.parts == ["right"]
+    assert results(toy)["film.txt"] == "aa rightright bb"
+
+
+def test_a_driver_that_is_ended_between_parts_goes_on_with_those_that_lack(toy: Toy) -> None:
+    texts = {"film.txt": "long a b c d e f g h"}
+    with begun(toy, texts) as (manifest, work, _):
+
+        def ended(outcome: Outcome) -> None:
+            if len(toy.parts) > 4:
+                raise KeyboardInterrupt
+            finish(outcome)
+
+        finish, work._finish = work._finish, ended
+        with pytest.raises(KeyboardInterrupt):
+            work.run()
+    before = [*toy.parts]
+    with begun(toy, texts) as (manifest, work, _):
+        manifest.take_notes()
+        work.run()
+        assert manifest.counts() == {"waiting": 0, "done": 9, "failed": 0}
+    assert results(toy)["film.txt"] == "aa bb cc dd ee ff gg hh"
+    assert len(toy.parts) - len(before) <= 8 - 3
+
+
+def test_parts_of_an_input_that_changed_are_forgotten(toy: Toy) -> None:
+    with begun(toy, {"film.txt": "long a wrong"}) as (manifest, work, _):
+        work.run()
+        (folder,) = (manifest.output / ".farm" / "together").iterdir()
+        (toy.folder / "film.txt").write_text("long c d e")
+        manifest.merge([Listed(str(toy.folder / "film.txt"), "sub/film.txt", "2")])
+        assert manifest.counts() == {"waiting": 1, "done": 0, "failed": 0}
+        assert not folder.exists()
+        _again(toy, manifest).run()
+        assert manifest.counts() == {"waiting": 0, "done": 4, "failed": 0}
+    assert results(toy)["film.txt"] == "cc dd ee"
+
+
+def _again(toy: Toy, manifest: Manifest) -> Farm:
+    folders = Folders(str(manifest.output), str(manifest.parts), str(manifest.notes))
+    return Farm(manifest, Crew(Cluster(StandInRay(2), FarmOptions()), (toy.make, {}, folders), MADE_BY), lambda _: None)
+
+
 def test_a_machine_that_joins_gets_work(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(farm, "_LOOK", 0.0)
     run = toy.run
 
-    def slowly(source: Path, target: Path) -> dict[str, Any]:
+    def slowly(task: Task) -> dict[str, Any] | Split:
         if len(toy.calls) == 3:
             ray.resources["CPU"] = 3.0
         time.sleep(0.03)
-        return run(source, target)
+        return run(task)
 
     monkeypatch.setattr(toy, "run", slowly)
     with begun(toy, numbered(40), cpus=1) as (manifest, work, ray):
@@ -277,16 +367,16 @@ def test_a_machine_that_joins_gets_work(toy: Toy, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_slow_worker_gets_fewer_units(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Callable[[Path, Path], dict[str, Any]]] = []
+    made: list[Callable[[Task], dict[str, Any] | Split]] = []
     done = [0, 0]
 
     def make(*_: object) -> Work:
         number = len(made)
 
-        def run(source: Path, target: Path) -> dict[str, Any]:
+        def run(task: Task) -> dict[str, Any] | Split:
             time.sleep(0.2 if number else 0.01)
             done[number] += 1
-            return toy.run(source, target)
+            return toy.run(task)
 
         made.append(run)
         return Work(run, MADE_BY)

@@ -115,7 +115,7 @@ def test_what_a_worker_noted_of_another_content_does_not_count(tmp_path: Path) -
 def test_a_manifest_of_another_version_is_not_read(tmp_path: Path) -> None:
     with open_manifest(tmp_path) as manifest:
         manifest.set_value("schema", "99")
-    with pytest.raises(BadOptionError, match="another version \\(99, here 1\\)"), open_manifest(tmp_path):
+    with pytest.raises(BadOptionError, match="another version \\(99, here 2\\)"), open_manifest(tmp_path):
         pass
     (tmp_path / ".farm" / "manifest.sqlite").write_bytes(b"nonsense" * 1000)
     with pytest.raises(OutputError, match="the manifest cannot be used"), open_manifest(tmp_path):

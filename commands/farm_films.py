@@ -1,0 +1,81 @@
+"""What a farm's worker does with a film: splits it, makes a segment of it, or puts all of them together.
+
+A film of one segment, or one that cannot be split, is done as a whole, by who would have split it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..images.jobs import Job
+from ..scaleout.actor import Split, Task
+from ..scaleout.units import WHOLE, Part
+from ..video.alone import NotAloneError, SegmentPlace
+from ..video.facts import PacketCount
+from ..video.options import VideoOptions
+from ..video.pipeline import FilmJob, plan_segments, upscale_film, upscale_segment
+from ..video.reader import FilmReader
+from ..video.report import FilmReport
+from ..video.stages import Engine
+from .films import record_of_film
+
+logger = logging.getLogger("cudaspeed")
+
+
+@dataclass(frozen=True)
+class FilmWork:
+    """For films that are written as `video` says, by the `engine` that is made for each run. `model` is what it is
+    called in records."""
+
+    video: VideoOptions
+    engine: Callable[[], Engine]
+    model: str
+
+    def run(self, task: Task) -> dict[str, Any] | Split:
+        """The record of what was done of a film, or how it is split."""
+        if task.unit.part != WHOLE:
+            return self._segment(task)
+        job = FilmJob(task.source, task.target, self.video, parts=task.together)
+        if not task.unit.given:
+            places, counted = plan_segments(job, self.engine())
+            if places:
+                return _split(places, counted, task.target.name)
+        task.together.mkdir(parents=True, exist_ok=True)
+        report = upscale_film(job, *self.engine())
+        record = record_of_film(Job(task.source, task.target), self.model, report)
+        return {**record, "megapixels": _megapixels(report)}
+
+    def _segment(self, task: Task) -> dict[str, Any]:
+        """A segment, with what is known of it as the target. Where it cannot be made by itself, who puts the film
+        together makes it, and is told so by an empty one."""
+        given = task.unit.given
+        counted = PacketCount(given["packets"], Fraction(given["seconds"]), given["variable"])
+        place = SegmentPlace(**{name: given[name] for name in ("index", "first", "frames", "start", "last")})
+        reader = FilmReader(task.source, deinterlace=self.video.deinterlace, counted=counted)
+        # the film's own name, whose ending says how it is written
+        job = FilmJob(reader, task.together / given["film"], self.video, parts=task.target.parent)
+        try:
+            done = upscale_segment(job, place, self.engine())
+        except NotAloneError as error:
+            logger.warning("%s: segment %d is left to who puts the film together: %s", task.source, place.index, error)
+            task.target.write_text("{}", "utf-8")
+            return {"left": str(error), "megapixels": 0.0}
+        height, width = done.reports[-1].output_size
+        return {"frames": place.frames, "megapixels": place.frames * height * width / 1e6}
+
+
+def _split(places: list[SegmentPlace], counted: PacketCount, film: str) -> Split:
+    """Into segments, each of which becomes a record, and a file beside it, of the film that is called so."""
+    known = {"packets": counted.packets, "seconds": str(counted.seconds), "variable": counted.variable, "film": film}
+    parts = [Part(place.index, f"{place.index:06}.json", {**known, **asdict(place)}) for place in places]
+    return Split(tuple(parts), known)
+
+
+def _megapixels(report: FilmReport) -> float:
+    """Of what was computed when it was put together, and not before."""
+    height, width = report.output_size
+    return (report.frames - report.resumed) * height * width / 1e6
