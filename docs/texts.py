@@ -33,7 +33,7 @@ PLACES = (
 )
 OF_FILES = (
     *("images/codecs", "images/animation", "images/files", "images/jobs", "images/limits", "images/naming"),
-    *("images/whole", "latents/files", "latents/jobs", "video/films"),
+    *("images/whole", "latents/files", "latents/jobs", "video/films", "video/alone"),
     *("video/folder_", "video/frame_jobs", "video/frame_pattern", "video/ends"),
 )
 SAYING = {
