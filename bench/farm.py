@@ -128,9 +128,10 @@ def _text(path: Path) -> bytes:
 _LIST = """
 import json, sys, tempfile, time
 from pathlib import Path
-from cudaspeed.commands.farm_listing import list_units
+from cudaspeed.commands.farm_listing import Naming, list_units
 from cudaspeed.images.naming import FolderOptions
 from cudaspeed.scaleout.manifest import open_manifest
+from cudaspeed.video.options import VideoOptions
 
 with tempfile.TemporaryDirectory() as name:
     folder, output = Path(name, "in"), Path(name, "out")
@@ -138,8 +139,9 @@ with tempfile.TemporaryDirectory() as name:
     for number in range(int(sys.argv[1])):
         (folder / f"{number:07}.png").touch()
     began = time.perf_counter()
+    naming = Naming(FolderOptions(), VideoOptions())
     with open_manifest(output) as manifest:
-        manifest.merge(list_units([str(folder)], output, FolderOptions(), manifest.targets()).units)
+        manifest.merge(list_units([str(folder)], output, naming, manifest.targets()).units)
     seconds = time.perf_counter() - began
 peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]  # getrusage has this one's parent in it
 print(json.dumps({"seconds": seconds, "megabytes": int(peak) / 1024}))

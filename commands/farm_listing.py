@@ -19,7 +19,7 @@ from ..images.naming import FolderOptions, folded, name_for
 from ..scaleout.units import Listed
 from ..video.encoders import CONTAINERS
 from ..video.films import ENDINGS as FILMS
-from ..video.films import ending_of_film, is_called_like_a_film
+from ..video.films import ending_of_film
 from ..video.options import VideoOptions
 from ..video.parts import is_partial
 
@@ -92,18 +92,18 @@ class _Names:
 
     def _wishes(self, source: _Source) -> Iterator[str]:
         """Names for what comes of a picture, the best first."""
-        path = Path(source.path)
-        short = os.path.join(source.below, self._name(path))  # noqa: PTH118
+        short = os.path.join(source.below, self._name(source.path))  # noqa: PTH118
         yield short
-        yield os.path.join(source.below, self._name(path, whole=True))  # noqa: PTH118
+        yield os.path.join(source.below, self._name(source.path, whole=True))  # noqa: PTH118
         stem, ending = os.path.splitext(short)  # noqa: PTH122
         for number in self._numbers.setdefault(short, count(2)):
             yield f"{stem} ({number}){ending}"
 
-    def _name(self, path: Path, whole: bool = False) -> str:
+    def _name(self, source: str, whole: bool = False) -> str:
         """With all of its own name, if that is asked for."""
+        path = Path(source)
         pictures, films = self._options.pictures, self._options.films
-        if not is_called_like_a_film(path):
+        if not source.lower().endswith(FILMS):  # a string, for there are many
             return name_for(path, pictures, whole)
         ending = ending_of_film(path, films)
         kept = path.suffix if ending == path.suffix.lower() else ending
