@@ -36,6 +36,7 @@ from .pipeline.frame_io import FrameSink, FrameSource, TensorSink, TensorSource
 from .pipeline.holdings import Holdings
 from .pipeline.monitor import Monitor
 from .pipeline.output import allocate_output
+from .pipeline.parted import PartOfRun, SharedModes
 from .pipeline.passes import PassRunner, Prepared
 from .pipeline.scheduler import Limits
 from .pipeline.session import Session
@@ -163,6 +164,7 @@ class _Work:
         self._runner = _runner(source, model, options, monitor, sessions)
         several = len(source) and monitor.peers
         self._sharing = sharing_of(source, self._runner.known, self._runner.passes, options, monitor) if several else ""
+        self._modes = SharedModes()
 
     def bytes_beside(self) -> int:
         """What it takes of main memory beside the result and the forwards."""
@@ -174,23 +176,33 @@ class _Work:
         if isinstance(self._sharing, str):
             report = self._runner.into(sink)
             return replace(report, notes=(*report.notes, self._sharing)) if self._sharing else report
-        return self._sharing.into((self._source, sink), self._on_one, self._monitor)
+        self._sessions.begin()  # whoever lets go of what is kept waits for all devices
+        try:
+            return self._sharing.into((self._source, sink), self._on_one, self._monitor)
+        finally:
+            self._sessions.end()
 
     def _on_one(self, ways: tuple[FrameSource, FrameSink], context: DeviceContext) -> UpscaleReport:
         """A share of it, on the device of `context`, on its thread."""
         assert not isinstance(self._sharing, str)
-        sessions = self._sessions.of_device(context.number)
+        sessions, options = self._sessions.of_device(context.number), self._sharing.options
+        part = PartOfRun(context.pixels_after, self._modes)
         with _running(self._model, context, sessions) as monitor:
-            return _runner(ways[0], self._model, self._sharing.options, monitor, sessions).into(ways[1])
+            return _runner(ways[0], self._model, options, monitor, sessions, part).into(ways[1])
 
 
 def _runner(
-    source: FrameSource, model: ImageModelDescriptor, options: UpscaleOptions, context: Monitor, sessions: SessionCache
+    source: FrameSource,
+    model: ImageModelDescriptor,
+    options: UpscaleOptions,
+    context: Monitor,
+    sessions: SessionCache,
+    part: PartOfRun | None = None,
 ) -> PassRunner:
     """What takes the frames of `source` through as many passes as the size that is wanted takes."""
 
     def prepare(frames: FrameSource) -> Prepared:
-        session = Session(model, options, context, sessions)
+        session = Session(model, options, context, sessions, part)
         with session.room.needed_for("a look at the picture's transparency"):
             alphas = frames.alphas()
             return Prepared(session, plan_channels(frames.channels, session.known.info, options.alpha_mode, alphas))

@@ -23,7 +23,7 @@ logger = logging.getLogger("cudaspeed")
 
 _NICE = 10  # of 19
 _PAUSE = 0.05  # seconds without a run, after which a little one may begin
-_MOST_PLACES = 4  # of one model
+_MOST_PLACES = 16  # of one model, whose devices are some
 # Of the last run's pixels, or seconds: a forward of no more than that may begin although the next run may be near.
 _LITTLE, _SHORT = 0.1, 0.05
 _ASKED_AGAIN = 0.2  # seconds between two looks whether to go on waiting

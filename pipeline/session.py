@@ -23,6 +23,7 @@ from .fallback import Execution, FallbackChain, StepMaker
 from .known_model import KnownModel
 from .learned_peaks import PeakLearning
 from .modes import ModeChooser, Piece
+from .parted import PartOfRun
 from .revisions import Revisions
 from .room import Room
 from .schedule_maker import Reschedule, ScheduleMaker
@@ -53,7 +54,8 @@ class Session:
     `known` is what is known of the model, `room` the device's memory, `notes` what the user is to be told; from `start`
     on, `chain` is where the run stands, `schedules` makes its schedules, and `revisions` are the profile's. `peaks` is
     what is learned of its forwards' memory. `streams` is the device as one that works on its own; None where it does
-    not. A `thorough` one spends whatever it takes to find something out.
+    not. As a `part` of a run it decides as the others do, for all of it. A `thorough` one spends whatever it takes to
+    find something out.
     """
 
     chain: FallbackChain
@@ -66,6 +68,7 @@ class Session:
         options: UpscaleOptions,
         context: RunContext,
         shared: SessionCache,
+        part: PartOfRun | None = None,
         thorough: bool = False,
     ) -> None:
         options = _reproducible(options) if options.reproducible else options
@@ -79,6 +82,8 @@ class Session:
         self.room = Room(self.known.info.name, options, context, shared)
         self.peaks = PeakLearning(self._profile, context.device, shared.record(model).met)
         self.streams = stream_device(context.device) if context.switches.pinned_memory else None
+        self._part = part or PartOfRun()
+        self._kind = describe_environment(context.device)["hardware"]
         self._work = Account()
         self._failures: list[tuple[ExecutionMode, ModelFailedError]] = []
         self.notes: list[str] = []
@@ -112,10 +117,12 @@ class Session:
 
     def choose(self, pixels: int, piece: Piece) -> None:
         """As `start`, of which nothing is noted."""
+        pixels += self._part.pixels_after
         self.known.run_pixels = pixels
         with self.room.needed_for("the model and a tiny picture"):
             self.room.check_copy(self._model.model)
-            chain = self._first_chain(self._chosen(self._modes.choose(pixels, piece)))
+            choice = self._part.modes.first(self._kind, self._modes.choose(pixels, piece))
+            chain = self._first_chain(self._chosen(choice))
         self.revisions = Revisions(chain, self._modes, self._profile)
         streams = self.streams is not None
         self.schedules = ScheduleMaker(chain, self.known, self.revisions, self.options, self.context, streams)
@@ -141,7 +148,8 @@ class Session:
         if mode.backend == "compiled":
             return None
         change = self.schedules.reschedule(schedule, limits, batch.share_left)
-        if not change and (self.options.compile_mode == "background" or compiled.pays(batch.pixels_left)):
+        left = batch.pixels_left + self._part.pixels_after
+        if not change and (self.options.compile_mode == "background" or compiled.pays(left)):
             self.schedules.start_compile(compiled, schedule, limits)
         return change
 
@@ -201,6 +209,8 @@ class Session:
         computed; and what later runs would like to know."""
         self.chain.save()
         self._profile.spend(describe_environment(self.context.device)["hardware"], self._work)
+        if self._failures or self.chain.given_up:
+            self._part.modes.forget(self._kind)
         for failed, error in self._failures if well else ():
             self._modes.remember_failure(failed, error)
         if well:

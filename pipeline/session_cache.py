@@ -77,14 +77,19 @@ class MemoryLimit(NamedTuple):
 
 class SessionCache:
     """All of it is kept by the caller's module and gone with it, but for what lies in the context's cache folder, and
-    what was seen of models, which is kept by their weights.
+    what was seen of models, which is kept by their weights. That of a device among several is a part of a `whole`, the
+    first device's.
 
     Everything that decides how a model is computed is measured by `clock`. `learner` finds out between runs what they
     would have liked to know; `thread_clock` tells what that takes of the processor.
     """
 
     def __init__(
-        self, clock: Clock = time.perf_counter, learner: Learner | None = None, thread_clock: Clock = time.thread_time
+        self,
+        clock: Clock = time.perf_counter,
+        learner: Learner | None = None,
+        thread_clock: Clock = time.thread_time,
+        whole: SessionCache | None = None,
     ) -> None:
         self.clock, self.thread_clock, self.learner = clock, thread_clock, learner or Learner()
         self.runners = RunnerCache()
@@ -97,8 +102,8 @@ class SessionCache:
         self._observations: dict[str, ModelObservations] = {}
         self._records: weakref.WeakKeyDictionary[nn.Module, ModelRecord] = weakref.WeakKeyDictionary()
         self._latest: tuple[weakref.ref[nn.Module], float] | None = None  # whose run was the last, and its seconds
-        self._of_peers: list[SessionCache] = []
-        self._lock, self._sessions = threading.Lock(), 0
+        self._whole, self._of_peers = whole or self, list[SessionCache]()
+        self._lock, self._sessions = threading.Lock(), 0  # those of peers, too
         self._asked: list[Callable[[], None]] = []  # to let go of all, and whom to tell
 
     def record(self, model: ImageModelDescriptor) -> ModelRecord:
@@ -137,7 +142,7 @@ class SessionCache:
         the first. Between its runs as between those of the first something is found out, never meanwhile."""
         with self._lock:
             while len(self._of_peers) < number:
-                self._of_peers.append(SessionCache(self.clock, self.learner, self.thread_clock))
+                self._of_peers.append(SessionCache(self.clock, self.learner, self.thread_clock, self))
         return self._of_peers[number - 1] if number else self
 
     def holdings(self) -> Holdings:
@@ -153,15 +158,15 @@ class SessionCache:
         self._let_go_if_asked()
 
     def begin(self) -> None:
-        """A session begins, which may use all of it; until `end`."""
-        with self._lock:
-            self._sessions += 1
+        """A session begins, or a run of several, which may use all of it; until `end`."""
+        with self._whole._lock:
+            self._whole._sessions += 1
 
     def end(self) -> None:
         """It is over."""
-        with self._lock:
-            self._sessions -= 1
-        self._let_go_if_asked()
+        with self._whole._lock:
+            self._whole._sessions -= 1
+        self._whole._let_go_if_asked()
 
     def _let_go_if_asked(self) -> None:
         with self._lock:  # so that no session begins meanwhile
@@ -209,10 +214,13 @@ class SessionCache:
         now = time.monotonic()
         if now - self._flushed >= _FLUSHED_AGAIN:
             self._flushed = now
-            self.flush()
+            self._flush()  # a peer's own thread flushes the peer's
 
     def flush(self) -> None:
-        """Write down what forwards took."""
+        """Write down what forwards took. No run has the caches of peers."""
         for cache in (self, *self._of_peers):
-            for store in cache._profiles.values():
-                store.flush()
+            cache._flush()
+
+    def _flush(self) -> None:
+        for store in self._profiles.values():
+            store.flush()

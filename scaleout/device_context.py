@@ -15,8 +15,9 @@ class Halted(Exception):  # noqa: N818  # no error
 
 
 class DeviceContext:
-    """A `RunContext` around `context`, that of the device of this `number`. `share`: how much of what it is at is done.
-    Whoever has all of the run speaks for it. `alone`: no other device takes of the memory that this one computes in."""
+    """A `RunContext` around `context`, that of the device of this `number`. `share`: how much of what it is at is done;
+    `pixels_after`: input pixels that it will have to do after that, about. Whoever has all of the run speaks for it.
+    `alone`: no other device takes of the memory that this one computes in."""
 
     looked_at = texts_stay = False
     peers: tuple[RunContext, ...] = ()
@@ -30,7 +31,7 @@ class DeviceContext:
         self.take_away, self.room_beside = context.take_away, context.room_beside
         self.free_bytes, self.peak_bytes = context.free_bytes, context.peak_bytes
         self.is_out_of_memory = context.is_out_of_memory
-        self._halt, self.share = halt, 0.0
+        self._halt, self.share, self.pixels_after = halt, 0.0, 0
 
     def progress(self, done: float, total: int) -> None:
         self.share = done / total

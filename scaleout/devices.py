@@ -13,6 +13,7 @@ import contextvars
 import logging
 import queue
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ from .shares import Share, Shares
 logger = logging.getLogger("cudaspeed")
 
 _BETWEEN_LOOKS = 0.05  # seconds between two questions whether to stop
+_A_SHARE = 1.0  # seconds that a share is to take, so that what it costs beside its frames is little
+_TURNS = 2  # shares for each device, into which what is left of a run is divided: slow ones then get fewer
 _TELLING = 0.05  # of the work: from here on it is told how long the rest takes
 _EVERYBODYS = (BadOptionError, BadModelError, BadImageError)  # what no other device would do better
 
@@ -44,33 +47,36 @@ Run = Callable[[tuple[FrameSource, FrameSink], DeviceContext], UpscaleReport]
 
 @dataclass(frozen=True)
 class _Done:
-    """What became of a share: the engine's report of it, or the error that it ended with."""
+    """What became of a share, after so many `seconds`: the engine's report of it, or the error that it ended with."""
 
     device: _Device
     share: Share
+    seconds: float
     report: UpscaleReport | None
     error: BaseException | None = None
 
 
 class _Device:
-    """A device on its thread, which computes the shares that it is given until it is given None."""
+    """A device, which computes on a thread of its own the shares that it is given, until that is None. `pace`: seconds
+    for one of what shares count, as its last share took; None before."""
 
     def __init__(self, name: str, context: DeviceContext, run: Run, done: queue.SimpleQueue[_Done]) -> None:
         self.name, self.context, self.given = name, context, queue.SimpleQueue[Share | None]()
+        self.pace: float | None = None
         self._run, self._done = run, done
-        work = partial(contextvars.copy_context().run, self._work)  # by which a host knows for whom this is
-        self.thread = Stage(f"cudaspeed on {name}", work)
 
-    def _work(self) -> None:
-        _make_current(self.context.device)
+    def work(self) -> None:
+        """On its thread."""
         while (share := self.given.get()) is not None:
-            self.context.share = 0.0
+            self.context.share, began = 0.0, time.perf_counter()
             try:
+                _make_current(self.context.device)
                 report = self._run((share.source, share.sink), self.context)
             except BaseException as error:  # of whatever kind a device's end is; who has all of the run decides
-                self._done.put(_Done(self, share, None, error))
+                self._done.put(_Done(self, share, 0.0, None, error))
             else:
-                self._done.put(_Done(self, share, report))
+                self._done.put(_Done(self, share, time.perf_counter() - began, report))
+            share = None  # its frames go on without this thread
 
 
 class DeviceRun:
@@ -84,7 +90,7 @@ class DeviceRun:
             _Device(name, DeviceContext(context, number, self._halt, alone), run, self._done)
             for number, (name, context) in enumerate(zip(names_of(contexts), contexts, strict=True))
         ]
-        self._failed: set[_Device] = set()
+        self._idle = [*self._devices]
         self._busy: dict[_Device, Share] = {}
         self._again: deque[Share] = deque()  # what a device failed at
         self._reports: list[UpscaleReport] = []
@@ -96,23 +102,31 @@ class DeviceRun:
     def run(self) -> UpscaleReport:
         """Do it all. Raises what the host raises for an interrupt; what a device raises for options or a model that
         cannot be; and else what the last device that is left does."""
-        threads, idle = [device.thread for device in self._devices], deque(self._devices)
+        # by a copy of the context a host knows for whom a thread works
+        threads = [
+            Stage(f"cudaspeed on {device.name}", partial(contextvars.copy_context().run, device.work))
+            for device in self._devices
+        ]
         self._monitor.follow(self)
         try:
             for thread in threads:
                 thread.start()
-            while self._hand_out(idle) or self._busy:
-                self._take_back(idle)
+            while not self._shares.is_over:
+                self._go_on()
         finally:
-            end(threads, self._stop)  # they know the memory of the result
-            self._halt.clear()  # contexts stay known to what is found out later
-            self._monitor.follow(None)
+            try:
+                end(threads, self._stop)  # they know the memory of the result
+            finally:
+                self._halt.clear()  # contexts stay known to what is found out later
+                while not self._done.empty():  # errors know frames, which know the queue that they are in
+                    self._done.get()
+                self._monitor.follow(None)
         return self._report()
 
     def status(self, now: float) -> Status:
         """How far all of it is, at `now` by the monitor's clock."""
         done, total = self._stand()
-        elapsed, devices = now - self._began, len(self._devices) - len(self._failed)
+        elapsed, devices = now - self._began, len(self._idle) + len(self._busy)
         frames = self._shares.in_words == "frames"
         stand = f"{self._shares.done} of {total} frames" if frames else f"{self._shares.done} of {total} parts"
         told = [f"{stand}, on {devices} devices"]
@@ -122,44 +136,81 @@ class DeviceRun:
 
     # --- details -----------------------------------------------------------------------------------------------------
 
-    def _hand_out(self, idle: deque[_Device]) -> bool:
-        """Give every idle device a share, as far as there are any. Whether one was given."""
+    def _go_on(self) -> None:
+        """A little of all that this thread has to do; where there is nothing, wait for a device."""
+        self._monitor.raise_if_interrupted()
+        self._monitor.progress(*self._stand())
+        moved = self._take_back(wait=False)
+        moved |= self._hand_out()
+        moved |= self._shares.read_ahead()
+        moved |= self._shares.settle()
+        if not moved:
+            self._take_back(wait=True)
+
+    def _hand_out(self) -> bool:
+        """Give idle devices shares, the fastest first; whether any was given."""
         given = False
-        while idle and (share := self._again.popleft() if self._again else self._shares.next()):
-            device = idle.popleft()
+        for device in sorted(self._idle, key=lambda device: device.pace or 0.0):
+            if not self._again and not self._is_worth_it(device):
+                continue
+            share = self._again.popleft() if self._again else self._shares.next(self._so_many(device))
+            if share is None:
+                break
+            self._idle.remove(device)
             self._busy[device] = share
+            device.context.pixels_after = self._pixels_after(share)
             device.given.put(share)
             given = True
         return given
 
-    def _take_back(self, idle: deque[_Device]) -> None:
-        """Wait for a share to be done."""
-        done = None
-        while done is None:
-            self._monitor.raise_if_interrupted()
-            with suppress(queue.Empty):
-                done = self._done.get(timeout=_BETWEEN_LOOKS)
-            self._monitor.progress(*self._stand())
+    def _is_worth_it(self, device: _Device) -> bool:
+        """Whether its least share would be done before the others would have to wait for it: for the end of the run, or
+        because no more may be begun before it."""
+        paces = [other.pace for other in (*self._idle, *self._busy) if other is not device and other.pace]
+        if device.pace is None or not self._busy or not paces:
+            return True
+        return self._shares.least * device.pace <= self._shares.room / sum(1 / pace for pace in paces)
+
+    def _so_many(self, device: _Device) -> int:
+        """How many frames it gets, as far as that is known: some that take it a while, and fewer towards the end."""
+        if device.pace is None:
+            return self._shares.least
+        fair = self._shares.room // (_TURNS * (len(self._idle) + len(self._busy)))
+        return max(self._shares.least, min(int(_A_SHARE / device.pace), fair))
+
+    def _pixels_after(self, share: Share) -> int:
+        """What one device will have to do after this share, if all do as much."""
+        height, width = share.source.size
+        left = self._shares.total - self._shares.done - sum(len(one.frames) for one in self._busy.values())
+        return max(0, left) * height * width // (len(self._idle) + len(self._busy))
+
+    def _take_back(self, wait: bool) -> bool:
+        """What devices have done; whether there was anything."""
+        try:
+            done = self._done.get(timeout=_BETWEEN_LOOKS) if wait else self._done.get_nowait()
+        except queue.Empty:
+            return False
         del self._busy[done.device]
-        done.device.context.share = 0.0
         if done.report is None:
             self._leave_out(done)
-            return
-        idle.append(done.device)
-        self._reports.append(done.report)
+            return True
+        done.device.pace = done.seconds / len(done.share.frames)
+        self._idle.append(done.device)
+        self._reports.append(_in_row(done.report, done.share.row))
         self._frames.append(done.share.frames)
         self._made[done.device.name] += len(done.share.frames)
         self._shares.put(done.share)
-        self._monitor.progress(*self._stand())
+        return True
 
     def _leave_out(self, done: _Done) -> None:
         """Go on without a device that failed. Raises why, where it is the last one, or not the device's fault."""
         error = done.error
         assert error is not None
-        self._failed.add(done.device)
-        last = len(self._failed) == len(self._devices)
-        if isinstance(error, _EVERYBODYS) or not isinstance(error, Exception) or last:
-            raise error
+        if isinstance(error, _EVERYBODYS) or not isinstance(error, Exception) or not (self._idle or self._busy):
+            try:
+                raise error
+            finally:
+                del error, done  # else it would know itself, and with it the frames
         note = f"{done.device.name} failed, and the others did its work: {first_line(error)}"
         logger.warning(note)
         self._notes.append(note)
@@ -171,9 +222,9 @@ class DeviceRun:
             device.given.put(None)
 
     def _stand(self) -> tuple[float, int]:
-        shares = self._shares
-        in_work = sum(device.context.share * len(share.frames) for device, share in self._busy.items())
-        return min(shares.done + in_work, shares.total), max(1, shares.total)
+        in_work = sum(device.context.share * len(share.frames) for device, share in [*self._busy.items()])
+        total = self._shares.total
+        return min(self._shares.done + in_work, total), max(1, total)
 
     def _report(self) -> UpscaleReport:
         """Of all shares together."""
@@ -192,6 +243,14 @@ def names_of(contexts: Sequence[RunContext]) -> list[str]:
         seen[name] += 1
         names.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
     return names
+
+
+def _in_row(report: UpscaleReport, row: int | None) -> UpscaleReport:
+    """Of a part of a picture: with its row as that of all its tiles."""
+    if row is None:
+        return report
+    repairs = tuple(replace(repair, tile=(row, repair.tile[1])) for repair in report.health.repairs)
+    return replace(report, health=replace(report.health, repairs=repairs))
 
 
 def _make_current(device: torch.device) -> None:

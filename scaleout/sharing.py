@@ -17,7 +17,7 @@ from ..tiling.fit import Pass
 from ..tiling.plan import automatic_overlap
 from .bands import Banding, BandShares, banding
 from .devices import DeviceRun, Run
-from .shares import FrameShares
+from .shares import FrameShares, known_alphas
 
 ONE_DEVICE = "one device computed all of it, as the picture cannot be cut for several: "
 
@@ -43,7 +43,7 @@ class Sharing:
         shares = BandShares(ways, cut) if cut else FrameShares(ways, count, batch)
         report = DeviceRun(shares, self.contexts, run, monitor).run()
         tiles = report.tiles // report.frames * shares.still
-        return replace(
+        report = replace(
             report,
             frames=len(source),
             tiles=report.tiles + tiles,
@@ -53,6 +53,15 @@ class Sharing:
             output_size=self.passes[-1].result,
             sizes=sizes_in_words(self.passes),
         )
+        return _of_bands(report, cut) if cut else report
+
+
+def _of_bands(report: UpscaleReport, cut: Banding) -> UpscaleReport:
+    """With the bands as the tiles, where each was one piece, and with what they share."""
+    rows = cut.plan.rows
+    pieces = report.tiles == cut.plan.count * report.frames
+    tile = (rows.tile, cut.plan.columns.tile) if pieces else report.tile
+    return replace(report, tile=tile, overlap=(max(rows.overlap, report.overlap[0]), report.overlap[1]))
 
 
 def sharing_of(
@@ -70,6 +79,8 @@ def sharing_of(
     info = known.info_at_seams()
     if options.tiling_mode != "none":
         why = "its edges fit together"
+    elif any(float(alpha.min()) <= 0 for alpha in known_alphas(source)):
+        why = "colours spread under what is transparent"
     elif len(passes) > 1:
         why = "the model runs more than once"
     elif info.global_context:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.resize import Resize
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.pipeline.frame_io import TensorSink, TensorSource
+from cudaspeed.scaleout import devices
 from cudaspeed.upscale_engine import upscale, upscale_frames
 
 FP32 = UpscaleOptions(precision="fp32")
@@ -234,6 +238,137 @@ def test_frames_that_are_read_one_after_the_other_are_held_as_briefly_as_possibl
     assert not source.held
     assert source.most <= 40
     assert torch.equal(sink.tensor, run(image, model, StandaloneContext("cpu")).image)
+
+
+@pytest.mark.parametrize("options", [UpscaleOptions(reproducible=True, batch_size=3), UpscaleOptions(precision="auto")])
+def test_batches_and_the_precision_are_those_of_one_device(options: UpscaleOptions, tmp_path, monkeypatch) -> None:
+    for model in (zoo.compact(), zoo.swinir()):
+        made = []
+        for names in ("cpu", "cpu,cpu"):
+            monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path / names / model.architecture.id))
+            made.append(run(film(17), model, StandaloneContext(names), options))
+        assert torch.equal(made[0].image, made[1].image)
+        assert made[0].report.precision == made[1].report.precision
+
+
+def test_a_slow_device_gets_fewer_frames_and_keeps_nobody_waiting() -> None:
+    """Paces as on a card and a processor: the other one takes fifty times as long."""
+
+    class Slow(StandaloneContext):
+        def make_resident(self, model, bytes_wanted: int) -> None:
+            time.sleep(1.0)
+            super().make_resident(model, bytes_wanted)
+
+    image, model = film(120), zoo.compact()
+    made = run(image, model, context_of(Slow("cpu")))
+    assert torch.equal(made.image, run(image, model, StandaloneContext("cpu")).image)
+    fast, slow = (share.frames for share in made.report.devices)
+    assert fast + slow == 120
+    assert slow <= 4
+
+
+class Frames(TensorSource):
+    """Given one after the other, as a film's are; with `still` ones from the fourth on."""
+
+    def __init__(self, image: Tensor, still: bool = False) -> None:
+        super().__init__(image)
+        self.still, self.asked = still, 0
+
+    def repeats(self, index: int) -> bool:
+        self.asked = max(self.asked, index)
+        return index >= 3 if self.still else super().repeats(index)
+
+
+class OneByOne(TensorSink):
+    """As a film's frames are written: in order."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor)
+        self.finished = 0
+
+    def finish(self, index: int) -> None:
+        assert index == self.finished
+        self.finished += 1
+
+    def repeat(self, index: int) -> None:
+        super().repeat(index)
+        self.finish(index)
+
+
+def test_an_interrupt_is_noticed_in_a_stretch_that_stands_still() -> None:
+    class Source(Frames):
+        def repeats(self, index: int) -> bool:
+            host.stop |= index == 20
+            return super().repeats(index)
+
+    image, host = film(3).repeat(200, 1, 1, 1), Host()
+    host.peers = (StandaloneContext("cpu"),)
+    source, sink = Source(image, still=True), OneByOne(torch.zeros(600, 96, 80, 3))
+    with pytest.raises(Interrupted):
+        upscale_frames((source, sink), zoo.compact(), FP32, host, new_sessions())
+    assert source.asked < 60
+    assert sink.finished < 60
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_nothing_is_kept_of_a_run_that_is_over_or_was_stopped(stopped: bool) -> None:
+    host = Host()
+    host.peers = (StandaloneContext("cpu"),)
+    image, model, sessions = film(20), zoo.compact(), new_sessions()
+    known = weakref.ref(image), weakref.ref(model.model)
+    gc.collect()
+    gc.disable()
+    try:
+        if stopped:
+            host.progress = lambda done, total: setattr(host, "stop", done > 2)
+            with pytest.raises(Interrupted):
+                upscale(image, model, FP32, host, sessions)
+        else:
+            upscale(image, model, FP32, host, sessions)
+        del image
+        assert known[0]() is None
+        del model, sessions
+        assert known[1]() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_kept_is_not_let_go_of_while_a_device_computes() -> None:
+    sessions, model, image = new_sessions(), zoo.compact(), film(12)
+    told: list[int] = []
+
+    class Asking(StandaloneContext):
+        def make_resident(self, resident, bytes_wanted: int) -> None:
+            sessions.let_go(lambda: told.append(len(computing)))
+            super().make_resident(resident, bytes_wanted)
+
+    computing = [threading.current_thread()]
+    context = StandaloneContext("cpu")
+    context.peers = (Asking("cpu"),)
+    end = sessions.end
+
+    def over() -> None:
+        if threading.current_thread() is computing[0]:
+            computing.clear()
+        end()
+
+    sessions.end = over
+    upscale(image, model, FP32, context, sessions)
+    assert told
+    assert set(told) == {0}
+    assert sessions.holdings().copies == 0
+
+
+def test_a_device_whose_thread_cannot_even_begin_is_left_out(monkeypatch) -> None:
+    def current(device: torch.device) -> None:
+        if threading.current_thread().name.endswith("(2)"):
+            raise AssertionError("no such device")
+
+    monkeypatch.setattr(devices, "_make_current", current)
+    image = film(6)
+    made = run(image, zoo.compact(), StandaloneContext("cpu,cpu"))
+    assert torch.equal(made.image, run(image, zoo.compact(), StandaloneContext("cpu")).image)
+    assert "no such device" in made.report.warnings[0]
 
 
 def test_memory_that_is_let_go_of_is_that_of_all_devices() -> None:
