@@ -166,10 +166,17 @@ class DeviceRun:
     def _is_worth_it(self, device: _Device) -> bool:
         """Whether its least share would be done before the others would have to wait for it: for the end of the run, or
         because no more may be begun before it."""
-        paces = [other.pace for other in (*self._idle, *self._busy) if other is not device and other.pace]
-        if device.pace is None or not self._busy or not paces:
+        others = {device: device.pace for device in (*self._idle, *self._busy) if device.pace}
+        pace = others.pop(device, None)
+        if pace is None or not self._busy or not others:
             return True
-        return self._shares.least * device.pace <= self._shares.room / sum(1 / pace for pace in paces)
+        free_in = min(self._seconds_left(other) for other in others)
+        return self._shares.least * pace <= free_in + self._shares.room / sum(1 / other for other in others.values())
+
+    def _seconds_left(self, device: _Device) -> float:
+        """Until it has done what it is at, if it goes on as before."""
+        share = self._busy.get(device)
+        return len(share.frames) * (device.pace or 0.0) * (1 - device.context.share) if share else 0.0
 
     def _so_many(self, device: _Device) -> int:
         """How many frames it gets, as far as that is known: some that take it a while, and fewer towards the end."""
