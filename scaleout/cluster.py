@@ -101,7 +101,8 @@ def joined(ray: Any, options: FarmOptions) -> Iterator[Cluster]:
             ray.init(**({"address": options.address} if options.address else own), **quiet)
         except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"at {options.address}" if options.address else "on this machine"
-            raise BadOptionError(f"Ray {where} cannot be used: {first_line(error)}") from error
+            token = "; is it running, and does it know the token of ~/.ray/auth_token?" if options.address else ""
+            raise BadOptionError(f"Ray {where} cannot be used: {first_line(error)}{token}") from error
         finally:
             # Ray puts its own in the place of ours, and it would end the process with what is done not noted.
             signal.signal(signal.SIGTERM, on_termination)

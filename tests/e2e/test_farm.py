@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -158,6 +160,78 @@ def test_a_film_is_done_in_segments_and_is_the_one_that_is_done_in_one_go(tmp_pa
     assert len(one) == len(other) == 700
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert films.packets(whole, 1) == films.packets(output / "film.mkv", 1)
+
+
+class Nodes:
+    """A Ray of two nodes on this machine, which `ray_nodes.py` does things with."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).parents[1] / "support" / "ray_nodes.py"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([sys.executable, script], text=True, **pipes)
+        self.address = self.tell(None)
+
+    def tell(self, word: str | None) -> str:
+        if word:
+            self.process.stdin.write(f"{word}\n")
+            self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> None:
+        self.process.communicate("end\n", timeout=SECONDS)
+
+
+def test_nodes_leave_and_join_and_when_the_head_is_lost_nothing_done_is(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    for number in range(COUNT, 3 * COUNT):
+        (pictures / f"{number}.png").write_bytes((pictures / f"{number % COUNT:02}.png").read_bytes())
+    output, nodes = tmp_path / "out", Nodes()
+    driver = subprocess.Popen(
+        farm(pictures, output, "--address", nodes.address), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until_told(driver, lambda told: told["workers"] == 2 and told["done"] >= 5)
+        assert nodes.tell("stop") == "done"
+        until_told(driver, lambda told: told["workers"] == 1)
+        assert nodes.tell("join") == "done"
+        until_told(driver, lambda told: told["workers"] == 2)
+        running = [pid for pid in workers_of(output) if Path("/proc", str(pid)).exists()]
+        assert len(running) >= 1
+        assert nodes.tell("head") == "done"
+        lost = time.monotonic()
+        assert driver.wait(60) == 1
+        while [pid for pid in running if Path("/proc", str(pid)).exists()]:
+            assert time.monotonic() - lost <= 60
+            time.sleep(0.2)
+    finally:
+        driver.kill()
+        nodes.end()
+    finished = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
+    assert 5 <= len(finished) < 3 * COUNT
+
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    again = subprocess.run(
+        farm(pictures, output, "--actors", "2"), capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    computed_again = [name for name, when in finished.items() if (output / name).stat().st_mtime_ns != when]
+    assert len(computed_again) <= 4, "the units in flight, at most"
+    made = bits(output)
+    assert len(made) == 3 * COUNT
+    for number in range(COUNT):
+        assert made[f"{number:02}.png"] == made[f"{number + COUNT}.png"] == made[f"{number + 2 * COUNT}.png"]
+
+
+def until_told(driver: subprocess.Popen, seen: Callable[[dict], bool]) -> None:
+    """Until the driver's line of how far it is says so."""
+    for line in driver.stdout:
+        if seen(json.loads(line)):
+            return
+    pytest.fail(f"the driver ended: {driver.stderr.read()}")
 
 
 def until(seen: object, driver: subprocess.Popen) -> None:
