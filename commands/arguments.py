@@ -375,6 +375,17 @@ def _add_farm(commands: Any, output: _Parser) -> None:
     )
     run.add_argument("-o", "--output", required=True, help="a folder")
     run.add_argument("--address", default="", help="of a Ray to join, such as 10.0.0.1:6379 (default: one of its own)")
+    seen = run.add_mutually_exclusive_group()
+    seen.add_argument(
+        "--shared",
+        dest="ship",
+        action="store_false",
+        default=False,  # of both
+        help="all machines see inputs, output and model under the same paths (the default)",
+    )
+    seen.add_argument(
+        "--ship", action="store_true", help="they do not: files of up to 64 MiB, and the model, travel to the workers"
+    )
     run.add_argument(
         "--actors", type=_told_alone(_parse_actors), default=0, metavar="N", help="workers (default: auto, all places)"
     )

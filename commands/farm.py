@@ -25,6 +25,7 @@ from ..scaleout.crew import Crew
 from ..scaleout.farm import Farm, Progress
 from ..scaleout.manifest import Manifest, open_manifest, read_manifest
 from ..scaleout.ray_library import load_ray
+from ..scaleout.shipping import ShippedModel, Shipper
 from ..video.films import ENDINGS as FILMS
 from ..video.options import VideoOptions
 from ..video.pyav import load_av
@@ -41,7 +42,7 @@ REPORT = "report.json"
 # What may be another when a farm is gone on with: the results are the same.
 _OF_THE_RUN = {
     *("inputs", "output", "recursive", "max_megapixels", "json", "verbose", "run"),
-    *("address", "actors", "gpus_per_actor", "cpus_per_actor", "reserve_vram"),
+    *("address", "actors", "gpus_per_actor", "cpus_per_actor", "reserve_vram", "ship"),
 }
 _FLAGS = {"reproducible": "--frozen", "target": "--resize"}  # that are called otherwise than what they set
 
@@ -128,7 +129,12 @@ class _Crews:
         """Within it workers can be hired."""
         folders = Folders(str(manifest.output), str(manifest.parts), str(manifest.notes))
         with joined(self.ray, self.options) as cluster:
-            yield Crew(cluster, (make_work, self.given, folders), self.results)
+            if not self.options.ship:
+                yield Crew(cluster, (make_work, self.given, folders), self.results)
+                return
+            is_file = os.path.isfile(self.given["model"])  # noqa: PTH113
+            model = self.ray.put(ShippedModel.read(Path(self.given["model"])) if is_file else None)
+            yield Crew(cluster, (make_work, self.given, model), self.results, Shipper(folders))
 
 
 def _carry_out(manifest: Manifest, crews: _Crews, console: Console) -> int:

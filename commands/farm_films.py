@@ -40,7 +40,7 @@ class FilmWork:
         if task.unit.part != WHOLE:
             return self._segment(task)
         job = FilmJob(task.source, task.target, self.video, parts=task.together)
-        if not task.unit.given:
+        if not task.unit.given:  # nor told to do it all at once
             places, counted = plan_segments(job, self.engine())
             if places:
                 return _split(places, counted, task.target.name)

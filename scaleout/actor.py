@@ -88,15 +88,14 @@ class Worker:
             outcome = self._made(unit, part, outcome)
         except Exception as error:  # what breaks on one unit must not cost the others
             logger.debug("%s", unit.source, exc_info=True)
-            told = _told(unit, error)
+            told = reason_of(unit, error)
             told["error"] = told["error"].replace(str(part), self._folders.output)
             outcome = dataclasses.replace(outcome, **told)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         outcome = dataclasses.replace(outcome, seconds=time.perf_counter() - began)
         if not (outcome.error or outcome.parts):
-            with suppress(OSError):  # the driver is told all the same
-                _write(Path(self._folders.notes, str(unit.number)), json.dumps(dataclasses.asdict(outcome)))
+            note(self._folders, outcome)
         return outcome
 
     def _made(self, unit: Unit, part: Path, outcome: Outcome) -> Outcome:
@@ -116,7 +115,13 @@ class Worker:
         return dataclasses.replace(outcome, record={**made, "output": str(target)})
 
 
-def _told(unit: Unit, error: Exception) -> dict[str, Any]:
+def note(folders: Folders, outcome: Outcome) -> None:
+    """Note that a unit is done, for whoever drives the farm after a driver that was not told of it."""
+    with suppress(OSError):  # the driver is told all the same
+        _write(Path(folders.notes, str(outcome.number)), json.dumps(dataclasses.asdict(outcome)))
+
+
+def reason_of(unit: Unit, error: Exception) -> dict[str, Any]:
     """The fields of an outcome that say why nothing came of a unit."""
     reason = str(error) if isinstance(error, CudaspeedError) else f"{type(error).__name__}: {first_line(error)}"
     full = any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error))

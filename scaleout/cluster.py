@@ -14,6 +14,7 @@ from typing import Any
 from ..api.checks import check_number
 from ..api.errors import BadOptionError, first_line
 from .actor import Worker
+from .shipping import ShippingWorker
 
 _PACKAGE = Path(__file__).parents[1]
 _HERE = "127.0.0.1"
@@ -23,14 +24,15 @@ _A_LITTLE = 1e-9  # 1 / 0.1 is not 10 exactly
 @dataclass(frozen=True)
 class FarmOptions:
     """`address`: of a Ray to join; "": one of its own. `actors`: workers; 0: as many as there is room for. Each takes
-    `gpus_per_actor` of a GPU, where there are any and `device` is not the CPU, and `cpus_per_actor` threads. Raises
-    `BadOptionError` on a value out of range."""
+    `gpus_per_actor` of a GPU, where there are any and `device` is not the CPU, and `cpus_per_actor` threads. With
+    `ship`, workers do not see the farm's folders. Raises `BadOptionError` on a value out of range."""
 
     address: str = ""
     actors: int = 0
     gpus_per_actor: float = 1.0
     cpus_per_actor: int = 1
     device: str = "auto"
+    ship: bool = False
 
     def __post_init__(self) -> None:
         check_number("actors", self.actors, 0, 10_000)
@@ -71,7 +73,7 @@ class Cluster:
         """A new worker, which comes to be where there is room. One that dies stays dead: another one is hired, which is
         as fast as to have Ray start it again, and answers as soon as it is there."""
         gpus = self._options.gpus_per_actor if self._gpus(self.ray.cluster_resources()) else 0
-        actor = self.ray.remote(Worker).options(
+        actor = self.ray.remote(ShippingWorker if self._options.ship else Worker).options(
             num_cpus=self._options.cpus_per_actor, num_gpus=gpus, max_restarts=0, max_task_retries=0
         )
         return actor.remote(*arguments)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..api.errors import CudaspeedError, first_line
 from .cluster import Cluster
+from .shipping import Shipper
 from .units import Outcome, Unit
 
 logger = logging.getLogger("cudaspeed")
@@ -46,10 +47,18 @@ class _Member:
 
 
 class Crew:
-    """Workers of a `cluster`, hired with `arguments`, whose results are decided by what is `made_by`."""
+    """Workers of a `cluster`, hired with `arguments`, whose results are decided by what is `made_by`. Where they do not
+    see the farm's folders, a `shipper` packs what they get, and unpacks what comes of it."""
 
-    def __init__(self, cluster: Cluster, arguments: tuple[Any, ...], made_by: Mapping[str, str]) -> None:
-        self._cluster, self._arguments, self._made_by = cluster, arguments, made_by
+    def __init__(
+        self,
+        cluster: Cluster,
+        arguments: tuple[Any, ...],
+        made_by: Mapping[str, str],
+        shipper: Shipper | None = None,
+    ) -> None:
+        self._cluster, self._arguments, self._made_by, self._shipper = cluster, arguments, made_by, shipper
+        self._refused_units: list[tuple[Unit, Outcome]] = []
         self._ray = cluster.ray
         self._members: list[_Member] = []
         self._deaths = self._refused = 0
@@ -62,8 +71,8 @@ class Crew:
 
     @property
     def in_flight(self) -> int:
-        """Units that workers have."""
-        return sum(len(member.flight) for member in self._members)
+        """Units that workers have, or had for a moment."""
+        return sum(len(member.flight) for member in self._members) + len(self._refused_units)
 
     def hire(self) -> None:
         """As many as there is room for. Raises `FarmError` where there is room for none, or none is left."""
@@ -90,8 +99,9 @@ class Crew:
         """Wait for something, so long at most: units and what came of them, and what was lost. Raises `FarmError` where
         workers do nothing but die."""
         of = {ref: member for member in self._members for ref in (*member.flight, member.asked) if ref is not None}
-        outcomes: list[tuple[Unit, Outcome]] = []
+        outcomes, self._refused_units = self._refused_units, list[tuple[Unit, Outcome]]()
         lost: list[Lost] = []
+        seconds = 0 if outcomes else seconds
         self._ray.wait([*of], num_returns=1, timeout=seconds)
         there, _ = self._ray.wait([*of], num_returns=len(of), timeout=0)
         for ref in there:
@@ -106,12 +116,18 @@ class Crew:
             if ref is member.asked:
                 self._joined(member, answer)
             else:
-                outcomes.append((member.flight.pop(ref), answer))
-                lost += self._judged(member, answer)
+                unit = member.flight.pop(ref)
+                outcome = self._shipper.unpack(unit, answer) if self._shipper else answer
+                outcomes.append((unit, outcome))
+                lost += self._judged(member, outcome)
         return outcomes, lost
 
     def _give(self, member: _Member, unit: Unit) -> None:
-        member.flight[member.handle.do.remote(unit)] = unit
+        packed = self._shipper.pack(unit) if self._shipper else (unit,)
+        if isinstance(packed, Outcome):
+            self._refused_units.append((unit, packed))
+        else:
+            member.flight[member.handle.do.remote(*packed)] = unit
 
     def _joined(self, member: _Member, about: Mapping[str, Any]) -> None:
         """Let it work, unless what it makes would differ from what the others make."""
