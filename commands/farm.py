@@ -76,6 +76,8 @@ def _run(arguments: argparse.Namespace, console: Console, again: bool) -> int:
             manifest.try_again()
         manifest.sweep()
         manifest.take_notes()
+        if options.ship:  # parts lie where its workers do not see them
+            manifest.undo_splits()
         listing = list_units(arguments.inputs, output, naming, manifest.targets())
         if any(unit.source.lower().endswith(FILMS) for unit in listing.units):
             load_av()  # raises where it is missing, before workers are hired in vain
@@ -151,6 +153,9 @@ def _carry_out(manifest: Manifest, crews: _Crews, console: Console) -> int:
         return FAILED
     _write_report(manifest)
     failed = manifest.counts()["failed"]
+    if manifest.counts()["waiting"]:
+        logger.error("some of it was not done; the same command goes on")
+        return FAILED
     if failed:
         logger.error(
             "%d set aside; 'cudaspeed farm status %s' says why, and 'farm retry' tries again", failed, manifest.output

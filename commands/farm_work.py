@@ -66,6 +66,7 @@ def made_by(model: str) -> dict[str, str]:
     return {
         "cudaspeed": f"{installed_version('cudaspeed')} {_code()}".strip(),
         "model": sha256_of(resolve_model(model)),
+        **{name: installed_version(package) for name, package in (("torch", "torch"), ("PyAV", "av"))},
     }
 
 

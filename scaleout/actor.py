@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..api.errors import BadFilmError, BadImageError, BadOptionError, CudaspeedError, first_line
-from .units import Outcome, Part, Unit, together_of
+from ..api.errors import BadFilmError, BadImageError, BadOptionError, CudaspeedError, OutputError, first_line
+from .units import WHOLE, Outcome, Part, Unit, together_of
 
 logger = logging.getLogger("cudaspeed")
 
@@ -101,18 +101,21 @@ class Worker:
     def _made(self, unit: Unit, part: Path, outcome: Outcome) -> Outcome:
         """Make the result in the folder `part`, and move it to its place."""
         target, together = Path(self._folders.output, unit.target), together_of(unit)
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder; move it away")
+        target.parent.mkdir(parents=True, exist_ok=True)  # what cannot be is told before anything is computed
         part.mkdir()
         grown = part / target.name
         made = self._work.run(Task(unit, grown, Path(self._folders.output, together)))
         if isinstance(made, Split):
             parts = tuple(dataclasses.replace(one, target=f"{together}/{one.target}") for one in made.parts)
             return dataclasses.replace(outcome, parts=parts, given=made.given)
-        target.parent.mkdir(parents=True, exist_ok=True)
         for beside in part.iterdir():
             if beside != grown:
                 beside.replace(target.parent / beside.name)
         grown.replace(target)
-        return dataclasses.replace(outcome, record={**made, "output": str(target)})
+        told = made if unit.part != WHOLE else {**made, "output": str(target)}
+        return dataclasses.replace(outcome, record=told)
 
 
 def note(folders: Folders, outcome: Outcome) -> None:

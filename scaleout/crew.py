@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,9 @@ class Crew:
         of = {ref: member for member in self._members for ref in (*member.flight, member.asked) if ref is not None}
         outcomes, self._refused_units = self._refused_units, list[tuple[Unit, Outcome]]()
         lost: list[Lost] = []
+        if not of:
+            time.sleep(0 if outcomes else seconds)
+            return outcomes, lost
         seconds = 0 if outcomes else seconds
         self._ray.wait([*of], num_returns=1, timeout=seconds)
         there, _ = self._ray.wait([*of], num_returns=len(of), timeout=0)

@@ -37,6 +37,7 @@ logger = logging.getLogger("cudaspeed")
 
 _BETWEEN_LOOKS = 0.05  # seconds between two questions whether to stop
 _A_SHARE = 1.0  # seconds that a share is to take, so that what it costs beside its frames is little
+_A_MOMENT = 1e-6  # seconds, which a clock may not tell from none
 _TURNS = 2  # shares for each device, into which what is left of a run is divided: slow ones then get fewer
 _TELLING = 0.05  # of the work: from here on it is told how long the rest takes
 _EVERYBODYS = (BadOptionError, BadModelError, BadImageError)  # what no other device would do better
@@ -183,7 +184,7 @@ class DeviceRun:
         if device.pace is None:
             return self._shares.least
         fair = self._shares.room // (_TURNS * (len(self._idle) + len(self._busy)))
-        return max(self._shares.least, min(int(_A_SHARE / device.pace), fair))
+        return max(self._shares.least, min(int(_A_SHARE / max(device.pace, _A_MOMENT)), fair))
 
     def _pixels_after(self, share: Share) -> int:
         """What one device will have to do after this share, if all do as much."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..api.errors import OutputError
 from .crew import Crew, Lost
 from .manifest import Manifest, ManifestBusyError
-from .units import Outcome, Unit
+from .units import WHOLE, Outcome, Unit
 
 logger = logging.getLogger("cudaspeed")
 
@@ -48,6 +48,7 @@ class Farm:
         self._read_to = -1
         self._tries: Counter[int] = Counter()  # of what is tried again
         self._unsaved: list[Outcome] = []
+        self._whole: list[Unit] = []  # what was put together, and its parts are there
         self._recent: deque[tuple[float, float]] = deque()  # when something was done, and its megapixels
         self._began: float | None = None  # when a worker was there
         self._counts = manifest.counts()
@@ -125,6 +126,8 @@ class Farm:
                 self._split(unit, outcome)
             else:
                 self._finish(outcome)
+                if unit.part == WHOLE and unit.given:
+                    self._whole.append(unit)
         for had in lost:
             self._queue.extendleft(reversed(had.others))
             if had.at is None:
@@ -138,28 +141,33 @@ class Farm:
                 self._queue.appendleft(had.at)
 
     def _split(self, unit: Unit, outcome: Outcome) -> None:
-        """Do its parts first. Where that cannot be written down now the unit is tried again."""
+        """Do its parts first. Where that cannot be written down now it is split once more."""
         try:
             self._manifest.split(unit, outcome)
             self._counts["waiting"] += len(outcome.parts)
-        except OutputError as error:
+        except ManifestBusyError as error:
             logger.warning("%s", error)
-            self._settle_or_repeat(unit, Outcome(unit.number, unit.made_from, error=str(error), again=True))
+            self._queue.append(unit)
+        except OutputError as error:
+            self.stopped = self.stopped or str(error)
 
     def _put_together(self) -> bool:
         """Write down what came of units, and go on with what waited for its parts; whether there is any."""
         self._save()
-        if self._unsaved or self.stopped:
+        if self.stopped:
             return False
         try:
-            ready, lost = self._manifest.put_together()
-        except OutputError as error:
+            ready, lost = ([], []) if self._unsaved else self._manifest.put_together()
+        except ManifestBusyError as error:
             logger.warning("%s", error)
+            return True
+        except OutputError as error:
+            self.stopped = str(error)
             return False
-        self._queue.extend(ready)
+        self._queue.extend(unit for unit in ready if unit.number <= self._read_to)  # others are read in their turn
         for unit, why in lost:
             self._settle(Outcome(unit.number, unit.made_from, error=f"a part of it was set aside: {why}"))
-        return bool(ready)
+        return bool(ready or self._unsaved)
 
     def _finish(self, outcome: Outcome) -> None:
         self._settle(outcome)
@@ -185,6 +193,9 @@ class Farm:
         try:
             self._manifest.settle(self._unsaved)
             self._unsaved.clear()
+            for unit in self._whole:
+                self._manifest.drop_parts(unit)
+            self._whole.clear()
         except ManifestBusyError as error:
             logger.warning("%s", error)
         except OutputError as error:

@@ -41,6 +41,8 @@ create table if not exists units (
 );
 create index if not exists waiting on units (number) where state = 'waiting';
 create index if not exists held on units (number) where state = 'held';
+create index if not exists missing on units (source) where part != {WHOLE} and state = 'waiting';
+create index if not exists lost on units (source) where part != {WHOLE} and state = 'failed';
 insert or ignore into run values ('schema', '"{_SCHEMA}"');
 commit;
 """
@@ -57,10 +59,10 @@ delete from units where part != {WHOLE} and made_from != (
 )
 """
 _SPLIT = "insert or replace into units (source, part, target, made_from, given) values (?, ?, ?, ?, ?)"
-# Of what waits for its parts: how many of them are not settled, and why one was set aside.
+# Of what waits for its parts: whether one of them is not settled, and why one was set aside.
 _HELD = f"""
 select number, source, target, made_from, part, given,
-    (select count(*) from units as parts where parts.source = units.source and parts.part != {WHOLE}
+    exists (select 1 from units as parts where parts.source = units.source and parts.part != {WHOLE}
         and parts.state = 'waiting'),
     (select error from units as parts where parts.source = units.source and parts.part != {WHOLE}
         and parts.state = 'failed' limit 1)
@@ -89,10 +91,14 @@ class Manifest:
         self.output, self._database = output, database
 
     def begin(self, made_from: Mapping[str, Any]) -> None:
-        """Note what decides the results, or check that it is what it was. Raises `BadOptionError` where it is not, and
-        something is done already."""
+        """Note what decides the results, or check that it is what it was. Where it is not, and nothing is done yet, all
+        begins anew: names and parts were for other options. Raises `BadOptionError` where something is."""
         known = self.value("made from")
         if known is None or not self.counts()["done"]:
+            if known != json.loads(json.dumps(dict(made_from))):  # nor is anything begun as it should be
+                with self._database:
+                    self._database.execute("delete from units")
+                self._drop_all_parts()
             self.set_value("made from", dict(made_from))
             return
         names = dict.fromkeys((*known, *made_from))
@@ -112,10 +118,11 @@ class Manifest:
         with self._database:
             self._database.executemany(_MERGE, listed)
             self._database.execute(_FORGET)
-        wanted = {together_of(unit) for unit in self._split()}
-        for folder in (self.output / TOGETHER).iterdir():
-            if f"{TOGETHER}/{folder.name}" not in wanted:
-                shutil.rmtree(folder, ignore_errors=True)
+        there = [f"{TOGETHER}/{folder.name}" for folder in (self.output / TOGETHER).iterdir()]
+        wanted = {together_of(unit) for unit in self._not_whole()} if there else set[str]()
+        for folder in there:
+            if folder not in wanted:
+                shutil.rmtree(self.output / folder, ignore_errors=True)
 
     def targets(self) -> dict[str, str]:
         """Where each source that is known already goes."""
@@ -139,6 +146,18 @@ class Manifest:
             self._database.execute(
                 "update units set state = 'held', given = ? where number = ?", (json.dumps(outcome.given), unit.number)
             )
+
+    def drop_parts(self, unit: Unit) -> None:
+        """Delete the files of a unit's parts: it is whole."""
+        shutil.rmtree(self.output / together_of(unit), ignore_errors=True)
+
+    def undo_splits(self) -> None:
+        """Let what is done in parts, and not whole yet, wait as if it had not been split."""
+        with self._database:
+            self._database.execute("delete from units where part != ?", (WHOLE,))
+            self._database.execute("update units set given = '{}' where given != '{}' and state != 'done'")
+            self._database.execute("update units set state = 'waiting' where state = 'held'")
+        self._drop_all_parts()
 
     def put_together(self) -> tuple[list[Unit], list[tuple[Unit, str]]]:
         """What waited for its parts and need not any more: that whose parts are done, which waits to be put together
@@ -245,14 +264,17 @@ class Manifest:
         ).fetchone()
         return bool(found) and (self.output / found[0]).is_file()
 
-    def _split(self) -> list[Unit]:
-        """What is done in parts, and not whole yet."""
+    def _not_whole(self) -> list[Unit]:
+        """What is not done."""
         rows = self._database.execute(
-            "select number, source, target, made_from, part, given from units "
-            "where part = ? and given != '{}' and state != 'done'",
+            "select number, source, target, made_from, part, given from units where part = ? and state != 'done'",
             (WHOLE,),
         )
         return [_unit(row) for row in rows]
+
+    def _drop_all_parts(self) -> None:
+        for folder in (self.output / TOGETHER).iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _written(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ import psutil
 
 from ..api.errors import CudaspeedError
 from .actor import Folders, Work, Worker, note, reason_of
-from .units import Outcome, Unit
+from .units import FOLDER, Outcome, Unit
 
 MOST_BYTES = 64 << 20  # of a unit that is shipped
 _PREFIX = "cudaspeed-farm-"
@@ -81,12 +81,15 @@ class ShippingWorker:
     def do(self, unit: Unit, content: bytes) -> Shipped:
         """Do a unit, whose source has this content. Nothing is raised."""
         here, there = self._folder / "in" / Path(unit.source).name, self._folder / "out" / Path(unit.target).name
-        here.write_bytes(content)
         try:
+            here.write_bytes(content)
             own = replace(unit, source=str(here), target=there.name, given={**unit.given, ALL_AT_ONCE: True})
             outcome = self._worker.do(own)
             result = None if outcome.error else there.read_bytes()
+        except OSError as error:
+            return Shipped(Outcome(unit.number, unit.made_from, **reason_of(unit, error)), None)
         finally:
+            shutil.rmtree(self._folder / "out" / FOLDER, ignore_errors=True)
             for path in (here, there, self._folder / "notes" / str(unit.number)):
                 path.unlink(missing_ok=True)
         told = {**outcome.record, **self._names, "input": unit.source} if outcome.record else {}

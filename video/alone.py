@@ -6,11 +6,11 @@ trusted is none at all: where frames do not come from the middle of a file as th
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from ..api.errors import CudaspeedError
@@ -21,7 +21,7 @@ from .reader import FilmReader
 from .resume import Origin, ToPixels, exact_seconds, frames_of, pixel_sum, segment_at
 
 _COMPARED = 25  # frames that must come alike from two places before, if there are so many
-_EARLIER = Fraction(10)  # seconds that the second place lies before the first
+_EARLIER = (Fraction(0), Fraction(1), Fraction(10))  # seconds before it that an earlier key frame is looked for
 
 
 class NotAloneError(CudaspeedError, RuntimeError):
@@ -42,13 +42,16 @@ class SegmentPlace:
 
 def places_of(reader: FilmReader, segment_seconds: float) -> list[SegmentPlace]:
     """The segments of the film that `reader` has open, by the times of its packets, which are not decoded. None where
-    these do not tell: one has no time, two have the same, the first is not that of the first frame."""
+    these do not tell: one has no time, two have the same, they run back, the first is not that of the first frame."""
     if not reader.can_seek:
         return []
     with closing(OpenFilm(reader.file)) as film:
-        times = [packet.pts for packet in film.container.demux(film.stream) if packet.size]
-    known = sorted(time for time in times if time is not None)
-    if len(known) < len(times) or len({*known}) < len(known) or known[:1] != [reader.first.pts]:
+        packets = [(packet.pts, packet.dts) for packet in film.container.demux(film.stream) if packet.size]
+    known = sorted(time for time, _ in packets if time is not None)
+    decoded = [time for _, time in packets if time is not None]
+    if len(known) < len(packets) or len({*known}) < len(known) or known[:1] != [reader.first.pts]:
+        return []
+    if any(after <= before for before, after in pairwise(decoded)):
         return []
     seconds, time_base = exact_seconds(segment_seconds), reader.facts.time_base
     found: list[SegmentPlace] = []
@@ -65,8 +68,8 @@ class SegmentFrames:
     """The frames of one segment, at `place`, of the film that `reader` has open. `origins`, `losses` and `last_known`
     are what a `SegmentWriter` asks for."""
 
-    def __init__(self, reader: FilmReader, place: SegmentPlace) -> None:
-        self._reader, self._place = reader, place
+    def __init__(self, reader: FilmReader, place: SegmentPlace, segment_seconds: float) -> None:
+        self._reader, self._place, self._seconds = reader, place, exact_seconds(segment_seconds)
         self.origins: dict[int, Origin] = {}
         self.losses = Losses()
         self.last_known = place.index if place.last else place.index + 1
@@ -80,6 +83,8 @@ class SegmentFrames:
             for frame in frames_of(items) if place.last else islice(frames_of(items), place.frames):
                 if not count:
                     damaged = reader.losses.damaged  # before it, of frames that need others before them
+                if self._segment(frame) != place.index:  # a packet had no picture, or times run back
+                    raise NotAloneError(f"frame {place.first + count} stands in another segment")
                 pixels = to_pixels(frame.picture)
                 crc = pixel_sum(pixels)
                 if earlier and earlier.pop(0) != (frame.pts, frame.duration, crc):
@@ -92,14 +97,17 @@ class SegmentFrames:
             raise NotAloneError(f"{count} of {place.frames} frames can be decoded as their packets are")
         self.losses = Losses(missing=met.missing if place.last else 0)
 
-    def _from(self, reader: FilmReader, start: int, back: Fraction = Fraction(0)) -> Generator[Any, None, None]:
-        """What `reader` has from the segment's first frame on, read from a key frame on so many seconds before."""
-        if start == self._reader.first.pts:
+    def _segment(self, frame: Frame) -> int:
+        return segment_at(frame.pts - self._reader.first.pts, self._reader.facts.time_base, self._seconds)
+
+    def _from(self, reader: FilmReader, before: int) -> Generator[Any, None, None]:
+        """What `reader` has from the segment's first frame on, read from a key frame on that lies before a tick."""
+        start, reached = self._place.start, False
+        if before <= self._reader.first.pts:
             with closing(reader.items()) as items:
-                yield from items
+                yield from (item for item in items if not isinstance(item, Frame) or item.pts >= start)
             return
-        reached = False
-        with closing(reader.sought(start - round(back / reader.facts.time_base))) as items:
+        with closing(reader.sought(before)) as items:
             for item in items:
                 if isinstance(item, Frame):
                     reached = reached or item.pts <= start
@@ -109,10 +117,24 @@ class SegmentFrames:
                         yield item
 
     def _sums_from_earlier(self, to_pixels: ToPixels) -> list[tuple[int, int, int]]:
-        """The first frames as they come from elsewhere; none where the segment is the film's first."""
-        place = self._place
-        if place.start == self._reader.first.pts:
+        """The first frames as they come from an earlier key frame; none where the segment is the film's first."""
+        place, first = self._place, self._reader.first.pts
+        if place.start == first:
             return []
-        with self._reader.again() as reader, closing(self._from(reader, place.start, _EARLIER)) as items:
+        begins = self._begins(place.start)
+        earlier = next((tick for tick in self._earlier(begins) if self._begins(tick) < begins), first)
+        with self._reader.again() as reader, closing(self._from(reader, earlier)) as items:
             few = islice(frames_of(items), min(_COMPARED, place.frames))
             return [(frame.pts, frame.duration, pixel_sum(to_pixels(frame.picture))) for frame in few]
+
+    def _earlier(self, begins: int) -> Iterator[int]:
+        """Ticks from which the key frame before the one that reading begins at may be found."""
+        for seconds in _EARLIER:
+            yield begins - 1 - round(seconds / self._reader.facts.time_base)
+
+    def _begins(self, before: int) -> int:
+        """Where the first frame stands that comes when it is read from a key frame before this tick."""
+        if before <= self._reader.first.pts:
+            return self._reader.first.pts
+        with self._reader.again() as reader, closing(reader.sought(before)) as items:
+            return next((frame.pts for frame in frames_of(items)), before)

@@ -58,7 +58,8 @@ class Joining:
     def _join(self, target: Path, pieces: Sequence[Piece], is_whole: bool) -> None:
         needed = sum(piece.path.stat().st_size for piece in pieces)
         if _free(target) < needed:
-            raise OutputError(f"{target}: no room to join its segments; {_room(needed, target, pieces)}")
+            told = f"{target}: no room to join its segments; {_room(needed, target, pieces)}"
+            raise OutputError(told) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         def fill(file: BinaryIO) -> None:
             interruptible("cudaspeed joining", lambda stop: self._fill(file, pieces, is_whole, stop))

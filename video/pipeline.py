@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from spandrel import ImageModelDescriptor
 
@@ -65,7 +65,8 @@ class FilmJob:
     """A film to upscale from `source`, a file or what reads a film that is not open yet, into `target`, whose ending
     says in which container, and how it is written: `tags` are added to the film's own. Segments are kept in the folder
     `parts` (None: beside the target, called like it with ".parts" behind); with `restart`, those that are there are not
-    gone on with."""
+    gone on with. `known_by` tells the source from others, where somebody knows better than by what its file is like
+    here."""
 
     source: Path | FilmInput
     target: Path
@@ -73,6 +74,7 @@ class FilmJob:
     tags: Mapping[str, str] = field(default_factory=dict)
     parts: Path | None = None
     restart: bool = False
+    known_by: str | None = None
 
 
 def upscale_film(
@@ -132,7 +134,7 @@ def upscale_segment(job: FilmJob, place: SegmentPlace, engine: Engine) -> FilmRe
     with _opened(job, engine) as (ends, engine):
         work = _in_segments(job, ends, engine)
         assert work is not None
-        frames = SegmentFrames(work.reader, place)
+        frames = SegmentFrames(work.reader, place, work.grouping.segment_seconds)
         parts = Parts(work.parts, work.target, work.made_from.digest)
         writer = SegmentWriter(parts, work.joining.planned, frames)
         reports = Stages(ends[0], ends[1], engine, lambda progress: None).run(writer, frames.items, 0)
@@ -178,11 +180,15 @@ def _in_segments(job: FilmJob, ends: _Ends, engine: Engine) -> SegmentedWork | N
         reader=reader,
         target=job.target,
         joining=Joining(reader, planned, copies, job.tags),
-        made_from=Manifest({**of_input(reader.file, reader.window), **of_work(planned, *engine, job.video)}),
+        made_from=Manifest({**_of_source(reader.file, reader, job), **of_work(planned, *engine, job.video)}),
         grouping=Grouping(job.video.segment_seconds, engine.options.batch_size, has_alpha),
         parts=job.parts or parts_of(job.target),
         restart=job.restart,
     )
+
+
+def _of_source(file: Path, reader: FilmReader, job: FilmJob) -> dict[str, Any]:
+    return {"the input": job.known_by} if job.known_by else of_input(file, reader.window)
 
 
 def _write_at_once(job: FilmJob, stages: Stages, ends: _Ends) -> FilmResult:

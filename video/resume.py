@@ -65,10 +65,12 @@ class FramesLeft:
     @property
     def losses(self) -> Losses:
         """What of the film could not be read so far, by this run or those before."""
-        if self._parts.is_whole():
-            return self._parts.begun()[-1].losses
+        known = [segment.losses for segment in self._parts.segments.values()]
         now, before = self._seen.losses, self._before
-        return Losses(now.damaged - before.damaged, now.retimed - before.retimed, now.missing)
+        mine = Losses(now.damaged - before.damaged, now.retimed - before.retimed, now.missing)
+        # segments count all that was met up to them, but for those that were made alone
+        met = known if self._parts.is_whole() else [mine, *known]
+        return Losses(*(max(getattr(one, name) for one in met) for name in ("damaged", "retimed", "missing")))
 
     def items(self, to_pixels: ToPixels) -> Generator[ReadFrame, None, None]:
         """Once; to be closed before the film is."""

@@ -31,6 +31,7 @@ class Toy:
     def __init__(self, folder: Path, made_by: dict[str, str] = MADE_BY) -> None:
         self.folder, self.made_by, self.calls = folder, made_by, []
         self.parts: list[str] = []
+        self.broken_join = False
         self.ends: dict[str, int] = {}  # by name, how often its worker is killed by it
 
     def make(self, *_: object) -> Work:
@@ -71,6 +72,8 @@ class Toy:
         if not task.unit.given:
             parts = tuple(Part(number, f"{number}.part", {"times": 2}) for number in range(len(words)))
             return Split(parts, {"words": len(words)})
+        if self.broken_join:
+            raise BadImageError("they do not fit")
         found = [(task.together / f"{number}.word").read_text() for number in range(task.unit.given["words"])]
         task.target.write_text(" ".join(found))
         return {}
@@ -341,6 +344,46 @@ def test_parts_of_an_input_that_changed_are_forgotten(toy: Toy) -> None:
         _again(toy, manifest).run()
         assert manifest.counts() == {"waiting": 0, "done": 4, "failed": 0}
     assert results(toy)["film.txt"] == "cc dd ee"
+
+
+def test_what_could_not_be_put_together_is_tried_again_once(toy: Toy) -> None:
+    toy.broken_join = True
+    with begun(toy, {"film.txt": "long a b"}) as (manifest, work, _):
+        work.run()
+        assert manifest.counts() == {"waiting": 0, "done": 2, "failed": 1}
+        toy.broken_join = False
+        manifest.try_again()
+        toy.calls.clear()
+        again = _again(toy, manifest)
+        again.run()
+        assert manifest.counts() == {"waiting": 0, "done": 3, "failed": 0}
+        assert (again.progress().done, again.progress().total) == (3, 3)
+        assert not [*(manifest.output / ".farm" / "together").iterdir()], "its parts are not needed any more"
+    assert toy.calls == ["film.txt"]
+
+
+def test_a_manifest_that_is_busy_at_the_end_is_waited_for(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    with begun(toy, {"film.txt": "long a b"}) as (manifest, work, _):
+        put_together, busy = manifest.put_together, iter([True] * 5)
+
+        def waits() -> Any:
+            if manifest.counts()["done"] == 2 and next(busy, False):
+                raise ManifestBusyError("somebody reads it")
+            return put_together()
+
+        monkeypatch.setattr(manifest, "put_together", waits)
+        work.run()
+        assert manifest.counts() == {"waiting": 0, "done": 3, "failed": 0}
+
+
+def test_what_is_kept_of_something_that_is_not_whole_stays_for_the_next_run(toy: Toy) -> None:
+    with begun(toy, {"film.txt": "long a wrong"}) as (manifest, work, _):
+        work.run()
+    with begun(toy, {"film.txt": "long a wrong"}) as (manifest, _, _):
+        assert len([*(manifest.output / ".farm" / "together").iterdir()]) == 1
+        manifest.undo_splits()
+        assert manifest.counts() == {"waiting": 0, "done": 0, "failed": 1}
+        assert not [*(manifest.output / ".farm" / "together").iterdir()]
 
 
 def _again(toy: Toy, manifest: Manifest) -> Farm:

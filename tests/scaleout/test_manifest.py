@@ -52,7 +52,9 @@ def test_other_options_are_told_by_what_they_were(tmp_path: Path) -> None:
         manifest.begin({"model": "y", "tile": 0})
         manifest.merge(TWO)
     with open_manifest(tmp_path) as manifest:
-        manifest.begin({"model": "x", "tile": 0})  # nothing is done yet
+        manifest.begin({"model": "x", "tile": 0})  # nothing is done yet, so it is a farm that begins
+        assert not manifest.waiting(-1, 1)
+        manifest.merge(TWO)
         unit = manifest.waiting(-1, 1)[0]
         manifest.settle([Outcome(unit.number, unit.made_from)])
         manifest.begin({"model": "x", "tile": 0})

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zoo
-from films import Beside, Look, decoded, every, make_film, overwrite, packets
+from films import Beside, Look, av, decoded, every, make_film, overwrite, packets
 
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host.standalone import StandaloneContext
@@ -108,3 +108,65 @@ def test_a_segment_with_packets_that_cannot_be_decoded_is_none(tmp_path: Path) -
     with pytest.raises(NotAloneError):
         upscale_segment(FilmJob(source, tmp_path / "out.mkv", VIDEO, parts=own), places[1], by)
     assert not [*own.glob("*.json")]
+
+
+def joined_of_those_that_count(source: Path, folder: Path) -> tuple[list[int], bool, int]:
+    """Segments that cannot be made alone; whether the film of the others, and of what lacks, is that of one go; and how
+    much of it was damaged."""
+    by, whole, joined, parts = engine(), folder / "whole.mkv", folder / "joined.mkv", folder / "parts"
+    truth = upscale_film(FilmJob(source, whole, VIDEO), *by)
+    places, counted = plan_segments(FilmJob(source, joined, VIDEO), by)
+    parts.mkdir()
+    refused = []
+    for place in places:
+        own = folder / f"own{place.index}"
+        own.mkdir()
+        try:
+            upscale_segment(FilmJob(FilmReader(source, counted=counted), joined, VIDEO, parts=own), place, by)
+        except NotAloneError:
+            refused.append(place.index)
+        else:
+            for path in own.iterdir():
+                path.replace(parts / path.name)
+    report = upscale_film(FilmJob(source, joined, VIDEO, parts=parts), *by)
+    assert report.frames == truth.frames
+    assert report.losses == truth.losses
+    return refused, same(whole, joined), report.losses.damaged
+
+
+def test_a_packet_without_a_picture_is_not_made_up_for_by_the_next_segments_frame(tmp_path: Path) -> None:
+    """As DivX and Xvid drop frames: a VOP that is said not to be coded."""
+    source = tmp_path / "film.mkv"
+    make_film(source, every(40, 90), Look(codec="mpeg4", options={"g": "10"}, b_frames=0))
+    with av.open(str(source)) as container:
+        position, body = [(packet.pos, bytes(packet)) for packet in container.demux(video=0) if packet.size][33]
+    data, begins = bytearray(source.read_bytes()), body.find(b"\0\0\1\xb6") + 4
+    bits = "".join(f"{byte:08b}" for byte in body[begins : begins + 12])
+    coded = bits.index("0", 2) + 1 + 1 + 10 + 1  # behind the type, the seconds, and the time with its two markers
+    header = bits[:coded] + "00"  # not coded, and stuffing up to a whole byte
+    header += "1" * (-len(header) % 8)
+    vop = body[:begins] + bytes(int(header[at : at + 8], 2) for at in range(0, len(header), 8))
+    at = data.find(body, position)
+    data[at : at + len(body)] = vop.ljust(len(body), b"\0")
+    source.write_bytes(data)
+    assert joined_of_those_that_count(source, tmp_path) == ([1], True, 0)
+
+
+def test_damage_before_a_segment_that_reaches_into_it_is_noticed(tmp_path: Path) -> None:
+    """A key frame every twelve seconds, of which one is damaged: all that follows shows it."""
+    source = tmp_path / "film.mkv"
+    make_film(source, every(200, 90), Look(options={"g": "60", "keyint_min": "60", "sc_threshold": "0"}))
+    with av.open(str(source)) as container:
+        position, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][60]
+    data = bytearray(source.read_bytes())
+    data[position + size // 2 : position + size - 4] = bytes(size - 4 - size // 2)
+    source.write_bytes(data)
+    assert joined_of_those_that_count(source, tmp_path) == ([*range(12, 18)], True, 1)
+
+
+def test_times_that_run_back_are_not_split(tmp_path: Path) -> None:
+    one, other, source = (tmp_path / f"{name}.ts" for name in ("one", "other", "film"))
+    make_film(one, every(40, 90), Look(options={"g": "10"}, b_frames=0))
+    make_film(other, [507 + time for time in every(40, 90)], Look(options={"g": "10"}, b_frames=0))
+    source.write_bytes(one.read_bytes() + other.read_bytes())
+    assert not plan_segments(FilmJob(source, tmp_path / "out.mkv", VIDEO), engine())[0]
