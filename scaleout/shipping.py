@@ -4,6 +4,7 @@ Ray's object store. So does the model's file, once to each machine, where its ha
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import uuid
@@ -12,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from ..api.errors import CudaspeedError
 from .actor import Folders, Work, Worker, note, reason_of
@@ -65,7 +64,7 @@ class ShippingWorker:
         self, make_work: Callable[[Mapping[str, Any]], Work], given: Mapping[str, Any], model: ShippedModel | None
     ) -> None:
         _sweep()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{psutil.Process().pid}-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         for name in ("in", "out", "parts", "notes"):
             (self._folder / name).mkdir()
         self._names = {"model": given.get("model")}  # as the user has it
@@ -137,6 +136,8 @@ class Shipper:
 
 def _sweep() -> None:
     """What workers left that were killed."""
+    import psutil  # here because whoever reads a command's arguments, which needs none of it, meets this module
+
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
