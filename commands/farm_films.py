@@ -65,7 +65,7 @@ class FilmWork:
         own.mkdir()
         try:
             for path in task.together.iterdir():
-                if path.suffix in (".mkv", ".json"):
+                if path.stem.isdecimal():  # a segment or its record, whole
                     _link(path, own / path.name)
             return self._whole(replace(job, parts=own))
         finally:

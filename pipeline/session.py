@@ -208,7 +208,7 @@ class Session:
         """What the run took, what it saw of compiled code, and, if it went `well`, in what modes it could not be
         computed; and what later runs would like to know."""
         self.chain.save()
-        self._profile.spend(describe_environment(self.context.device)["hardware"], self._work)
+        self._profile.spend(self._kind, self._work)
         if self._failures or self.chain.given_up:
             self._part.modes.forget(self._kind)
         for failed, error in self._failures if well else ():
@@ -232,8 +232,7 @@ class Session:
         compiled = self.chain.now.compiled
         seconds = compiled.look_again(self._studies.allowed_seconds()) if compiled else 0.0
         if seconds:
-            hardware = describe_environment(self.context.device)["hardware"]
-            self._profile.spend(hardware, Account(learning_seconds=seconds))
+            self._profile.spend(self._kind, Account(learning_seconds=seconds))
 
     def _studies_left(self) -> list[Study]:
         """What this run would have liked to know, as far as it fits the memory that this process is allowed. Where not

@@ -43,6 +43,8 @@ class FarmOptions:
             )
         if "://" in self.address:
             raise BadOptionError(f"address is {self.address!r}; give host and port, such as 10.0.0.1:6379")
+        if "," in self.device:
+            raise BadOptionError(f"device is {self.device!r}; each worker has a device of its own, so give one kind")
         if ":" in self.device and self.device.partition(":")[2].isdigit():
             kind = self.device.partition(":")[0]
             raise BadOptionError(f"device is {self.device!r}; each worker has a device of its own, so give {kind}")

@@ -167,12 +167,13 @@ class DeviceRun:
     def _is_worth_it(self, device: _Device) -> bool:
         """Whether its least share would be done before the others would have to wait for it: for the end of the run, or
         because no more may be begun before it."""
-        others = {device: device.pace for device in (*self._idle, *self._busy) if device.pace}
+        others = {one: one.pace for one in (*self._idle, *self._busy) if one.pace}
         pace = others.pop(device, None)
         if pace is None or not self._busy or not others:
             return True
-        free_in = min(self._seconds_left(other) for other in others)
-        return self._shares.least * pace <= free_in + self._shares.room / sum(1 / other for other in others.values())
+        free_in = min(map(self._seconds_left, others))
+        together = sum(1 / other for other in others.values())
+        return self._shares.least * pace <= free_in + self._shares.room / together
 
     def _seconds_left(self, device: _Device) -> float:
         """Until it has done what it is at, if it goes on as before."""

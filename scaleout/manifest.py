@@ -310,8 +310,8 @@ def _owned(folder: Path) -> Iterator[None]:
     owner = folder / "owner"
     with ExitStack() as held:
         try:
-            for name in ("done", PARTS, "together"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
+            for name in (f"{FOLDER}/done", f"{FOLDER}/{PARTS}", TOGETHER):
+                (folder.parent / name).mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder / "lock", 0.0))
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         except TimeoutError as error:

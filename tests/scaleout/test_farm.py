@@ -431,6 +431,8 @@ def test_a_slow_worker_gets_fewer_units(toy: Toy, monkeypatch: pytest.MonkeyPatc
 
 
 def test_options_that_cannot_be_are_told() -> None:
+    with pytest.raises(BadOptionError, match="device is 'cuda:0,cuda:1'; each worker has a device of its own"):
+        FarmOptions(device="cuda:0,cuda:1")
     for wrong in ({"gpus_per_actor": 0.0}, {"gpus_per_actor": 1.5}, {"cpus_per_actor": 0}, {"actors": -1}):
         with pytest.raises(BadOptionError, match="actor"):
             FarmOptions(**wrong)
