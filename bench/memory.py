@@ -29,7 +29,7 @@ from torch import Tensor
 from cudaspeed import upscale_engine
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host.standalone import StandaloneContext
-from cudaspeed.kernels import window_attention, winograd
+from cudaspeed.kernels import linear, transformer_block, window_attention, winograd
 from cudaspeed.pipeline.feedback import LEAST_SECONDS, Feedback
 from cudaspeed.pipeline.output import allocate_output
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -194,7 +194,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CUDASPEED_CACHE_DIR"] = folder  # whose profiles are deleted
-        for kernels in (winograd, window_attention):
+        for kernels in (winograd, window_attention, linear, transformer_block):
             kernels.prepare(compiled_folder(), _PATIENCE)
         results = Results(StandaloneContext(args.device).device, args.json)
         if args.what == "estimates":

@@ -13,6 +13,7 @@ from spandrel import ImageModelDescriptor
 from torch import nn
 
 from ..api.model_info import Kernels
+from ..kernels import transformer_block
 from ..kernels.layers import Place, places, window_of
 from ..memory import MemoryCost, weights_bytes
 from .known_fields import is_spandrels
@@ -45,11 +46,17 @@ _LIVE = {
     "Swin2SR": 4.0,
     "SwinIR": 4.0,
 }
-# In rows of our convolutions, which write to and fro between two buffers beside what the first was given: more than
-# torch's operations of ESRGAN's dense blocks, half of what they take for SPAN's blocks with their attention.
-_LIVE_IN_ROWS = {"ESRGAN": 2.0, "SPAN": 3.0}
+# The same in rows of our convolutions, where it is something else (measured: `python -m bench.memory`). They write to
+# and fro between two buffers beside what the first was given: more than torch's operations of ESRGAN's dense blocks,
+# half of what they take for SPAN's blocks with their attention.
+_LIVE_IN_ROWS = {"DCTLSA": 9.5, "ESRGAN": 2.0, "SAFMN": 4.4, "SPAN": 3.0}
+# Where our kernels compute transformer blocks as wholes, nothing is as wide as their linear layers: how many times the
+# widest convolution is held, measured in the same way.
+_LIVE_BESIDE_FUSED_BLOCKS = {"DRCT": 2.0, "HAT": 2.6, "SwinIR": 2.3}
+_OF_FUSED_BLOCKS = 2.0  # what is given to them, and what they add it to
 _SCORES = 2.3  # of a window, for every head: themselves, what is added to them, their softmax
 _MASKS = 3.0  # of shifted windows, as large as the scores of one head, while they are made
+_MASKS_MADE = 1.0  # once they are; by our kernels, that is where the most is held
 _FLOAT32 = 4
 
 
@@ -63,11 +70,24 @@ def rough_cost(descriptor: ImageModelDescriptor, kernels: Kernels, dtype: torch.
     windows = [(window, place.before) for place in found if (window := window_of(place.module))]
     masks = max((window.keys * before for window, before in windows), default=0.0)
     scores = max((window.keys * window.heads * before for window, before in windows), default=0.0)
-    live = _LIVE_IN_ROWS.get(descriptor.architecture.id, live) if kernels == "winograd" else live
-    values = live * _widest(found) + (_SCORES * scores if kernels == "plain" else 0.0)
+    if kernels == "winograd":
+        values, masks = _live_in_rows(descriptor, found), _MASKS_MADE * masks
+    else:
+        values, masks = live * _widest(found) + (_SCORES * scores if kernels == "plain" else 0.0), _MASKS * masks
     result = 2 * descriptor.output_channels * descriptor.scale**2  # the forward's own, and the strip it goes into
-    per_pixel = values * dtype.itemsize + (_MASKS * masks + result) * _FLOAT32
+    per_pixel = values * dtype.itemsize + (masks + result) * _FLOAT32
     return MemoryCost(weights_bytes(descriptor.model), per_pixel, bound=True)
+
+
+def _live_in_rows(descriptor: ImageModelDescriptor, found: Sequence[Place]) -> float:
+    """Values that are held at once for a pixel of the input, of a model whose convolutions our kernels compute."""
+    name = descriptor.architecture.id
+    fused = [block for block in descriptor.model.modules() if transformer_block.suits(block)]
+    if not (fused and transformer_block.ready()):
+        return _LIVE_IN_ROWS.get(name, _LIVE[name]) * _widest(found)
+    convolutions = [place for place in found if isinstance(place.module, nn.Conv2d | nn.ConvTranspose2d)]
+    channels = max(transformer_block.shape_of(block).channels for block in fused)
+    return _LIVE_BESIDE_FUSED_BLOCKS[name] * _widest(convolutions) + _OF_FUSED_BLOCKS * channels
 
 
 def _widest(found: Sequence[Place]) -> float:

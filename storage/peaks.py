@@ -19,7 +19,7 @@ PLAUSIBLE = (0.05, 4.0)
 SIZES = tuple(64 << doubled for doubled in range(20))
 """Of forwards, by their estimates: at most so many MB, and more than half of it, but for the first."""
 
-_STEP = 1.1  # measuring is not exact: runs that differ by less than this are to be of one revision, mostly
+_STEP = 1.05  # measuring is not exact: runs that differ by less than this are to be of one revision, mostly
 
 Peak = tuple[int, float]
 """A forward's size, one of `SIZES`, and what it took over its estimate."""
@@ -50,7 +50,7 @@ def aged(peaks: Sequence[Peak], usual: float) -> tuple[Peak, ...]:
 
 
 def factors_of(peaks: Sequence[Peak]) -> dict[int, float]:
-    """By size, what an estimate is multiplied by: the largest of its ratios, rounded up to a power of 1.1."""
+    """By size, what an estimate is multiplied by: the largest of its ratios, rounded up to a power of 1.05."""
     largest: dict[int, float] = {}
     for size, ratio in peaks:
         largest[size] = max(ratio, largest.get(size, 0.0))

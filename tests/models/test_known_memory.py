@@ -13,7 +13,7 @@ from bench import model_zoo
 from bench.photograph import EXAMPLE
 from bench.seams import random_model, read
 from cudaspeed.api.model_info import Kernels
-from cudaspeed.kernels import window_attention
+from cudaspeed.kernels import transformer_block, window_attention
 from cudaspeed.memory import measure_cost
 from cudaspeed.models import known_memory
 from cudaspeed.models.execution import ExecutionMode
@@ -86,3 +86,16 @@ def test_span_s_blocks_in_one_pass_take_less_than_torch_s_operations() -> None:
     costs = [rough_cost(zoo.span(), kernels, torch.float32) for kernels in ("plain", "winograd")]
     plain, in_one_pass = (cost.per_pixel for cost in costs if cost)
     assert 0.3 * plain < in_one_pass < 0.7 * plain
+
+
+@pytest.mark.parametrize("name", ["swinir", "hat"])
+def test_blocks_as_wholes_take_less_than_layer_by_layer(name: str, tmp_path: Path, monkeypatch) -> None:
+    if not transformer_block.prepare(tmp_path / "compiled", patience=60.0):
+        pytest.skip("this machine cannot build kernels: no compiler, or not Linux")
+    model = model_zoo.build(name)
+    as_wholes = rough_cost(model, "winograd", torch.float32)
+    monkeypatch.setattr(transformer_block, "ready", lambda: False)
+    layer_by_layer = rough_cost(model, "winograd", torch.float32)
+    assert as_wholes is not None
+    assert layer_by_layer is not None
+    assert as_wholes.per_pixel < 0.9 * layer_by_layer.per_pixel

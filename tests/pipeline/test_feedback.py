@@ -35,7 +35,7 @@ FP32 = Estimated(ExecutionMode("fp32", autocast=False, channels_last=False), rou
 FP16 = Estimated(ExecutionMode("fp16", autocast=False, channels_last=False), rough=False)
 EXPECTED = 100 * MB
 CONSTANT, CONSTANT_OF_BOUNDS = 1.5, 1.15  # on a CPU, while nothing was seen
-MARGIN = 1.1  # there, over what was seen
+MARGIN = 1.05  # there, over what was seen
 
 
 class Machine:
@@ -441,7 +441,7 @@ def test_without_a_profile_of_this_machine_the_constants_stand(runs: Runs, how: 
     if how == "damaged":
         file.write_text(text[: len(text) // 2], "utf-8")
     elif how == "of another schema":
-        file.write_text(text.replace('"schema": 9', '"schema": 5'), "utf-8")
+        file.write_text(text.replace('"schema": 10', '"schema": 5'), "utf-8")
     elif how == "of another machine":
         told = json.loads(text)
         told["peaks"] = {place.replace("torch", "torch 0.1, not"): some for place, some in told["peaks"].items()}

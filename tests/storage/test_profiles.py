@@ -226,7 +226,7 @@ def test_what_a_forward_takes_rises_at_once_and_falls_when_it_is_long_ago(folder
         seen.append(store.note(CONTENT, peaks={"fp32 on cpu": peaks}).factors["fp32 on cpu"][128])
     assert len(peaks) == 20
     assert seen[0] == 1.0
-    assert seen[1:21] == [pytest.approx(1.331)] * 20, "no less than what was seen, and hardly more"
+    assert seen[1:21] == [pytest.approx(1.3401, abs=1e-4)] * 20, "no less than what was seen, and hardly more"
     assert seen[21] == 1.0
     assert factors_of(()) == {}
 
@@ -241,13 +241,13 @@ def test_small_forwards_do_not_tell_what_large_ones_take() -> None:
 
 def test_runs_that_take_about_the_same_are_of_one_revision_and_write_nothing(folder: Path) -> None:
     store, file = ProfileStore(folder), folder / f"{CONTENT}.json"
-    first = store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.93),)})
+    first = store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.96),)})
     assert first.revision == 1
     written = file.read_bytes()
-    second = store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.93), (64, 0.97))})
+    second = store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.96), (64, 0.99))})
     assert (second.revision, second.factors, file.read_bytes()) == (1, first.factors, written)
     store.flush()
     told = ProfileStore(folder).get(CONTENT)
-    assert (told.revision, told.peaks) == (1, {"fp32 on cpu": ((64, 0.93), (64, 0.97))})
+    assert (told.revision, told.peaks) == (1, {"fp32 on cpu": ((64, 0.96), (64, 0.99))})
     assert store.note(CONTENT, peaks={"fp32 on cpu": ((64, 0.93), (64, 0.97), (64, 1.2))}).revision == 2
     assert ProfileStore(folder).get(CONTENT).revision == 2
