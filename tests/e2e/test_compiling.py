@@ -43,8 +43,10 @@ from cudaspeed.compiling import job, model_entries
 from cudaspeed.kernels import winograd
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.storage import artifacts
 from cudaspeed.upscale_engine import upscale
 
+artifacts._NOTE_SECONDS = 60.0  # a hit that is not noted, since others hold the lock, is no second compile
 winograd.prepare = lambda folder, patience=0.0: False
 model_entries._CLEARLY_SLOWER = 100.0
 job._NICENESS = 0

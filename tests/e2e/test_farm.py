@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cudaspeed
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.scaleout.manifest import read_manifest
 
@@ -181,12 +184,18 @@ class Nodes:
         self.process.communicate("end\n", timeout=SECONDS)
 
 
-def test_nodes_leave_and_join_and_when_the_head_is_lost_nothing_done_is(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which programs are known to the nodes, whatever this machine's user has for other Rays."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+@pytest.mark.usefixtures("token")
+def test_nodes_leave_and_join_and_when_the_head_is_lost_nothing_done_is(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(COUNT, 3 * COUNT):
         (pictures / f"{number}.png").write_bytes((pictures / f"{number % COUNT:02}.png").read_bytes())
     output, nodes = tmp_path / "out", Nodes()
@@ -224,6 +233,37 @@ def test_nodes_leave_and_join_and_when_the_head_is_lost_nothing_done_is(
     assert len(made) == 3 * COUNT
     for number in range(COUNT):
         assert made[f"{number:02}.png"] == made[f"{number + COUNT}.png"] == made[f"{number + 2 * COUNT}.png"]
+
+
+@pytest.mark.usefixtures("token")
+def test_a_worker_of_another_version_is_refused_by_name_and_the_others_do_it_all(
+    pictures: Path, tmp_path: Path
+) -> None:
+    package = Path(cudaspeed.__file__).parent
+    aside = ("tests", "bench", "docs", "train", "fuzz", ".*", "__pycache__")
+    other = shutil.copytree(package, tmp_path / "other" / "cudaspeed", ignore=shutil.ignore_patterns(*aside))
+    with (other / "tiling" / "fit.py").open("a") as file:
+        file.write("# mended\n")
+    output, nodes = tmp_path / "out", Nodes()
+    try:
+        assert nodes.tell("stop") == "done"
+        assert nodes.tell(f"join {tmp_path / 'other'}") == "done"
+        done = subprocess.run(
+            farm(pictures, output, "--address", nodes.address),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            cwd=tmp_path,  # which Ray tells the workers, too
+        )
+    finally:
+        nodes.end()
+    assert done.returncode == 0, done.stderr
+    assert len(bits(output)) == COUNT
+    assert len({unit["worker"] for unit in units_of(output)}) == 1
+    (refused,) = (line for line in done.stderr.splitlines() if "is refused, its results would differ" in line)
+    digests = re.findall(r"cudaspeed \S+ ([0-9a-f]{12}) there, \S+ ([0-9a-f]{12}) here", refused)
+    assert len(digests) == 1 and digests[0][0] != digests[0][1], refused
 
 
 def until_told(driver: subprocess.Popen, seen: Callable[[dict], bool]) -> None:

@@ -1,5 +1,6 @@
 """A Ray of two nodes on 127.0.0.1, in a process of its own: `python ray_nodes.py`. It writes its address, and then does
-what it reads: "stop": the second node goes; "head": the first one's register goes; "end".
+what it reads: "stop": the second node goes; "join": another comes, and "join FOLDER": one whose programs find packages
+in that folder first; "head": the first one's register goes; "end".
 
 By Ray's own utility for tests: `ray start` has no second node that listens on this machine only.
 """
@@ -15,6 +16,7 @@ os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "45"  # noqa: SIM112  # a
 
 from ray.cluster_utils import Cluster
 
+PYTHONPATH = os.environ.get("PYTHONPATH", "")
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20}
 
 
@@ -28,7 +30,9 @@ def main() -> None:
             cluster.remove_node(second)
         elif line.strip() == "head":
             cluster.head_node.kill_gcs_server()
-        elif line.strip() == "join":
+        elif line.startswith("join"):
+            _, _, folder = line.strip().partition(" ")
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, PYTHONPATH)))
             cluster.add_node(**NODE)
         else:
             break
