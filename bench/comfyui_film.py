@@ -45,11 +45,13 @@ def by_core(model: Any, film: Any, out: str) -> int:
 
 
 def load_ours() -> None:
-    """This pack, imported as ComfyUI does when it starts."""
+    """This pack, imported as ComfyUI does when it starts, with its nodes, which import ComfyUI's server: neither is the
+    film's time."""
     pack = Path(__file__).absolute().parent.parent
     spec: Any = spec_from_file_location(_OURS, pack / "__init__.py", submodule_search_locations=[str(pack)])
     sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])
+    _ = sys.modules[spec.name].NODE_CLASS_MAPPINGS
 
 
 def by_ours(model: Any, film: Any, out: str) -> int:
