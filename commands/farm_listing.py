@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from ..images.folders import Identity, identity, is_picture
 from ..images.kinds import ENDINGS, WRITABLE_ENDINGS
-from ..images.naming import FolderOptions, folded, name_for
+from ..images.naming import FolderOptions, folded, name_for, stem_and_ending
 from ..scaleout.units import Listed
 from ..video.encoders import CONTAINERS
 from ..video.films import ENDINGS as FILMS
@@ -83,6 +84,7 @@ class _Names:
         self._taken |= {folded(path[len(within) :]) for path in known if path.startswith(within)}
         self._inputs = {source.known_by for source in sources}
         self._numbers: dict[str, Iterator[int]] = {}  # the next, of names that were taken
+        self._there: dict[str, set[str]] = {}  # what lies in folders of the output, as far as was asked
 
     def of(self, source: _Source) -> str:
         """Of one source always the same."""
@@ -101,21 +103,30 @@ class _Names:
 
     def _name(self, source: str, whole: bool = False) -> str:
         """With all of its own name, if that is asked for."""
-        path = Path(source)
+        name = os.path.basename(source)  # noqa: PTH119
         pictures, films = self._options.pictures, self._options.films
-        if not source.lower().endswith(FILMS):  # a string, for there are many
-            return name_for(path, pictures, whole)
-        ending = ending_of_film(path, films)
-        kept = path.suffix if ending == path.suffix.lower() else ending
-        return f"{path.name if whole else path.stem}{pictures.suffix}{kept}"
+        if not source.lower().endswith(FILMS):
+            return name_for(name, pictures, whole)
+        stem, own = stem_and_ending(name)
+        ending = ending_of_film(Path(source), films)
+        return f"{name if whole else stem}{pictures.suffix}{own if ending == own.lower() else ending}"
 
     def _take(self, name: str) -> bool:
         """Whether it is given now: no other has it, and no input lies there, under whatever name."""
         alike = folded(name)
-        if alike in self._taken or self._is_input(name):
+        if alike in self._taken or (self._is_there(name, alike) and self._is_input(name)):
             return False
         self._taken.add(alike)
         return True
+
+    def _is_there(self, name: str, alike: str) -> bool:
+        """Whether something of the name, or one like it, lies in the output: to ask for each file would take longer."""
+        below = os.path.dirname(name)  # noqa: PTH120
+        if below not in self._there:
+            with suppress(OSError):
+                names = os.listdir(os.path.join(self._output, below))  # noqa: PTH118, PTH208
+                self._there[below] = {folded(os.path.join(below, one)) for one in names}  # noqa: PTH118
+        return alike in self._there.setdefault(below, set())
 
     def _is_input(self, name: str) -> bool:
         try:

@@ -59,12 +59,12 @@ def targets_of(sources: Iterable[Source], output: Path, options: FolderOptions) 
     would get one name are told apart by their whole names: photo.png stays photo.png, photo.bmp becomes photo.bmp.png.
     Where that does not help, as for pictures of one name from two folders, they have the same target still.
     """
-    short = {source: output / source.below / name_for(source.path, options) for source in sources}
+    short = {source: output / source.below / name_for(source.path.name, options) for source in sources}
     wanted = Counter(map(place_of, short.values()))
     return {
         source: target
         if wanted[place_of(target)] == 1 or source.path.suffix == target.suffix
-        else target.with_name(name_for(source.path, options, whole=True))
+        else target.with_name(name_for(source.path.name, options, whole=True))
         for source, target in short.items()
     }
 
@@ -84,13 +84,21 @@ def place_of(target: Path) -> str:
 
 def folded(target: Path | str) -> str:
     """The same text for names that some file systems take for the same: of other letter case, or other accents."""
-    return unicodedata.normalize("NFKC", str(target)).casefold()
+    name = str(target)
+    return name.lower() if name.isascii() else unicodedata.normalize("NFKC", name).casefold()
 
 
-def name_for(source: Path, options: FolderOptions, whole: bool = False) -> str:
-    """What comes of `source` is called in the output folder. The ending is cut off unless `whole`, or where it is none
-    of a picture's but part of a name, such as v1.2."""
-    keeps = source.suffix.lower() in WRITABLE_ENDINGS and not options.format
-    ending = source.suffix if keeps else f".{options.format or 'png'}"
-    name = source.stem if source.suffix.lower() in ENDINGS and not whole else source.name
+def name_for(source: str, options: FolderOptions, whole: bool = False) -> str:
+    """What comes of the picture of this name is called in the output folder. The ending is cut off unless `whole`, or
+    where it is none of a picture's but part of a name, such as v1.2."""
+    stem, ending = stem_and_ending(source)
+    name = stem if ending.lower() in ENDINGS and not whole else source
+    if options.format or ending.lower() not in WRITABLE_ENDINGS:
+        ending = f".{options.format or 'png'}"
     return f"{name}{options.suffix}{ending}"
+
+
+def stem_and_ending(name: str) -> tuple[str, str]:
+    """As `Path.stem` and `Path.suffix` tell them of a file's name, a tenth of their time: there may be many."""
+    point = name.rfind(".")
+    return (name[:point], name[point:]) if 0 < point < len(name) - 1 else (name, "")
