@@ -62,7 +62,8 @@ _FLOAT32 = 4
 
 def rough_cost(descriptor: ImageModelDescriptor, kernels: Kernels, dtype: torch.dtype) -> MemoryCost | None:
     """No less than `measure_cost` finds of a forward that computes with `kernels` in `dtype`, and at most some times as
-    much; None where nothing is known of the architecture. Takes milliseconds."""
+    much; of "winograd", which it knows nothing of, what was measured. None where nothing is known of the architecture.
+    Takes milliseconds."""
     live = _LIVE.get(descriptor.architecture.id)
     if live is None or not is_spandrels(descriptor):
         return None
