@@ -89,8 +89,9 @@ def farm(pictures: Path, output: Path, kills: bool = False) -> Record:
 
 def _busy_seconds(driver: subprocess.Popen[bytes], output: Path) -> float:
     """Processor time of the driver from the twentieth result on."""
-    process, first, last = psutil.Process(driver.pid), None, 0.0
-    while driver.poll() is None:
+    process, first, last = None, None, 0.0
+    while driver.poll() is None:  # it has ended already where workers were killed
+        process = process or psutil.Process(driver.pid)
         try:
             last = sum(process.cpu_times()[:2])
         except psutil.Error:  # it ended
