@@ -19,6 +19,9 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_END = 33  # signature, then the IHDR chunk: length, name, 13 bytes, checksum
 _AROUND = 12  # bytes of a chunk beside its payload: length, name, checksum
 _MOST_CHUNKS = 1 << 20  # seconds; libpng writes eight kilobytes into one
+# zlib's own 6 takes 3.5 times as long for an enlarged photograph, and 2.7 times in 16 bits, for a file 6 % smaller;
+# ComfyUI's nodes write with 4, too.
+_LEVEL = 4
 _CUT_SHORT = "the picture is cut short; copy or export it again"
 
 
@@ -69,4 +72,4 @@ def encode_samples(samples: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     """[H, W] or [H, W, C] as a file without anything beside the pixels."""
     import imagecodecs  # here because ComfyUI, which hands us tensors, need not have it
 
-    return bytes(imagecodecs.png_encode(samples))
+    return bytes(imagecodecs.png_encode(samples, level=_LEVEL))
