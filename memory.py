@@ -32,8 +32,8 @@ _OVERHEAD = {"cpu": 1.5, "cuda": 1.25}
 # The same over a bound by the widths of layers, which is mostly more than these tensors: measured for the architectures
 # of bench/model_zoo.py, of which real peaks were 0.7 to 1.25 times the bound.
 _OVERHEAD_OF_BOUNDS = 1.15
-# Another process takes up to so much more for a forward than the one in which it was seen: heaps and threads differ. An
-# allocator's own count is the same in all.
+# Another process may take more for a forward than the one in which it was seen, for heaps and threads differ: a margin,
+# beyond which some are (docs/memory.md). An allocator's own count is the same in all.
 _FROM_PROCESS_TO_PROCESS = {"cpu": 1.05}
 _SHARE_OF_FREE: dict[Level, float] = {"speed": 0.85, "balanced": 0.5, "memory": 0.5}
 _SHARE_FOR_COPIES = 1 / 4  # of a device's memory: our copies of models, from one run to the next

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -84,7 +83,8 @@ class _Names:
         self._taken |= {folded(path[len(within) :]) for path in known if path.startswith(within)}
         self._inputs = {source.known_by for source in sources}
         self._numbers: dict[str, Iterator[int]] = {}  # the next, of names that were taken
-        self._there: dict[str, set[str]] = {}  # what lies in folders of the output, as far as was asked
+        # What lies in folders of the output, as far as was asked; None: it is not told.
+        self._there: dict[str, set[str] | None] = {}
 
     def of(self, source: _Source) -> str:
         """Of one source always the same."""
@@ -120,13 +120,22 @@ class _Names:
         return True
 
     def _is_there(self, name: str, alike: str) -> bool:
-        """Whether something of the name, or one like it, lies in the output: to ask for each file would take longer."""
+        """Whether something of the name, or one like it, may lie in the output: to ask for each file would take
+        longer."""
         below = os.path.dirname(name)  # noqa: PTH120
         if below not in self._there:
-            with suppress(OSError):
-                names = os.listdir(os.path.join(self._output, below))  # noqa: PTH118, PTH208
-                self._there[below] = {folded(os.path.join(below, one)) for one in names}  # noqa: PTH118
-        return alike in self._there.setdefault(below, set())
+            self._there[below] = self._names_in(below)
+        there = self._there[below]
+        return there is None or alike in there
+
+    def _names_in(self, below: str) -> set[str] | None:
+        try:
+            names = os.listdir(os.path.join(self._output, below))  # noqa: PTH118, PTH208
+        except FileNotFoundError:
+            return set()
+        except OSError:  # what may not be listed may still hold an input
+            return None
+        return {folded(os.path.join(below, one)) for one in names}  # noqa: PTH118
 
     def _is_input(self, name: str) -> bool:
         try:

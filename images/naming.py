@@ -99,6 +99,6 @@ def name_for(source: str, options: FolderOptions, whole: bool = False) -> str:
 
 
 def stem_and_ending(name: str) -> tuple[str, str]:
-    """As `Path.stem` and `Path.suffix` tell them of a file's name, a tenth of their time: there may be many."""
+    """As `Path.stem` and `Path.suffix` tell them of a file's name, without a path being made: there may be many."""
     point = name.rfind(".")
     return (name[:point], name[point:]) if 0 < point < len(name) - 1 else (name, "")

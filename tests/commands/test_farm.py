@@ -116,6 +116,17 @@ def test_an_input_that_lies_in_the_output_by_a_link_is_not_written_over(tmp_path
     assert names(listed(tmp_path / "in", output=tmp_path / "out")) == {"x.png": "x.png.png"}
 
 
+def test_an_input_in_an_output_that_may_not_be_listed_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> list[str]:
+        raise PermissionError(13, "Permission denied", path)
+
+    source = picture(tmp_path / "out" / "a.png")
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert names(listed(source, output=tmp_path / "out")) == {"a.png": "a.png.png"}
+
+
 def test_an_input_of_an_earlier_run_is_not_written_over(tmp_path: Path) -> None:
     picture(tmp_path / "out/x.png")
     other = picture(tmp_path / "in/x.png")
