@@ -17,6 +17,7 @@ from torch import nn
 
 from ..api.errors import first_line
 from ..models.study import Ask, Pause, Study
+from ..storage.heap import trim_top
 from ..storage.memory_limits import has_own_limits
 
 logger = logging.getLogger("cudaspeed")
@@ -216,6 +217,7 @@ class Learner:
                     self._stepping = False
                     self._condition.notify_all()
         finally:
+            trim_top()  # which nobody else can, and who gets this thread's heap next may be small
             with self._condition:
                 self._thread, self._stepping = None, False
                 self._condition.notify_all()

@@ -27,7 +27,8 @@ logger = logging.getLogger("cudaspeed")
 
 _SOON = 1.0  # seconds: who lets go of one thing lets go of others with it, a host of its results among them
 _ALL = 2  # the generation of a collection that looks at everything
-_BLOCK, _BLOCKS = 1 << 20, 64  # bytes, count: a thread's heap is 64 MiB at most
+_BLOCK, _BLOCKS = 1 << 20, 64  # bytes, count: a thread's first heap
+_AT_ONCE = 8  # blocks: to look whether they were still free in the heap takes a tenth of a millisecond
 
 
 LetGo = Callable[[], None]
@@ -122,15 +123,21 @@ def trim_heap() -> None:
 def trim_top() -> None:
     """Give back what lies free in this thread's heap, its top included. Takes some milliseconds.
 
-    All of the top is asked for, untouched but for the head of each block, and freed but for its end: then it lies
-    between other things.
+    All that is free is asked for, the top last, untouched but for the head of each block, until the heap has to grow;
+    then it is freed but for its end, so that the top lies between other things. A heap consists of pieces of 64 MiB
+    (malloc/arena.c, HEAP_MAX_SIZE), and what is free in one that was filled up before is taken before the top.
     """
     library = gnu_library()
     if library is None or threading.current_thread() is threading.main_thread():
         return
+    library.free(library.malloc(_BLOCK))  # mapped if it is the first of that size, from which the library learns
     blocks: list[int] = []
-    while len(blocks) < _BLOCKS and (block := library.malloc(_BLOCK)):
+    heaps = _heaps()
+    most = heaps.fordblks // _BLOCK + _BLOCKS
+    while len(blocks) < most and (block := library.malloc(_BLOCK)):
         blocks.append(block)
+        if len(blocks) % _AT_ONCE == 0 and _heaps().arena != heaps.arena:
+            break
     for block in blocks[:-1]:
         library.free(block)
     library.malloc_trim(0)
@@ -155,12 +162,16 @@ class _HeapInfo(ctypes.Structure):
 
 def bytes_free_in_heaps() -> int:
     """What lies free in all heaps and counts as the process's address space meanwhile; 0 where it is not told."""
-    library = gnu_library()
-    told = getattr(library, "mallinfo2", None)  # since 2.33
+    return _heaps().fordblks
+
+
+def _heaps() -> _HeapInfo:
+    """Of all heaps; zeros where it is not told."""
+    told = getattr(gnu_library(), "mallinfo2", None)  # since 2.33
     if told is None:
-        return 0
+        return _HeapInfo()
     told.restype = _HeapInfo
-    return told().fordblks
+    return told()
 
 
 @functools.cache

@@ -119,7 +119,7 @@ DIGESTS = {
     "storage/artifacts.py": "e18cce7b",
     "storage/files.py": "7a359812",
     "storage/fingerprint.py": "f808dcb3",
-    "storage/heap.py": "96ae10fe",
+    "storage/heap.py": "ab4780c7",
     "storage/index.py": "263df4e0",
     "storage/memory_limits.py": "41b861f3",
     "storage/ownership.py": "cde3b477",

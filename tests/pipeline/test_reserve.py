@@ -105,6 +105,54 @@ upscale(zoo.photograph(240, 320, frames=9), zoo.toy(2, forward), options, Standa
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux" or heap.gnu_library() is None, reason="another C library")
+@pytest.mark.skipif(room.has_own_limits(), reason="nothing is found out in the background here")
+def test_what_was_found_out_between_runs_leaves_no_memory_behind() -> None:
+    """In a process of its own: as above. The thread's heap is left to threads to come, which may use little of it."""
+    told = subprocess.run([sys.executable, "-c", LEARNT], capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    before, within, after = map(int, told.stdout.split())
+    assert within - before > 24 << 20, "else this shows nothing"
+    assert after - before < 6 << 20
+
+
+LEARNT = """
+import ctypes
+import psutil, torch
+from torch import nn
+from cudaspeed.models.study import Pause, Study
+from cudaspeed.pipeline.learner import Learner
+from cudaspeed.storage.heap import gnu_library
+
+library, resident, said = gnu_library(), lambda: psutil.Process().memory_info().rss, []
+
+def used(*sizes):
+    blocks = [library.malloc(size) for size in sizes]
+    for block, size in zip(blocks, sizes):
+        ctypes.memset(block, 1, size)
+    for block in blocks:
+        library.free(block)
+
+class Steps:
+    repaid = lambda self, study: True
+    seconds_of = lambda self, pixels: 0.0
+    first = lambda self, study: Pause()
+    release = lambda self: None
+
+    def step(self, study, ask, give_way):
+        used(31 << 20)  # mapped, after which so much is kept
+        said.append(resident())
+        used(*[4 << 20] * 8)
+        said.append(resident())
+
+learner, model = Learner(), nn.Linear(1, 1)
+learner.subject(model, "cpu", Steps).offer([Study("one", 1, iter(()))], 1)
+learner.wake()
+learner._thread.join()
+print(*said, resident())
+"""
+
+
 def test_room_for_a_forward_is_held_as_long_as_the_run_lasts(holds: Holds) -> None:
     held: list[bool] = []
 
