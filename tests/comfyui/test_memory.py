@@ -81,6 +81,16 @@ def prompts(server: Server) -> Prompts:
     return prompts
 
 
+def least_resident_bytes(server: Server, enough: int, seconds: float = 5.0) -> int:
+    """Of some seconds, or what is no more than `enough`: between runs something may just be found out, in the
+    background, and the memory that this takes is no growth."""
+    least, end = server.resident_bytes(), time.monotonic() + seconds
+    while least > enough and time.monotonic() < end:
+        time.sleep(0.1)
+        least = min(least, server.resident_bytes())
+    return least
+
+
 def test_free_gives_all_of_it_back(server: Server, prompts: Prompts) -> None:
     before, tensors = server.resident_bytes(), server.get("/census")["bytes"]
     for turn in range(12):
@@ -88,7 +98,8 @@ def test_free_gives_all_of_it_back(server: Server, prompts: Prompts) -> None:
     assert server.get("/census")["bytes"] > tensors + MEGABYTE, "results and models stay for the next prompt"
     server.free()
     assert server.get("/census")["bytes"] <= tensors + MEGABYTE
-    assert server.resident_bytes() <= before + 30 * MEGABYTE
+    allowed = before + 30 * MEGABYTE
+    assert least_resident_bytes(server, allowed) <= allowed
 
 
 def test_models_that_alternate_take_no_more_after_the_second_round(server: Server, prompts: Prompts) -> None:
@@ -97,8 +108,8 @@ def test_models_that_alternate_take_no_more_after_the_second_round(server: Serve
         prompts.run(COMPACT)
         prompts.run(LARGE)
         time.sleep(2)  # the memory goes back a second later, which a busy machine has passed by now, or has not
-        taken.append(server.resident_bytes())
-    assert max(taken[2:]) <= taken[1] + 10 * MEGABYTE, [size // MEGABYTE for size in taken]
+        taken.append(least_resident_bytes(server, taken[1] + 10 * MEGABYTE if len(taken) > 1 else 0))
+    assert max(taken[2:]) <= taken[1] + 10 * MEGABYTE, " ".join(str(size // MEGABYTE) for size in taken)
 
 
 def test_interrupts_take_nothing(server: Server, prompts: Prompts) -> None:
