@@ -37,7 +37,7 @@ const commands = {
     await page.goto(url, { waitUntil: "domcontentloaded" });
     // The graph is asked for last: asked for before it is there, the page complains.
     await page.waitForFunction(() => Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100);
-    await page.waitForFunction(() => window.app?.extensionManager && window.app.isGraphReady);
+    await page.waitForFunction(() => window.app?.extensionManager && (window.app.isGraphReady ?? window.app.graph));
   },
   told: () => told,
   evaluate: ({ source, argument }) => page.evaluate(`(${source})(${JSON.stringify(argument ?? null)})`),
