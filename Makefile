@@ -11,7 +11,7 @@ export PLAYWRIGHT_DIR
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: demo test comfy-tests browser-tests screenshots lint fuzz model clean
+.PHONY: demo test comfy-tests browser-tests screenshots xla-env xla-tests lint fuzz model clean
 
 demo: .venv/ready  ## upscale examples/chelsea.png with the bundled model into out/
 	@$(RUN) examples/demo.py
@@ -32,6 +32,16 @@ screenshots: .venv/ready $(PLAYWRIGHT_DIR)/node_modules/playwright-core  ## thos
 
 $(PLAYWRIGHT_DIR)/node_modules/playwright-core:
 	npm install --silent --no-audit --no-fund --prefix $(PLAYWRIGHT_DIR) playwright-core@1
+
+xla-env: .venv-xla/ready  ## JAX and torchax, with a torch that they fit, in an environment of their own
+
+xla-tests: .venv-xla/ready  ## the tests of what XLA computes, on a processor that looks like several devices
+	.venv-xla/bin/python -m pytest tests/backends/test_xla.py
+
+.venv-xla/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-xla
+	.venv-xla/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 torchvision==0.26.0 -e '.[dev,xla]'
+	@touch $@
 
 lint: .venv/ready  ## style, import direction, types
 	$(BIN)/ruff check .

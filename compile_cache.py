@@ -23,7 +23,7 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, ModelInfo
 from .api.options import Precision
-from .backends.offer import bytes_held, engine
+from .backends.offer import bytes_held, engine, tiles_of_one_size
 from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
@@ -159,12 +159,17 @@ class CompiledForwards:
         in_use = sum(entry.state in ("ready", "failed") and is_fresh(entry) for entry in entries.values())
         if in_use >= _MOST_SHAPES or self._refused or self._known.failure(entries):
             return {}
-        for shapes in compilable_shapes(self.info, tile):
+        for shapes in compilable_shapes(self.info, tile, tiles_of_one_size(self._known.engine)):
             known = entries.get(shapes)
             if not self._known.has_failed(known) and self._known.id_of(shapes) not in self._cache.gave_up:
                 there = known is not None and known.state in ("compiling", "ready")
                 return {} if there else {shapes: self._known.expected_cost()}
         return {}
+
+    @property
+    def at_once(self) -> int:
+        """How many tiles there should be at least, so that all devices have something to do."""
+        return max(1, tiles_of_one_size(self._known.engine))
 
     @property
     def loaded(self) -> int:
@@ -295,13 +300,18 @@ class CompiledForwards:
             self._store.note(self._known.id_of(shapes), self._known.what_of(shapes), usage)
         self._noted = time.monotonic(), files
 
+    def failure(self) -> str | None:
+        """Why it is not compiled, as far as that is known."""
+        self._cache.busy()  # why one died that just did is not noted before this
+        refused = next(iter(self._refused.values()), None)
+        return refused or self._known.failure(self._known.by_shapes(), any_scope=True)
+
     def status(self, used: bool) -> str:
         """Where compiling stands, in a few words."""
         shapes = self.compiling()
-        self._cache.busy()  # one that just died is no longer compiling, but why it died is not noted before this
+        told = self.failure()
         if used or not shapes:
             entries = self._known.by_shapes()
-            told = next(iter(self._refused.values()), None) or self._known.failure(entries, any_scope=True)
             if not told and not self.ready() and any(entry.state == "ready" for entry in entries.values()):
                 told = "what was compiled is slower here"
             if used:
@@ -331,7 +341,7 @@ class CompiledForwards:
             with copy:
                 if copy.sha256 != entry.sha256:  # it was improved meanwhile: the next batch asks again
                     return loaded
-                load = engine(entry.engine).load if entry.engine else load_package
+                load = engine(entry.engine, self._store.folder).load if entry.engine else load_package
                 forward = load(copy.path, self._device)
             self._loaded[shapes] = CompiledExecutor(self, shapes, forward, entry)
             self._times.pop(shapes, None)  # they were another's, which was improved

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from .errors import CompileError
 from .interface import Engine
 from .openvino import OpenVino
-from .openvino_library import PREFIX
+from .openvino_library import PREFIX, check_openvino_device
+from .openvino_library import full_name as name_of_openvino
 from .tensorrt import TensorRt
+from .xla import Xla
+from .xla_library import check_xla_device, devices_of, is_xla
+from .xla_library import full_name as name_of_xla
 
 ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt(), OpenVino())
 """In the order in which they are tried: where TensorRT for RTX is installed and knows the card, it comes first."""
+_OF_XLA = "xla"  # the folder in which what it compiles is kept
 
 
 def usable(device: torch.device) -> list[Engine]:
@@ -22,19 +29,37 @@ def usable(device: torch.device) -> list[Engine]:
 def bytes_held(name: str, file_bytes: int) -> int:
     """Of memory where it computes, by what is loaded of a file of so many bytes that the engine of that name made; ""
     is torch's own, whose weights lie in the file."""
-    maker = _named(name)
+    maker = _named(name, Path())
     return maker.bytes_held(file_bytes) if maker else file_bytes
 
 
-def engine(name: str) -> Engine:
-    """The one of that name; "openvino:GPU" is OpenVINO on that device. Raises `CompileError` where there is none."""
-    found = _named(name)
+def engine(name: str, folder: Path) -> Engine:
+    """The one of that name; "openvino:GPU" is OpenVINO on that device. What it makes of the files of a store besides is
+    kept in a part of the store's `folder`. Raises `CompileError` where there is none."""
+    found = _named(name, folder)
     if found is None:
         raise CompileError(f"{name} made it, and there is no such engine here")
     return found
 
 
-def _named(name: str) -> Engine | None:
+def check_device(name: str) -> None:
+    """Raise `BadOptionError` where an engine's device of that name, such as "openvino:GPU" or "tpu", is not here."""
+    (check_xla_device if is_xla(name) else check_openvino_device)(name)
+
+
+def full_name(name: str) -> str:
+    """Which ones an engine's device of that name is: "openvino:GPU (Intel Arc)", "xla (8 x cpu, JAX 0.10.2)"."""
+    return (name_of_xla if is_xla(name) else name_of_openvino)(name)
+
+
+def tiles_of_one_size(name: str) -> int:
+    """How many an engine's device of that name takes at once, where it takes tiles of one size only; 0 for others."""
+    return len(devices_of(name)) if is_xla(name) else 0
+
+
+def _named(name: str, folder: Path) -> Engine | None:
+    if is_xla(name):
+        return Xla(name, folder / _OF_XLA)
     if name.startswith(PREFIX):
         return OpenVino(name.removeprefix(PREFIX))
     return next((one for one in ENGINES if one.name == name), None)

@@ -36,7 +36,7 @@ class TileShapes:
         """For people, widths first, and for `parse`."""
         high = f"{self.most[1]}x{self.most[0]}"
         if self.fixed:
-            return f"tiles of {high}"
+            return f"tiles of {high}" + (f", {self.batch} at once" if self.batch > 1 else "")
         low = f"{self.least[1]}x{self.least[0]}"
         return f"tiles of {low} to {high} in steps of {self.step}, up to {self.batch} at once"
 
@@ -44,16 +44,18 @@ class TileShapes:
     def parse(text: str) -> TileShapes:
         """What `str` gave. Raises `ValueError` for any other text."""
         size = r"(\d+)x(\d+)"
-        found = re.fullmatch(rf"tiles of {size}(?: to {size} in steps of (\d+), up to (\d+) at once)?", text)
+        found = re.fullmatch(
+            rf"tiles of {size}(?:, (\d+) at once| to {size} in steps of (\d+), up to (\d+) at once)?", text
+        )
         if not found:
             raise ValueError(f"{text!r} names no tile shapes")
         width, height, *rest = (int(number) for number in found.groups() if number)
-        if not rest:
-            return TileShapes.one(height, width)
+        if len(rest) < 2:
+            return TileShapes.one(height, width, *rest)
         most_width, most_height, step, batch = rest
         return TileShapes(batch, (height, width), (most_height, most_width), step)
 
     @staticmethod
-    def one(height: int, width: int) -> TileShapes:
-        """One tile of one size."""
-        return TileShapes(batch=1, least=(height, width), most=(height, width), step=1)
+    def one(height: int, width: int, batch: int = 1) -> TileShapes:
+        """Tiles of one size."""
+        return TileShapes(batch, least=(height, width), most=(height, width), step=1)

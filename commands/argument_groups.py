@@ -64,7 +64,7 @@ def computing_arguments() -> Parser:
     shared.add_argument(
         "--device",
         default="auto",
-        help="auto, cpu, cuda:0, openvino:GPU, ...; several share the work: cuda:0,cuda:1, or all (default: auto)",
+        help="auto, cpu, cuda:0, openvino:GPU, tpu, ...; several share the work: cuda:0,cuda:1, or all (default: auto)",
     )
     return shared
 

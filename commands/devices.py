@@ -18,13 +18,18 @@ _NAME = re.compile(r"([a-z_][a-z0-9_]*)(:[0-9]{1,3})?", re.ASCII)
 def check_device(name: str, reserve_vram: float | None) -> None:
     """Raise `BadOptionError` for what cannot be a device here, nor several with commas between: no name of one, or of a
     kind that neither torch has nor an installed package that torch loads by itself (its entry point "torch.backends").
-    And for a `reserve_vram` that cannot be so many GB. OpenVINO is asked about its own."""
+    And for a `reserve_vram` that cannot be so many GB. OpenVINO and JAX are asked about their own."""
     if reserve_vram is not None:
         asked_reserve(reserve_vram)
     if name.startswith("openvino:"):
         from ..backends.openvino_library import check_openvino_device  # here because few ask
 
         check_openvino_device(name)
+        return
+    if name in ("xla", "tpu") or name.startswith("xla:"):
+        from ..backends.xla_library import check_xla_device  # here because few ask
+
+        check_xla_device(name)
         return
     if name not in ("auto", "all") and not all(map(_may_be, name.split(","))):
         raise BadOptionError(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..api.model_info import Kernels, ModelInfo
-from ..backends.openvino_library import full_name
+from ..backends.offer import full_name
 from ..backends.shapes import TileShapes
 from ..models.execution import ExecutionMode
 from ..storage.artifacts import ArtifactStore, Entry

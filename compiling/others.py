@@ -54,7 +54,7 @@ def others(
 
 def asked_for(request: Request, descriptor: ImageModelDescriptor, compiler: Compiler, scratch: Path) -> Candidate:
     """What the engine that the request names makes of the model. Raises whatever stands against it."""
-    device, asked = torch.device(request.device), engine(request.engine)
+    device, asked = torch.device(request.device), engine(request.engine, Path(request.folder))
     lacks = asked.lacks(device)
     if lacks:
         raise CompileError(lacks)

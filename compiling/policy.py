@@ -78,8 +78,9 @@ def breaks_even(eager_seconds: float, expected: Expectation) -> bool:
     return eager_seconds * expected.share_saved >= expected.compile_seconds
 
 
-def compilable_shapes(info: ModelInfo, tile: tuple[int, int]) -> tuple[TileShapes, ...]:
-    """What to compile a model for, best first, where tiles of (height, width) are wanted.
+def compilable_shapes(info: ModelInfo, tile: tuple[int, int], of_one_size: int = 0) -> tuple[TileShapes, ...]:
+    """What to compile a model for, best first, where tiles of (height, width) are wanted; by an engine that takes
+    tiles of one size only, so many at once, if that is not 0.
 
     Convolutions do not care for the size: one forward for all of them, at no measurable cost. Attention models bake the
     size into masks and window counts, and tracing theirs for any size takes minutes or fails: one forward for one size,
@@ -90,8 +91,8 @@ def compilable_shapes(info: ModelInfo, tile: tuple[int, int]) -> tuple[TileShape
     height, width = (round_up(side, step) for side in tile)
     if info.square:
         height = width = max(height, width)
-    one_size = TileShapes.one(height, width)
-    if info.square or not info.convolutional:
+    one_size = TileShapes.one(height, width, of_one_size or 1)
+    if of_one_size or info.square or not info.convolutional:
         return (one_size,)
     least, most = (
         round_up(max(_LEAST_SIDE, info.minimum), info.alignment),

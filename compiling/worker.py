@@ -109,7 +109,7 @@ def _published(request: Request, store: ArtifactStore, scratch: Path) -> _Made:
     entry, copy = store.get(request.id), store.copy_of(request.id)
     if entry is None or copy is None:
         raise CompileError("what was compiled is no longer there")
-    load = engine(entry.engine).load if entry.engine else load_package
+    load = engine(entry.engine, Path(request.folder)).load if entry.engine else load_package
     with copy:
         made = Candidate(entry.engine, copy.path, load(copy.path, torch.device(request.device)))
     return _Made(descriptor, compiler, compiler.first_options(), made, others(request, descriptor, compiler, scratch))

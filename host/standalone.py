@@ -11,20 +11,18 @@ from numpy.typing import NDArray
 
 from ..api.context import Resident, RunContext, Switches
 from ..devices.backends import backend_of, has_own_memory
-from ..devices.named import devices_named
+from ..devices.named import devices_named, is_an_engines
 from ..devices.vram import vram_of
 from ..memory import free_device_bytes, free_or_assumed_bytes, is_out_of_memory
 from ..storage.location import compiled_folder
-
-_OF_OPENVINO = "openvino:"
 
 
 class StandaloneContext:
     """A `RunContext` on one torch device; results come back to main memory as float32.
 
     `device` is "auto" (the first CUDA, ROCm, XPU, NPU, MLU or MPS device, else the CPU), a torch device's name, or
-    "openvino:GPU": one of OpenVINO's, which computes what torch has on the CPU. Several that share the work are named
-    as `devices_named` takes them: "cuda:0,cuda:1", "all".
+    "openvino:GPU", "tpu", "xla": an engine's, which computes what torch has on the CPU. Several that share the work are
+    named as `devices_named` takes them: "cuda:0,cuda:1", "all".
     `on_progress(done, total)` is called after every tile batch, and during a long one with parts of tiles;
     `on_say(text)` in a run of more than a second, with what is going on. Both may be called on another thread, one at a
     time. So many GB as `reserve_vram` are left of the device's memory to other programs; by itself 0.4, on Windows 0.6
@@ -44,7 +42,7 @@ class StandaloneContext:
         on_say: Callable[[str], None] | None = None,
         reserve_vram: float | None = None,
     ) -> None:
-        if device.startswith(_OF_OPENVINO):
+        if is_an_engines(device):
             self.switches, device = Switches(engine=device), "cpu"
         self.device, *others = devices_named(device)
         self.peers: tuple[RunContext, ...] = tuple(

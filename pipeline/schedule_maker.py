@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from ..api.context import RunContext
-from ..api.errors import OutOfMemoryError
+from ..api.errors import BadOptionError, OutOfMemoryError
 from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..compile_cache import CompiledForwards
@@ -73,7 +73,8 @@ class ScheduleMaker:
         """The schedule for `workload` in the mode that the run stands on.
 
         For a mode that is new to the run its model is brought to the device. For the run's first, and after an error,
-        compiling is waited for, if that is asked for. Raises `BadOptionError` for a tile or overlap that cannot be.
+        compiling is waited for, if that is asked for. Raises `BadOptionError` for a tile or overlap that cannot be,
+        and where the engine that is asked for cannot compute the model.
         """
         scheduler, self._limits = self._scheduler, limits
         self._workload = self._workload or workload
@@ -83,6 +84,8 @@ class ScheduleMaker:
             waits = self._options.compile_mode == "wait" or self._context.switches.engine
             if first and self._chain.now.compiled and waits:
                 self._compile_first(scheduler, self._chain.now.compiled)
+            if first and self._context.switches.engine:
+                self._check_engine(self._context.switches.engine)
             self._scheduler, self._scheduled = scheduler, self._chain.now
         self._look_for_compiled()
         return scheduler.schedule(self._ready, limits)
@@ -173,7 +176,7 @@ class ScheduleMaker:
     def start_compile(self, compiled: CompiledForwards, schedule: Schedule, limits: Limits) -> None:
         """In the background, for what would make the run cheapest, if anything would."""
         assert self._scheduler is not None
-        possible = compiled.possible(self._scheduler.tile_to_compile(limits))
+        possible = compiled.possible(self._scheduler.tile_to_compile(limits, compiled.at_once))
         shapes = self._scheduler.worth_compiling(schedule, possible, self._ready, limits)
         if shapes and compiled.start(shapes):
             self._context.say(f"compiling for {shapes} in the background, eager meanwhile")
@@ -184,11 +187,19 @@ class ScheduleMaker:
         for _ in range(_WAYS_TO_COMPILE):
             self._look_for_compiled()
             schedule = scheduler.schedule(self._ready, self._limits)
-            possible = compiled.possible(scheduler.tile_to_compile(self._limits))
+            possible = compiled.possible(scheduler.tile_to_compile(self._limits, compiled.at_once))
             shapes = scheduler.worth_compiling(schedule, possible, self._ready, self._limits)
             if shapes:
                 compiled.start(shapes)
                 compiled.wait(self._context)  # also where another process was quicker to start it
+
+    def _check_engine(self, name: str) -> None:
+        """Raise `BadOptionError` where the engine that is asked for has compiled nothing: whoever names a device does
+        not mean that torch computes on the CPU in its place."""
+        if not self._ready:
+            compiled = self._chain.now.compiled
+            why = (compiled and compiled.failure()) or "it could not be compiled"
+            raise BadOptionError(f"device is {name}, which cannot compute {self._known.info.name}: {why}; take cpu")
 
     def _look_for_compiled(self) -> None:
         compiled = self._chain.now.compiled

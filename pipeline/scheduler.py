@@ -183,7 +183,8 @@ class Scheduler:
         tiles."""
         total, most = self._pictures * plan.count, max(1, self._room(limits) // plan.tile_pixels)
         shapes = self._costed(plan, compiled, limits).shapes
-        bounds = (total, most, self._appetite(plan, min(total, most)), shapes.batch if shapes else most)
+        appetite = shapes.batch if shapes and shapes.fixed else self._appetite(plan, min(total, most))
+        bounds = (total, most, appetite, shapes.batch if shapes else most)
         most = 1 if limits.one_by_one or not plan.alike else max(1, min(bounds))
         return -(-total // -(-total // most))
 
@@ -192,11 +193,16 @@ class Scheduler:
         best, now = self._best(compiled, limits), self._costed(schedule.plan, compiled, limits)
         return best.price < share_left * now.price
 
-    def tile_to_compile(self, limits: Limits) -> tuple[int, int]:
+    def tile_to_compile(self, limits: Limits, at_once: int = 1) -> tuple[int, int]:
         """(height, width) of the tiles this run would have if each were compiled for by itself: not so large that no
-        other picture could use them."""
+        other picture could use them, and, where so many are computed `at_once`, not so large that there are fewer."""
         most = min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED)
-        return Schedule(self._fastest_plan(most, self._info, limits), batch=1).tile
+        plan = self._fastest_plan(most, self._info, limits)
+        for side in self._smaller_sides(plan) if at_once > 1 else ():
+            if self._pictures * plan.count >= at_once:
+                break
+            plan = self._plan(side, self._info, limits)
+        return Schedule(plan, batch=1).tile
 
     def worth_compiling(
         self, schedule: Schedule, possible: Compiled, compiled: Compiled, limits: Limits
@@ -246,7 +252,8 @@ class Scheduler:
     def _fastest_plan(self, max_side: int | None, info: ModelInfo, limits: Limits) -> TilePlan:
         """The plan of the fewest pixels, or one of smaller tiles that is clearly cheaper."""
         largest = self._plan(max_side, info, limits)
-        smaller = (self._plan(side, info, limits) for side in self._smaller_sides(largest))
+        sides = self._smaller_sides(largest) if self._throughput.points else ()
+        smaller = (self._plan(side, info, limits) for side in sides)
         costed = [self._costed(plan, {}, limits) for plan in smaller]
         best = min(costed, key=lambda plan: plan.price, default=None)
         return best.plan if best and best.price < _CLEARLY * self._costed(largest, {}, limits).price else largest
@@ -257,7 +264,7 @@ class Scheduler:
         overlap, alignment = self._options.overlap or automatic_overlap(self._info), self._info.alignment
         least = max(memory_saving_side(self._info, overlap), round_up(overlap, alignment) + alignment)
         side = float(max(plan.rows.tile, plan.columns.tile))
-        while self._throughput.points and not self._info.global_context and (side := side / _STEP) >= least:
+        while not self._info.global_context and (side := side / _STEP) >= least:
             yield int(side)
 
     def _plan(self, max_side: int | None, info: ModelInfo, limits: Limits) -> TilePlan:

@@ -11,7 +11,7 @@ from ..api.context import RunContext
 from ..api.errors import BadOptionError, CudaspeedError, ModelFailedError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
-from ..backends.openvino_library import check_openvino_device
+from ..backends.offer import check_device
 from ..devices.peak_rates import peak_rate_of
 from ..models.execution import ExecutionMode
 from ..models.precision import Choice
@@ -247,7 +247,7 @@ class Session:
 
 def _check_engine(name: str, options: UpscaleOptions) -> None:
     """Raise `BadOptionError` where a run cannot be computed by the engine that is asked for."""
-    check_openvino_device(name)
+    check_device(name)
     if not options.compile:
         raise BadOptionError(f"device is {name}, which computes what is compiled: let it compile, and not reproducibly")
 

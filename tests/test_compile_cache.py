@@ -530,7 +530,7 @@ def test_the_engine_that_is_asked_for_computes_and_has_what_it_compiled_for_itse
     monkeypatch.setattr(openvino_library, "OPENVINO", SimpleNamespace(missing=lambda: ""))
     monkeypatch.setattr(openvino_library, "devices_seen", lambda: {"CPU": "a processor", "GPU.0": "a", "GPU.1": "b"})
     engine = StandIn("openvino:GPU")
-    monkeypatch.setattr(compile_cache, "engine", {engine.name: engine}.__getitem__)
+    monkeypatch.setattr(compile_cache, "engine", lambda name, folder: {engine.name: engine}[name])
 
     def publish(job: Job) -> None:
         job.succeed()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import zoo
@@ -68,3 +71,10 @@ def test_candidates_lie_on_the_models_grid_and_take_the_tile() -> None:
     assert only.fixed
     assert only.fit(torch.Size([1, 3, 304, 504]))
     assert not only.fit((2, 3, 304, 504))
+
+
+@pytest.mark.parametrize("make", [zoo.compact, zoo.swinir])
+def test_an_engine_that_takes_one_size_is_given_one_and_as_many_tiles_as_it_takes(make: Callable[[], Any]) -> None:
+    (shapes,) = compilable_shapes(model_info(make()), (100, 76), 8)
+    assert (shapes.fixed, shapes.batch) == (True, 8)
+    assert min(shapes.most) >= 76

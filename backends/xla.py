@@ -1,0 +1,105 @@
+"""XLA as an engine, by JAX (https://docs.jax.dev): what is exported of a model for TPUs and whatever else XLA computes
+on, in one file.
+
+torchax (https://github.com/google/torchax) makes a JAX function of the module, of which JAX exports StableHLO for one
+shape of tiles: no program of XLA's takes others. That is done by its CPU backend alone, whatever the program is for: a
+TPU belongs to one process, and that is the one that upscales. There XLA compiles it (`xla_forward.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..api.errors import first_line
+from ..api.model_info import Forward
+from .errors import CompileError, TraceError
+from .interface import Work
+from .packages import XLA
+from .xla_file import XlaProgram, as_array
+from .xla_forward import XlaForward
+from .xla_library import devices_of, jax_library
+
+_TRACED_BY = "cpu"
+_PLATFORMS = ("cpu", "cuda", "tpu")  # as JAX calls them; for one that is not here it can write a program all the same
+_FITS = "torchax 0.0.13 was tried with torch 2.9 and 2.11, and fails with 2.13"
+
+
+@dataclass(frozen=True)
+class Xla:
+    """XLA on the devices that `name` means: "xla", "tpu", "xla:cpu". What torch has lies in main memory. What XLA
+    compiles is kept in the folder `kept`."""
+
+    name: str
+    kept: Path
+
+    def version(self) -> str:
+        """Of JAX as it is installed, "" where it is not."""
+        return XLA.version()
+
+    def lacks(self, device: torch.device) -> str:
+        """Why it cannot be used where torch computes on `device`, or ""."""
+        if device.type != "cpu":
+            return f"XLA takes what lies in main memory, and torch computes on {device.type}"
+        return XLA.missing()
+
+    def build(self, work: Work, target: Path) -> None:
+        """Trace and export into the file `target`, for a CPU as well. Raises `TraceError`, and `CompileError` where
+        torchax lacks operations of the model, or does not fit this torch."""
+        os.environ["JAX_PLATFORMS"] = _TRACED_BY  # before JAX is imported, in the process that compiles
+        jax, export = jax_library(), jax_library("jax.export")
+        weights, function = _function_of(work.module)
+        kind = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[work.precision]
+        exact = "highest" if work.precision == "fp32" else None  # a TPU's own way of multiplying float32 is bfloat16
+
+        def forward(weights: Any, x: Any) -> Any:
+            with jax.default_matmul_precision(exact):
+                return function(weights, (x.astype(kind),)).astype("float32")
+
+        wanted = {name: jax.ShapeDtypeStruct(array.shape, _kept_as(array, kind)) for name, array in weights.items()}
+        tiles = jax.ShapeDtypeStruct((1, work.example.shape[1], *work.shapes.most), np.float32)
+        try:
+            exported = export.export(jax.jit(forward), platforms=_PLATFORMS)(wanted, tiles)
+        except Exception as error:  # whatever the model, torchax and JAX raise
+            missing = _lacking(error)
+            if missing:
+                raise CompileError(f"torchax lacks an operation of it: {missing}") from error
+            raise TraceError(f"it cannot be traced for {work.shapes}: {first_line(error)}") from error
+        XlaProgram(XLA.version(), _PLATFORMS, work.precision, bytes(exported.serialize()), weights).write(target)
+
+    def bytes_held(self, file_bytes: int) -> int:
+        """The file's weights, on every device. See `Engine.bytes_held`."""
+        return file_bytes
+
+    def load(self, path: Path, device: torch.device) -> Forward:
+        """The forward in a file that `build` made, on all devices. See `Engine.load`."""
+        program = XlaProgram.read(path)
+        try:
+            return XlaForward(program, devices_of(self.name), self.kept)
+        except (ValueError, RuntimeError) as error:  # of another version, for other devices, no room
+            raise CompileError(f"XLA cannot compile it here: {first_line(error)}") from error
+
+
+def _function_of(module: torch.nn.Module) -> tuple[dict[str, Any], Any]:
+    """The weights of a module by their names, and the JAX function of them and of what it is given. Raises
+    `CompileError` where torchax does not fit this torch."""
+    try:
+        torchax = jax_library("torchax")
+    except Exception as error:  # it takes hold of much of torch while it is imported
+        raise CompileError(f"torchax does not fit torch {torch.__version__} ({first_line(error)}): {_FITS}") from error
+    states, function = torchax.extract_jax(module)
+    return {name: as_array(array) for name, array in states.items()}, function
+
+
+def _kept_as(array: Any, kind: str) -> str:
+    return kind if array.dtype == np.float32 else str(array.dtype)
+
+
+def _lacking(error: BaseException) -> str:
+    """The operation that torchax has no way of computing, of what it raises; "" where that is not why it failed."""
+    return str(error).removeprefix("Operator with name ") if type(error).__name__ == "OperatorNotFound" else ""

@@ -1,0 +1,77 @@
+"""A program for XLA as a file: a line that says what follows, a line of JSON, StableHLO as JAX writes it, the weights.
+
+cudaspeed XLA program 1
+{"jax": "0.10.2", "platforms": ["cpu", "tpu"], "precision": "bf16", "program": 15123}
+<program><weights: safetensors>
+
+StableHLO (https://openxla.org/stablehlo) can be read by other versions of JAX, for half a year after it was written at
+least (https://docs.jax.dev/en/latest/export/export.html, compatibility guarantees).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from .errors import CompileError
+
+_MARK = b"cudaspeed XLA program 1\n"
+_LONGEST_HEADER = 1 << 16  # bytes
+_PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class XlaProgram:
+    """`program` is a JAX function (weights, x) that was exported by version `jax` for `platforms`, x float32
+    [n, C, h, w] and its result float32; `weights` are float32 or integers, those it is to be given in `precision`."""
+
+    jax: str
+    platforms: tuple[str, ...]
+    precision: str
+    program: bytes
+    weights: Mapping[str, NDArray[Any]]
+
+    def write(self, path: Path) -> None:
+        """Raises `OSError` where it cannot be written."""
+        header = {
+            "jax": self.jax,
+            "platforms": self.platforms,
+            "precision": self.precision,
+            "program": len(self.program),
+        }
+        path.write_bytes(b"".join([_MARK, json.dumps(header).encode(), b"\n", self.program, save(dict(self.weights))]))
+
+    @staticmethod
+    def read(path: Path) -> XlaProgram:
+        """What `write` wrote. Raises `CompileError` for anything else, `OSError` where it cannot be read."""
+        with path.open("rb") as file:
+            if file.readline(len(_MARK)) != _MARK:
+                raise CompileError("what was compiled is no program for XLA; it has to be compiled anew")
+            line, content = file.readline(_LONGEST_HEADER), file.read()
+        try:
+            header = json.loads(line)
+            length = header["program"]
+            if type(length) is not int or not 0 < length < len(content):
+                raise ValueError("it is cut short")
+            jax, precision, platforms = header["jax"], header["precision"], tuple(header["platforms"])
+            if precision not in _PRECISIONS or not all(isinstance(text, str) for text in (jax, *platforms)):
+                raise ValueError("it says nothing of how it was made")
+            weights = load(content[length:])
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CompileError(f"what was compiled for XLA is damaged ({error}); it has to be compiled anew") from error
+        return XlaProgram(jax, platforms, precision, content[:length], weights)
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """A torch tensor or an array of JAX's as it is kept: contiguous, and float32 where it is of a floating type."""
+    array = np.asarray(value)
+    floating = array.dtype.kind not in "iub"
+    return np.ascontiguousarray(array, np.float32 if floating else array.dtype)

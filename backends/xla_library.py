@@ -1,0 +1,65 @@
+"""JAX as it is installed, imported where it is used, and the devices that XLA has for it. It takes no torch.
+
+This is the one door to it. torchax, which makes a JAX function of a torch module, is imported in the process that
+compiles alone (`xla.py`): it names a device type of torch's, for the whole process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+from typing import Any
+
+from ..api.errors import BadOptionError, first_line
+from .packages import XLA
+
+XLA_NAMES = ("xla", "tpu")
+_PREFIX = "xla:"
+_PLATFORMS = "JAX_PLATFORMS"
+
+
+def is_xla(name: str) -> bool:
+    """Whether that is the name of devices of XLA's: "xla" (those that JAX takes by itself), "tpu", "xla:cpu"."""
+    return name in XLA_NAMES or name.startswith(_PREFIX)
+
+
+def platform_of(name: str) -> str | None:
+    """What JAX calls their kind, None for the one that it takes by itself."""
+    return "tpu" if name == "tpu" else name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else None
+
+
+def jax_library(part: str = "jax") -> Any:
+    """JAX, or a `part` of it."""
+    return importlib.import_module(part)
+
+
+def check_xla_device(name: str) -> None:
+    """Raise `BadOptionError` where JAX is not installed, or has no device of that name."""
+    missing = XLA.missing()
+    if missing:
+        raise BadOptionError(f"device is {name!r:.200}: {missing}")
+    try:
+        devices_of(name)
+    except RuntimeError as error:
+        found = os.environ.get(_PLATFORMS)
+        limited = f" ({_PLATFORMS} is {found!r:.80}: no other kind is looked for)" if found else ""
+        raise BadOptionError(
+            f"device is {name!r:.200}, and JAX {XLA.version()} finds none{limited}: {first_line(error):.200}; "
+            "try cpu, xla for what it does find, or install what it needs for them (TPU: pip install 'jax[tpu]')"
+        ) from error
+
+
+@cache
+def devices_of(name: str) -> tuple[Any, ...]:
+    """JAX's devices in this process that `name` means. Raises `RuntimeError` where there are none."""
+    return tuple(jax_library().local_devices(backend=platform_of(name)))
+
+
+def full_name(name: str) -> str:
+    """Which ones they are, and how many: "xla (8 x cpu)". As it is where there are none."""
+    try:
+        devices = devices_of(name)
+    except (RuntimeError, ImportError):
+        return name
+    return f"{name} ({len(devices)} x {devices[0].device_kind}, JAX {XLA.version()})"

@@ -1,0 +1,273 @@
+"""XLA where JAX and torchax are installed: the right picture, on all its devices, compiled once. And its face where
+they are not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cudaspeed.api.errors import BadOptionError
+from cudaspeed.backends import offer, packages, xla_library
+from cudaspeed.backends.errors import CompileError
+from cudaspeed.backends.interface import Engine
+from cudaspeed.backends.shapes import TileShapes
+from cudaspeed.backends.xla import Xla
+from cudaspeed.backends.xla_file import XlaProgram
+from cudaspeed.commands.devices import check_device
+from cudaspeed.host.standalone import StandaloneContext
+
+ROOT = Path(__file__).parents[2]
+SUPPORT = ROOT / "tests" / "support"
+DEVICES = 4  # that a processor is made to look like
+
+
+def torchax_fits() -> bool:
+    """Whether it can be imported beside this torch, which it takes hold of: elsewhere."""
+    if not all(map(importlib.util.find_spec, ("jax", "torchax"))):
+        return False
+    return not subprocess.run([sys.executable, "-c", "import torchax"], capture_output=True).returncode
+
+
+needs_xla = pytest.mark.skipif(not torchax_fits(), reason="no jax and torchax that fit this torch: make xla-env")
+
+
+def run(code: str, *arguments: str, devices: int = DEVICES) -> list[Any]:
+    """What a process of its own says, whose processor looks to JAX like so many devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    told = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", BEGIN + code, str(SUPPORT), *arguments],
+        env=told, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+
+
+BEGIN = """
+import json, sys
+from pathlib import Path
+sys.path.append(sys.argv[1])
+import torch, zoo
+from cudaspeed.api.errors import CudaspeedError
+from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.host.standalone import StandaloneContext
+from cudaspeed.upscale_engine import upscale
+
+def tell(**told):
+    print(json.dumps(told), flush=True)
+"""
+PICTURES = """
+from cudaspeed.backends.errors import CompileError
+from cudaspeed.backends.interface import Work
+from cudaspeed.backends.shapes import TileShapes
+from cudaspeed.backends.xla import Xla
+from cudaspeed.compiling.aoti import Whole
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
+
+sys.path.append(sys.argv[3])
+from bench.model_zoo import build
+folder = Path(sys.argv[2])
+for name in sys.argv[4:]:
+    runner = ModelRunner(build(name), ExecutionMode("fp32", autocast=False, channels_last=False))
+    x = zoo.photograph(48, 64, frames=3).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        truth = runner.forward(x)
+    engine = Xla("xla", folder / "xla")
+    shapes, cpu = TileShapes.one(48, 64, 4), torch.device("cpu")
+    try:
+        engine.build(Work(Whole(runner), x[:1], shapes, "fp32", cpu, folder), folder / "m")
+    except CompileError as error:
+        tell(name=name, said=str(error))
+        continue
+    result = engine.load(folder / "m", cpu)(x)
+    tell(name=name, shape=list(result.shape), apart=(result - truth).abs().max().item(), span=truth.std().item())
+"""
+
+
+@needs_xla
+def test_of_every_kind_of_network_it_makes_the_same_picture(tmp_path: Path) -> None:
+    names = ("compact", "esrgan-short", "span", "swinir", "hat", "dat", "omnisr", "realcugan")
+    told = run(PICTURES, str(tmp_path), str(ROOT), *names)
+    assert [one["name"] for one in told] == [*names]
+    for one in told:
+        assert one["shape"][0] == 3, "what filled the batch up is gone"
+        assert one["span"] > 1e-3, "else this shows nothing"
+        assert one["apart"] < 2e-4, one
+
+
+@needs_xla
+def test_of_a_network_with_what_torchax_lacks_it_says_which_operation(tmp_path: Path) -> None:
+    (told,) = run(PICTURES, str(tmp_path), str(ROOT), "safmn")
+    assert told["said"] == "torchax lacks an operation of it: aten::adaptive_max_pool2d has no lowering"
+
+
+LACKING = """
+try:
+    upscale(zoo.photograph(40, 48), build("safmn"), UpscaleOptions(), StandaloneContext("xla"))
+except CudaspeedError as error:
+    tell(said=str(error))
+"""
+
+
+@needs_xla
+def test_what_it_cannot_compute_is_not_computed_by_torch_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path))
+    begin = f"sys.path.append({str(ROOT)!r})\nfrom bench.model_zoo import build\n"
+    (told,) = run(begin + LACKING)
+    assert "device is xla, which cannot compute SAFMN" in told["said"]
+    assert "adaptive_max_pool2d" in told["said"]
+    assert told["said"].endswith("take cpu")
+
+
+RUNS = """
+model, image = zoo.compact(), zoo.photograph(150, 200)
+truth = upscale(image, model, UpscaleOptions(compile=False, precision="fp32"), StandaloneContext("cpu"))
+for _ in range(2):
+    context = StandaloneContext("xla")
+    result = upscale(image, model, UpscaleOptions(precision="fp32"), context)
+    report = result.report
+    tell(by=report.compiling, tiles=report.tiles, apart=(result.image - truth.image).abs().max().item())
+"""
+
+
+@needs_xla
+def test_a_picture_is_shared_by_all_devices_and_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path))
+    first = run(RUNS)
+    assert [one["by"] for one in first] == ["compiled by xla"] * 2
+    assert first[0]["tiles"] >= DEVICES
+    assert max(one["apart"] for one in first) < 2e-4
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "xla").iterdir() if path.name.endswith("-cache")}
+    assert kept, "what XLA compiled"
+    again = run(RUNS)
+    assert [(one["by"], one["tiles"]) for one in again] == [(one["by"], one["tiles"]) for one in first]
+    assert max(one["apart"] for one in again) < 2e-4
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    programs = [*tmp_path.glob("*.pt2")]
+    assert len([path for path in programs if path.read_bytes().startswith(b"cudaspeed XLA program")]) == 1
+
+
+FREED = """
+import gc, jax
+from cudaspeed.pipeline.session_cache import SessionCache
+
+sessions, model, counts = SessionCache(), zoo.compact(), [len(jax.live_arrays())]
+upscale(zoo.photograph(64, 64), model, UpscaleOptions(), StandaloneContext("xla"), sessions)
+counts.append(len(jax.live_arrays()))
+sessions.let_go(lambda: None)
+gc.collect()
+tell(counts=[*counts, len(jax.live_arrays())])
+"""
+
+
+@needs_xla
+def test_what_is_let_go_of_leaves_nothing_on_the_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path))
+    (told,) = run(FREED)
+    before, within, after = told["counts"]
+    assert within > before, "weights"
+    assert after == before
+
+
+SETTINGS = """
+import jax
+from cudaspeed.backends.xla_cache import kept_in
+
+names = [name for name in jax.config.values if "cache" in name]
+before = {name: jax.config.values[name] for name in names}
+with kept_in(Path(sys.argv[2])):
+    within = jax.config.values["jax_compilation_cache_dir"]
+tell(kept=within == sys.argv[2], same=before == {name: jax.config.values[name] for name in names})
+jax.config.update("jax_compilation_cache_dir", sys.argv[2] + "-other")
+with kept_in(Path(sys.argv[2])):
+    tell(theirs=jax.config.values["jax_compilation_cache_dir"] == sys.argv[2] + "-other")
+"""
+
+
+@needs_xla
+def test_where_jax_keeps_what_it_compiles_is_as_it_was_afterwards(tmp_path: Path) -> None:
+    assert run(SETTINGS, str(tmp_path / "kept")) == [{"kept": True, "same": True}, {"theirs": True}]
+
+
+ABSENT = """
+try:
+    upscale(zoo.photograph(40, 40), zoo.compact(), UpscaleOptions(), StandaloneContext("tpu"))
+except CudaspeedError as error:
+    tell(said=str(error))
+"""
+
+
+@needs_xla
+def test_a_tpu_that_is_not_there_is_one_sentence() -> None:
+    (told,) = run(ABSENT)
+    assert "device is 'tpu', and JAX" in told["said"]
+    assert "JAX_PLATFORMS is 'cpu'" in told["said"]
+    assert "\n" not in told["said"]
+
+
+# --- its face where it is not installed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["xla", "tpu", "xla:cpu"])
+def test_without_jax_it_says_what_installs_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "installed_version", lambda _: "")
+    with pytest.raises(
+        BadOptionError, match=rf"device is '{name}': JAX is not installed: pip install jax==\S+ torchax"
+    ):
+        check_device(name, None)
+
+
+def test_its_names_are_no_devices_of_torchs() -> None:
+    context = StandaloneContext("xla")
+    assert (context.device, context.switches.engine) == (torch.device("cpu"), "xla")
+
+
+def test_it_is_never_chosen_by_itself() -> None:
+    assert not [engine for engine in offer.ENGINES if engine.name in xla_library.XLA_NAMES]
+    engine: Engine = offer.engine("tpu", Path("folder"))
+    assert (engine.name, engine) == ("tpu", Xla("tpu", Path("folder/xla")))
+
+
+def test_a_program_is_read_as_it_was_written(tmp_path: Path) -> None:
+    weights = {"a": np.ones((2, 3), np.float32), "b": np.arange(3, dtype=np.int32)}
+    XlaProgram("0.10.2", ("cpu", "tpu"), "bf16", b"program", weights).write(tmp_path / "file")
+    read = XlaProgram.read(tmp_path / "file")
+    assert (read.jax, read.platforms, read.precision, read.program) == ("0.10.2", ("cpu", "tpu"), "bf16", b"program")
+    assert {name: array.tolist() for name, array in read.weights.items()} == {
+        name: array.tolist() for name, array in weights.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"something else",
+        lambda content: content[:40],
+        lambda content: content[:-5],
+        lambda content: content.replace(b'"program": 7', b'"program": 9000'),
+        lambda content: content.replace(b'"bf16"', b'"fp80"'),
+        lambda content: content.replace(b"{", b"[", 1),
+    ],
+)
+def test_of_a_damaged_program_nothing_is_taken(change: Any, tmp_path: Path) -> None:
+    XlaProgram("0.10.2", ("cpu",), "bf16", b"program", {"a": np.ones(4, np.float32)}).write(tmp_path / "file")
+    (tmp_path / "file").write_bytes(change((tmp_path / "file").read_bytes()))
+    with pytest.raises(CompileError, match="it has to be compiled anew"):
+        XlaProgram.read(tmp_path / "file")
+
+
+@pytest.mark.parametrize("shapes", [TileShapes.one(48, 64, 8), TileShapes.one(48, 64)])
+def test_shapes_are_read_as_they_are_told(shapes: TileShapes) -> None:
+    assert TileShapes.parse(str(shapes)) == shapes
