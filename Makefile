@@ -40,7 +40,8 @@ xla-tests: .venv-xla/ready  ## the tests of what XLA computes, on a processor th
 
 .venv-xla/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-xla
-	.venv-xla/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 torchvision==0.26.0 -e '.[dev,xla]'
+	.venv-xla/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 torchvision==0.26.0 \
+	  jax==0.10.2 torchax==0.0.13 -e '.[dev,xla]'
 	@touch $@
 
 lint: .venv/ready  ## style, import direction, types

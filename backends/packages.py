@@ -90,10 +90,10 @@ XLA = Package(
     "xla",
     "JAX",
     ("jax",),
-    ("torchax",),
+    ("torchax", "flatbuffers"),
     "cpu",
     "Google's TPUs, where it is asked for by --device tpu or xla",
-    "pip install jax==0.10.2 torchax==0.0.13 (with torch 2.9 to 2.11)",
+    "pip install jax==0.10.2 torchax==0.0.13 flatbuffers (with torch 2.9 to 2.11)",
 )
 PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT, OPENVINO, XLA)
 """In the order in which they are preferred, torch's own first, and last what is never chosen by itself."""

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from ..api.context import Resident, RunContext, Switches
 from ..api.options import Precision
 from ..devices.backends import has_own_memory
-from ..devices.named import devices_named
+from ..devices.named import devices_named, is_an_engines
 from ..devices.pinned import PINNED
 from ..memory import is_out_of_memory
 from ..storage.heap import TRIMMER
@@ -72,9 +73,13 @@ class ComfyContext:
 
     @classmethod
     def of_several(cls, model: object, devices: str) -> ComfyContext:
-        """Of the first of the `devices`, whose peers are the others. Raises what `devices_named` does."""
+        """Of the first of the `devices`, whose peers are the others, or of an engine's. Raises what `devices_named`
+        does."""
         context = cls(model)
-        if devices.strip():
+        if is_an_engines(devices.strip()):
+            context = cls(model, torch.device("cpu"))
+            context.switches = replace(context.switches, engine=devices.strip())
+        elif devices.strip():
             context, *others = [cls(model, device) for device in devices_named(devices, context.device)]
             context.peers = tuple(others)
         return context

@@ -57,7 +57,7 @@ def test_the_default_device_is_found_whatever_torch_calls_it(
     assert StandaloneContext("cpu").device.type == "cpu"
 
 
-@pytest.mark.parametrize("name", ["hpu", "privateuseone:0", "xla", "cuda:99", "npu", "meta", "abacus", "cpu:x"])
+@pytest.mark.parametrize("name", ["hpu", "privateuseone:0", "mtia", "cuda:99", "npu", "meta", "abacus", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused_by_its_name(name: str) -> None:
     """Some kinds torch does not know before a package has told it, and of some it misses the package."""
     with pytest.raises(BadOptionError, match=f"device is '{name}', which this machine does not offer"):
