@@ -54,14 +54,15 @@ class Xla:
         os.environ["JAX_PLATFORMS"] = _TRACED_BY  # before JAX is imported, in the process that compiles
         jax, export = jax_library(), jax_library("jax.export")
         weights, function = _function_of(work.module)
-        kind = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[work.precision]
-        exact = "highest" if work.precision == "fp32" else None  # a TPU's own way of multiplying float32 is bfloat16
+        # By itself a TPU multiplies what is float32 in bfloat16 and adds up in float32, which is what half precision is
+        # here: all but products stays float32.
+        precision = "highest" if work.precision == "fp32" else None
 
         def forward(weights: Any, x: Any) -> Any:
-            with jax.default_matmul_precision(exact):
-                return function(weights, (x.astype(kind),)).astype("float32")
+            with jax.default_matmul_precision(precision):
+                return function(weights, (x,)).astype("float32")
 
-        wanted = {name: jax.ShapeDtypeStruct(array.shape, _kept_as(array, kind)) for name, array in weights.items()}
+        wanted = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
         tiles = jax.ShapeDtypeStruct((1, work.example.shape[1], *work.shapes.most), np.float32)
         try:
             exported = export.export(jax.jit(forward), platforms=_PLATFORMS)(wanted, tiles)
@@ -70,7 +71,7 @@ class Xla:
             if missing:
                 raise CompileError(f"torchax lacks an operation of it: {missing}") from error
             raise TraceError(f"it cannot be traced for {work.shapes}: {first_line(error)}") from error
-        XlaProgram(XLA.version(), _PLATFORMS, work.precision, bytes(exported.serialize()), weights).write(target)
+        XlaProgram(XLA.version(), _PLATFORMS, bytes(exported.serialize()), weights).write(target)
 
     def bytes_held(self, file_bytes: int) -> int:
         """The file's weights, on every device. See `Engine.bytes_held`."""
@@ -82,7 +83,8 @@ class Xla:
         try:
             return XlaForward(program, devices_of(self.name), self.kept)
         except (ValueError, RuntimeError) as error:  # of another version, for other devices, no room
-            raise CompileError(f"XLA cannot compile it here: {first_line(error)}") from error
+            made = f"made by JAX {program.jax} for {', '.join(program.platforms)}"
+            raise CompileError(f"XLA cannot compile here what was {made}: {first_line(error)}") from error
 
 
 def _function_of(module: torch.nn.Module) -> tuple[dict[str, Any], Any]:
@@ -94,10 +96,6 @@ def _function_of(module: torch.nn.Module) -> tuple[dict[str, Any], Any]:
         raise CompileError(f"torchax does not fit torch {torch.__version__} ({first_line(error)}): {_FITS}") from error
     states, function = torchax.extract_jax(module)
     return {name: as_array(array) for name, array in states.items()}, function
-
-
-def _kept_as(array: Any, kind: str) -> str:
-    return kind if array.dtype == np.float32 else str(array.dtype)
 
 
 def _lacking(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """A program for XLA as a file: a line that says what follows, a line of JSON, StableHLO as JAX writes it, the weights.
 
 cudaspeed XLA program 1
-{"jax": "0.10.2", "platforms": ["cpu", "tpu"], "precision": "bf16", "program": 15123}
+{"jax": "0.10.2", "platforms": ["cpu", "tpu"], "program": 15123}
 <program><weights: safetensors>
 
 StableHLO (https://openxla.org/stablehlo) can be read by other versions of JAX, for half a year after it was written at
@@ -25,17 +25,15 @@ from .errors import CompileError
 
 _MARK = b"cudaspeed XLA program 1\n"
 _LONGEST_HEADER = 1 << 16  # bytes
-_PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
 class XlaProgram:
     """`program` is a JAX function (weights, x) that was exported by version `jax` for `platforms`, x float32
-    [n, C, h, w] and its result float32; `weights` are float32 or integers, those it is to be given in `precision`."""
+    [n, C, h, w] and its result float32; `weights` are float32 or integers."""
 
     jax: str
     platforms: tuple[str, ...]
-    precision: str
     program: bytes
     weights: Mapping[str, NDArray[Any]]
 
@@ -44,7 +42,6 @@ class XlaProgram:
         header = {
             "jax": self.jax,
             "platforms": self.platforms,
-            "precision": self.precision,
             "program": len(self.program),
         }
         path.write_bytes(b"".join([_MARK, json.dumps(header).encode(), b"\n", self.program, save(dict(self.weights))]))
@@ -61,13 +58,13 @@ class XlaProgram:
             length = header["program"]
             if type(length) is not int or not 0 < length < len(content):
                 raise ValueError("it is cut short")
-            jax, precision, platforms = header["jax"], header["precision"], tuple(header["platforms"])
-            if precision not in _PRECISIONS or not all(isinstance(text, str) for text in (jax, *platforms)):
+            jax, platforms = header["jax"], tuple(header["platforms"])
+            if not all(isinstance(text, str) for text in (jax, *platforms)):
                 raise ValueError("it says nothing of how it was made")
             weights = load(content[length:])
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CompileError(f"what was compiled for XLA is damaged ({error}); it has to be compiled anew") from error
-        return XlaProgram(jax, platforms, precision, content[:length], weights)
+        return XlaProgram(jax, platforms, content[:length], weights)
 
 
 def as_array(value: Any) -> NDArray[Any]:

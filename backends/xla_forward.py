@@ -15,7 +15,6 @@ from .xla_cache import kept_in
 from .xla_file import XlaProgram
 from .xla_library import jax_library
 
-_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _AXIS = "tiles"
 
 
@@ -35,11 +34,7 @@ class XlaForward:
         everywhere, apart = (jax.sharding.PartitionSpec(*axes) for axes in ((), (_AXIS,)))
         self._place = jax.sharding.NamedSharding(mesh, apart)
         self.most = tiles.shape[0] * len(devices)
-        weights = {
-            name: array.astype(_TYPES[program.precision]) if array.dtype == np.float32 else array
-            for name, array in program.weights.items()
-        }
-        self._weights = jax.device_put(weights, jax.sharding.NamedSharding(mesh, everywhere))
+        self._weights = jax.device_put(dict(program.weights), jax.sharding.NamedSharding(mesh, everywhere))
         each = jax.shard_map(exported.call, mesh=mesh, in_specs=(everywhere, apart), out_specs=apart, check_vma=False)
         of_all = jax.ShapeDtypeStruct((self.most, *tiles.shape[1:]), np.float32, sharding=self._place)
         with kept_in(kept):
