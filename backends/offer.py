@@ -48,7 +48,8 @@ def check_device(name: str) -> None:
 
 
 def full_name(name: str) -> str:
-    """Which ones an engine's device of that name is: "openvino:GPU (Intel Arc)", "xla (8 x cpu, JAX 0.10.2)"."""
+    """Which ones an engine's device of that name is: "openvino:GPU (Intel Arc)", for XLA with the versions that make
+    its programs."""
     return (name_of_xla if is_xla(name) else name_of_openvino)(name)
 
 

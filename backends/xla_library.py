@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from ..api.errors import BadOptionError, first_line
+from ..api.installed import installed_version
 from .packages import XLA
 
 XLA_NAMES = ("xla", "tpu")
@@ -57,9 +58,11 @@ def devices_of(name: str) -> tuple[Any, ...]:
 
 
 def full_name(name: str) -> str:
-    """Which ones they are, and how many: "xla (8 x cpu)". As it is where there are none."""
+    """Which ones they are, how many, and by which versions programs for them are made: "xla (8 x cpu, JAX 0.10.2,
+    torchax 0.0.13)". As it is where there are none."""
     try:
         devices = devices_of(name)
     except (RuntimeError, ImportError):
         return name
-    return f"{name} ({len(devices)} x {devices[0].device_kind}, JAX {XLA.version()})"
+    made_by = f"JAX {XLA.version()}, torchax {installed_version('torchax')}"
+    return f"{name} ({len(devices)} x {devices[0].device_kind}, {made_by})"

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,16 @@ def test_without_jax_it_says_what_installs_it(name: str, monkeypatch: pytest.Mon
 def test_its_names_are_no_devices_of_torchs() -> None:
     context = StandaloneContext("xla")
     assert (context.device, context.switches.engine) == (torch.device("cpu"), "xla")
+
+
+def test_what_is_compiled_is_known_by_the_devices_and_by_the_versions_that_made_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = {"jax": "0.10.2", "torchax": "0.0.13"}
+    for place in (packages, xla_library):
+        monkeypatch.setattr(place, "installed_version", lambda name: installed.get(name, ""))
+    monkeypatch.setattr(xla_library, "devices_of", lambda name: (SimpleNamespace(device_kind="TPU v5e"),) * 4)
+    assert offer.full_name("tpu") == "tpu (4 x TPU v5e, JAX 0.10.2, torchax 0.0.13)"
 
 
 def test_it_is_never_chosen_by_itself() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cudaspeed.backends import packages
 from cudaspeed.backends.offer import ENGINES
-from cudaspeed.backends.packages import PACKAGES
+from cudaspeed.backends.packages import PACKAGES, XLA
 from cudaspeed.cli import main
 from cudaspeed.devices.nvidia_cards import NvidiaCard
 from cudaspeed.storage import fingerprint
@@ -50,9 +50,11 @@ def test_all_engines_are_listed(machine: Machine, capsys: pytest.CaptureFixture[
 
 
 def test_each_belongs_to_what_a_compiled_model_is_known_by() -> None:
-    """So that what another version made is made anew."""
+    """So that what another version made is made anew. What is never chosen by itself is known by its name alone, or all
+    else would be made anew with it (tests/backends/test_xla.py)."""
     for package in PACKAGES[1:]:
-        assert {*package.distributions} <= {*fingerprint._ENGINES[package.kind]}
+        if package is not XLA:
+            assert {*package.distributions} <= {*fingerprint._ENGINES[package.kind]}
 
 
 def test_without_a_card_there_is_torchs_own_and_the_others_are_for_nothing_here(

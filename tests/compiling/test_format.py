@@ -43,7 +43,7 @@ DIGESTS = {
     "backends/xla_cache.py": "17a66978",
     "backends/xla_file.py": "64d13c77",
     "backends/xla_forward.py": "014e4e33",
-    "backends/xla_library.py": "2b75a861",
+    "backends/xla_library.py": "6711eb5f",
     "compiling/aoti.py": "c3a52b56",
     "compiling/errors.py": "95cd6d83",
     "compiling/fold_constants.py": "2de9cce7",
