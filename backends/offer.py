@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..devices.engine_names import is_xla
 from .errors import CompileError
 from .interface import Engine
 from .openvino import OpenVino
@@ -13,7 +14,7 @@ from .openvino_library import PREFIX, check_openvino_device
 from .openvino_library import full_name as name_of_openvino
 from .tensorrt import TensorRt
 from .xla import Xla
-from .xla_library import check_xla_device, devices_of, is_xla
+from .xla_library import check_xla_device, devices_of
 from .xla_library import full_name as name_of_xla
 
 ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt(), OpenVino())

@@ -13,21 +13,15 @@ from typing import Any
 
 from ..api.errors import BadOptionError, first_line
 from ..api.installed import installed_version
+from ..devices.engine_names import XLA_PREFIX
 from .packages import XLA
 
-XLA_NAMES = ("xla", "tpu")
-_PREFIX = "xla:"
 _PLATFORMS = "JAX_PLATFORMS"
-
-
-def is_xla(name: str) -> bool:
-    """Whether that is the name of devices of XLA's: "xla" (those that JAX takes by itself), "tpu", "xla:cpu"."""
-    return name in XLA_NAMES or name.startswith(_PREFIX)
 
 
 def platform_of(name: str) -> str | None:
     """What JAX calls their kind, None for the one that it takes by itself."""
-    return "tpu" if name == "tpu" else name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else None
+    return "tpu" if name == "tpu" else name.removeprefix(XLA_PREFIX) if name.startswith(XLA_PREFIX) else None
 
 
 def jax_library(part: str = "jax") -> Any:

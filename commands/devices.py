@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..api.errors import BadOptionError
+from ..devices.engine_names import is_xla
 from ..devices.reserve import asked_reserve
 
 # All kinds that torch has names for; which of them a machine has, only torch knows.
@@ -26,7 +27,7 @@ def check_device(name: str, reserve_vram: float | None) -> None:
 
         check_openvino_device(name)
         return
-    if name in ("xla", "tpu") or name.startswith("xla:"):
+    if is_xla(name):
         from ..backends.xla_library import check_xla_device  # here because few ask
 
         check_xla_device(name)

@@ -8,13 +8,6 @@ from ..api.errors import BadOptionError, first_line
 from .backends import automatic_kind, backend_of
 
 _MOST = 64  # devices that share a run
-_OF_ENGINES, _PREFIXES = ("xla", "tpu"), ("openvino:", "xla:")
-
-
-def is_an_engines(name: str) -> bool:
-    """Whether it is the name of a device that torch does not compute on but an engine, from and to main memory:
-    "openvino:GPU", "tpu", "xla" for those that XLA takes by itself, "xla:cpu"."""
-    return name in _OF_ENGINES or name.startswith(_PREFIXES)
 
 
 def devices_named(names: str, usual: torch.device | None = None) -> tuple[torch.device, ...]:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from ..api.context import Resident, RunContext, Switches
 from ..api.options import Precision
 from ..devices.backends import has_own_memory
-from ..devices.named import devices_named, is_an_engines
+from ..devices.engine_names import is_an_engines
+from ..devices.named import devices_named
 from ..devices.pinned import PINNED
 from ..memory import is_out_of_memory
 from ..storage.heap import TRIMMER

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..api.context import Resident, RunContext, Switches
 from ..devices.backends import backend_of, has_own_memory
-from ..devices.named import devices_named, is_an_engines
+from ..devices.engine_names import is_an_engines
+from ..devices.named import devices_named
 from ..devices.vram import vram_of
 from ..memory import free_device_bytes, free_or_assumed_bytes, is_out_of_memory
 from ..storage.location import compiled_folder

@@ -84,7 +84,7 @@ class ScheduleMaker:
             waits = self._options.compile_mode == "wait" or self._context.switches.engine
             if first and self._chain.now.compiled and waits:
                 self._compile_first(scheduler, self._chain.now.compiled)
-            if first and self._context.switches.engine:
+            if self._scheduler is None and self._context.switches.engine:  # what is finished is never lost to it
                 self._check_engine(self._context.switches.engine)
             self._scheduler, self._scheduled = scheduler, self._chain.now
         self._look_for_compiled()

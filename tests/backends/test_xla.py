@@ -24,6 +24,7 @@ from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.backends.xla import Xla
 from cudaspeed.backends.xla_file import XlaProgram
 from cudaspeed.commands.devices import check_device
+from cudaspeed.devices.engine_names import XLA_NAMES
 from cudaspeed.host.standalone import StandaloneContext
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,7 @@ sys.path.append(sys.argv[1])
 import torch, zoo
 from cudaspeed.api.errors import CudaspeedError
 from cudaspeed.api.options import UpscaleOptions
+from cudaspeed.devices.engine_names import XLA_NAMES
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.upscale_engine import upscale
 
@@ -255,7 +257,7 @@ def test_what_is_compiled_is_known_by_the_devices_and_by_the_versions_that_made_
 
 
 def test_it_is_never_chosen_by_itself() -> None:
-    assert not [engine for engine in offer.ENGINES if engine.name in xla_library.XLA_NAMES]
+    assert not [engine for engine in offer.ENGINES if engine.name in XLA_NAMES]
     engine: Engine = offer.engine("tpu", Path("folder"))
     assert (engine.name, engine) == ("tpu", Xla("tpu", Path("folder/xla")))
 
