@@ -14,6 +14,7 @@ from typing import Any
 from ..api.checks import check_number
 from ..api.errors import BadOptionError, first_line
 from .actor import Worker
+from .letting_in import check_listening, why_not_let_in, why_workers_never_run
 from .shipping import ShippingWorker
 
 _PACKAGE = Path(__file__).parents[1]
@@ -84,6 +85,12 @@ class Cluster:
         """End a worker, whatever it is at."""
         self.ray.kill(worker)
 
+    def why(self, error: Exception) -> str:
+        """What Ray tells of a worker's end, in a line."""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        last = lines[-1] if lines else first_line(error)  # what was raised there, where something was
+        return why_workers_never_run(last, self._options.address) or last
+
     def _gpus(self, there: dict[str, float]) -> float:
         return 0.0 if self._options.device == "cpu" else there.get("GPU", 0.0)
 
@@ -92,6 +99,8 @@ class Cluster:
 def joined(ray: Any, options: FarmOptions) -> Iterator[Cluster]:
     """Within it Ray runs: its own, on this machine and for it alone, which ends with it, or that at the address. Raises
     `BadOptionError` where that cannot be joined."""
+    if options.address:
+        check_listening(options.address)
     on_termination = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     own = {
@@ -105,8 +114,10 @@ def joined(ray: Any, options: FarmOptions) -> Iterator[Cluster]:
             ray.init(**({"address": options.address} if options.address else own), **quiet)
         except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"at {options.address}" if options.address else "on this machine"
-            token = "; is it running, and does it know the token of ~/.ray/auth_token?" if options.address else ""
-            raise BadOptionError(f"Ray {where} cannot be used: {first_line(error)}{token}") from error
+            told = first_line(error)
+            if options.address and isinstance(error, ConnectionError):
+                told = why_not_let_in(told)
+            raise BadOptionError(f"Ray {where} cannot be used: {told}") from error
         finally:
             # Ray puts its own in the place of ours, and it would end the process with what is done not noted.
             signal.signal(signal.SIGTERM, on_termination)

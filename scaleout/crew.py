@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..api.errors import CudaspeedError, first_line
+from ..api.errors import CudaspeedError
 from .cluster import Cluster
 from .shipping import Shipper
 from .units import Outcome, Unit
@@ -162,9 +162,10 @@ class Crew:
         return [Lost(None, self._drop(member), self._reason)]
 
     def _dead(self, member: _Member, error: Exception) -> Lost:
-        self._count(f"workers die: {_why(error)}")
+        why = self._cluster.why(error)
+        self._count(f"workers die: {why}")
         had = self._drop(member)
-        return Lost(had[0] if had else None, had[1:], _why(error), not getattr(error, "preempted", False))
+        return Lost(had[0] if had else None, had[1:], why, not getattr(error, "preempted", False))
 
     def _count(self, reason: str) -> None:
         """One more that went."""
@@ -178,9 +179,3 @@ class Crew:
         self._members.remove(member)
         self._cluster.dismiss(member.handle)  # that it seems to be dead may be the network's fault
         return (*member.flight.values(),)
-
-
-def _why(error: Exception) -> str:
-    """What Ray tells of a worker's end: its last line is what was raised there, where something was."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else first_line(error)

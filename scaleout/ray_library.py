@@ -30,7 +30,7 @@ def load_ray(alone: bool) -> Any:
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _PATIENCE)
     if alone:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    elif _has_token():  # which `ray start` takes without being asked, and a program that joins does not
+    elif has_token():  # which `ray start` takes without being asked, and a program that joins does not
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         return import_module("ray")
@@ -38,7 +38,7 @@ def load_ray(alone: bool) -> Any:
         raise MissingLibraryError(f"Ray {found} cannot be imported ({error}); {how}") from error
 
 
-def _has_token() -> bool:
+def has_token() -> bool:
     """Whether Ray would find one: https://docs.ray.io/en/latest/ray-security/token-auth.html"""
     named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     return named or (Path.home() / ".ray" / "auth_token").is_file()
