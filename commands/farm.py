@@ -79,14 +79,16 @@ def _run(arguments: argparse.Namespace, console: Console, again: bool) -> int:
         if options.ship:  # parts lie where its workers do not see them
             manifest.undo_splits()
         listing = list_units(arguments.inputs, output, naming, manifest.targets())
-        if any(unit.source.lower().endswith(FILMS) for unit in listing.units):
+        films = any(unit.source.lower().endswith(FILMS) for unit in listing.units)
+        if films:
             load_av()  # raises where it is missing, before workers are hired in vain
         for failure in listing.failures:
             logger.error(failure)
         manifest.merge(listing.units)
         given = {name: value for name, value in vars(arguments).items() if name != "run"}
         manifest.set_value("arguments", given)
-        code = _carry_out(manifest, _Crews(ray, options, given, results), console)
+        # shipped films are done in one piece
+        code = _carry_out(manifest, _Crews(ray, options, given, results, films and not options.ship), console)
     return FAILED if listing.failures else code
 
 
@@ -119,12 +121,14 @@ def status(arguments: argparse.Namespace, console: Console) -> int:
 
 @dataclass(frozen=True)
 class _Crews:
-    """How workers are found and what they are told: what was `given`, and what the `results` are made by."""
+    """How workers are found and what they are told: what was `given`, and what the `results` are made by. `alike`: all
+    are to be of one kind."""
 
     ray: Any
     options: FarmOptions
     given: Mapping[str, Any]
     results: Mapping[str, str]
+    alike: bool
 
     @contextmanager
     def crew(self, manifest: Manifest) -> Iterator[Crew]:
@@ -132,7 +136,7 @@ class _Crews:
         folders = Folders(str(manifest.output), str(manifest.parts), str(manifest.notes))
         with joined(self.ray, self.options) as cluster:
             if not self.options.ship:
-                yield Crew(cluster, (make_work, self.given, folders), self.results)
+                yield Crew(cluster, (make_work, self.given, folders), self.results, alike=self.alike)
                 return
             is_file = os.path.isfile(self.given["model"])  # noqa: PTH113
             model = self.ray.put(ShippedModel.read(Path(self.given["model"])) if is_file else None)

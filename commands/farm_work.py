@@ -49,6 +49,7 @@ def make_work(given: Mapping[str, Any]) -> Work:
     def engine() -> Engine:
         return Engine(model, options, StandaloneContext(device, reserve_vram=reserved))
 
+    context = StandaloneContext(device, reserve_vram=reserved)  # raises for a device that is not there
     films = FilmWork(options_of(VideoOptions, arguments), engine, arguments.model)
 
     def run(task: Task) -> dict[str, Any] | Split:
@@ -58,7 +59,8 @@ def make_work(given: Mapping[str, Any]) -> Work:
         width, height = record["output_size"]
         return {**record, "megapixels": record["frames"] * width * height / 1e6}
 
-    return Work(run, made_by(arguments.model))
+    # As a film's segments are known by, of which none is used that was made elsewhere (video/manifest.py).
+    return Work(run, made_by(arguments.model), context.switches.engine or str(context.device))
 
 
 def made_by(model: str) -> dict[str, str]:

@@ -49,10 +49,12 @@ class Split:
 @dataclass(frozen=True)
 class Work:
     """What a worker does, by `run`. `made_by` says what decides the results, by names that are told to users: two
-    workers that differ there do not work for one farm."""
+    workers that differ there do not work for one farm. Nor do two with another kind of `device`, where parts of one
+    source are put together."""
 
     run: Callable[[Task], dict[str, Any] | Split]
     made_by: Mapping[str, str]
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def about(self) -> dict[str, Any]:
-        """Who it is, and what decides its results."""
-        return {"name": self._name, "made_by": dict(self._work.made_by)}
+        """Who it is, what decides its results, and what it computes on."""
+        return {"name": self._name, "made_by": dict(self._work.made_by), "device": self._work.device}
 
     def do(self, unit: Unit) -> Outcome:
         """Do a unit. Its result is in its place, whole, before it is noted; nothing is raised."""

@@ -49,7 +49,8 @@ class _Member:
 
 class Crew:
     """Workers of a `cluster`, hired with `arguments`, whose results are decided by what is `made_by`. Where they do not
-    see the farm's folders, a `shipper` packs what they get, and unpacks what comes of it."""
+    see the farm's folders, a `shipper` packs what they get, and unpacks what comes of it. `alike`: parts are put
+    together, so that all are to compute on the kind of device that the first of them does."""
 
     def __init__(
         self,
@@ -57,8 +58,10 @@ class Crew:
         arguments: tuple[Any, ...],
         made_by: Mapping[str, str],
         shipper: Shipper | None = None,
+        alike: bool = False,
     ) -> None:
         self._cluster, self._arguments, self._made_by, self._shipper = cluster, arguments, made_by, shipper
+        self._alike, self._device = alike, ""
         self._refused_units: list[tuple[Unit, Outcome]] = []
         self._ray = cluster.ray
         self._members: list[_Member] = []
@@ -141,10 +144,22 @@ class Crew:
             for name, here in self._made_by.items()
             if about["made_by"].get(name) != here
         ]
-        if not differing:
-            member.name = about["name"]
+        if differing:
+            self._refuse(member, f"{about['name']} is refused, its results would differ: {', '.join(differing)}")
             return
-        self._reason = f"the worker {about['name']} is refused, its results would differ: {', '.join(differing)}"
+        self._device = self._device or about["device"]
+        if self._alike and about["device"] != self._device:
+            self._refuse(
+                member,
+                f"{about['name']} is refused: it computes on {about['device']}, the first one on {self._device}, and "
+                "parts of one film are to be of one kind; name one by --device, or leave films out",
+            )
+            return
+        member.name = about["name"]
+
+    def _refuse(self, member: _Member, why: str) -> None:
+        """It goes, and its place is taken by no other: that would be the same."""
+        self._reason = f"the worker {why}"
         logger.warning(self._reason)
         self._refused += 1
         self._drop(member)

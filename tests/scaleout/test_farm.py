@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -97,13 +98,15 @@ def toy(tmp_path: Path) -> Toy:
 
 
 @contextmanager
-def begun(toy: Toy, texts: dict[str, str], cpus: int = 2) -> Iterator[tuple[Manifest, Farm, StandInRay]]:
+def begun(
+    toy: Toy, texts: dict[str, str], cpus: int = 2, alike: bool = False
+) -> Iterator[tuple[Manifest, Farm, StandInRay]]:
     ray, shown = StandInRay(cpus), []
     output = toy.folder.parent / "out"
     with open_manifest(output) as manifest:
         manifest.merge(toy.units(texts))
         arguments = (toy.make, {}, Folders(str(output), str(manifest.parts), str(manifest.notes)))
-        workers = Crew(Cluster(ray, FarmOptions()), arguments, MADE_BY)
+        workers = Crew(Cluster(ray, FarmOptions()), arguments, MADE_BY, alike=alike)
         yield manifest, Farm(manifest, workers, shown.append), ray
 
 
@@ -266,6 +269,35 @@ def test_a_worker_whose_results_would_differ_is_refused_by_name(toy: Toy) -> Non
         with pytest.raises(FarmError, match="is refused, its results would differ: cudaspeed 2 there, 1 here"):
             work.run()
         assert manifest.counts()["waiting"] == 3
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_where_parts_are_put_together_all_compute_on_the_first_ones_kind_of_device(
+    alike: bool, toy: Toy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices, used = ["cpu", "cuda"], set()
+
+    def make(*_: object) -> Work:
+        device = devices.pop(0)
+
+        def run(task: Task) -> dict[str, Any] | Split:
+            used.add(device)
+            until = time.monotonic() + 30
+            while len(used) < 2 and "is refused" not in caplog.text and time.monotonic() < until:
+                time.sleep(0.01)
+            return toy.run(task)
+
+        return Work(run, MADE_BY, device)
+
+    monkeypatch.setattr(toy, "make", make)
+    with begun(toy, numbered(9), alike=alike) as (manifest, work, _):
+        work.run()
+        assert manifest.counts()["done"] == 9
+    assert len(used) == (1 if alike else 2)
+    refused = re.findall(
+        r"is refused: it computes on (\w+), the first one on (\w+), and parts of one film", caplog.text
+    )
+    assert [sorted(pair) for pair in refused] == ([["cpu", "cuda"]] if alike else [])
 
 
 def test_a_worker_that_cannot_begin_says_why(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
