@@ -123,7 +123,8 @@ class Worker:
 def note(folders: Folders, outcome: Outcome) -> None:
     """Note that a unit is done, for whoever drives the farm after a driver that was not told of it."""
     with suppress(OSError):  # the driver is told all the same
-        _write(Path(folders.notes, str(outcome.number)), json.dumps(dataclasses.asdict(outcome)))
+        # vars, not asdict, which copies the record first: what is done has no parts, which alone would need it
+        _write(Path(folders.notes, str(outcome.number)), json.dumps(vars(outcome)))
 
 
 def reason_of(unit: Unit, error: Exception) -> dict[str, Any]:
