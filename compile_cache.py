@@ -12,8 +12,9 @@ import math
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from spandrel import ImageModelDescriptor
@@ -23,14 +24,14 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, ModelInfo
 from .api.options import Precision
-from .backends.offer import bytes_held, engine, tiles_of_one_size
+from .backends.offer import bytes_held, devices_at_once, engine, takes_one_size, tiles_at_once
 from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
 from .compiling.executor import CompiledExecutor
 from .compiling.job import CompileJob
 from .compiling.model_entries import ModelEntries, Subject, is_fresh
-from .compiling.policy import BestTime, breaks_even, compilable_shapes
+from .compiling.policy import BestTime, breaks_even, compilable_shapes, side_for_any
 from .compiling.request import Request
 from .models.execution import Executor
 from .models.runner import ModelRunner, architecture_of
@@ -159,7 +160,7 @@ class CompiledForwards:
         in_use = sum(entry.state in ("ready", "failed") and is_fresh(entry) for entry in entries.values())
         if in_use >= _MOST_SHAPES or self._refused or self._known.failure(entries):
             return {}
-        for shapes in compilable_shapes(self.info, tile, tiles_of_one_size(self._known.engine)):
+        for shapes in self._compilable(tile, last=in_use == _MOST_SHAPES - 1):
             known = entries.get(shapes)
             if not self._known.has_failed(known) and self._known.id_of(shapes) not in self._cache.gave_up:
                 there = known is not None and known.state in ("compiling", "ready")
@@ -169,7 +170,7 @@ class CompiledForwards:
     @property
     def at_once(self) -> int:
         """How many tiles there should be at least, so that all devices have something to do."""
-        return max(1, tiles_of_one_size(self._known.engine))
+        return devices_at_once(self._known.engine)
 
     @property
     def loaded(self) -> int:
@@ -325,6 +326,19 @@ class CompiledForwards:
         """ "compiled", and by which engines what is loaded was, where these are others than torch's own."""
         engines = {executor.engine for executor in self._loaded.values()} - {""}
         return f"compiled by {' and '.join(sorted(engines))}" if engines else "compiled"
+
+    def _compilable(self, tile: tuple[int, int], last: bool) -> Iterator[TileShapes]:
+        """What to compile for, best first. Where an engine takes one size only, the `last` of the shapes that a model
+        has is one that all pictures can be cut into, but very small ones."""
+        name = self._known.engine
+        one_size_only = takes_one_size(name)
+        if one_size_only and last and self.info.convolutional:
+            side = side_for_any(tile)
+            if not side:
+                return
+            tile = side, side
+        for shapes in compilable_shapes(self.info, tile, one_size_only):
+            yield replace(shapes, batch=tiles_at_once(name, shapes.most)) if one_size_only else shapes
 
     def _rate(self, shapes: TileShapes | None) -> float:
         """Seconds per megapixel of this process's batches, eager for None; 0 until there were enough."""

@@ -13,7 +13,7 @@ from .openvino import OpenVino
 from .openvino_library import PREFIX, check_openvino_device
 from .openvino_library import full_name as name_of_openvino
 from .tensorrt import TensorRt
-from .xla import Xla
+from .xla import Xla, tiles_together
 from .xla_library import check_xla_device, devices_of
 from .xla_library import full_name as name_of_xla
 
@@ -54,9 +54,20 @@ def full_name(name: str) -> str:
     return (name_of_xla if is_xla(name) else name_of_openvino)(name)
 
 
-def tiles_of_one_size(name: str) -> int:
-    """How many an engine's device of that name takes at once, where it takes tiles of one size only; 0 for others."""
-    return len(devices_of(name)) if is_xla(name) else 0
+def takes_one_size(name: str) -> bool:
+    """Whether an engine's device of that name takes tiles of one size only."""
+    return is_xla(name)
+
+
+def devices_at_once(name: str) -> int:
+    """How many devices an engine's name means, which share a batch of tiles."""
+    return len(devices_of(name)) if is_xla(name) else 1
+
+
+def tiles_at_once(name: str, size: tuple[int, int]) -> int:
+    """How many tiles of `size` (height, width) an engine's device of that name takes at once, where it takes one size
+    only."""
+    return devices_at_once(name) * tiles_together(*size)
 
 
 def _named(name: str, folder: Path) -> Engine | None:

@@ -2,8 +2,9 @@
 on, in one file.
 
 torchax (https://github.com/google/torchax) makes a JAX function of the module, of which JAX exports StableHLO for one
-shape of tiles: no program of XLA's takes others. That is done by its CPU backend alone, whatever the program is for: a
-TPU belongs to one process, and that is the one that upscales. There XLA compiles it (`xla_forward.py`).
+shape of tiles, one and several at once: no program of XLA's takes others. That is done by its CPU backend alone,
+whatever the program is for: a TPU belongs to one process, and that is the one that upscales. There XLA compiles it
+(`xla_forward.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from ..api.model_info import Forward
 from .errors import CompileError, TraceError
 from .interface import Work
 from .packages import XLA
-from .xla_file import XlaProgram, as_array
+from .xla_file import XlaPrograms, as_array
 from .xla_forward import XlaForward
 from .xla_library import devices_of, jax_library
 
 _TRACED_BY = "cpu"
 _PLATFORMS = ("cpu", "cuda", "tpu")  # as JAX calls them; for one that is not here it can write a program all the same
+_TOGETHER, _MOST_TOGETHER = 1 << 16, 8  # pixels of the tiles that a device takes at once, and tiles
 _FITS = "torchax 0.0.13 was tried with torch 2.9 and 2.11, and fails with 2.13"
 
 
@@ -63,15 +65,18 @@ class Xla:
                 return function(weights, (x,)).astype("float32")
 
         wanted = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
-        tiles = jax.ShapeDtypeStruct((1, work.example.shape[1], *work.shapes.most), np.float32)
+        size, programs = work.shapes.most, {}
         try:
-            exported = export.export(jax.jit(forward), platforms=_PLATFORMS)(wanted, tiles)
+            for count in sorted({1, tiles_together(*size)}):
+                tiles = jax.ShapeDtypeStruct((count, work.example.shape[1], *size), np.float32)
+                exported = export.export(jax.jit(forward), platforms=_PLATFORMS)(wanted, tiles)
+                programs[count] = bytes(exported.serialize())
         except Exception as error:  # whatever the model, torchax and JAX raise
             missing = _lacking(error)
             if missing:
                 raise CompileError(f"torchax lacks an operation of it: {missing}") from error
             raise TraceError(f"it cannot be traced for {work.shapes}: {first_line(error)}") from error
-        XlaProgram(XLA.version(), _PLATFORMS, bytes(exported.serialize()), weights).write(target)
+        XlaPrograms(XLA.version(), _PLATFORMS, programs, weights).write(target)
 
     def bytes_held(self, file_bytes: int) -> int:
         """The file's weights, on every device. See `Engine.bytes_held`."""
@@ -79,12 +84,18 @@ class Xla:
 
     def load(self, path: Path, device: torch.device) -> Forward:
         """The forward in a file that `build` made, on all devices. See `Engine.load`."""
-        program = XlaProgram.read(path)
+        programs = XlaPrograms.read(path)
         try:
-            return XlaForward(program, devices_of(self.name), self.kept)
+            return XlaForward(programs, devices_of(self.name), self.kept)
         except (ValueError, RuntimeError) as error:  # of another version, for other devices, no room
-            made = f"made by JAX {program.jax} for {', '.join(program.platforms)}"
+            made = f"made by JAX {programs.jax} for {', '.join(programs.platforms)}"
             raise CompileError(f"XLA cannot compile here what was {made}: {first_line(error)}") from error
+
+
+def tiles_together(height: int, width: int) -> int:
+    """How many tiles of that size a device takes at once, at most. Four of 128x128 took 0.7 of the time of one by one,
+    on a processor (`bench/xla.py`)."""
+    return min(_MOST_TOGETHER, max(1, _TOGETHER // (height * width)))
 
 
 def _function_of(module: torch.nn.Module) -> tuple[dict[str, Any], Any]:

@@ -1,8 +1,8 @@
-"""A program for XLA as a file: a line that says what follows, a line of JSON, StableHLO as JAX writes it, the weights.
+"""Programs for XLA as a file: a line that says what follows, a line of JSON, StableHLO as JAX writes it, the weights.
 
-cudaspeed XLA program 1
-{"jax": "0.10.2", "platforms": ["cpu", "tpu"], "program": 15123}
-<program><weights: safetensors>
+cudaspeed XLA programs 2
+{"jax": "0.10.2", "platforms": ["cpu", "tpu"], "programs": {"1": 15123, "4": 15260}}
+<program for one tile><program for four><weights: safetensors>
 
 StableHLO (https://openxla.org/stablehlo) can be read by other versions of JAX, for half a year after it was written at
 least (https://docs.jax.dev/en/latest/export/export.html, compatibility guarantees).
@@ -23,18 +23,18 @@ from safetensors.numpy import load, save
 
 from .errors import CompileError
 
-_MARK = b"cudaspeed XLA program 1\n"
+_MARK = b"cudaspeed XLA programs 2\n"
 _LONGEST_HEADER = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
-class XlaProgram:
-    """`program` is a JAX function (weights, x) that was exported by version `jax` for `platforms`, x float32
-    [n, C, h, w] and its result float32; `weights` are float32 or integers."""
+class XlaPrograms:
+    """`programs`, by the tiles n that they take at once, are one JAX function (weights, x) that was exported by version
+    `jax` for `platforms`, x float32 [n, C, h, w] and its result float32; `weights` are float32 or integers."""
 
     jax: str
     platforms: tuple[str, ...]
-    program: bytes
+    programs: Mapping[int, bytes]
     weights: Mapping[str, NDArray[Any]]
 
     def write(self, path: Path) -> None:
@@ -42,12 +42,13 @@ class XlaProgram:
         header = {
             "jax": self.jax,
             "platforms": self.platforms,
-            "program": len(self.program),
+            "programs": {str(tiles): len(program) for tiles, program in self.programs.items()},
         }
-        path.write_bytes(b"".join([_MARK, json.dumps(header).encode(), b"\n", self.program, save(dict(self.weights))]))
+        line = json.dumps(header).encode() + b"\n"
+        path.write_bytes(b"".join([_MARK, line, *self.programs.values(), save(dict(self.weights))]))
 
     @staticmethod
-    def read(path: Path) -> XlaProgram:
+    def read(path: Path) -> XlaPrograms:
         """What `write` wrote. Raises `CompileError` for anything else, `OSError` where it cannot be read."""
         with path.open("rb") as file:
             if file.readline(len(_MARK)) != _MARK:
@@ -55,16 +56,20 @@ class XlaProgram:
             line, content = file.readline(_LONGEST_HEADER), file.read()
         try:
             header = json.loads(line)
-            length = header["program"]
-            if type(length) is not int or not 0 < length < len(content):
-                raise ValueError("it is cut short")
             jax, platforms = header["jax"], tuple(header["platforms"])
             if not all(isinstance(text, str) for text in (jax, *platforms)):
                 raise ValueError("it says nothing of how it was made")
-            weights = load(content[length:])
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            programs = {}
+            for tiles, length in header["programs"].items():
+                if type(length) is not int or not 0 < length < len(content):
+                    raise ValueError("it is cut short")
+                programs[int(tiles)], content = content[:length], content[length:]
+            if 1 not in programs:
+                raise ValueError("it has nothing for one tile")
+            weights = load(content)
+        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise CompileError(f"what was compiled for XLA is damaged ({error}); it has to be compiled anew") from error
-        return XlaProgram(jax, platforms, content[:length], weights)
+        return XlaPrograms(jax, platforms, programs, weights)
 
 
 def as_array(value: Any) -> NDArray[Any]:

@@ -12,40 +12,60 @@ import torch
 from torch import Tensor
 
 from .xla_cache import kept_in
-from .xla_file import XlaProgram
+from .xla_file import XlaPrograms
 from .xla_library import jax_library
 
 _AXIS = "tiles"
 
 
 class XlaForward:
-    """x [N, C, h, w] float32 in main memory -> float32, the caller's own, N at most the tiles that all `devices` take
-    at once: each takes as many as the program was made for, and what is missing of them is filled up with the last.
+    """x [N, C, h, w] float32 in main memory -> float32, the caller's own. All `devices` share it: each takes as many
+    tiles at once as there are programs for and the batch has for all of them; of its rest each takes one, and what is
+    missing of that is filled up with the last.
 
-    The weights are put on every device once, and are arguments of the program: they are no constants in it. It is
-    compiled here and now, which takes seconds the first time, or read from the folder `kept`. Raises what JAX raises.
+    The weights are put on every device once, and are arguments of the programs: they are no constants in them. That for
+    one tile is compiled here and now, which takes seconds the first time, or read from the folder `kept`; others when
+    there are so many tiles. Raises what JAX raises.
     """
 
-    def __init__(self, program: XlaProgram, devices: Sequence[Any], kept: Path) -> None:
-        jax, export = jax_library(), jax_library("jax.export")
-        exported = export.deserialize(bytearray(program.program))
-        tiles = exported.in_avals[-1]  # after the weights
-        mesh = jax.sharding.Mesh(np.array(devices), (_AXIS,))
-        everywhere, apart = (jax.sharding.PartitionSpec(*axes) for axes in ((), (_AXIS,)))
-        self._place = jax.sharding.NamedSharding(mesh, apart)
-        self.most = tiles.shape[0] * len(devices)
-        self._weights = jax.device_put(dict(program.weights), jax.sharding.NamedSharding(mesh, everywhere))
-        each = jax.shard_map(exported.call, mesh=mesh, in_specs=(everywhere, apart), out_specs=apart, check_vma=False)
-        of_all = jax.ShapeDtypeStruct((self.most, *tiles.shape[1:]), np.float32, sharding=self._place)
-        with kept_in(kept):
-            self._compiled = jax.jit(each).lower(self._weights, of_all).compile()
-        self._jax, self._alone = jax, Lock()
+    def __init__(self, programs: XlaPrograms, devices: Sequence[Any], kept: Path) -> None:
+        self._jax, self._programs, self._kept, self._count = jax_library(), programs.programs, kept, len(devices)
+        self._mesh = self._jax.sharding.Mesh(np.array(devices), (_AXIS,))
+        everywhere, apart = (self._jax.sharding.PartitionSpec(*axes) for axes in ((), (_AXIS,)))
+        self._specs = (everywhere, apart)
+        self._place = self._jax.sharding.NamedSharding(self._mesh, apart)
+        placed = self._jax.sharding.NamedSharding(self._mesh, everywhere)
+        self._weights = self._jax.device_put(dict(programs.weights), placed)
+        self._compiled = {1: self._compile(1)}
+        self._alone = Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
-        missing = self.most - len(x)
+        with self._alone:  # one batch at a time, as much as there is memory for
+            results = []
+            while len(x):
+                tiles = max((tiles for tiles in self._programs if tiles * self._count <= len(x)), default=1)
+                results.append(self._of_all(x[: tiles * self._count], tiles))
+                x = x[tiles * self._count :]
+        return torch.cat(results) if len(results) > 1 else results[0]
+
+    def _of_all(self, x: Tensor, tiles: int) -> Tensor:
+        """The result of so many `tiles` on each device, or fewer."""
+        missing = tiles * self._count - len(x)
         if missing:
             x = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
-        with self._alone:  # one batch at a time, as much as there is memory for
-            placed = self._jax.device_put(x.contiguous().numpy(), self._place)
-            result = np.array(self._compiled(self._weights, placed))  # copied: it is the caller's
-        return torch.from_numpy(result)[: self.most - missing]
+        if tiles not in self._compiled:
+            self._compiled[tiles] = self._compile(tiles)
+        placed = self._jax.device_put(x.contiguous().numpy(), self._place)
+        result = np.array(self._compiled[tiles](self._weights, placed))  # copied: it is the caller's
+        return torch.from_numpy(result)[: len(x) - missing]
+
+    def _compile(self, tiles: int) -> Any:
+        exported = jax_library("jax.export").deserialize(bytearray(self._programs[tiles]))
+        each = exported.in_avals[-1].shape  # after the weights
+        of_all = self._jax.ShapeDtypeStruct((each[0] * self._count, *each[1:]), np.float32, sharding=self._place)
+        apart = self._specs[1]
+        shared = self._jax.shard_map(
+            exported.call, mesh=self._mesh, in_specs=self._specs, out_specs=apart, check_vma=False
+        )
+        with kept_in(self._kept):
+            return self._jax.jit(shared).lower(self._weights, of_all).compile()

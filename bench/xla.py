@@ -116,16 +116,15 @@ def _runs(name: str) -> dict[str, Any]:
 def _forwards(name: str, folder: Path, batch: int, beside_torch: bool = True) -> dict[str, float]:
     """Median seconds of a forward of `batch` tiles by XLA on all devices, a tile each where there are several, and by
     the plain model in torch, in turn."""
-    from cudaspeed.backends.xla_file import XlaProgram
+    from cudaspeed.backends.xla_file import XlaPrograms
     from cudaspeed.backends.xla_forward import XlaForward
     from cudaspeed.backends.xla_library import devices_of
 
     model, x = build(name), photograph(_TILE, _TILE).permute(0, 3, 1, 2).repeat(batch, 1, 1, 1)
-    forward = XlaForward(XlaProgram.read(folder / _PROGRAM), devices_of("xla"), folder / "xla")
+    forward = XlaForward(XlaPrograms.read(folder / _PROGRAM), devices_of("xla"), folder / "xla")
 
     def by_xla() -> None:
-        for part in x.split(forward.most):
-            forward(part)
+        forward(x)
 
     def by_torch() -> None:
         with torch.inference_mode():
@@ -137,7 +136,8 @@ def _forwards(name: str, folder: Path, batch: int, beside_torch: bool = True) ->
 
 
 def _build(name: str, folder: Path) -> dict[str, Any]:
-    """The program for one tile, in a process of its own, as everywhere: what makes it takes hold of torch."""
+    """The programs for one tile and several, in a process of its own, as everywhere: what makes them takes hold of
+    torch."""
     from cudaspeed.backends.interface import Work
     from cudaspeed.backends.shapes import TileShapes
     from cudaspeed.backends.xla import Xla

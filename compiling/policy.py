@@ -19,6 +19,7 @@ _SHARE_SAVED_ELSEWHERE = 0.3
 
 _LEAST_SIDE, _MOST_SIDE, _MOST_TILES = 32, 2048, 256
 _ROUND = 8
+_SIDES_FOR_ANY = (256, 128, 64)
 _STRETCH = 0.25  # seconds
 _ENOUGH = 3  # stretches: the first warms caches up
 
@@ -78,9 +79,8 @@ def breaks_even(eager_seconds: float, expected: Expectation) -> bool:
     return eager_seconds * expected.share_saved >= expected.compile_seconds
 
 
-def compilable_shapes(info: ModelInfo, tile: tuple[int, int], of_one_size: int = 0) -> tuple[TileShapes, ...]:
-    """What to compile a model for, best first, where tiles of (height, width) are wanted; by an engine that takes
-    tiles of one size only, so many at once, if that is not 0.
+def compilable_shapes(info: ModelInfo, tile: tuple[int, int], one_size_only: bool = False) -> tuple[TileShapes, ...]:
+    """What to compile a model for, best first, where tiles of (height, width) are wanted.
 
     Convolutions do not care for the size: one forward for all of them, at no measurable cost. Attention models bake the
     size into masks and window counts, and tracing theirs for any size takes minutes or fails: one forward for one size,
@@ -91,11 +91,17 @@ def compilable_shapes(info: ModelInfo, tile: tuple[int, int], of_one_size: int =
     height, width = (round_up(side, step) for side in tile)
     if info.square:
         height = width = max(height, width)
-    one_size = TileShapes.one(height, width, of_one_size or 1)
-    if of_one_size or info.square or not info.convolutional:
+    one_size = TileShapes.one(height, width)
+    if one_size_only or info.square or not info.convolutional:
         return (one_size,)
     least, most = (
         round_up(max(_LEAST_SIDE, info.minimum), info.alignment),
         _MOST_SIDE // info.alignment * info.alignment,
     )
     return (TileShapes(batch=_MOST_TILES, least=(least, least), most=(most, most), step=info.alignment), one_size)
+
+
+def side_for_any(tile: tuple[int, int]) -> int:
+    """The side of square tiles that this picture, whose tiles would be of (height, width), and most others can be cut
+    into; 0 for one that is too small for that."""
+    return next((side for side in _SIDES_FOR_ANY if side <= min(tile)), 0)

@@ -186,6 +186,8 @@ class Scheduler:
         appetite = shapes.batch if shapes and shapes.fixed else self._appetite(plan, min(total, most))
         bounds = (total, most, appetite, shapes.batch if shapes else most)
         most = 1 if limits.one_by_one or not plan.alike else max(1, min(bounds))
+        if shapes and shapes.fixed:  # its programs are for so many, and for single ones
+            return most
         return -(-total // -(-total // most))
 
     def improves(self, schedule: Schedule, compiled: Compiled, limits: Limits, share_left: float = 1.0) -> bool:

@@ -8,6 +8,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from cudaspeed.compiling import model_entries
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.timing import Clock
 from cudaspeed.models.precision import usual_mode
+from cudaspeed.pipeline import session
 from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage import fingerprint
 from cudaspeed.storage.artifacts import ArtifactStore
@@ -566,6 +568,43 @@ def test_what_another_engine_computes_wrongly_is_refused(compilers: Compilers, m
         report = run(process(compilers), zoo.compact())  # which looks at the picture
         assert not report.compiled
         assert "its result was refused" in report.compiling
+
+
+def with_xla(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
+    """As if XLA were installed, and had so many."""
+    monkeypatch.setattr(session, "check_device", lambda name: None)
+    monkeypatch.setattr(offer, "devices_of", lambda name: (None,) * devices)
+
+
+@pytest.mark.parametrize("make", [zoo.compact, zoo.swinir])
+def test_for_a_folder_of_odd_sizes_an_engine_of_one_size_compiles_four_times_at_most(
+    make: Callable[[], ImageModelDescriptor], compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all of it is compiled, though no tile of a convolutional model may be larger than its picture."""
+    with_xla(monkeypatch, devices=1)
+    compilers.at_once = Job.succeed
+    sessions, model, sizes = process(compilers), make(), random.Random(0)
+    for _ in range(24):
+        image = zoo.photograph(sizes.randint(64, 200), sizes.randint(64, 200))
+        result = upscale(image, model, AUTO, StandaloneContext("xla"), sessions)
+        assert result.report.compiled, image.shape
+    assert 2 <= len(compilers.jobs) <= 4
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_an_engine_of_one_size_is_given_as_many_tiles_as_it_takes(
+    devices: int, compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_xla(monkeypatch, devices)
+    compilers.at_once = Job.succeed
+    options = replace(AUTO, tile=128, batch_size=1)
+    image = zoo.photograph(128, 1200)
+    upscale(image, zoo.compact(), options, StandaloneContext("xla"), process(compilers))
+    (job,) = compilers.jobs
+    assert job.shapes.batch == 4 * devices
+    batches = [shape[0] for shape in compilers.calls]
+    assert max(batches) == min(4 * devices, sum(batches))
+    assert sum(batch < 4 * devices for batch in batches) <= 1, "what is left at the end"
 
 
 @pytest.mark.parametrize("content", [b"something else", b""])

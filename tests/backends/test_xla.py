@@ -22,7 +22,7 @@ from cudaspeed.backends.errors import CompileError
 from cudaspeed.backends.interface import Engine
 from cudaspeed.backends.shapes import TileShapes
 from cudaspeed.backends.xla import Xla
-from cudaspeed.backends.xla_file import XlaProgram
+from cudaspeed.backends.xla_file import XlaPrograms
 from cudaspeed.commands.devices import check_device
 from cudaspeed.devices.engine_names import XLA_NAMES
 from cudaspeed.host.standalone import StandaloneContext
@@ -80,9 +80,9 @@ from cudaspeed.models.runner import ModelRunner
 sys.path.append(sys.argv[3])
 from bench.model_zoo import build
 folder = Path(sys.argv[2])
-for name in sys.argv[5:]:
+for name in sys.argv[6:]:
     runner = ModelRunner(build(name), ExecutionMode("fp32", autocast=False, channels_last=False))
-    x = zoo.photograph(48, 64, frames=3).permute(0, 3, 1, 2)
+    x = zoo.photograph(48, 64, frames=int(sys.argv[5])).permute(0, 3, 1, 2)
     with torch.inference_mode():
         truth = runner.forward(x)
     engine = Xla("xla", folder / "xla")
@@ -100,7 +100,7 @@ for name in sys.argv[5:]:
 @needs_xla
 def test_of_every_kind_of_network_it_makes_the_same_picture(tmp_path: Path) -> None:
     names = ("compact", "esrgan-short", "span", "swinir", "hat", "dat", "omnisr", "realcugan")
-    told = run(PICTURES, str(tmp_path), str(ROOT), "fp32", *names)
+    told = run(PICTURES, str(tmp_path), str(ROOT), "fp32", "3", *names)
     assert [one["name"] for one in told] == [*names]
     for one in told:
         assert one["shape"][0] == 3, "what filled the batch up is gone"
@@ -112,14 +112,22 @@ def test_of_every_kind_of_network_it_makes_the_same_picture(tmp_path: Path) -> N
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_in_half_precision_it_is_close(precision: str, tmp_path: Path) -> None:
     names = ("compact", "swinir", "dat")
-    told = run(PICTURES, str(tmp_path), str(ROOT), precision, *names)
+    told = run(PICTURES, str(tmp_path), str(ROOT), precision, "3", *names)
     assert [one["name"] for one in told] == [*names]
     assert all(one["apart"] < 0.02 for one in told), told
 
 
 @needs_xla
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_that_no_program_was_made_for_comes_in_its_order(devices: int, tmp_path: Path) -> None:
+    told = run(PICTURES, str(tmp_path), str(ROOT), "fp32", "23", "compact", "swinir", devices=devices)
+    assert [one["shape"][0] for one in told] == [23, 23]
+    assert all(one["apart"] < 2e-4 for one in told), told
+
+
+@needs_xla
 def test_of_a_network_with_what_torchax_lacks_it_says_which_operation(tmp_path: Path) -> None:
-    (told,) = run(PICTURES, str(tmp_path), str(ROOT), "fp32", "safmn")
+    (told,) = run(PICTURES, str(tmp_path), str(ROOT), "fp32", "1", "safmn")
     assert told["said"] == "torchax lacks an operation of it: aten::adaptive_max_pool2d has no lowering"
 
 
@@ -264,9 +272,10 @@ def test_it_is_never_chosen_by_itself() -> None:
 
 def test_a_program_is_read_as_it_was_written(tmp_path: Path) -> None:
     weights = {"a": np.ones((2, 3), np.float32), "b": np.arange(3, dtype=np.int32)}
-    XlaProgram("0.10.2", ("cpu", "tpu"), b"program", weights).write(tmp_path / "file")
-    read = XlaProgram.read(tmp_path / "file")
-    assert (read.jax, read.platforms, read.program) == ("0.10.2", ("cpu", "tpu"), b"program")
+    programs = {1: b"program", 4: b"for four"}
+    XlaPrograms("0.10.2", ("cpu", "tpu"), programs, weights).write(tmp_path / "file")
+    read = XlaPrograms.read(tmp_path / "file")
+    assert (read.jax, read.platforms, read.programs) == ("0.10.2", ("cpu", "tpu"), programs)
     assert {name: array.tolist() for name, array in read.weights.items()} == {
         name: array.tolist() for name, array in weights.items()
     }
@@ -278,16 +287,18 @@ def test_a_program_is_read_as_it_was_written(tmp_path: Path) -> None:
         lambda content: b"something else",
         lambda content: content[:40],
         lambda content: content[:-5],
-        lambda content: content.replace(b'"program": 7', b'"program": 9000'),
+        lambda content: content.replace(b'"1": 7', b'"1": 9000'),
+        lambda content: content.replace(b'"1": 7', b'"2": 7'),
+        lambda content: content.replace(b'{"1": 7}', b"[1, 7, 2]"),
         lambda content: content.replace(b'["cpu"]', b"[10203]"),
         lambda content: content.replace(b"{", b"[", 1),
     ],
 )
 def test_of_a_damaged_program_nothing_is_taken(change: Any, tmp_path: Path) -> None:
-    XlaProgram("0.10.2", ("cpu",), b"program", {"a": np.ones(4, np.float32)}).write(tmp_path / "file")
+    XlaPrograms("0.10.2", ("cpu",), {1: b"program"}, {"a": np.ones(4, np.float32)}).write(tmp_path / "file")
     (tmp_path / "file").write_bytes(change((tmp_path / "file").read_bytes()))
     with pytest.raises(CompileError, match="it has to be compiled anew"):
-        XlaProgram.read(tmp_path / "file")
+        XlaPrograms.read(tmp_path / "file")
 
 
 @pytest.mark.parametrize("shapes", [TileShapes.one(48, 64, 8), TileShapes.one(48, 64)])
