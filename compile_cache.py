@@ -24,6 +24,7 @@ from .api.context import RunContext
 from .api.errors import first_line
 from .api.model_info import Forward, ModelInfo
 from .api.options import Precision
+from .backends.errors import DeviceFullError
 from .backends.offer import bytes_held, devices_at_once, engine, takes_one_size, tiles_at_once
 from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
@@ -359,6 +360,8 @@ class CompiledForwards:
                 forward = load(copy.path, self._device)
             self._loaded[shapes] = CompiledExecutor(self, shapes, forward, entry)
             self._times.pop(shapes, None)  # they were another's, which was improved
+        except DeviceFullError:
+            raise
         except Exception as error:  # a package of another torch, a library that is missing
             lasting = explain(error)[0] == "model"  # else it may pass: memory or disk are full
             if loaded and not lasting:

@@ -37,7 +37,8 @@ class UpscaleOptions:
     ("wrap_y"). `alpha_mode` says how alpha is enlarged; "auto": by the model where it has sharp edges. `reproducible`:
     only choices that need no measuring, so that two machines of one kind agree. `resize`: the size that results are
     wanted in. `still`: how much a tile's values may differ, in 255ths, from when it was last computed, and it is
-    not computed again. Raises `BadOptionError` on a value out of range.
+    not computed again. `fallback`: what the engine of a device such as "tpu" cannot compute, torch computes on the CPU;
+    else it is an error. Raises `BadOptionError` on a value out of range.
     """
 
     precision: PrecisionChoice = "auto"
@@ -53,6 +54,7 @@ class UpscaleOptions:
     reproducible: bool = False
     resize: Resize = MODELS_SIZE
     still: int = 0
+    fallback: bool = False
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISION_CHOICES)
@@ -63,6 +65,7 @@ class UpscaleOptions:
         check_switch("autocast", self.autocast)
         check_switch("compile", self.compile)
         check_switch("reproducible", self.reproducible)
+        check_switch("fallback", self.fallback)
         if not isinstance(self.resize, Resize):
             raise BadOptionError(f"resize is {self.resize!r}; give a Resize(scale_by=..., width=..., height=...)")
         check_number("tile size", self.tile, 0, MAX_TILE)

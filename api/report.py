@@ -60,14 +60,16 @@ class UpscaleReport:
     they were cut. So many `still_tiles` of them were not computed: they took what came of others that are the same,
     mostly those of the frame before; `still_frames` are frames that are, as a whole, the one before, their tiles among
     those. `compiled`: tiles went through a compiled forward; `compiling` says in a few words where compiling stands,
-    and which engine compiled what is used, or why there is none. `kernels` are those that computed the model. `profile`
-    is the revision of what was known of the model when the run began, "rev 7": runs of one revision, with the same
-    options, give the same bits. Where compiled code got ready on the way, or faulty tiles made a mode be left for good,
-    it went "rev 7 to 8"; where free memory decided how large tiles or batches were, "rev 7, tiles as memory allowed".
-    `notes` are sentences on what was not done as asked, such as a precision that the model does not work in. `sizes`
-    says how the picture came to its size, "320x240, model 1280x960, lanczos 640x480", in so many `passes` of the model;
-    where these are several, the plan is the last one's, and all else is said of all of them. `devices` are those that
-    shared the work, and the plan is then that of the last share; none where one did it all."""
+    and which engine compiled what is used, or why there is none; `compiled_shapes`, for how many shapes of tiles it is
+    there in this mode, on this device (one where it is for any size; four at most where each is for one). `kernels` are
+    those that computed the model. `profile` is the revision of what was known of the model when the run began, "rev 7":
+    runs of one revision, with the same options, give the same bits. Where compiled code got ready on the way, or faulty
+    tiles made a mode be left for good, it went "rev 7 to 8"; where free memory decided how large tiles or batches were,
+    "rev 7, tiles as memory allowed". `notes` are sentences on what was not done as asked, such as a precision that the
+    model does not work in. `sizes` says how the picture came to its size, "320x240, model 1280x960, lanczos 640x480",
+    in so many `passes` of the model; where these are several, the plan is the last one's, and all else is said of all
+    of them. `devices` are those that shared the work, and the plan is then that of the last share; none where one did
+    it all."""
 
     model: str
     scale: int
@@ -95,6 +97,7 @@ class UpscaleReport:
     sizes: str = ""
     devices: tuple[DeviceShare, ...] = ()
     notes: tuple[str, ...] = ()
+    compiled_shapes: int = 0
 
     @property
     def still_share(self) -> float:

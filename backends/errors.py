@@ -7,3 +7,8 @@ class TraceError(RuntimeError):
 
 class CompileError(RuntimeError):
     """The model cannot be compiled, or the result is wrong."""
+
+
+class DeviceFullError(MemoryError):
+    """A device that an engine computes on has no room for that: smaller tiles may have it there. Main memory, where
+    torch would compute in its place, has not run out."""

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
+from ..api.options import Precision
 from ..devices.engine_names import is_xla
+from ..storage.engines_own import folder_of_xla
 from .errors import CompileError
 from .interface import Engine
 from .openvino import OpenVino
@@ -19,7 +21,6 @@ from .xla_library import full_name as name_of_xla
 
 ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt(), OpenVino())
 """In the order in which they are tried: where TensorRT for RTX is installed and knows the card, it comes first."""
-_OF_XLA = "xla"  # the folder in which what it compiles is kept
 
 
 def usable(device: torch.device) -> list[Engine]:
@@ -59,6 +60,12 @@ def takes_one_size(name: str) -> bool:
     return is_xla(name)
 
 
+def automatic_precisions(name: str) -> tuple[Precision, ...] | None:
+    """What "auto" chooses from for an engine's device of that name, best first, where that is not what suits a
+    processor: a TPU multiplies in bfloat16 by itself."""
+    return ("bf16", "fp32") if is_xla(name) and devices_of(name)[0].platform == "tpu" else None
+
+
 def devices_at_once(name: str) -> int:
     """How many devices an engine's name means, which share a batch of tiles."""
     return len(devices_of(name)) if is_xla(name) else 1
@@ -72,7 +79,7 @@ def tiles_at_once(name: str, size: tuple[int, int]) -> int:
 
 def _named(name: str, folder: Path) -> Engine | None:
     if is_xla(name):
-        return Xla(name, folder / _OF_XLA)
+        return Xla(name, folder_of_xla(folder))
     if name.startswith(PREFIX):
         return OpenVino(name.removeprefix(PREFIX))
     return next((one for one in ENGINES if one.name == name), None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..api.errors import first_line
+from .errors import DeviceFullError
 from .xla_cache import kept_in
 from .xla_file import XlaPrograms
 from .xla_library import jax_library
 
 _AXIS = "tiles"
+_NO_ROOM = "RESOURCE_EXHAUSTED"  # https://github.com/abseil/abseil-cpp/blob/master/absl/status/status.h
 
 
 class XlaForward:
@@ -25,7 +29,8 @@ class XlaForward:
 
     The weights are put on every device once, and are arguments of the programs: they are no constants in them. That for
     one tile is compiled here and now, which takes seconds the first time, or read from the folder `kept`; others when
-    there are so many tiles. Raises what JAX raises.
+    there are so many tiles, and not again where they have no room. Raises what JAX raises, `DeviceFullError` where not
+    even single tiles have room.
     """
 
     def __init__(self, programs: XlaPrograms, devices: Sequence[Any], kept: Path) -> None:
@@ -35,7 +40,8 @@ class XlaForward:
         self._specs = (everywhere, apart)
         self._place = self._jax.sharding.NamedSharding(self._mesh, apart)
         placed = self._jax.sharding.NamedSharding(self._mesh, everywhere)
-        self._weights = self._jax.device_put(dict(programs.weights), placed)
+        with _told_when_full():
+            self._weights = self._jax.device_put(dict(programs.weights), placed)
         self._compiled = {1: self._compile(1)}
         self._alone = Lock()
 
@@ -44,7 +50,14 @@ class XlaForward:
             results = []
             while len(x):
                 tiles = max((tiles for tiles in self._programs if tiles * self._count <= len(x)), default=1)
-                results.append(self._of_all(x[: tiles * self._count], tiles))
+                try:
+                    results.append(self._of_all(x[: tiles * self._count], tiles))
+                except DeviceFullError:
+                    if tiles == 1:
+                        raise
+                    self._programs = {count: one for count, one in self._programs.items() if count < tiles}
+                    self._compiled.pop(tiles, None)
+                    continue
                 x = x[tiles * self._count :]
         return torch.cat(results) if len(results) > 1 else results[0]
 
@@ -55,8 +68,9 @@ class XlaForward:
             x = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)])
         if tiles not in self._compiled:
             self._compiled[tiles] = self._compile(tiles)
-        placed = self._jax.device_put(x.contiguous().numpy(), self._place)
-        result = np.array(self._compiled[tiles](self._weights, placed))  # copied: it is the caller's
+        with _told_when_full():
+            placed = self._jax.device_put(x.contiguous().numpy(), self._place)
+            result = np.array(self._compiled[tiles](self._weights, placed))  # copied: it is the caller's
         return torch.from_numpy(result)[: len(x) - missing]
 
     def _compile(self, tiles: int) -> Any:
@@ -67,5 +81,16 @@ class XlaForward:
         shared = self._jax.shard_map(
             exported.call, mesh=self._mesh, in_specs=self._specs, out_specs=apart, check_vma=False
         )
-        with kept_in(self._kept):
+        with kept_in(self._kept), _told_when_full():
             return self._jax.jit(shared).lower(self._weights, of_all).compile()
+
+
+@contextmanager
+def _told_when_full() -> Iterator[None]:
+    """Within it, JAX's own error for a device without room is ours: it has no type for that, only a word."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _NO_ROOM not in str(error):
+            raise
+        raise DeviceFullError(first_line(error)) from error

@@ -1,20 +1,21 @@
-"""What XLA computes, beside torch, and what its compiles cost: `python -m bench.xla [--models NAME...] [--json FILE]`,
-in an environment that has JAX and torchax (`make xla-env`).
+"""What XLA computes, beside torch, and what its compiles cost: `python -m bench.xla [--models NAME...] [--device tpu]
+[--json FILE]`, in an environment that has JAX and torchax (`make xla-env`).
 
-Each in processes of its own, on JAX's CPU backend, whose processor is made to look like one device or several; a first
-run waits until the model is compiled, and so does the first after a restart, by what is kept on the disk.
+Each in processes of its own, by itself on JAX's CPU backend, whose processor is made to look like one device or
+several; a first run waits until the model is compiled, and so does the first after a restart, by what is kept on the
+disk. A folder of pictures of odd sizes tells how often it compiles, and how much of what it computes lies beyond them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from .model_zoo import build
 from .photograph import photograph
 
 _MANY = 8  # devices
+_ODD = ((150, 200), (131, 97), (240, 180), (199, 201), (96, 250), (177, 143), (222, 118), (128, 128))  # pixels
+_PROCESSOR = "xla:cpu"
 _TILE = 128  # the side of a square one, pixels
 _RUNS = 3
 _PROGRAM = "program"
@@ -40,19 +43,24 @@ def main() -> None:
     if arguments.once:
         print(json.dumps(_once(**json.loads(arguments.once))))
         return
+    device = _PROCESSOR if arguments.device == "auto" else arguments.device
     results = Results(_CPU, arguments.json)
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            runs = partial(_child, 1, folder, what="runs", name=name)
+            runs = partial(_child, 1, folder, what="runs", name=name, device=device)
             cold, restarted = runs(), runs()
         with tempfile.TemporaryDirectory() as folder:
-            forwards = partial(_child, folder=folder, what="forwards", name=name)
-            _child(1, folder, what="build", name=name)
-            one, many = forwards(1, batch=4), _devices(folder, name)
+            odd = _child(1, folder, what="odd", name=name, device=device)
+        with tempfile.TemporaryDirectory() as folder:
+            _child(1, folder, what="build", name=name, device=_PROCESSOR)
+            one = _child(1, folder, what="forwards", name=name, device=device, batch=4)
+            many = _devices(folder, name) if device == _PROCESSOR else float("nan")
         row = {
             "model": name,
             "apart": cold["apart"],
             "second : first": cold["seconds"][1] / cold["seconds"][0],
+            "compiled for a folder": odd["compiled"],
+            "padding": odd["padding"],
             "restarted : cold": restarted["seconds"][0] / cold["seconds"][0],
             "XLA : torch, 4 tiles": one["xla"] / one["torch"],
             f"{_MANY} devices : 1, {_MANY} tiles": many,
@@ -68,19 +76,18 @@ def _devices(folder: str, name: str) -> float:
     taken: dict[int, list[float]] = {1: [], _MANY: []}
     for _ in range(_RUNS):
         for devices, seconds in taken.items():
-            told = _child(devices, folder, what="forwards", name=name, batch=_MANY, beside_torch=False)
+            work = {"what": "forwards", "name": name, "device": _PROCESSOR}
+            told = _child(devices, folder, **work, batch=_MANY, beside_torch=False)
             seconds.append(told["xla"])
     return min(taken[_MANY]) / min(taken[1])
 
 
 def _child(devices: int, folder: str, **work: Any) -> dict[str, Any]:
     """What a process says that has so many devices, and keeps what it compiles in `folder`."""
-    environment: Mapping[str, str] = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "CUDASPEED_CACHE_DIR": folder,
-    }
+    environment = {**os.environ, "CUDASPEED_CACHE_DIR": folder}
+    if work["device"] == _PROCESSOR:
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "bench.xla", "--once", json.dumps({"folder": folder, **work})]
     ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -88,13 +95,15 @@ def _child(devices: int, folder: str, **work: Any) -> dict[str, Any]:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def _once(what: str, name: str, folder: str, **more: Any) -> dict[str, Any]:
+def _once(what: str, name: str, folder: str, device: str, **more: Any) -> dict[str, Any]:
     if what == "runs":
-        return _runs(name)
-    return _build(name, Path(folder)) if what == "build" else _forwards(name, Path(folder), **more)
+        return _runs(name, device)
+    if what == "odd":
+        return _odd(name, device)
+    return _build(name, Path(folder)) if what == "build" else _forwards(name, Path(folder), device, **more)
 
 
-def _runs(name: str) -> dict[str, Any]:
+def _runs(name: str, device: str) -> dict[str, Any]:
     """Seconds of the first run in this process and of the next, and how far its picture is from torch's."""
     from cudaspeed.api.options import UpscaleOptions
     from cudaspeed.host.standalone import StandaloneContext
@@ -104,16 +113,34 @@ def _runs(name: str) -> dict[str, Any]:
     seconds, results = [], []
     for _ in range(2):
         began = time.perf_counter()
-        results.append(upscale(picture, model, UpscaleOptions(precision="fp32"), StandaloneContext("xla")))
+        results.append(upscale(picture, model, UpscaleOptions(precision="fp32"), StandaloneContext(device)))
         seconds.append(time.perf_counter() - began)
     usual = UpscaleOptions(precision="fp32", compile=False)
     truth = upscale(picture, model, usual, StandaloneContext("cpu"))
-    if not all(result.report.compiling == "compiled by xla" for result in results):
+    if not all(result.report.compiling == f"compiled by {device}" for result in results):
         raise SystemExit(f"{name}: {results[-1].report.compiling}")
     return {"seconds": seconds, "apart": (results[0].image - truth.image).abs().max().item()}
 
 
-def _forwards(name: str, folder: Path, batch: int, beside_torch: bool = True) -> dict[str, float]:
+def _odd(name: str, device: str) -> dict[str, Any]:
+    """How many shapes of tiles were compiled for pictures of odd sizes, one after the other, and the share of what was
+    computed that lies beyond them."""
+    from cudaspeed.api.options import UpscaleOptions
+    from cudaspeed.host.standalone import StandaloneContext
+    from cudaspeed.upscale_engine import upscale
+
+    model, computed, within, compiled = build(name), 0, 0, 0
+    for size in _ODD:
+        report = upscale(photograph(*size), model, UpscaleOptions(), StandaloneContext(device)).report
+        if not report.compiled:
+            raise SystemExit(f"{name}, {size}: {report.compiling}")
+        within += math.prod(size)
+        computed += math.prod(map(max, size, report.tile))
+        compiled = report.compiled_shapes
+    return {"compiled": compiled, "padding": 1 - within / computed}
+
+
+def _forwards(name: str, folder: Path, device: str, batch: int, beside_torch: bool = True) -> dict[str, float]:
     """Median seconds of a forward of `batch` tiles by XLA on all devices, a tile each where there are several, and by
     the plain model in torch, in turn."""
     from cudaspeed.backends.xla_file import XlaPrograms
@@ -121,7 +148,7 @@ def _forwards(name: str, folder: Path, batch: int, beside_torch: bool = True) ->
     from cudaspeed.backends.xla_library import devices_of
 
     model, x = build(name), photograph(_TILE, _TILE).permute(0, 3, 1, 2).repeat(batch, 1, 1, 1)
-    forward = XlaForward(XlaPrograms.read(folder / _PROGRAM), devices_of("xla"), folder / "xla")
+    forward = XlaForward(XlaPrograms.read(folder / _PROGRAM), devices_of(device), folder / "xla")
 
     def by_xla() -> None:
         forward(x)

@@ -66,6 +66,11 @@ def computing_arguments() -> Parser:
         default="auto",
         help="auto, cpu, cuda:0, openvino:GPU, tpu, ...; several share the work: cuda:0,cuda:1, or all (default: auto)",
     )
+    shared.add_argument(
+        "--fallback",
+        action="store_true",
+        help="what tpu, xla or openvino:GPU cannot compute, torch computes on the CPU (else it is an error)",
+    )
     return shared
 
 

@@ -12,6 +12,7 @@ from ..api.errors import BadModelError, BadOptionError, CudaspeedError, first_li
 from ..api.options import UpscaleOptions
 from ..models.loader import check_file, load_model
 from ..storage.artifacts import ArtifactStore, Entry
+from ..storage.engines_own import kept_by_engines
 from ..storage.location import compiled_folder
 from .console import Console
 from .devices import check_device
@@ -27,6 +28,10 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
     entries = sorted(store.entries().values(), key=lambda entry: entry.used, reverse=True)
     for entry in entries:
         console.tell(asdict(entry), _entry_line(entry))
+    kept = [status.st_size for status in kept_by_engines(store.folder).values()]
+    if kept:
+        record = {"engine": "xla", "files": len(kept), "bytes": sum(kept)}
+        console.tell(record, f"XLA's own code for devices here: {len(kept)} files, {sum(kept) / 1e6:.1f} MB")
     if not console.json:
         ready = sum(entry.state == "ready" for entry in entries)
         console.tell({}, f"{ready} compiled, {store.size() / 1e6:.1f} MB, in {store.folder}")

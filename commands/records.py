@@ -32,6 +32,7 @@ def done(job: Job, model: str, report: UpscaleReport) -> dict[str, Any]:
         "tiles": report.tiles,
         "compiled": report.compiled,
         "compiling": report.compiling,
+        "compiled_shapes": report.compiled_shapes,
         "profile": report.profile,
         "seconds": report.seconds,
         "peak_bytes": report.peak_bytes,

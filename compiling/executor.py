@@ -13,6 +13,7 @@ from torch import Tensor
 from ..api.errors import ModelFailedError, first_line
 from ..api.model_info import Forward, ModelInfo
 from ..api.options import Precision
+from ..backends.errors import DeviceFullError
 from ..backends.offer import bytes_held
 from ..backends.shapes import TileShapes
 from ..kernels.numerics import OF_A_MODEL, compare
@@ -71,6 +72,8 @@ class CompiledExecutor:
         result = None
         try:
             result = check_result(self._forward(tiles), tiles, self._owner.info)
+        except DeviceFullError:  # smaller tiles, not other code
+            raise
         except ModelFailedError as error:  # it would give no other shape the next time
             self.give_way(f"its result was refused: {first_line(error)}", lasting=True)
         except Exception as error:  # whatever compiled code raises, the eager forward gives the picture

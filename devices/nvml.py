@@ -35,13 +35,21 @@ class Nvml:
 
     def cards(self) -> list[Card]:
         """Those of this machine, in the order of their slots; none where it does not answer."""
-        if not self._looked:
-            self._looked, self._library = True, answer(self._begun)
+        self._look()
         if self._library is None:
             return []
         count = answer(self._library.nvmlDeviceGetCount)
         cards = (self._card(number) for number in range(count if type(count) is int else 0))
         return [card for card in cards if card]
+
+    def driver(self) -> str:
+        """The version of NVIDIA's driver, "" where it does not answer."""
+        self._look()
+        return _text(answer(self._library.nvmlSystemGetDriverVersion)) if self._library else ""
+
+    def _look(self) -> None:
+        if not self._looked:
+            self._looked, self._library = True, answer(self._begun)
 
     def _begun(self) -> Any:
         library = self._find()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..api.errors import ModelFailedError, first_line
+from ..backends.errors import DeviceFullError
 from ..memory import working_bytes
 from ..models.execution import Executor
 from .fallback import Step
@@ -51,7 +52,8 @@ class Forwards:
                 if not self._context.is_out_of_memory(error):
                     raise
                 self._make_room(error, step, pixels)
-                limit = pixels
+                # torch computes these in main memory, which would have room for tiles that an engine's device has not
+                limit = tiles[0, 0].numel() // 2 if isinstance(error, DeviceFullError) else pixels
         height, width = tiles.shape[2:]
         sizes = [*smaller_forwards(len(tiles), height, width, self._session.known.info)]
         *others, last = [size for size in sizes if size <= limit] or sizes[-1:]

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..api.context import RunContext
 from ..api.errors import ModelFailedError, first_line
 from ..api.options import Precision, UpscaleOptions
+from ..backends.offer import automatic_precisions
 from ..kernels.build import OURS, is_pending
 from ..kernels.layers import LayerKind, layers_of
 from ..models.autotune import by_our_kernels, code_behind, to_be_measured
@@ -90,9 +91,11 @@ class ModeChooser:
 
     def _choose(self, pixels: int, piece: Piece) -> Choice:
         asked, device = self._options.precision, self._context.device
-        precisions = considered(asked, self._model, device, self._context.switches.precisions)
+        switches = self._context.switches
+        automatic = switches.precisions or automatic_precisions(switches.engine)
+        precisions = considered(asked, self._model, device, automatic)
         ways_of = {precision: [*self._ways(precision, pixels)] for precision in precisions}
-        timed = device.type == "cpu" and not self._options.reproducible
+        timed = device.type == "cpu" and not (self._options.reproducible or switches.engine)
         if timed and asked != "auto" and len(ways_of.get("bf16", ())) > 1:
             ways_of["bf16"] = self._fastest_first(ways_of["bf16"], pixels)
         ways = [way for some in ways_of.values() for way in some]

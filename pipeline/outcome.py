@@ -85,6 +85,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         batch=schedule.batch,
         compiled=outcome.compiled,
         compiling=session.compiling(outcome.compiled),
+        compiled_shapes=session.compiled_shapes,
         seconds=0.0,
         peak_bytes=memory.on_device if peak is None else peak,
         health=health,
@@ -93,7 +94,7 @@ def make_report(session: Session, outcome: Outcome, frames: int, planned: Pass) 
         still_tiles=outcome.still_tiles,
         still_frames=outcome.still_frames,
         profile=session.told_profile(),
-        notes=(*session.notes, *(told for told in (offloaded, overlap) if told)),
+        notes=(*session.notes, *(told for told in (session.schedules.engine_warning, offloaded, overlap) if told)),
     )
 
 

@@ -48,7 +48,8 @@ class _Plan(NamedTuple):
 class ScheduleMaker:
     """Of the run that `chain` belongs to. `batches_ahead`: how many batches are computed while the host looks at an
     earlier one; `most_pixels`: of the largest forward that the workload has use for, once it was scheduled. `streams`:
-    the device works on its own."""
+    the device works on its own. `engine_warning`: why what the engine of the device should compute is not, where that
+    is allowed."""
 
     def __init__(
         self,
@@ -68,13 +69,15 @@ class ScheduleMaker:
         self._ready: Compiled = {}
         self.batches_ahead = _AHEAD.get(context.device.type, 0)
         self.most_pixels = 0
+        self.engine_warning: str | None = None
 
     def schedule(self, workload: Workload, limits: Limits) -> Schedule:
         """The schedule for `workload` in the mode that the run stands on.
 
         For a mode that is new to the run its model is brought to the device. For the run's first, and after an error,
-        compiling is waited for, if that is asked for. Raises `BadOptionError` for a tile or overlap that cannot be,
-        and where the engine that is asked for cannot compute the model.
+        compiling is waited for, if that is asked for; so it is where an engine's device had no room for its tiles.
+        Raises `BadOptionError` for a tile or overlap that cannot be, and where the engine that is asked for cannot
+        compute the model.
         """
         scheduler, self._limits = self._scheduler, limits
         self._workload = self._workload or workload
@@ -87,6 +90,8 @@ class ScheduleMaker:
             if self._scheduler is None and self._context.switches.engine:  # what is finished is never lost to it
                 self._check_engine(self._context.switches.engine)
             self._scheduler, self._scheduled = scheduler, self._chain.now
+        elif self._context.switches.engine and self._chain.now.compiled and not self._fits(scheduler):
+            self._compile_first(scheduler, self._chain.now.compiled)
         self._look_for_compiled()
         return scheduler.schedule(self._ready, limits)
 
@@ -193,13 +198,22 @@ class ScheduleMaker:
                 compiled.start(shapes)
                 compiled.wait(self._context)  # also where another process was quicker to start it
 
+    def _fits(self, scheduler: Scheduler) -> bool:
+        """Whether what is compiled can be used within the limits: its device's memory may have run out."""
+        self._look_for_compiled()
+        tile = scheduler.schedule(self._ready, self._limits).tile
+        return any(shapes.fit((1, 1, *tile)) for shapes in self._ready)
+
     def _check_engine(self, name: str) -> None:
         """Raise `BadOptionError` where the engine that is asked for has compiled nothing: whoever names a device does
-        not mean that torch computes on the CPU in its place."""
+        not mean that torch computes on the CPU in its place, unless that is said, too."""
         if not self._ready:
             compiled = self._chain.now.compiled
             why = (compiled and compiled.failure()) or "it could not be compiled"
-            raise BadOptionError(f"device is {name}, which cannot compute {self._known.info.name}: {why}; take cpu")
+            told = f"device is {name}, which cannot compute {self._known.info.name}: {why}"
+            if not self._options.fallback:
+                raise BadOptionError(f"{told}; take cpu, or on the command line --fallback")
+            self.engine_warning = f"{told}; torch computed it on the CPU"
 
     def _look_for_compiled(self) -> None:
         compiled = self._chain.now.compiled

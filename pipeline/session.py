@@ -177,6 +177,12 @@ class Session:
             return f"{NOT_NEEDED}: weights come layer by layer" if self.options.compile else "off"
         return f"{NOT_NEEDED}: {now.mode.kernels} kernels" if self.options.compile else "off"
 
+    @property
+    def compiled_shapes(self) -> int:
+        """For how many shapes of tiles the model is compiled."""
+        compiled = self.chain.now.compiled
+        return len(compiled.ready()) if compiled else 0
+
     # --- details -----------------------------------------------------------------------------------------------------
 
     def _note_share_of_peak(self, batch: BatchTime, mode: ExecutionMode) -> None:

@@ -9,6 +9,7 @@ change or from after it.
     <folder>/<id>.pt2             a compiled model
     <folder>/<id>.log             what was said when its compile failed; written by others
     <folder>/jobs/                scratch of running compiles (scratch.py)
+    <folder>/xla/                 what an engine keeps of its own (engines_own.py)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from .engines_own import bytes_of_engines, clear_engines_own, make_room
 from .files import bytes_in, delete, locked, replace_whole, sha256_of
 from .index import (
     Entry,
@@ -154,7 +156,8 @@ class ArtifactStore:
         """Make `file`, compiled by `engine` in `seconds`, the entry's file. It is moved, so it must lie in the same
         file system. Who has compiled it goes on to look for what is faster, until `searched`.
 
-        Then the files used longest ago are deleted until the rest is within the limit, this one apart. Their entries
+        Then the files used longest ago are deleted until the rest is within the limit, this one apart, and first of all
+        what engines keep beside. Their entries
         are "seen" again and keep what was measured.
         """
         digest, size = sha256_of(file), file.stat().st_size
@@ -205,11 +208,13 @@ class ArtifactStore:
                 del entries[entry_id]
             if not entries:  # nobody works in there
                 delete(self.folder / "jobs")
+            clear_engines_own(self.folder)
         return max(0, before - self.size())
 
     def size(self) -> int:
-        """Bytes on disk of all compiled models and of the scratch of those being compiled."""
-        total = bytes_in(self.folder / "jobs")
+        """Bytes on disk of all compiled models, of what engines keep beside them, and of the scratch of those being
+        compiled."""
+        total = bytes_in(self.folder / "jobs") + bytes_of_engines(self.folder)
         for file in self._files(".pt2"):
             with suppress(OSError):  # deleted meanwhile
                 total += file.lstat().st_size
@@ -300,6 +305,7 @@ class ArtifactStore:
     def _evict(self, entries: dict[str, Entry], keep: str) -> None:
         ready = [entry for entry in entries.values() if entry.state == "ready"]
         total = sum(entry.bytes for entry in ready)
+        make_room(self.folder, max(0, self.limit_bytes - total))  # it is made again in seconds
         for entry in sorted(ready, key=_last_use):
             if total > self.limit_bytes and entry.id != keep:
                 total -= entry.bytes

@@ -147,6 +147,7 @@ def test_json_tells_all(upscale: Run, tmp_path: Path) -> None:
         "devices": [],
         "compiled": False,
         "compiling": "off",
+        "compiled_shapes": 0,
         "profile": "rev 1",
         "warnings": [],
     }

@@ -26,6 +26,7 @@ from cudaspeed.api.errors import BadOptionError
 from cudaspeed.api.options import UpscaleOptions
 from cudaspeed.api.report import UpscaleReport
 from cudaspeed.backends import offer, openvino_library
+from cudaspeed.backends.errors import DeviceFullError
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.compiling import model_entries
 from cudaspeed.host.standalone import StandaloneContext
@@ -570,10 +571,10 @@ def test_what_another_engine_computes_wrongly_is_refused(compilers: Compilers, m
         assert "its result was refused" in report.compiling
 
 
-def with_xla(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
+def with_xla(monkeypatch: pytest.MonkeyPatch, devices: int = 1, platform: str = "cpu") -> None:
     """As if XLA were installed, and had so many."""
     monkeypatch.setattr(session, "check_device", lambda name: None)
-    monkeypatch.setattr(offer, "devices_of", lambda name: (None,) * devices)
+    monkeypatch.setattr(offer, "devices_of", lambda name: (SimpleNamespace(platform=platform),) * devices)
 
 
 @pytest.mark.parametrize("make", [zoo.compact, zoo.swinir])
@@ -581,7 +582,7 @@ def test_for_a_folder_of_odd_sizes_an_engine_of_one_size_compiles_four_times_at_
     make: Callable[[], ImageModelDescriptor], compilers: Compilers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And all of it is compiled, though no tile of a convolutional model may be larger than its picture."""
-    with_xla(monkeypatch, devices=1)
+    with_xla(monkeypatch)
     compilers.at_once = Job.succeed
     sessions, model, sizes = process(compilers), make(), random.Random(0)
     for _ in range(24):
@@ -589,6 +590,56 @@ def test_for_a_folder_of_odd_sizes_an_engine_of_one_size_compiles_four_times_at_
         result = upscale(image, model, AUTO, StandaloneContext("xla"), sessions)
         assert result.report.compiled, image.shape
     assert 2 <= len(compilers.jobs) <= 4
+
+
+def test_where_an_engines_device_has_no_room_its_tiles_become_smaller(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_xla(monkeypatch)
+    compilers.at_once = Job.succeed
+
+    def full(tiles: Tensor) -> Tensor:
+        if tiles[0, 0].numel() > 4 * 100 * 100:  # results of x2
+            raise DeviceFullError("RESOURCE_EXHAUSTED: out of memory allocating 1 byte")
+        return tiles
+
+    compilers.wrong = full
+    image, model = zoo.photograph(160, 200, frames=3), zoo.compact()
+    result = upscale(image, model, AUTO, StandaloneContext("xla"), process(compilers))
+    truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
+    torch.testing.assert_close(result.image, truth, atol=2 / 255, rtol=0)
+    report = result.report
+    assert report.compiled
+    assert report.out_of_memory >= 1
+    assert len(compilers.jobs) >= 2
+    assert report.tile[0] * report.tile[1] <= 100 * 100
+
+
+@pytest.mark.parametrize(("platform", "precision"), [("tpu", "bf16"), ("cpu", "fp32")])
+def test_on_a_tpu_half_precision_is_chosen_by_itself(
+    platform: str, precision: str, compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_xla(monkeypatch, platform=platform)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)  # a processor without
+    compilers.at_once = Job.succeed
+    options = UpscaleOptions()
+    result = upscale(zoo.photograph(500, 500), zoo.compact(), options, StandaloneContext("tpu"), process(compilers))
+    assert result.report.precision == precision
+
+
+def test_what_an_engine_cannot_compute_torch_does_where_that_is_asked_for(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_xla(monkeypatch)
+    compilers.at_once = Job.fail
+    model, image = zoo.compact(), zoo.photograph(64, 64)
+    with pytest.raises(BadOptionError, match=r"device is xla, which cannot compute .* unknown operator; take"):
+        upscale(image, model, AUTO, StandaloneContext("xla"), process(compilers))
+    result = upscale(image, model, replace(AUTO, fallback=True), StandaloneContext("xla"), process(compilers))
+    (note,) = result.report.notes
+    assert "it uses an unknown operator; torch computed it on the CPU" in note
+    truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
+    torch.testing.assert_close(result.image, truth, atol=2 / 255, rtol=0)
 
 
 @pytest.mark.parametrize("devices", [1, 3])

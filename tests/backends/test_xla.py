@@ -148,7 +148,7 @@ def test_what_it_cannot_compute_is_not_computed_by_torch_in_its_place(
     (told,) = run(begin + LACKING)
     assert "device is xla, which cannot compute SAFMN" in told["said"]
     assert "adaptive_max_pool2d" in told["said"]
-    assert told["said"].endswith("take cpu")
+    assert told["said"].endswith("take cpu, or on the command line --fallback")
 
 
 RUNS = """
@@ -219,6 +219,45 @@ with kept_in(Path(sys.argv[2])):
 @needs_xla
 def test_where_jax_keeps_what_it_compiles_is_as_it_was_afterwards(tmp_path: Path) -> None:
     assert run(SETTINGS, str(tmp_path / "kept")) == [{"kept": True, "same": True}, {"theirs": True}]
+
+
+FULL = """
+from cudaspeed.backends.errors import DeviceFullError
+from cudaspeed.backends.interface import Work
+from cudaspeed.backends.shapes import TileShapes
+from cudaspeed.backends.xla import Xla
+from cudaspeed.compiling.aoti import Whole
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.runner import ModelRunner
+
+def full(*given):
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
+
+folder, cpu = Path(sys.argv[2]), torch.device("cpu")
+runner = ModelRunner(zoo.compact(), ExecutionMode("fp32", autocast=False, channels_last=False))
+x, engine = torch.rand(9, 3, 64, 64), Xla("xla", folder / "xla")
+engine.build(Work(Whole(runner), x[:1], TileShapes.one(64, 64, 8), "fp32", cpu, folder), folder / "m")
+forward = engine.load(folder / "m", cpu)
+forward(x)
+many = max(forward._compiled)
+forward._compiled[many] = full
+with torch.inference_mode():
+    apart = (forward(x) - runner.forward(x)).abs().max().item()
+tell(many=many, apart=apart)
+forward._compiled[1] = full
+try:
+    forward(x)
+except DeviceFullError as error:
+    tell(said=str(error))
+"""
+
+
+@needs_xla
+def test_where_several_tiles_have_no_room_they_go_one_by_one(tmp_path: Path) -> None:
+    first, last = run(FULL, str(tmp_path), devices=1)
+    assert first["many"] > 1
+    assert first["apart"] < 2e-4
+    assert "Out of memory" in last["said"]
 
 
 ABSENT = """

@@ -9,11 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from comfyui_page import Page
 from comfyui_server import COMFYUI, Server, node, start_comfyui
 from PIL import Image
 
@@ -63,6 +65,28 @@ def prompt(**more: Any) -> dict[str, Any]:
     picture, model = node("LoadImage", image="large.png"), node("UpscaleModelLoader", model_name=MODEL)
     saved = {f"save_{name}": node("SaveImage", images=[name, 0], filename_prefix=name) for name in more}
     return {"picture": picture, "model": model, **more, **saved}
+
+
+def test_it_tells_how_far_it_is_and_an_interrupt_ends_it(server: Server) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (1600, 2400, 3), np.uint8)
+    Image.fromarray(values).save(server.folder / "input" / "long.png")
+    work = {"mine": ours("enable", devices="xla", tile_size=128)}
+    server.run(prompt(**work))  # compiled
+    page = Page(server, prompt(**work) | {"picture": node("LoadImage", image="long.png")})
+    page.wait_for_bar("mine")
+    time.sleep(1.0)
+    asked = time.monotonic()
+    server.post("/interrupt", {})
+    ended, how = page.wait()
+    assert how == "execution_interrupted", server.log()
+    assert ended - asked <= 2.0
+    shares = [value / most for _, value, most in page.bars("mine")]
+    assert shares == sorted(shares)
+    assert 0 < shares[-1] < 1
+    page = Page(server, prompt(**work, other=ours("enable", devices="xla", tile_size=96)))
+    assert page.wait()[1] == "execution_success", server.log()
+    _, value, most = page.bars("other")[-1]
+    assert value == most
 
 
 def test_its_picture_is_the_processors_and_unloading_leaves_nothing_on_its_devices(server: Server) -> None:
