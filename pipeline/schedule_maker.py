@@ -210,10 +210,12 @@ class ScheduleMaker:
         if not self._ready:
             compiled = self._chain.now.compiled
             why = (compiled and compiled.failure()) or "it could not be compiled"
-            told = f"device is {name}, which cannot compute {self._known.info.name}: {why}"
+            model = self._known.info.name
             if not self._options.fallback:
-                raise BadOptionError(f"{told}; take cpu, or on the command line --fallback")
-            self.engine_warning = f"{told}; torch computed it on the CPU"
+                raise BadOptionError(
+                    f"device is {name}, which cannot compute {model}: {why}; take cpu, or on the command line --fallback"
+                )
+            self.engine_warning = f"device is {name}, which cannot compute {model}: {why}; torch computed it on the CPU"
 
     def _look_for_compiled(self) -> None:
         compiled = self._chain.now.compiled
