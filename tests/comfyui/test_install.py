@@ -35,6 +35,7 @@ torch_took = time.process_time() - began
 sys.path.insert(0, "")
 import comfy.options
 comfy.options.enable_args_parsing()
+import utils.extra_config  # as main.py does: older ones' nodes put another `utils` before it
 import nodes, server
 
 async def load():
