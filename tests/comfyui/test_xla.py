@@ -90,6 +90,7 @@ def test_it_tells_how_far_it_is_and_an_interrupt_ends_it(server: Server) -> None
 
 
 def test_its_picture_is_the_processors_and_unloading_leaves_nothing_on_its_devices(server: Server) -> None:
+    server.free()
     before = server.get("/arrays")
     server.run(prompt(one=ours("disable")))  # by itself: of one model a copy is kept in one mode
     entry = server.run(prompt(two=ours("enable", devices="xla")))
