@@ -213,7 +213,8 @@ class ScheduleMaker:
             model = self._known.info.name
             if not self._options.fallback:
                 raise BadOptionError(
-                    f"device is {name}, which cannot compute {model}: {why}; take cpu, or on the command line --fallback"
+                    f"device is {name}, which cannot compute {model}: {why}; "
+                    "take cpu, or on the command line --fallback"
                 )
             self.engine_warning = f"device is {name}, which cannot compute {model}: {why}; torch computed it on the CPU"
 
