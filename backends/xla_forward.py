@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..api.errors import first_line
+from ..devices.tpu import COMPUTING
 from .errors import DeviceFullError
 from .xla_cache import kept_in
 from .xla_file import XlaPrograms
@@ -34,6 +35,7 @@ class XlaForward:
     """
 
     def __init__(self, programs: XlaPrograms, devices: Sequence[Any], kept: Path) -> None:
+        COMPUTING.update(dict.fromkeys(devices))
         self._jax, self._programs, self._kept, self._count = jax_library(), programs.programs, kept, len(devices)
         self._mesh = self._jax.sharding.Mesh(np.array(devices), (_AXIS,))
         everywhere, apart = (self._jax.sharding.PartitionSpec(*axes) for axes in ((), (_AXIS,)))

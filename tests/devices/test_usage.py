@@ -181,6 +181,18 @@ def test_tpus() -> None:
     assert TpuInfo(modules.__getitem__).cards() == []
 
 
+def test_without_their_library_jax_tells_of_the_tpus_that_runs_compute_on() -> None:
+    stats: dict[str, int] | None = {"bytes_in_use": 3 * GIGABYTE, "bytes_limit": 16 * GIGABYTE}
+    chip = SimpleNamespace(device_kind="TPU v5 lite", id=0, memory_stats=lambda: stats)
+    processor = SimpleNamespace(device_kind="cpu", id=0, memory_stats=lambda: None)
+    tpus = TpuInfo({}.__getitem__, [chip, processor])
+    assert tpus.cards() == [Card("TPU v5 lite 0", "", 3 * GIGABYTE, 16 * GIGABYTE, None)]
+    stats.pop("bytes_limit")
+    assert tpus.cards() == [Card("TPU v5 lite 0", "", None, None, None)]
+    chip.memory_stats = unwell
+    assert tpus.cards() == []
+
+
 def test_looking_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is in the page's route, on this machine."""
     monkeypatch.setattr(torch.cuda, "_lazy_init", unwell)
