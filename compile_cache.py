@@ -334,7 +334,7 @@ class CompiledForwards:
         name = self._known.engine
         one_size_only = takes_one_size(name)
         if one_size_only and last and self.info.convolutional:
-            side = side_for_any(tile)
+            side = side_for_any(self.info, tile)
             if not side:
                 return
             tile = side, side

@@ -10,7 +10,7 @@ from statistics import median
 from ..api.model_info import ModelInfo
 from ..backends.shapes import TileShapes
 from ..storage.artifacts import Entry
-from ..tiling.plan import round_up
+from ..tiling.plan import automatic_overlap, round_up
 
 # Until there is anything to learn from. CPU: measured (docs/compiling.md), two cores, fp32. CUDA: guesses.
 _COMPILE_SECONDS = 60.0
@@ -19,7 +19,7 @@ _SHARE_SAVED_ELSEWHERE = 0.3
 
 _LEAST_SIDE, _MOST_SIDE, _MOST_TILES = 32, 2048, 256
 _ROUND = 8
-_SIDES_FOR_ANY = (256, 128, 64)
+_SIDES_FOR_ANY = (64, 96, 128, 192, 256)
 _STRETCH = 0.25  # seconds
 _ENOUGH = 3  # stretches: the first warms caches up
 
@@ -101,7 +101,8 @@ def compilable_shapes(info: ModelInfo, tile: tuple[int, int], one_size_only: boo
     return (TileShapes(batch=_MOST_TILES, least=(least, least), most=(most, most), step=info.alignment), one_size)
 
 
-def side_for_any(tile: tuple[int, int]) -> int:
-    """The side of square tiles that this picture, whose tiles would be of (height, width), and most others can be cut
-    into; 0 for one that is too small for that."""
-    return next((side for side in _SIDES_FOR_ANY if side <= min(tile)), 0)
+def side_for_any(info: ModelInfo, tile: tuple[int, int]) -> int:
+    """The side of square tiles that this picture, whose tiles would be of (height, width), and nearly all others can be
+    cut into, as small as they may be without being mostly overlap; 0 where the picture is smaller."""
+    side = next((some for some in _SIDES_FOR_ANY if some >= 3 * automatic_overlap(info)), _SIDES_FOR_ANY[-1])
+    return side if side <= min(tile) else 0

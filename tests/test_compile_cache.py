@@ -577,15 +577,16 @@ def with_xla(monkeypatch: pytest.MonkeyPatch, devices: int = 1, platform: str = 
     monkeypatch.setattr(offer, "devices_of", lambda name: (SimpleNamespace(platform=platform),) * devices)
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("make", [zoo.compact, zoo.swinir])
 def test_for_a_folder_of_odd_sizes_an_engine_of_one_size_compiles_four_times_at_most(
-    make: Callable[[], ImageModelDescriptor], compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], ImageModelDescriptor], seed: int, compilers: Compilers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And all of it is compiled, though no tile of a convolutional model may be larger than its picture."""
     with_xla(monkeypatch)
     compilers.at_once = Job.succeed
-    sessions, model, sizes = process(compilers), make(), random.Random(0)
-    for _ in range(24):
+    sessions, model, sizes = process(compilers), make(), random.Random(seed)
+    for _ in range(16):
         image = zoo.photograph(sizes.randint(64, 200), sizes.randint(64, 200))
         result = upscale(image, model, AUTO, StandaloneContext("xla"), sessions)
         assert result.report.compiled, image.shape
