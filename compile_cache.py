@@ -30,11 +30,13 @@ from .backends.shapes import TileShapes
 from .compiling.aoti import check_unpacking, load_package
 from .compiling.errors import explain
 from .compiling.executor import CompiledExecutor
+from .compiling.exported import take_exported
 from .compiling.job import CompileJob
 from .compiling.model_entries import ModelEntries, Subject, is_fresh
 from .compiling.policy import BestTime, breaks_even, compilable_shapes, side_for_any
 from .compiling.request import Request
 from .models.execution import Executor
+from .models.exported import exported_of
 from .models.runner import ModelRunner, architecture_of
 from .storage.artifacts import ArtifactStore, Usage
 from .storage.fingerprint import content_of
@@ -92,7 +94,8 @@ class CompileCache:
         place = f"{context.switches.engine or context.device} {context.cache_folder}"
         if place not in runner.compiled:
             content = content_of(descriptor.model, min(since, time.monotonic()))
-            subject = Subject(weakref.ref(descriptor.model), info, architecture_of(descriptor), content)
+            architecture, exported = architecture_of(descriptor), exported_of(descriptor.model)
+            subject = Subject(weakref.ref(descriptor.model), info, architecture, content, exported)
             store = self._stores.setdefault(context.cache_folder, ArtifactStore(context.cache_folder))
             runner.compiled[place] = CompiledForwards(self, store, runner, subject, context)
         return runner.compiled[place]
@@ -116,6 +119,10 @@ class CompiledForwards:
         self.eager: Forward = runner.forward
         self._loaded: dict[TileShapes, CompiledExecutor] = {}
         self._refused: dict[TileShapes, str] = {}
+        self._lacks = self._known.engine and engine(self._known.engine, store.folder).lacks(context.device)
+        self._unusable = take_exported(store, self._known, subject)  # why what came with the model is not used
+        if self._unusable:
+            logger.warning("%s", self._unusable)
         self._unloadable = ""  # the hash of what is better than what is loaded, but has no room beside it
         self._eager_seconds = 0.0
         self._noted: tuple[float, dict[TileShapes, tuple[bool, str]]] = -math.inf, {}
@@ -159,7 +166,7 @@ class CompiledForwards:
         """
         entries = self._known.by_shapes()
         in_use = sum(entry.state in ("ready", "failed") and is_fresh(entry) for entry in entries.values())
-        if in_use >= _MOST_SHAPES or self._refused or self._known.failure(entries):
+        if in_use >= _MOST_SHAPES or self._refused or self._lacks or self._known.failure(entries):
             return {}
         for shapes in self._compilable(tile, last=in_use == _MOST_SHAPES - 1):
             known = entries.get(shapes)
@@ -167,6 +174,11 @@ class CompiledForwards:
                 there = known is not None and known.state in ("compiling", "ready")
                 return {} if there else {shapes: self._known.expected_cost()}
         return {}
+
+    @property
+    def came_compiled(self) -> bool:
+        """Whether a program came with the model, and can be used."""
+        return self._known.exported_shapes in self.ready()
 
     @property
     def at_once(self) -> int:
@@ -306,7 +318,8 @@ class CompiledForwards:
         """Why it is not compiled, as far as that is known."""
         self._cache.busy()  # why one died that just did is not noted before this
         refused = next(iter(self._refused.values()), None)
-        return refused or self._known.failure(self._known.by_shapes(), any_scope=True)
+        failed = refused or self._known.failure(self._known.by_shapes(), any_scope=True)
+        return failed or self._unusable or self._lacks or None
 
     def status(self, used: bool) -> str:
         """Where compiling stands, in a few words."""

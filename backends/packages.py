@@ -11,6 +11,7 @@ from ..api.installed import installed_version
 class Package:
     """What one installs for an engine: any of `distributions` has it, and all of `beside` must be there, too.
 
+    Of `beside`, what was compiled elsewhere takes those in `to_run`.
     `kind` is torch's name for the devices it computes on, "" for all; of NVIDIA's cards it has kernels for those of
     `capabilities`, or for all. `good_for` says the same to people. `install` is the line that installs all of it.
     """
@@ -23,6 +24,7 @@ class Package:
     good_for: str
     install: str
     capabilities: tuple[tuple[int, int], ...] = ()
+    to_run: tuple[str, ...] = ()
 
     def version(self) -> str:
         """Of what is installed, "" where nothing is."""
@@ -37,11 +39,18 @@ class Package:
 
     def missing(self) -> str:
         """What is not installed, in a sentence with the line that installs it; "" where nothing is missing."""
+        absent = [name for name in self.beside if not installed_version(name)]
+        if self.version() and absent:
+            return f"{self.title} takes models as torch writes them with {' and '.join(absent)}: {self.install}"
+        return self.missing_to_run()
+
+    def missing_to_run(self) -> str:
+        """The same of what it takes to run what was compiled elsewhere."""
         if not self.version():
             return f"{self.title} is not installed: {self.install}"
-        absent = [name for name in self.beside if not installed_version(name)]
+        absent = [name for name in self.to_run if not installed_version(name)]
         if absent:
-            return f"{self.title} takes models as torch writes them with {' and '.join(absent)}: {self.install}"
+            return f"{self.title} reads programs with {' and '.join(absent)}: {self.install}"
         return ""
 
 
@@ -94,6 +103,7 @@ XLA = Package(
     "cpu",
     "Google's TPUs, where it is asked for by --device tpu or xla",
     "pip install jax==0.10.2 torchax==0.0.13 flatbuffers (with torch 2.9 to 2.11)",
+    to_run=("flatbuffers",),
 )
 PACKAGES = (AOTINDUCTOR, TENSORRT_RTX, TENSORRT, OPENVINO, XLA)
 """In the order in which they are preferred, torch's own first, and last what is never chosen by itself."""

@@ -27,9 +27,8 @@ from .xla_forward import XlaForward
 from .xla_library import devices_of, jax_library
 
 _TRACED_BY = "cpu"
-_PLATFORMS = ("cpu", "cuda", "tpu")  # as JAX calls them; for one that is not here it can write a program all the same
+PLATFORMS = ("cpu", "cuda", "tpu")  # as JAX calls them; for one that is not here it can write a program all the same
 _TOGETHER, _MOST_TOGETHER = 1 << 16, 8  # pixels of the tiles that a device takes at once, and tiles
-_FITS = "torchax 0.0.13 was tried with torch 2.9 and 2.11, and fails with 2.13"
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,15 @@ class Xla:
         return XLA.missing()
 
     def build(self, work: Work, target: Path) -> None:
-        """Trace and export into the file `target`, for a CPU as well. Raises `TraceError`, and `CompileError` where
-        torchax lacks operations of the model, or does not fit this torch."""
+        """Trace and export into the file `target`, for a CPU as well. Raises what `exported` raises."""
+        self.exported(work, PLATFORMS).write(target)
+
+    def exported(self, work: Work, platforms: tuple[str, ...]) -> XlaPrograms:
+        """The programs for `platforms`. For a process of its own, which takes JAX's CPU backend for good. Raises
+        `TraceError`, and `CompileError` where torchax lacks operations of the model, or does not fit this torch."""
         os.environ["JAX_PLATFORMS"] = _TRACED_BY  # before JAX is imported, in the process that compiles
         jax, export = jax_library(), jax_library("jax.export")
+        jax.config.update("jax_traceback_in_locations_limit", 0)  # this machine's paths are nobody's business
         weights, function = _function_of(work.module)
         # By itself a TPU multiplies what is float32 in bfloat16 and adds up in float32, which is what half precision is
         # here: all but products stays float32.
@@ -69,14 +73,14 @@ class Xla:
         try:
             for count in sorted({1, tiles_together(*size)}):
                 tiles = jax.ShapeDtypeStruct((count, work.example.shape[1], *size), np.float32)
-                exported = export.export(jax.jit(forward), platforms=_PLATFORMS)(wanted, tiles)
+                exported = export.export(jax.jit(forward), platforms=platforms)(wanted, tiles)
                 programs[count] = bytes(exported.serialize())
         except Exception as error:  # whatever the model, torchax and JAX raise
             missing = _lacking(error)
             if missing:
                 raise CompileError(f"torchax lacks an operation of it: {missing}") from error
             raise TraceError(f"it cannot be traced for {work.shapes}: {first_line(error)}") from error
-        XlaPrograms(XLA.version(), _PLATFORMS, programs, weights).write(target)
+        return XlaPrograms(XLA.version(), platforms, programs, weights)
 
     def bytes_held(self, file_bytes: int) -> int:
         """The file's weights, on every device. See `Engine.bytes_held`."""
@@ -84,7 +88,10 @@ class Xla:
 
     def load(self, path: Path, device: torch.device) -> Forward:
         """The forward in a file that `build` made, on all devices. See `Engine.load`."""
-        programs = XlaPrograms.read(path)
+        return self.forward_of(XlaPrograms.read(path))
+
+    def forward_of(self, programs: XlaPrograms) -> Forward:
+        """What they compute, on all devices. Raises `CompileError` where XLA cannot compile them there."""
         try:
             return XlaForward(programs, devices_of(self.name), self.kept)
         except (ValueError, RuntimeError) as error:  # of another version, for other devices, no room
@@ -104,7 +111,9 @@ def _function_of(module: torch.nn.Module) -> tuple[dict[str, Any], Any]:
     try:
         torchax = jax_library("torchax")
     except Exception as error:  # it takes hold of much of torch while it is imported
-        raise CompileError(f"torchax does not fit torch {torch.__version__} ({first_line(error)}): {_FITS}") from error
+        raise CompileError(
+            f"torchax does not fit torch {torch.__version__} ({first_line(error)}): {XLA.install}"
+        ) from error
     states, function = torchax.extract_jax(module)
     return {name: as_array(array) for name, array in states.items()}, function
 

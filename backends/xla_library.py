@@ -31,7 +31,7 @@ def jax_library(part: str = "jax") -> Any:
 
 def check_xla_device(name: str) -> None:
     """Raise `BadOptionError` where JAX is not installed, or has no device of that name."""
-    missing = XLA.missing()
+    missing = XLA.missing_to_run()  # what torchax is needed for may have been done elsewhere
     if missing:
         raise BadOptionError(f"device is {name!r:.200}: {missing}")
     try:

@@ -56,6 +56,13 @@ Inputs are files that ComfyUI's SaveLatent has written, old ones without a versi
 too, for LoadLatent, with the same workflow in them. Sizes of tiles and overlaps are in the latent's own pixels."""
 
 
+_OF_EXPORTS = """Export a model's forward for tiles of one size, with its weights, into one file.
+
+It is a model file like others (--model FILE.stablehlo), with or without JAX. Where --device is xla or tpu, the program
+in it computes its tiles, and nothing has to be compiled by torchax, which need not be there. Exporting takes no TPU,
+but JAX and torchax: pip install jax==0.10.2 torchax==0.0.13 flatbuffers, with torch 2.9 to 2.11."""
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **named: Any) -> NoReturn:
         """As argparse's own, for a version that is looked up when it is asked for, which takes its time."""
@@ -156,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
     told.add_argument("--level", choices=LEVELS, default="balanced", help="what to optimise for (default: balanced)")
     told.set_defaults(run=_later("info"))
 
+    _add_export(commands, output)
+
     of_cache = commands.add_parser("cache", help="show, empty or fill the folder of compiled models")
     actions = of_cache.add_subparsers(required=True, metavar="ACTION")
     listed = actions.add_parser("list", parents=[output], help="what is compiled, what failed and why")
@@ -178,6 +187,25 @@ def _later(module: str, function: str = "run") -> Run:
         return getattr(import_module(f".{module}", __package__), function)(arguments, console)
 
     return run
+
+
+def _add_export(commands: Any, output: Parser) -> None:
+    exported = commands.add_parser(
+        "export",
+        parents=[output],
+        help="a model as a file of StableHLO, for TPUs and whatever else XLA computes on",
+        description=_OF_EXPORTS,
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    exported.add_argument("model", metavar="MODEL", help=A_MODEL)
+    exported.add_argument("--to", choices=("stablehlo",), default="stablehlo", help="(default: stablehlo)")
+    exported.add_argument("--tile", required=True, metavar="WxH", help="the tiles that it takes, in pixels")
+    exported.add_argument(
+        "--platform", default="cpu,tpu", metavar="NAMES", help="cpu, cuda, tpu, with commas between (default: cpu,tpu)"
+    )
+    exported.add_argument("-o", "--output", required=True, help="a file, ending with .stablehlo")
+    exported.set_defaults(run=_later("export"))
 
 
 def _add_farm(commands: Any, output: Parser) -> None:

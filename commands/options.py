@@ -45,11 +45,11 @@ def parse_target(text: str) -> tuple[int, int]:
     return int(found[1] or 0), int(found[2] or 0)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """ "1920x1080" -> (height, width) in pixels. Raises `BadOptionError` for anything else."""
+def parse_size(text: str, name: str = "size") -> tuple[int, int]:
+    """ "1920x1080" -> (height, width) in pixels. Raises `BadOptionError` for anything else, as of the option `name`."""
     found = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", text)
     if not found or not all(0 < int(side) <= _LONGEST_SIDE for side in found.groups()):
         raise BadOptionError(
-            f"size is {text!r}; give width and height in pixels, 1 to {_LONGEST_SIDE} each, such as 1920x1080"
+            f"{name} is {text!r}; give width and height in pixels, 1 to {_LONGEST_SIDE} each, such as 1920x1080"
         )
     return int(found[2]), int(found[1])

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from ..api.model_info import Kernels, ModelInfo
-from ..backends.offer import full_name
+from ..backends.offer import full_name, takes_one_size, tiles_at_once
 from ..backends.shapes import TileShapes
 from ..models.execution import ExecutionMode
+from ..models.exported import ExportedModel
 from ..storage.artifacts import ArtifactStore, Entry
 from ..storage.fingerprint import describe_environment
 from .policy import Expectation, expect
@@ -25,22 +26,25 @@ from .policy import Expectation, expect
 _CLEARLY_SLOWER = 1.1
 _OF_WHAT_IS_ASKED_FOR = 0.01  # of eager's price: taken wherever it can be, whatever it takes
 _ONLY_FOR_COMPILING = ("compiler", "headers")  # loading needs neither: they matter to what failed
+_EXPORTED = "exported"
 _LATELY = 7 * 24 * 3600.0
 
 
 class Subject(NamedTuple):
     """The model that a runner is a copy of, by its module's `content`; it must not live on because its copy is
-    compiled."""
+    compiled. `exported`: the file whose weights it has, where programs came with them."""
 
     module: weakref.ref[nn.Module]
     info: ModelInfo
     architecture: str
     content: str
+    exported: ExportedModel | None = None
 
 
 class ModelEntries:
     """Changes nothing. `engine` is what was asked for instead of torch's own compiler, or ""; `mode` that in which the
-    model is compiled: without our modules, of which a compiler makes others of its own."""
+    model is compiled: without our modules, of which a compiler makes others of its own. `exported`: the file with a
+    program that the engine takes for `exported_shapes`, if the model came with one."""
 
     def __init__(
         self, store: ArtifactStore, subject: Subject, mode: ExecutionMode, device: torch.device, engine: str
@@ -62,10 +66,15 @@ class ModelEntries:
         }
         self.id = _digest(self.what)
         self.what["id"] = self.id  # so that what is compiled of it is found without comparing all the rest
+        self.exported = subject.exported if engine and takes_one_size(engine) else None
+        self.exported_shapes: TileShapes | None = None
+        if self.exported:
+            tile = self.exported.info.tile
+            self.exported_shapes = TileShapes.one(*tile, tiles_at_once(engine, tile))
 
     def what_of(self, shapes: TileShapes) -> dict[str, str]:
-        """What is told of the entry for these shapes."""
-        return {**self.what, "shapes": str(shapes)}
+        """What is told of the entry for these shapes. A program from elsewhere is no other model's of equal weights."""
+        return {**self.what, "shapes": str(shapes), **self._exported_for(shapes)}
 
     def id_of(self, shapes: TileShapes) -> str:
         """The id of that entry."""
@@ -77,7 +86,9 @@ class ModelEntries:
         for entry in self._store.entries().values():
             if entry.what.get("id") == self.id and "shapes" in entry.what:
                 with suppress(ValueError):  # not ours: someone wrote into the index
-                    found[TileShapes.parse(entry.what["shapes"])] = entry
+                    shapes = TileShapes.parse(entry.what["shapes"])
+                    if entry.what.get(_EXPORTED) == self._exported_for(shapes).get(_EXPORTED):
+                        found[shapes] = entry
         return found
 
     def compiling(self) -> TileShapes | None:
@@ -121,6 +132,9 @@ class ModelEntries:
         entry = self.by_shapes().get(shapes)
         known = entry.compiled_rate / entry.eager_rate if entry and entry.compiled_rate and entry.eager_rate else 0.0
         return not known or (relative >= _CLEARLY_SLOWER > known)
+
+    def _exported_for(self, shapes: TileShapes) -> dict[str, str]:
+        return {_EXPORTED: self.exported.sha256} if self.exported and shapes == self.exported_shapes else {}
 
     def _cost(self, entry: Entry) -> float:
         if entry.compiled_rate and entry.eager_rate and is_fresh(entry) and not self.engine:  # else it may try again

@@ -17,10 +17,11 @@ from ..api.errors import BadModelError, first_line
 from ..images.kinds import recognise
 from .formats import torch_file, zip_archive
 from .formats.errors import DamagedError, RefusedError, shown
+from .formats.exported_file import ENDING, is_exported, open_exported
 from .formats.records import StorageRecord, TensorRecord
 from .formats.safetensors_file import is_safetensors, open_safetensors
 
-MODEL_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".bin", ".pkl")
+MODEL_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".bin", ".pkl", ENDING)
 
 _HEAD = 512  # bytes by which a file is known
 _SHORTEST_TEXT = 12  # letters that are no accident
@@ -104,6 +105,10 @@ def _header(file: BinaryIO, size: int) -> Header:
     if is_safetensors(head):
         opened = open_safetensors(file, size)
         header = Header(opened.records, opened.read, complete=True)
+    elif is_exported(head):
+        exported = open_exported(file, size)
+        _check_names(exported.tensors.records)
+        header = Header(exported.of_model, exported.tensors.read, complete=True)
     else:
         if head.startswith(zip_archive.SIGNATURE):
             saved = torch_file.open_archive(file, size)
@@ -201,6 +206,7 @@ def _what_else(head: bytes) -> str:
 _UNPACK, _ANOTHER = "unpack it and use the model file in it", "use a .safetensors or .pth file of this model"
 _OTHER_FILES = (
     (b"GGUF", "a GGUF file", _ANOTHER),
+    (b"ML\xefR", "a program of MLIR without weights", "use what 'cudaspeed export' writes, or the model's weights"),
     (b"\x89HDF", "an HDF5 file, as Keras writes them", _ANOTHER),
     (b"\x1f\x8b", "a gzip archive", _UNPACK),
     (b"7z\xbc\xaf", "a 7-Zip archive", _UNPACK),

@@ -100,7 +100,8 @@ def check_file(name_or_path: str) -> None:
 
 
 def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
-    """Load an upscaling model (safetensors, or weights by `torch.save`) to the CPU, in evaluation mode.
+    """Load an upscaling model (safetensors, weights by `torch.save`, or what `cudaspeed export` wrote, whose programs
+    are kept in mind) to the CPU, in evaluation mode.
 
     `model` is a file's path or, as text, the name of a found model too, such as "cudaspeed-compact-x2" (bundled).
     Raises `BadModelError` for what `read_weights` refuses, for an unknown architecture, for weights that do not fit
@@ -110,6 +111,7 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
 
     from ..memory import is_out_of_memory
     from .construction import BoundedConstruction
+    from .exported import note_exported
     from .meshgrid import ExplicitMeshgrid
     from .weights import read_weights
 
@@ -129,6 +131,7 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise BadModelError(f"{path}: {_not_single_image(descriptor)}")
+    note_exported(descriptor.model, path)
     return descriptor.eval()
 
 

@@ -187,8 +187,10 @@ class ScheduleMaker:
             self._context.say(f"compiling for {shapes} in the background, eager meanwhile")
 
     def _compile_first(self, scheduler: Scheduler, compiled: CompiledForwards) -> None:
-        """Wait for what would make this run cheapest."""
+        """Wait for what would make this run cheapest; nothing where the model came with a program for its tiles."""
         compiled.wait(self._context)
+        if compiled.came_compiled and self._fits(scheduler):
+            return
         for _ in range(_WAYS_TO_COMPILE):
             self._look_for_compiled()
             schedule = scheduler.schedule(self._ready, self._limits)

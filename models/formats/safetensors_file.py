@@ -44,10 +44,14 @@ def is_safetensors(head: bytes) -> bool:
     return len(head) > _LENGTH.size and head[_LENGTH.size - 1] == 0 and head[_LENGTH.size] == b"{"[0]
 
 
-def open_safetensors(file: BinaryIO, size: int) -> SafetensorsFile:
-    """The file, which has `size` bytes and must stay open. Raises `DamagedError` or `RefusedError`."""
-    file.seek(0)
-    (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+def open_safetensors(file: BinaryIO, size: int, start: int = 0) -> SafetensorsFile:
+    """The file, which has `size` bytes and must stay open; or what lies in another from the byte `start` to its end.
+    Raises `DamagedError` or `RefusedError`."""
+    file.seek(start)
+    told = file.read(_LENGTH.size)
+    if len(told) != _LENGTH.size:
+        raise DamagedError("it is cut short")
+    (length,) = _LENGTH.unpack(told)
     if length > _LONGEST_HEADER:
         raise RefusedError(
             f"has a header of {length} bytes, of which at most {_LONGEST_HEADER} are read; it is damaged or no model: "
@@ -56,7 +60,7 @@ def open_safetensors(file: BinaryIO, size: int) -> SafetensorsFile:
     header = file.read(length)
     if len(header) != length:
         raise DamagedError("its header is cut short")
-    begin = _LENGTH.size + length
+    begin = start + _LENGTH.size + length
     places: dict[str, int] = {}
     records: dict[str, TensorRecord] = {}
     parsed = _parsed(header)

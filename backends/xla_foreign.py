@@ -1,0 +1,58 @@
+"""Programs for XLA from elsewhere: a look at them before one of them is compiled.
+
+StableHLO computes with arrays, and nothing else, but for its custom calls: they name a function in this process, of
+LAPACK or one that calls back into Python by an address, and may give it any bytes. torchax's programs have none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..api.errors import first_line
+from ..api.model_info import ModelInfo
+from .errors import CompileError
+from .packages import XLA
+from .xla_file import XlaPrograms
+from .xla_library import devices_of, jax_library
+
+_CALL = "custom_call"
+_NAMES = {"gpu": "cuda"}  # devices' names for what `jax.export` calls otherwise
+
+
+def check_programs(programs: XlaPrograms, info: ModelInfo, tile: tuple[int, int], device: str) -> None:
+    """Raise `CompileError`, whose text is the end of a sentence about the file, where they are not what computes a
+    model of `info` on tiles of (height, width) on XLA's `device` ("tpu"), or call what is none of StableHLO's."""
+    kind = devices_of(device)[0].platform
+    platform = _NAMES.get(kind, kind)
+    if platform not in programs.platforms:
+        made_for = ", ".join(programs.platforms)
+        raise CompileError(f"was exported for {made_for}, and {device} is {platform} here; export it for that, too")
+    for tiles, program in programs.programs.items():
+        try:
+            exported = jax_library("jax.export").deserialize(bytearray(program))
+            calls, fits = _CALL in exported.mlir_module(), _fits(exported, programs, info, (tiles, *tile))
+        except Exception as error:  # whatever its readers raise on what they do not know
+            raise CompileError(
+                f"was exported by JAX {programs.jax}, and JAX {XLA.version()} here cannot read it "
+                f"({type(error).__name__}: {first_line(error):.200}); export it by this one"
+            ) from error
+        if calls:
+            raise CompileError("has a program that calls functions outside of it, which is refused")
+        if not fits:
+            raise CompileError("has a program for something else than its tiles or its weights; export it again")
+
+
+def _fits(exported: Any, programs: XlaPrograms, info: ModelInfo, tiles: tuple[int, int, int]) -> bool:
+    """Whether it is a function of those weights and of so many tiles (n, height, width) at once."""
+    count, height, width = tiles
+    weights = dict.fromkeys(programs.weights, 0)
+    *taken, x = exported.in_avals
+    shapes = [array.shape for _, array in sorted(programs.weights.items())]
+    given = (count, info.out_channels, height * info.scale, width * info.scale)
+    return (
+        exported.nr_devices == 1
+        and exported.in_tree == jax_library("jax.tree_util").tree_structure(((weights, 0), {}))
+        and [one.shape for one in taken] == shapes
+        and (x.shape, x.dtype) == ((count, info.in_channels, height, width), "float32")
+        and [(one.shape, one.dtype) for one in exported.out_avals] == [(given, "float32")]
+    )

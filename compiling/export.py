@@ -1,0 +1,125 @@
+"""Exporting a model: programs for XLA by torchax, and the weights, into one file (`models/formats/exported_file.py`).
+
+For a process of its own, or the command line's: torchax takes hold of torch when it is imported, and JAX is bound to
+its CPU backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from spandrel import ImageModelDescriptor
+from torch import Tensor
+
+from ..api.errors import BadOptionError
+from ..api.model_info import ModelInfo
+from ..api.options import Precision
+from ..backends.errors import CompileError
+from ..backends.interface import Work
+from ..backends.shapes import TileShapes
+from ..backends.xla import Xla
+from ..backends.xla_file import XlaPrograms, as_array
+from ..models.execution import ExecutionMode
+from ..models.formats.exported_file import ExportInfo
+from ..models.info import model_info
+from ..models.runner import ModelRunner
+from ..tiling.plan import automatic_overlap
+from .aoti import Compiler, Whole
+
+_PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "half": "bf16"}
+"""By the names that a file has for them: XLA chooses how products of half precision are made, whichever that is."""
+_CPU = torch.device("cpu")
+_WHOLE = "module."  # as `Whole` has the model's names
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a file has: `info`, the programs by precision and tiles at once, `tensors` by name. `folded`: how many of
+    the model's weights the programs take in another form than its state dict has them. `checked`: a program's result
+    was compared with torch's."""
+
+    info: ExportInfo
+    programs: Mapping[str, Mapping[int, bytes]]
+    tensors: Mapping[str, Tensor]
+    folded: int
+    checked: bool
+
+    def write(self, file: BinaryIO) -> None:
+        """Raises `OSError` where it cannot be written."""
+        file.write(self.info.to_bytes())
+        for programs in self.programs.values():
+            for program in programs.values():
+                file.write(program)
+        file.write(save(dict(self.tensors)))
+
+
+def check_tile(tile: tuple[int, int], info: ModelInfo) -> None:
+    """Raise `BadOptionError` for tiles of (height, width) that no picture would be cut into for a model of `info`."""
+    height, width = tile
+    told = f"tile is {width}x{height}, and {info.name}"
+    least = max(info.minimum, automatic_overlap(info) + info.alignment + 1)
+    least += -least % info.alignment
+    if height % info.alignment or width % info.alignment:
+        near = "x".join(str(max(least, side + -side % info.alignment)) for side in (width, height))
+        raise BadOptionError(f"{told} takes sides that are multiples of {info.alignment}; give {near}")
+    if min(tile) < least:
+        raise BadOptionError(f"{told} needs sides of at least {least}, since tiles overlap; give {least}x{least}")
+    if info.square and height != width:
+        raise BadOptionError(f"{told} takes square tiles only; give {max(tile)}x{max(tile)}")
+
+
+def export_model(
+    descriptor: ImageModelDescriptor, tile: tuple[int, int], platforms: tuple[str, ...], kept: Path
+) -> Export:
+    """The model for tiles of (height, width) on `platforms`; where a CPU is among these, a program's result is compared
+    with torch's. `kept` is where XLA keeps what it compiles for that. Raises `BadOptionError` for a tile that does not
+    suit it, `TraceError` and `CompileError` where it cannot be exported."""
+    info, shapes = model_info(descriptor), TileShapes.one(*tile)
+    check_tile(tile, info)
+    runner = ModelRunner(descriptor, ExecutionMode("fp32", autocast=False, channels_last=False))
+    compiler = Compiler(runner, descriptor.input_channels, shapes, _CPU)
+    engine, made = Xla("xla:cpu", kept), dict[str, XlaPrograms]()
+    for name, precision in _PRECISIONS.items():
+        work = Work(Whole(runner), compiler.example(), shapes, precision, _CPU, kept)
+        made[name] = engine.exported(work, platforms)
+    checked = "cpu" in platforms
+    flaw = compiler.flaw(engine.forward_of(made["fp32"])) if checked else None
+    if flaw:
+        raise CompileError(f"its result is wrong: {flaw}")
+    return _put_together(descriptor, tile, made, checked)
+
+
+def _put_together(
+    descriptor: ImageModelDescriptor, tile: tuple[int, int], made: Mapping[str, XlaPrograms], checked: bool
+) -> Export:
+    state = {name: _own(tensor) for name, tensor in descriptor.model.state_dict().items()}
+    first = made["fp32"]
+    arguments, beside = {}, dict[str, Tensor]()
+    for name, weight in first.weights.items():
+        original = name.removeprefix(_WHOLE)
+        if original in state and _same(as_array(state[original]), weight):
+            arguments[name] = original
+        else:
+            arguments[name] = f"xla.{name}"
+            beside[f"xla.{name}"] = torch.from_numpy(weight.copy())
+    lengths = {kind: {tiles: len(program) for tiles, program in one.programs.items()} for kind, one in made.items()}
+    info = ExportInfo(first.jax, first.platforms, tile, lengths, arguments, frozenset(beside))
+    folded = sum(name.removeprefix(f"xla.{_WHOLE}") in dict(descriptor.model.named_parameters()) for name in beside)
+    programs = {kind: one.programs for kind, one in made.items()}
+    return Export(info, programs, {**state, **beside}, folded, checked)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy: a state dict's tensors may share memory or lie in another layout, which safetensors refuses."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and np.array_equal(one, other)
