@@ -319,6 +319,9 @@ class CompiledForwards:
         self._cache.busy()  # why one died that just did is not noted before this
         refused = next(iter(self._refused.values()), None)
         failed = refused or self._known.failure(self._known.by_shapes(), any_scope=True)
+        if not failed and self.came_compiled:
+            shapes = self._known.exported_shapes
+            return f"the program that came with it takes {shapes}, which this picture is not cut into"
         return failed or self._unusable or self._lacks or None
 
     def status(self, used: bool) -> str:

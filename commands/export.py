@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
 from ..api.errors import BadModelError, BadOptionError
 from ..backends.packages import XLA
-from ..images.whole import write_whole
+from ..images.jobs import why_unwritable
+from ..images.whole import make_folder, write_whole
 from ..models.formats.exported_file import ENDING
 from ..models.loader import check_file, load_model
 from ..storage.engines_own import folder_of_xla
+from ..storage.files import delete
 from ..storage.location import compiled_folder
+from ..storage.scratch import scratch_folder
 from .console import Console
 from .exit_codes import DONE
 from .options import parse_size
@@ -30,16 +34,21 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     began = time.perf_counter()
 
     from ..backends.errors import CompileError, TraceError  # with torch, now that nothing is wrong with what was asked
-    from ..compiling.export import export_model
+    from ..compiling.export import check_export, export_model
 
-    model = load_model(arguments.model)
-    with console.progress(target.name):
-        try:
-            made = export_model(model, tile, platforms, folder_of_xla(compiled_folder()))
-        except (CompileError, TraceError) as error:
-            raise BadModelError(f"{arguments.model}: cannot be exported: {error}") from error
+    store, model = compiled_folder(), load_model(arguments.model)
+    scratch = scratch_folder(store)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what JAX, torchax and torch have to say of each other
+            made = export_model(model, tile, platforms, folder_of_xla(store))
+            check_export(made, model, scratch)
+    except (CompileError, TraceError) as error:
+        raise BadModelError(f"{arguments.model}: cannot be exported: {error}") from error
+    finally:
+        delete(scratch)
+    make_folder(target)
     write_whole(target, made.write)
-    load_model(target)
     seconds, size = time.perf_counter() - began, target.stat().st_size
     program = made.info.programs["fp32"][1]
     record = {
@@ -79,6 +88,7 @@ def _target(output: str) -> Path:
         raise BadOptionError(f"output is {output!r:.200}, and models are exported to {ENDING}; give {name}")
     if target.is_dir():
         raise BadOptionError(f"output is {output!r:.200}, which is a folder; name a file in it")
-    if not target.parent.is_dir():
-        raise BadOptionError(f"output is {output!r:.200}, and there is no folder {target.parent}; make it first")
+    why = why_unwritable(target.parent)
+    if why:
+        raise BadOptionError(f"output is {output!r:.200}: {why}")
     return target

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from spandrel import ImageModelDescriptor
 from torch import Tensor
 
-from ..api.errors import BadOptionError
+from ..api.errors import BadModelError, BadOptionError, first_line
 from ..api.model_info import ModelInfo
 from ..api.options import Precision
 from ..backends.errors import CompileError
@@ -27,9 +27,11 @@ from ..backends.shapes import TileShapes
 from ..backends.xla import Xla
 from ..backends.xla_file import XlaPrograms, as_array
 from ..models.execution import ExecutionMode
-from ..models.formats.exported_file import ExportInfo
+from ..models.formats.exported_file import ENDING, ExportInfo
 from ..models.info import model_info
-from ..models.runner import ModelRunner
+from ..models.loader import load_model
+from ..models.runner import ModelRunner, architecture_of
+from ..storage.fingerprint import content_of
 from ..tiling.plan import automatic_overlap
 from .aoti import Compiler, Whole
 
@@ -37,6 +39,7 @@ _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "half": "bf16"}
 """By the names that a file has for them: XLA chooses how products of half precision are made, whichever that is."""
 _CPU = torch.device("cpu")
 _WHOLE = "module."  # as `Whole` has the model's names
+_NO_WAY_BACK = "spandrel makes another model of the names and weights that it has once it is loaded"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,22 @@ class Export:
             for program in programs.values():
                 file.write(program)
         file.write(save(dict(self.tensors)))
+
+
+def check_export(made: Export, descriptor: ImageModelDescriptor, folder: Path) -> None:
+    """Raise `CompileError` where the model that is loaded from such a file is another one than was exported. It is
+    written into `folder`, for a moment."""
+    path = folder / f"model{ENDING}"
+    try:
+        with path.open("xb") as file:
+            made.write(file)
+        loaded = load_model(path)
+    except BadModelError as error:
+        raise CompileError(f"{_NO_WAY_BACK} ({first_line(error)})") from error
+    finally:
+        path.unlink(missing_ok=True)
+    if _identity(loaded) != _identity(descriptor):
+        raise CompileError(_NO_WAY_BACK)
 
 
 def check_tile(tile: tuple[int, int], info: ModelInfo) -> None:
@@ -93,11 +112,16 @@ def export_model(
     flaw = compiler.flaw(engine.forward_of(made["fp32"])) if checked else None
     if flaw:
         raise CompileError(f"its result is wrong: {flaw}")
-    return _put_together(descriptor, tile, made, checked)
+    parameters = {f"{_WHOLE}{name}" for name, _ in runner.module.named_parameters()}
+    return _put_together(descriptor, tile, made, parameters, checked)
 
 
 def _put_together(
-    descriptor: ImageModelDescriptor, tile: tuple[int, int], made: Mapping[str, XlaPrograms], checked: bool
+    descriptor: ImageModelDescriptor,
+    tile: tuple[int, int],
+    made: Mapping[str, XlaPrograms],
+    parameters: set[str],
+    checked: bool,
 ) -> Export:
     state = {name: _own(tensor) for name, tensor in descriptor.model.state_dict().items()}
     first = made["fp32"]
@@ -111,9 +135,13 @@ def _put_together(
             beside[f"xla.{name}"] = torch.from_numpy(weight.copy())
     lengths = {kind: {tiles: len(program) for tiles, program in one.programs.items()} for kind, one in made.items()}
     info = ExportInfo(first.jax, first.platforms, tile, lengths, arguments, frozenset(beside))
-    folded = sum(name.removeprefix(f"xla.{_WHOLE}") in dict(descriptor.model.named_parameters()) for name in beside)
+    folded = len(parameters & {name for name, tensor in arguments.items() if tensor in beside})
     programs = {kind: one.programs for kind, one in made.items()}
     return Export(info, programs, {**state, **beside}, folded, checked)
+
+
+def _identity(descriptor: ImageModelDescriptor) -> tuple[str, str]:
+    return content_of(descriptor.model), architecture_of(descriptor)
 
 
 def _own(tensor: Tensor) -> Tensor:
