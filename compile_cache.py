@@ -121,8 +121,8 @@ class CompiledForwards:
         self._refused: dict[TileShapes, str] = {}
         self._lacks = self._known.engine and engine(self._known.engine, store.folder).lacks(context.device)
         self._unusable = take_exported(store, self._known, subject)  # why what came with the model is not used
-        if self._unusable:
-            logger.warning("%s", self._unusable)
+        if self._unusable and not self._lacks:  # else that is an error
+            logger.warning("%s; the model is compiled anew", self._unusable)
         self._unloadable = ""  # the hash of what is better than what is loaded, but has no room beside it
         self._eager_seconds = 0.0
         self._noted: tuple[float, dict[TileShapes, tuple[bool, str]]] = -math.inf, {}

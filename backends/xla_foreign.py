@@ -32,10 +32,11 @@ def check_programs(programs: XlaPrograms, info: ModelInfo, tile: tuple[int, int]
             exported = jax_library("jax.export").deserialize(bytearray(program))
             calls, fits = _CALL in exported.mlir_module(), _fits(exported, programs, info, (tiles, *tile))
         except Exception as error:  # whatever its readers raise on what they do not know
-            raise CompileError(
-                f"was exported by JAX {programs.jax}, and JAX {XLA.version()} here cannot read it "
-                f"({type(error).__name__}: {first_line(error):.200}); export it by this one"
-            ) from error
+            reason = f"{type(error).__name__}: {first_line(error):.200}"
+            if programs.jax == XLA.version():
+                raise CompileError(f"has a program that is damaged ({reason}); export it again") from error
+            made = f"was exported by JAX {programs.jax}, which JAX {XLA.version()} here cannot read"
+            raise CompileError(f"{made} ({reason}); export it by this one") from error
         if calls:
             raise CompileError("has a program that calls functions outside of it, which is refused")
         if not fits:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent.parent
 LOCALES = ROOT / "locales"
-# What is looked through: all that runs for a node. The command line, and the reading and writing of pictures' and
-# latents' files that only it does, stay English, and so does what goes to the log alone (storage, kernels, the
-# compiling process).
+# What is looked through: all that runs for a node. The command line, and the reading and writing of pictures',
+# latents' and exported files that only it does, stay English, and so does what goes to the log alone (storage, kernels,
+# the compiling process).
 PLACES = (
     *("api", "backends", "canvas", "host", "images", "latents", "models", "pipeline", "tiling", "video"),
     *("memory.py", "compile_cache.py", "compiling", "upscale_engine.py", "nodes.py"),
@@ -33,7 +33,7 @@ PLACES = (
 )
 OF_FILES = (
     *("images/codecs", "images/animation", "images/files", "images/jobs", "images/limits", "images/naming"),
-    *("images/whole", "latents/files", "latents/jobs", "video/films", "video/alone"),
+    *("images/whole", "latents/files", "latents/jobs", "video/films", "video/alone", "compiling/export."),
     *("video/folder_", "video/frame_jobs", "video/frame_pattern", "video/ends"),
 )
 SAYING = {

@@ -3,7 +3,6 @@ they are not."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from xla_installed import needs_xla
 
 from cudaspeed.api.errors import BadOptionError
 from cudaspeed.backends import offer, packages, xla_library
@@ -30,16 +30,6 @@ from cudaspeed.host.standalone import StandaloneContext
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
 DEVICES = 4  # that a processor is made to look like
-
-
-def torchax_fits() -> bool:
-    """Whether it can be imported beside this torch, which it takes hold of: elsewhere."""
-    if not all(map(importlib.util.find_spec, ("jax", "torchax"))):
-        return False
-    return not subprocess.run([sys.executable, "-c", "import torchax"], capture_output=True).returncode
-
-
-needs_xla = pytest.mark.skipif(not torchax_fits(), reason="no jax and torchax that fit this torch: make xla-env")
 
 
 def run(code: str, *arguments: str, devices: int = DEVICES) -> list[Any]:
