@@ -35,8 +35,10 @@ def check_programs(programs: XlaPrograms, info: ModelInfo, tile: tuple[int, int]
             reason = f"{type(error).__name__}: {first_line(error):.200}"
             if programs.jax == XLA.version():
                 raise CompileError(f"has a program that is damaged ({reason}); export it again") from error
-            made = f"was exported by JAX {programs.jax}, which JAX {XLA.version()} here cannot read"
-            raise CompileError(f"{made} ({reason}); export it by this one") from error
+            raise CompileError(
+                f"was exported by JAX {programs.jax}, which JAX {XLA.version()} here cannot read "
+                f"({type(error).__name__}: {first_line(error):.200}); export it by this one"
+            ) from error
         if calls:
             raise CompileError("has a program that calls functions outside of it, which is refused")
         if not fits:
