@@ -119,7 +119,8 @@ class CompiledForwards:
         self.eager: Forward = runner.forward
         self._loaded: dict[TileShapes, CompiledExecutor] = {}
         self._refused: dict[TileShapes, str] = {}
-        self._lacks = self._known.engine and engine(self._known.engine, store.folder).lacks(context.device)
+        # what it takes to compile more than came with the model
+        self._lacks = engine(self._known.engine, store.folder).lacks(context.device) if self._known.exported else ""
         self._unusable = take_exported(store, self._known, subject)  # why what came with the model is not used
         if self._unusable and not self._lacks:  # else that is an error
             logger.warning("%s; the model is compiled anew", self._unusable)

@@ -16,7 +16,7 @@ from .openvino_library import PREFIX, check_openvino_device
 from .openvino_library import full_name as name_of_openvino
 from .tensorrt import TensorRt
 from .xla import Xla, tiles_together
-from .xla_library import check_xla_device, devices_of
+from .xla_library import check_xla_compiler, check_xla_device, devices_of
 from .xla_library import full_name as name_of_xla
 
 ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt(), OpenVino())
@@ -47,6 +47,12 @@ def engine(name: str, folder: Path) -> Engine:
 def check_device(name: str) -> None:
     """Raise `BadOptionError` where an engine's device of that name, such as "openvino:GPU" or "tpu", is not here."""
     (check_xla_device if is_xla(name) else check_openvino_device)(name)
+
+
+def check_compiler(name: str) -> None:
+    """Raise `BadOptionError` where a model cannot be compiled for an engine's device of that name, which is here."""
+    if is_xla(name):
+        check_xla_compiler(name)
 
 
 def full_name(name: str) -> str:

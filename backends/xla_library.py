@@ -45,6 +45,12 @@ def check_xla_device(name: str) -> None:
         ) from error
 
 
+def check_xla_compiler(name: str) -> None:
+    """Raise `BadOptionError` where there is not all that compiling for a device of that name takes."""
+    if XLA.missing():
+        raise BadOptionError(f"device is {name!r:.200}: {XLA.missing()}")
+
+
 @cache
 def devices_of(name: str) -> tuple[Any, ...]:
     """JAX's devices in this process that `name` means. Raises `RuntimeError` where there are none."""

@@ -11,9 +11,10 @@ from ..api.context import RunContext
 from ..api.errors import BadOptionError, CudaspeedError, ModelFailedError, first_line
 from ..api.options import UpscaleOptions
 from ..api.report import NOT_NEEDED
-from ..backends.offer import check_device
+from ..backends.offer import check_compiler, check_device
 from ..devices.peak_rates import peak_rate_of
 from ..models.execution import ExecutionMode
+from ..models.exported import exported_of
 from ..models.precision import Choice
 from ..models.study import Study
 from ..storage.fingerprint import describe_environment
@@ -73,7 +74,7 @@ class Session:
     ) -> None:
         options = _reproducible(options) if options.reproducible else options
         if context.switches.engine:
-            _check_engine(context.switches.engine, options)
+            _check_engine(context.switches.engine, options, came_compiled=exported_of(model.model) is not None)
         self._model, self.options, self.context, self._shared = model, options, context, shared
         self._profile, self.clock = shared.profile(model, context), shared.clock
         self._studies = StudyRunner(model, context, shared, thorough)
@@ -251,9 +252,12 @@ class Session:
         return [study for study in studies if now.cost.is_allowed(study.pixels, device)]
 
 
-def _check_engine(name: str, options: UpscaleOptions) -> None:
-    """Raise `BadOptionError` where a run cannot be computed by the engine that is asked for."""
+def _check_engine(name: str, options: UpscaleOptions, came_compiled: bool) -> None:
+    """Raise `BadOptionError` where a run cannot be computed by the engine that is asked for; a model that came with a
+    program need not be compiled."""
     check_device(name)
+    if not came_compiled:
+        check_compiler(name)
     if not options.compile:
         raise BadOptionError(f"device is {name}, which computes what is compiled: let it compile, and not reproducibly")
 

@@ -573,7 +573,8 @@ def test_what_another_engine_computes_wrongly_is_refused(compilers: Compilers, m
 
 def with_xla(monkeypatch: pytest.MonkeyPatch, devices: int = 1, platform: str = "cpu") -> None:
     """As if XLA were installed, and had so many."""
-    monkeypatch.setattr(session, "check_device", lambda name: None)
+    for check in ("check_device", "check_compiler"):
+        monkeypatch.setattr(session, check, lambda name: None)
     monkeypatch.setattr(offer, "devices_of", lambda name: (SimpleNamespace(platform=platform),) * devices)
 
 
