@@ -9,9 +9,9 @@ from ..api.installed import installed_version
 
 @dataclass(frozen=True)
 class Package:
-    """What one installs for an engine: any of `distributions` has it, and all of `beside` must be there, too.
+    """What one installs for an engine: any of `distributions` has it, and all of `beside` must be there, too; `to_run`
+    are those of them that running what was compiled elsewhere takes.
 
-    Of `beside`, what was compiled elsewhere takes those in `to_run`.
     `kind` is torch's name for the devices it computes on, "" for all; of NVIDIA's cards it has kernels for those of
     `capabilities`, or for all. `good_for` says the same to people. `install` is the line that installs all of it.
     """

@@ -32,6 +32,8 @@ class Room:
     def __init__(self, name: str, options: UpscaleOptions, context: RunContext, shared: SessionCache) -> None:
         self._name, self._context = name, context
         self._remembers, self._found = not options.reproducible, shared.memory_limits
+        # what an engine's device has no room for, main memory may have
+        self._place = context.switches.engine or str(context.device)
         self._reserve = HeapReserve()
 
     @contextmanager
@@ -65,7 +67,7 @@ class Room:
     def limits(self, cost: ForwardCost) -> Limits:
         """What an earlier run found out about the device's memory, for forwards of this `cost`."""
         device = self._context.device
-        known = self._found.get(str(device))
+        known = self._found.get(self._place)
         if known is None or not self._remembers or self._context.free_bytes() > _MUCH_MORE * known.free:
             return Limits()
         return Limits(max_pixels=pixels_within(cost.at_hand(device), known.working, device))
@@ -75,7 +77,7 @@ class Room:
         need more or less."""
         device = self._context.device
         working = working_bytes(cost.at_hand(device), pixels, device)
-        self._found[str(device)] = MemoryLimit(working, self._context.free_bytes())
+        self._found[self._place] = MemoryLimit(working, self._context.free_bytes())
 
     def reserve(self, cost: ForwardCost, pixels: int) -> None:
         """Have the heap keep what forwards of so many input pixels take, on a CPU, until `give_back`. Where memory is

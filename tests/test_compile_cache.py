@@ -606,10 +606,11 @@ def test_where_an_engines_device_has_no_room_its_tiles_become_smaller(
         return tiles
 
     compilers.wrong = full
-    image, model = zoo.photograph(160, 200, frames=3), zoo.compact()
-    result = upscale(image, model, AUTO, StandaloneContext("xla"), process(compilers))
-    truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
-    torch.testing.assert_close(result.image, truth, atol=2 / 255, rtol=0)
+    image, model, sessions = zoo.photograph(160, 200, frames=3), zoo.compact(), process(compilers)
+    result = upscale(image, model, AUTO, StandaloneContext("xla"), sessions)
+    by_torch = upscale(image, model, EAGER, StandaloneContext("cpu"), sessions)
+    torch.testing.assert_close(result.image, by_torch.image, atol=2 / 255, rtol=0)
+    assert by_torch.report.tile == (160, 200), "main memory has not run out"
     report = result.report
     assert report.compiled
     assert report.out_of_memory >= 1
@@ -642,6 +643,27 @@ def test_what_an_engine_cannot_compute_torch_does_where_that_is_asked_for(
     assert "it uses an unknown operator; torch computed it on the CPU" in note
     truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
     torch.testing.assert_close(result.image, truth, atol=2 / 255, rtol=0)
+
+
+def test_where_what_is_compiled_does_not_even_fit_when_it_is_loaded_tiles_become_smaller_too(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_xla(monkeypatch)
+    compilers.at_once = Job.succeed
+
+    def load(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+        height, width = compilers.jobs[-1].shapes.most
+        if height * width > 100 * 150:
+            raise DeviceFullError("RESOURCE_EXHAUSTED: out of memory allocating 1 byte")
+        return compilers.load(path, device)
+
+    monkeypatch.setattr(compile_cache, "load_package", load)
+    image, model = zoo.photograph(160, 200), zoo.compact()
+    result = upscale(image, model, AUTO, StandaloneContext("xla"), process(compilers))
+    truth = upscale(image, model, EAGER, StandaloneContext("cpu")).image
+    torch.testing.assert_close(result.image, truth, atol=2 / 255, rtol=0)
+    assert result.report.compiled
+    assert result.report.out_of_memory == 1
 
 
 @pytest.mark.parametrize("devices", [1, 3])
