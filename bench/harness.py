@@ -116,6 +116,13 @@ def resident_growth(work: Work) -> int:
     return (max(most, now) if now > ever else most) - start
 
 
+def forget_the_peak() -> None:
+    """Let this process's greatest resident set be the present one (proc(5), clear_refs): what it rises to after that is
+    the peak, which samples may miss on a busy machine."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_growth(work: Work, device: torch.device) -> int | None:
     """The most bytes that `work` held at once on `device` beyond what lay there; None where nothing tells.
 

@@ -32,14 +32,28 @@ from cudaspeed.latents.loader import load_latent_model
 from cudaspeed.latents.model import LatentModel
 from cudaspeed.latents.options import LatentSize
 from cudaspeed.latents.upscale import upscale_latent
+from cudaspeed.pipeline.frame_io import TensorSink, TensorSource
+from cudaspeed.pipeline.session_cache import SessionCache
 from cudaspeed.storage.heap import trim_all
-from cudaspeed.upscale_engine import upscale_into
+from cudaspeed.upscale_engine import tune, upscale_frames
 
-from .harness import ROOT, Record, Results, Work, command_line, in_turn, peak_growth, seconds, synchronize
+from .harness import (
+    ROOT,
+    Record,
+    Results,
+    Work,
+    command_line,
+    forget_the_peak,
+    in_turn,
+    peak_growth,
+    seconds,
+    synchronize,
+)
 from .latent_zoo import MADE, write
 
 _SIDE, _BATCH = 64, 8
 _PARTS = ("node", "batch", "load", "memory", "way")
+_SESSIONS = SessionCache()
 _OPTIONS = UpscaleOptions(precision="fp32", compile=False)
 # In a process of its own: nothing of this repository loads by pickle.
 _TORCH_LOADS = """
@@ -49,7 +63,7 @@ began = time.perf_counter()
 torch.load(sys.argv[1])
 print(time.perf_counter() - began)
 """
-_WARM = 3  # runs, until what is found out between them is
+_WARM = 2  # runs, before those that count
 
 
 def latents(count: int, side: int = _SIDE) -> Tensor:
@@ -60,7 +74,7 @@ def enlarged(samples: Tensor, model: LatentModel, context: StandaloneContext) ->
     """As the node does it; the report."""
 
     def enlarge(frames: Tensor, target: Tensor, scaled: LatentModel) -> object:
-        return upscale_into(frames, target, scaled, _OPTIONS, context)
+        return upscale_frames((TensorSource(frames), TensorSink(target)), scaled, _OPTIONS, context, _SESSIONS)
 
     return upscale_latent({"samples": samples}, model, LatentSize(), enlarge)[1]  # type: ignore[arg-type, return-value]
 
@@ -76,6 +90,7 @@ def node(name: str, folder: Path, context: StandaloneContext, rounds: int) -> Re
     network, path = write(name, folder)
     model, samples = load_latent_model(path), latents(1)
     network.to(context.device)
+    tune(model, (_SIDE, _SIDE), _OPTIONS, context, _SESSIONS)  # what runs find out between them, by and by
     works = {
         "node": partial(enlarged, samples, model, context),
         "plain": partial(plain, network, model, samples, context.device),
@@ -96,6 +111,7 @@ def first_over_second(works: Mapping[str, Work], rounds: int, device: torch.devi
 
 def batch(name: str, folder: Path, context: StandaloneContext, rounds: int) -> Record:
     model, samples = load_latent_model(write(name, folder)[1]), latents(_BATCH)
+    tune(model, (_SIDE, _SIDE), _OPTIONS, context, _SESSIONS)
 
     def one_by_one() -> None:
         for sample in samples:
@@ -126,10 +142,10 @@ def _tensors(network: torch.nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
 
 
-def memory(name: str, folder: Path, context: StandaloneContext, rounds: int) -> Record:
+def memory(name: str, folder: Path, context: StandaloneContext, rounds: int, side: int) -> Record:
     """In two processes one after the other, with what the first has found out for the second."""
     path = write(name, folder)[1]
-    command = [sys.executable, "-m", "bench.latents", "--once", json.dumps([str(path), str(context.device)])]
+    command = [sys.executable, "-m", "bench.latents", "--once", json.dumps([str(path), str(context.device), side])]
     told = []
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
@@ -137,13 +153,16 @@ def memory(name: str, folder: Path, context: StandaloneContext, rounds: int) -> 
     return {"ratio": told[1]["ratio"], "before": told[0]["ratio"], "told": told}
 
 
-def once(path: str, device: str) -> Record:
+def once(path: str, device: str, side: int) -> Record:
     """In this process: the estimate for a latent over the growth of memory, weights aside."""
     model, context = load_latent_model(Path(path)), StandaloneContext(device)
     enlarged(latents(1, 16), model, context)
+    _SESSIONS.learner.stop()  # whose forwards take memory, too, in between
     trim_all()
+    forget_the_peak()
     reports: list[Record] = []
-    grown = peak_growth(lambda: reports.append(enlarged(latents(1), model, context)), context.device)
+    grown = peak_growth(lambda: reports.append(enlarged(latents(1, side), model, context)), context.device)
+    _SESSIONS.flush()
     use = reports[0].memory  # type: ignore[attr-defined]
     estimate = use.on_device - (
         use.weights * (not use.apart) + use.copy + use.transformed + use.result * (not use.apart)
@@ -159,6 +178,7 @@ def way(name: str, folder: Path, context: StandaloneContext, rounds: int, vae: P
         raise SystemExit("`way` needs --vae FOLDER")
     autoencoder = AutoencoderTiny.from_pretrained(vae, local_files_only=True, use_safetensors=True).to(context.device)
     model, samples = load_latent_model(write(name, folder)[1]), latents(1) / 5
+    tune(model, (_SIDE, _SIDE), _OPTIONS, context, _SESSIONS)
 
     def decoded_and_encoded() -> None:
         with torch.inference_mode():
@@ -177,15 +197,16 @@ def twice_as_large(picture: Tensor) -> Tensor:
     return torch.from_numpy(np.array(larger)).to(picture).permute(2, 0, 1)[None] / 127.5 - 1
 
 
-_WORK = {"node": node, "batch": batch, "load": load, "memory": memory}
+_WORK = {"node": node, "batch": batch, "load": load}
 
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=[*_WORK])
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=["node", "batch", "load", "memory"])
     parser.add_argument("--models", nargs="+", default=[*MADE], metavar="NAME", help=f"of {', '.join(MADE)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--vae", type=Path, help="of `way`: folder of an autoencoder as diffusers saves it")
+    parser.add_argument("--side", type=int, default=_SIDE, help="of `memory`: of the latent, pixels")
     parser.add_argument("--once", help="what one process of `memory` runs, as JSON")
     args = parser.parse_args()
     if args.once:
@@ -195,10 +216,10 @@ def main() -> None:
     results = Results(context.device, args.json)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["CUDASPEED_CACHE_DIR"] = scratch
+        works = {**_WORK, "memory": partial(memory, side=args.side), "way": partial(way, vae=args.vae)}
         for name in args.models:
             for part in args.parts:
-                made = _WORK[part] if part in _WORK else partial(way, vae=args.vae)
-                row = made(name, Path(scratch), context, args.rounds)
+                row = works[part](name, Path(scratch), context, args.rounds)
                 synchronize(context.device)
                 results.keep({"model": name, "part": part, **row})
                 others = ", ".join(f"{key} {row[key]:.3f}" for key in ("plain", "resident", "before") if key in row)

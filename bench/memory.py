@@ -18,9 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import torch
 from spandrel import ImageModelDescriptor
@@ -38,7 +36,18 @@ from cudaspeed.storage.location import compiled_folder
 from cudaspeed.storage.profiles import profiles_folder
 from cudaspeed.upscale_engine import upscale
 
-from .harness import ROOT, Column, Record, Results, Table, command_line, in_turn, megabytes, peak_growth
+from .harness import (
+    ROOT,
+    Column,
+    Record,
+    Results,
+    Table,
+    command_line,
+    forget_the_peak,
+    in_turn,
+    megabytes,
+    peak_growth,
+)
 from .model_zoo import ARCHITECTURES, build
 from .photograph import EXAMPLE
 from .seams import random_model, read
@@ -72,13 +81,6 @@ def _touched(*arguments: object) -> Tensor:
     return allocate_output(*arguments).zero_()  # type: ignore[arg-type]
 
 
-def _forget_the_peak() -> None:
-    """Let this process's greatest resident set be the present one (proc(5), clear_refs): what it rises to after that is
-    the peak, which samples may miss on a busy machine."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def run_once(model: str, side: int, frames: int, device: str, precision: str) -> Record:
     """In this process: what upscaling `frames` of `side` x `side` takes beside model and result, and the estimate."""
     descriptor, sessions = model_named(model), SessionCache()
@@ -89,7 +91,7 @@ def run_once(model: str, side: int, frames: int, device: str, precision: str) ->
     upscale_engine.allocate_output = _touched
     context, results = StandaloneContext(device), []
     trim_all()  # what the first picture left free would hide a part of this one's
-    _forget_the_peak()
+    forget_the_peak()
     grown = peak_growth(lambda: results.append(upscale(image, descriptor, options, context, sessions)), context.device)
     sessions.flush()
     report, use = results[0].report, results[0].report.memory

@@ -58,7 +58,8 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         normal = self.norm(x)
-        query, keys, values = (part(normal).flatten(2).mT[:, None] for part in (self.q, self.k, self.v))
+        # each pixel's channels side by side: torch's attention without a matrix of scores takes nothing else
+        query, keys, values = (part(normal).flatten(2).mT.contiguous()[:, None] for part in (self.q, self.k, self.v))
         attended = F.scaled_dot_product_attention(query, keys, values)[:, 0].mT
         return x + self.proj(attended.reshape(x.shape))
 
