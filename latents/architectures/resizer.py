@@ -34,14 +34,14 @@ class Sizes(NamedTuple):
 
 
 class Norm(nn.GroupNorm):
-    """In float32, whatever the weights are: it is given what blocks add up to, which stays float32 as well. With that in
-    bfloat16 the result is a third further from float32's (sdxl_resizer, random weights)."""
+    """In float32, whatever the weights are: it is given what blocks add up to, which stays float32 as well. With that
+    in bfloat16 the result is a third further from float32's (sdxl_resizer, random weights)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(_GROUPS, width)
 
-    def forward(self, input: Tensor) -> Tensor:  # torch's name for it
-        normal = F.group_norm(input.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # its name for it is Python's
+        normal = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
         return normal.to(self.weight.dtype)
 
 

@@ -385,7 +385,7 @@ def test_convolutions_enlarge_to_the_floor_of_the_scale(scale: float, side: int)
 
 
 def test_attention_over_all_pixels_makes_no_matrix_of_scores() -> None:
-    # 64x64 to 128x128 would take 2.6 GB of them; this kernel of torch's makes none, and raises for what it does not take
+    # 64x64 to 128x128 would take 2.6 GB of them; this kernel of torch's makes none, and raises for what it cannot do
     with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         refill(Resizer(RESIZER))(example(1, 6, 5), (9, 7))
 
