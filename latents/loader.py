@@ -147,7 +147,7 @@ def _made_of(weights: dict[str, Tensor], path: Path, scale: float | None) -> Lat
     if isinstance(whole := getattr(network, "upscale", None), int):  # spandrel's; the weights told it
         scales = whole, whole
     divisor = kind.traits.divisor
-    if isinstance(window := getattr(network, "window_size", None), int):  # of SwinIR's and DRCT's
+    if isinstance(window := getattr(network, "window_size", None), int):  # of all that attend within windows
         divisor = window
     traits = replace(kind.traits, channels=channels, scales=scales, divisor=divisor, base=base_of(path.stem))
     return LatentModel(network, traits)

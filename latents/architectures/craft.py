@@ -42,6 +42,7 @@ class UnpaddedCRAFT(CRAFT):
             in_chans=sizes.channels,
             embed_dim=sizes.embed,
             depths=list(sizes.depths),
+            window_size=math.lcm(*sizes.window),  # which spandrel only pads for
             num_heads=[sizes.heads] * len(sizes.depths),
             split_size_0=sizes.window[0],
             split_size_1=sizes.window[1],

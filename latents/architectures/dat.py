@@ -49,6 +49,7 @@ def network_of(sizes: Sizes) -> nn.Module:
     )
     with_shared_masks(network)
     with_shared_places(network)
+    network.window_size = math.lcm(*sizes.window)
     return network
 
 

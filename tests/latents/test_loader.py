@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import latent_zoo
@@ -9,13 +10,16 @@ import pytest
 import torch
 import zoo
 from safetensors.torch import load_file, save_file
+from spandrel.architectures.DAT import DAT
+from torch import nn
 
 from cudaspeed.api.errors import BadModelError, BadOptionError
-from cudaspeed.latents.architectures import swinfir
+from cudaspeed.latents.architectures import craft, swinfir
 from cudaspeed.latents.loader import load_copied, load_latent_model
 from cudaspeed.latents.names import base_of, scale_of
 from cudaspeed.storage.fingerprint import content_of
 
+SMALL_DAT = {"embed_dim": 24, "split_size": [8, 12], "depth": [2], "num_heads": [2], "expansion_factor": 2}
 FAMILIES = {
     "DAT2x2_1.5": ("DAT", (2, 2), "SD 1.5"),
     "DRCT_sdxl": ("DRCT", (2, 2), "SDXL"),
@@ -42,10 +46,24 @@ def test_a_family_is_told_by_its_weights(name: str, ending: str, tmp_path: Path)
     assert (traits.family, traits.scales, traits.base) == FAMILIES[name]
 
 
-def test_sides_are_filled_up_to_the_window_that_a_file_has(tmp_path: Path) -> None:
-    small = swinfir.SwinFIR(swinfir.Sizes(embed=8, depths=(2,), heads=2, window=12, mlp=2.0, hidden=8))
-    save_file({key: value.contiguous() for key, value in small.state_dict().items()}, tmp_path / "swinfir.safetensors")
-    assert load_latent_model(tmp_path / "swinfir.safetensors").traits.divisor == 12
+@pytest.mark.parametrize(
+    ("network", "multiple"),
+    [
+        (lambda: swinfir.SwinFIR(swinfir.Sizes(embed=8, depths=(2,), heads=2, window=12, mlp=2.0, hidden=8)), 12),
+        (lambda: craft.UnpaddedCRAFT(craft.Sizes(embed=96, depths=(1,), window=(4, 32))), 32),
+        (lambda: DAT(in_chans=4, upsampler="pixelshuffle", upscale=2, img_size=48, **SMALL_DAT), 24),
+    ],
+    ids=["swinfir", "craft", "dat"],
+)
+def test_sides_are_filled_up_to_the_windows_that_a_file_has(
+    network: Callable[[], nn.Module], multiple: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "some_sdxl.safetensors"
+    save_file({key: value.contiguous() for key, value in network().state_dict().items()}, path)
+    model = load_latent_model(path)
+    assert model.traits.divisor == multiple
+    with torch.inference_mode():
+        assert model.model(torch.randn(1, 4, multiple, 2 * multiple)).shape == (1, 4, 2 * multiple, 4 * multiple)
 
 
 def test_a_renamed_file_without_a_scale_asks_for_it_and_does_not_guess(tmp_path: Path) -> None:
