@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spandrel.architectures.DAT import DAT
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
 
 def network_of(sizes: Sizes) -> nn.Module:
     """A network with random weights."""
-    network = DAT(
+    network: Any = DAT(
         img_size=math.lcm(*sizes.window),
         in_chans=sizes.channels,
         embed_dim=sizes.embed,
@@ -49,7 +49,7 @@ def network_of(sizes: Sizes) -> nn.Module:
     )
     with_shared_masks(network)
     with_shared_places(network)
-    network.window_size = math.lcm(*sizes.window)
+    network.window_size = math.lcm(*sizes.window)  # as SwinIR and DRCT have it
     return network
 
 
