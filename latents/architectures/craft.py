@@ -14,7 +14,7 @@ from typing import NamedTuple
 from spandrel.architectures.CRAFT import CRAFT
 from torch import Tensor, nn
 
-from .loading import count_of, sides_of
+from .loading import count_of, of_groups, sides_of
 
 _FUSIONS = "layers.{}.residual_group.hf_blocks."
 _FIRST = "layers.0.residual_group.srwa_blocks.0"
@@ -57,7 +57,8 @@ class UnpaddedCRAFT(CRAFT):
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
     """As large as the one that a state dict is of."""
-    return UnpaddedCRAFT(sizes_of(weights))
+    sizes = sizes_of(weights)
+    return of_groups(lambda count: UnpaddedCRAFT(sizes._replace(depths=sizes.depths[:count])), sizes.depths)
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

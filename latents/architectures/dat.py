@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from spandrel.architectures.DAT import DAT
 from torch import Tensor, nn
 
-from .loading import count_of, scale_of, sides_of
+from .loading import count_of, of_groups, scale_of, sides_of
 from .masks import with_shared_masks, with_shared_places
 
 _FIRST = "layers.0.blocks.0."
@@ -55,7 +55,8 @@ def network_of(sizes: Sizes) -> nn.Module:
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
     """As large as the one that a state dict is of."""
-    return network_of(sizes_of(weights))
+    sizes = sizes_of(weights)
+    return of_groups(lambda count: network_of(sizes._replace(depths=sizes.depths[:count])), sizes.depths)
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

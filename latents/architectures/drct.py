@@ -14,7 +14,7 @@ from typing import NamedTuple
 from spandrel.architectures.DRCT import DRCT
 from torch import Tensor, nn
 
-from .loading import count_of, scale_of, sides_of, window_of
+from .loading import count_of, of_groups, scale_of, sides_of, window_of
 from .sfb import SFB
 from .windows import as_it_comes, with_own_attention
 
@@ -64,7 +64,8 @@ class LatentDRCT(DRCT):
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
     """As large as the one that a state dict is of."""
-    return LatentDRCT(sizes_of(weights))
+    sizes = sizes_of(weights)
+    return of_groups(lambda count: LatentDRCT(sizes._replace(groups=count)), (None,) * sizes.groups)
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

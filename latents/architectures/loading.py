@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from .masks import is_constant
+from ...api.upstream import copy_module
+from .masks import is_constant, with_shared_masks, with_shared_places
 
 Network = TypeVar("Network", bound=nn.Module)
+_KINDS = 2  # of groups of blocks in a network
 
 
 def sides_of(weights: Mapping[str, Tensor], key: str, expected: Sequence[int | None]) -> tuple[int, ...]:
@@ -62,6 +64,19 @@ def filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
     # not copied: the tensors of a file, which are read for this
     network.load_state_dict({key: weights[key].to(tensor.dtype) for key, tensor in own.items()}, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def of_groups(make: Callable[[int], Network], groups: Sequence[object]) -> Network:
+    """A network of `make` with as many `layers` as there are `groups`, to be `filled`. Where what is said of the groups
+    allows it, `make(2)` makes two of them, and the others are their copies, in turn (DAT shifts other windows in every
+    second one): that takes a tenth of the time. The weights of copies are the first ones' until they are filled."""
+    alike = all(group == groups[place % _KINDS] for place, group in enumerate(groups))
+    network: Any = make(min(_KINDS, len(groups)) if alike else len(groups))
+    for place in range(len(network.layers), len(groups)):
+        network.layers.append(copy_module(network.layers[place % _KINDS], lambda weight: weight))
+    with_shared_masks(network)
+    with_shared_places(network)
+    return network
 
 
 def _written(sides: Sequence[int | None]) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor, nn
 
-from .loading import count_of, scale_of, sides_of, window_of
+from .loading import count_of, of_groups, scale_of, sides_of, window_of
 from .sfb import SFB
 from .windows import as_it_comes, with_own_attention
 
@@ -60,7 +60,8 @@ class SwinFIR(SwinIR):
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
     """As large as the one that a state dict is of."""
-    return SwinFIR(sizes_of(weights))
+    sizes = sizes_of(weights)
+    return of_groups(lambda count: SwinFIR(sizes._replace(depths=sizes.depths[:count])), sizes.depths)
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

@@ -66,6 +66,19 @@ def test_sides_are_filled_up_to_the_windows_that_a_file_has(
         assert model.model(torch.randn(1, 4, multiple, 2 * multiple)).shape == (1, 4, 2 * multiple, 4 * multiple)
 
 
+@pytest.mark.parametrize("depths", [[3, 3, 3, 3, 3], [3, 2, 3, 2], [1, 2, 3]])
+def test_a_network_of_many_groups_computes_what_spandrels_does(depths: list[int], tmp_path: Path) -> None:
+    sizes = {**SMALL_DAT, "split_size": [8, 16], "depth": depths, "num_heads": [2] * len(depths)}
+    network = DAT(in_chans=4, upsampler="pixelshuffle", upscale=2, img_size=32, **sizes).eval()
+    path, latents = tmp_path / "DAT_1.5.safetensors", torch.randn(1, 4, 32, 48)
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
+    model = load_latent_model(path).model
+    weights = [weight for weight in model.parameters() if weight.numel()]
+    assert len({weight.data_ptr() for weight in weights}) == len(weights)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(latents), network(latents), rtol=1e-4, atol=1e-5)
+
+
 def test_a_renamed_file_without_a_scale_asks_for_it_and_does_not_guess(tmp_path: Path) -> None:
     path = latent_zoo.file_of("latent-upscaler-v2.1_SDxl-x1.5", tmp_path, "mine")
     with pytest.raises(BadOptionError, match=r"scale is not set, and neither .* set it to .*: 1.25, 1.5, 2"):
