@@ -18,10 +18,10 @@ from .shapes import TileShapes
 class Work:
     """A forward to compile for `shapes`, on `device`.
 
-    `module` takes and gives float32 and computes in float32, on the device, in evaluation mode; the engine may compute
-    in `precision`. `example` is a batch [N, C, h, w] of the shapes; where a side may vary, it is neither 1 nor
-    another's. What the engine leaves behind goes into the folder `scratch`, which is deleted; what it may use again,
-    beside it.
+    `module` takes float32, on the device, in evaluation mode, and gives and computes what its weights are: float32, but
+    for an engine that `offer.weights_in` says another type; the engine may compute in `precision`. `example` is a
+    batch [N, C, h, w] of the shapes; where a side may vary, it is neither 1 nor another's. What the engine leaves
+    behind goes into the folder `scratch`, which is deleted; what it may use again, beside it.
     """
 
     module: nn.Module

@@ -17,6 +17,7 @@ from .openvino_library import full_name as name_of_openvino
 from .tensorrt import TensorRt
 from .xla import Xla, tiles_together
 from .xla_library import check_xla_compiler, check_xla_device, devices_of
+from .xla_library import free_bytes as free_on_xla
 from .xla_library import full_name as name_of_xla
 
 ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt(), OpenVino())
@@ -66,6 +67,13 @@ def takes_one_size(name: str) -> bool:
     return is_xla(name)
 
 
+def weights_in(name: str, precision: Precision) -> Precision:
+    """The type in which an engine of that name is given a model that it is to compute in `precision`: XLA computes in
+    what weights and tiles are, others are given float32 and choose types themselves. XLA's float16 is float32 with such
+    products as it makes by itself, since a TPU has none."""
+    return "bf16" if is_xla(name) and precision == "bf16" else "fp32"
+
+
 def automatic_precisions(name: str) -> tuple[Precision, ...] | None:
     """What "auto" chooses from for an engine's device of that name, best first, where that is not what suits a
     processor: a TPU multiplies in bfloat16 by itself."""
@@ -75,6 +83,12 @@ def automatic_precisions(name: str) -> tuple[Precision, ...] | None:
 def devices_at_once(name: str) -> int:
     """How many devices an engine's name means, which share a batch of tiles."""
     return len(devices_of(name)) if is_xla(name) else 1
+
+
+def free_bytes(name: str) -> int | None:
+    """Of memory of their own that each of the devices which an engine's name means can still give; None where that is
+    not told."""
+    return free_on_xla(name) if is_xla(name) else None
 
 
 def tiles_at_once(name: str, size: tuple[int, int]) -> int:

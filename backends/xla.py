@@ -25,8 +25,10 @@ from .packages import XLA
 from .xla_file import XlaPrograms, as_array
 from .xla_forward import XlaForward
 from .xla_library import devices_of, jax_library
+from .xla_products import OneTypeProducts
 
 _TRACED_BY = "cpu"
+_INNER = "module."  # as `OneTypeProducts` has a module's names
 PLATFORMS = ("cpu", "cuda", "tpu")  # as JAX calls them; for one that is not here it can write a program all the same
 _TOGETHER, _MOST_TOGETHER = 1 << 16, 8  # pixels of the tiles that a device takes at once, and tiles
 
@@ -60,8 +62,9 @@ class Xla:
         jax, export = jax_library(), jax_library("jax.export")
         jax.config.update("jax_traceback_in_locations_limit", 0)  # this machine's paths are nobody's business
         weights, function = _function_of(work.module)
-        # By itself a TPU multiplies what is float32 in bfloat16 and adds up in float32, which is what half precision is
-        # here: all but products stays float32.
+        # A module of bfloat16 computes all of it in that, but for sums, those of products, normalisations and softmax,
+        # which XLA and JAX make in float32 by themselves. One of float32 is multiplied in bfloat16 by a TPU if nothing
+        # is said, which is what is meant by fp16.
         precision = "highest" if work.precision == "fp32" else None
 
         def forward(weights: Any, x: Any) -> Any:
@@ -114,8 +117,9 @@ def _function_of(module: torch.nn.Module) -> tuple[dict[str, Any], Any]:
         raise CompileError(
             f"torchax does not fit torch {torch.__version__} ({first_line(error)}): {XLA.install}"
         ) from error
-    states, function = torchax.extract_jax(module)
-    return {name: as_array(array) for name, array in states.items()}, function
+    states, function = torchax.extract_jax(OneTypeProducts(module))
+    weights = {name.removeprefix(_INNER): as_array(array) for name, array in states.items()}
+    return weights, lambda weights, given: function({f"{_INNER}{name}": one for name, one in weights.items()}, given)
 
 
 def _lacking(error: BaseException) -> str:

@@ -17,20 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
+from safetensors.torch import load
+from torch import Tensor
 
 from .errors import CompileError
+from .xla_library import jax_library
 
 _MARK = b"cudaspeed XLA programs 2\n"
 _LONGEST_HEADER = 1 << 16  # bytes
+_BFLOAT16 = "bfloat16"  # of ml_dtypes, which JAX brings
 
 
 @dataclass(frozen=True)
 class XlaPrograms:
     """`programs`, by the tiles n that they take at once, are one JAX function (weights, x) that was exported by version
-    `jax` for `platforms`, x float32 [n, C, h, w] and its result float32; `weights` are float32 or integers."""
+    `jax` for `platforms`, x float32 [n, C, h, w] and its result float32; `weights` are float32, bfloat16 or
+    integers."""
 
     jax: str
     platforms: tuple[str, ...]
@@ -66,14 +72,20 @@ class XlaPrograms:
                 programs[int(tiles)], content = content[:length], content[length:]
             if 1 not in programs:
                 raise ValueError("it has nothing for one tile")
-            weights = load(content)
+            weights = {name: as_array(tensor) for name, tensor in load(content).items()}
         except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise CompileError(f"what was compiled for XLA is damaged ({error}); it has to be compiled anew") from error
         return XlaPrograms(jax, platforms, programs, weights)
 
 
-def as_array(value: Any) -> NDArray[Any]:
-    """A torch tensor or an array of JAX's as it is kept: contiguous, and float32 where it is of a floating type."""
+def as_array(value: Any, narrow: bool = False) -> NDArray[Any]:
+    """A torch tensor or an array of JAX's as it is kept: contiguous, and where it is of a floating type bfloat16 if it
+    is that or is to be (`narrow`), else float32."""
+    if isinstance(value, Tensor):
+        narrow |= value.dtype == torch.bfloat16
+        value = value.float() if value.is_floating_point() else value  # numpy has no bfloat16 of its own
     array = np.asarray(value)
-    floating = array.dtype.kind not in "iub"
-    return np.ascontiguousarray(array, np.float32 if floating else array.dtype)
+    if array.dtype.kind in "iub":
+        return np.ascontiguousarray(array)
+    narrow |= array.dtype.name == _BFLOAT16
+    return np.ascontiguousarray(array, getattr(jax_library("ml_dtypes"), _BFLOAT16) if narrow else np.float32)

@@ -50,12 +50,12 @@ def _fits(exported: Any, programs: XlaPrograms, info: ModelInfo, tiles: tuple[in
     count, height, width = tiles
     weights = dict.fromkeys(programs.weights, 0)
     *taken, x = exported.in_avals
-    shapes = [array.shape for _, array in sorted(programs.weights.items())]
+    given_weights = [(array.shape, array.dtype) for _, array in sorted(programs.weights.items())]
     given = (count, info.out_channels, height * info.scale, width * info.scale)
     return (
         exported.nr_devices == 1
         and exported.in_tree == jax_library("jax.tree_util").tree_structure(((weights, 0), {}))
-        and [one.shape for one in taken] == shapes
+        and [(one.shape, one.dtype) for one in taken] == given_weights
         and (x.shape, x.dtype) == ((count, info.in_channels, height, width), "float32")
         and [(one.shape, one.dtype) for one in exported.out_avals] == [(given, "float32")]
     )

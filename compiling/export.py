@@ -7,7 +7,7 @@ its CPU backend.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,13 +30,12 @@ from ..models.execution import ExecutionMode
 from ..models.formats.exported_file import ENDING, ExportInfo
 from ..models.info import model_info
 from ..models.loader import load_model
+from ..models.precision import supported_precisions
 from ..models.runner import ModelRunner, architecture_of
 from ..storage.fingerprint import content_of
 from ..tiling.plan import automatic_overlap
 from .aoti import Compiler, Whole
 
-_PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "half": "bf16"}
-"""By the names that a file has for them: XLA chooses how products of half precision are made, whichever that is."""
 _CPU = torch.device("cpu")
 _WHOLE = "module."  # as `Whole` has the model's names
 _NO_WAY_BACK = "spandrel makes another model of the names and weights that it has once it is loaded"
@@ -102,18 +101,29 @@ def export_model(
     suit it, `TraceError` and `CompileError` where it cannot be exported."""
     info, shapes = model_info(descriptor), TileShapes.one(*tile)
     check_tile(tile, info)
-    runner = ModelRunner(descriptor, ExecutionMode("fp32", autocast=False, channels_last=False))
-    compiler = Compiler(runner, descriptor.input_channels, shapes, _CPU)
-    engine, made = Xla("xla:cpu", kept), dict[str, XlaPrograms]()
-    for name, precision in _PRECISIONS.items():
+    engine, checked, made = Xla("xla:cpu", kept), "cpu" in platforms, dict[str, XlaPrograms]()
+    parameters = set[str]()
+    # in each weights and all that is computed have that type
+    supported: list[Precision] = ["fp32", *(["bf16"] if "bf16" in supported_precisions(descriptor) else [])]
+    for precision in supported:
+        runner = ModelRunner(descriptor, ExecutionMode(precision, autocast=False, channels_last=False))
+        compiler = Compiler(runner, descriptor.input_channels, shapes, _CPU)
         work = Work(Whole(runner), compiler.example(), shapes, precision, _CPU, kept)
-        made[name] = engine.exported(work, platforms)
-    checked = "cpu" in platforms
-    flaw = compiler.flaw(engine.forward_of(made["fp32"])) if checked else None
-    if flaw:
-        raise CompileError(f"its result is wrong: {flaw}")
-    parameters = {f"{_WHOLE}{name}" for name, _ in runner.module.named_parameters()}
+        made[precision] = _as_in_file(engine.exported(work, platforms), made.get("fp32"), precision)
+        flaw = compiler.flaw(engine.forward_of(made[precision])) if checked else None
+        if flaw:
+            raise CompileError(f"its result in {precision} is wrong: {flaw}")
+        parameters = {f"{_WHOLE}{name}" for name, _ in runner.module.named_parameters()}
     return _put_together(descriptor, tile, made, parameters, checked)
+
+
+def _as_in_file(made: XlaPrograms, full: XlaPrograms | None, precision: Precision) -> XlaPrograms:
+    """What was `made` in a `precision`, with the weights that it is going to be given: those that the file has, the
+    `full` ones, in its own type."""
+    if full is None:
+        return made
+    narrow = precision == "bf16"
+    return replace(made, weights={name: as_array(weight, narrow) for name, weight in full.weights.items()})
 
 
 def _put_together(

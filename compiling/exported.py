@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from ..api.errors import first_line
 from ..backends.errors import CompileError
+from ..backends.offer import weights_in
 from ..backends.xla_file import XlaPrograms, as_array
 from ..backends.xla_foreign import check_programs
 from ..models.exported import ExportedModel, programs_in
@@ -43,8 +44,9 @@ def _read(exported: ExportedModel, known: ModelEntries, subject: Subject) -> Xla
     module = subject.module()
     if module is None:
         raise ValueError("its model is gone")
-    found = programs_in(exported, module, "fp32" if known.mode.precision == "fp32" else "half")
-    weights = {name: as_array(tensor) for name, tensor in found.tensors.items()}
+    precision = weights_in(known.engine, known.mode.precision)
+    found = programs_in(exported, module, precision)
+    weights = {name: as_array(tensor, narrow=precision == "bf16") for name, tensor in found.tensors.items()}
     programs = XlaPrograms(exported.info.jax, exported.info.platforms, found.programs, weights)
     check_programs(programs, subject.info, exported.info.tile, known.engine)
     return programs

@@ -12,17 +12,16 @@ from spandrel import ImageModelDescriptor
 
 from ..api.errors import first_line
 from ..api.model_info import Forward
+from ..api.options import Precision
 from ..backends.errors import CompileError
 from ..backends.interface import Engine, Work
-from ..backends.offer import engine, usable
+from ..backends.offer import engine, usable, weights_in
 from ..models.execution import ExecutionMode
 from ..models.runner import ModelRunner
 from .aoti import Compiler, Whole
 from .request import Request
 
 logger = logging.getLogger("cudaspeed")
-
-_AS_IT_IS = ExecutionMode("fp32", autocast=False, channels_last=False)  # engines choose types and layouts themselves
 
 
 class Candidate(NamedTuple):
@@ -42,7 +41,7 @@ def others(
     engines = usable(device)
     if not engines:
         return
-    runner = _as_it_is(descriptor, device)
+    runner = _as_it_is(descriptor, device, "fp32")
     for number, one in enumerate(engines):
         try:
             made = _made_by(one, request, runner, compiler, scratch / f"model.{number}")
@@ -58,11 +57,13 @@ def asked_for(request: Request, descriptor: ImageModelDescriptor, compiler: Comp
     lacks = asked.lacks(device)
     if lacks:
         raise CompileError(lacks)
-    return _made_by(asked, request, _as_it_is(descriptor, device), compiler, scratch / "model")
+    weights = weights_in(request.engine, request.mode.precision)
+    return _made_by(asked, request, _as_it_is(descriptor, device, weights), compiler, scratch / "model")
 
 
-def _as_it_is(descriptor: ImageModelDescriptor, device: torch.device) -> ModelRunner:
-    runner = ModelRunner(descriptor, _AS_IT_IS)
+def _as_it_is(descriptor: ImageModelDescriptor, device: torch.device, weights: Precision) -> ModelRunner:
+    """By torch's own modules, in the usual layout: engines choose kernels and layouts themselves."""
+    runner = ModelRunner(descriptor, ExecutionMode(weights, autocast=False, channels_last=False))
     runner.module.to(device)
     return runner
 

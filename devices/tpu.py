@@ -65,6 +65,15 @@ class TpuInfo:
             self._kind = kind if self._count else None
 
 
+def bytes_left(device: Any) -> int | None:
+    """What JAX's `device` can still give of memory of its own; None where it does not tell, or has none."""
+    told = answer(device.memory_stats)
+    if not isinstance(told, dict):
+        return None
+    used, total = used_of(lambda: told["bytes_in_use"], lambda: told["bytes_limit"])
+    return None if used is None or total is None else total - used
+
+
 def _card_of_jax(device: Any) -> Card | None:
     """What `Device.memory_stats` tells, where the device has memory of its own (https://docs.jax.dev/en/latest/jax.html)."""
     told = answer(device.memory_stats)

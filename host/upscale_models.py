@@ -12,6 +12,7 @@ from spandrel import ImageModelDescriptor
 
 from ..api.errors import BadModelError
 from ..api.surroundings import inside_comfyui
+from ..models.formats.exported_file import ENDING as EXPORTED_ENDING
 from ..models.header import opened_model
 from ..models.labels import ModelLabels, is_of_content, label_of, stamp_of
 from ..models.loader import bundled_folder, find_models, load_model
@@ -37,7 +38,10 @@ def upscale_model_names() -> list[str]:
     if inside_comfyui():
         import folder_paths
 
-        return folder_paths.get_filename_list(_FOLDER)
+        # ComfyUI's list has the endings that its own loaders take; exported models are for ours alone
+        found = find_models(map(Path, folder_paths.get_folder_paths(_FOLDER)))
+        exported = [name for name, path in found.items() if path.suffix.lower() == EXPORTED_ENDING]
+        return [*folder_paths.get_filename_list(_FOLDER), *exported]
     return sorted(find_models())
 
 

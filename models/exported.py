@@ -58,7 +58,7 @@ def exported_of(module: nn.Module) -> ExportedModel | None:
 
 
 def programs_in(exported: ExportedModel, module: nn.Module, precision: str) -> ExportedPrograms:
-    """Those for a `precision` ("fp32" or "half") and the weights that `module` has. Raises `ValueError`, whose text is
+    """Those for a `precision` ("fp32" or "bf16") and the weights that `module` has. Raises `ValueError`, whose text is
     the end of a sentence about the file, where they cannot be had: it was replaced, the model's weights have become
     others, or it has none; and `OSError` where it cannot be read."""
     path = exported.path

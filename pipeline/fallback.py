@@ -14,10 +14,11 @@ from spandrel import ImageModelDescriptor
 from ..api.context import RunContext
 from ..api.model_info import ModelInfo
 from ..api.options import Level, UpscaleOptions
+from ..backends.offer import weights_in
 from ..compile_cache import CompiledForwards
 from ..kernels.heartbeat import heard_by
-from ..memory import MemoryCost, affordable_pixels, allowed_bytes, measure_cost, working_bytes
-from ..models.execution import ExecutionMode, Executor
+from ..memory import MemoryCost, affordable_pixels, allowed_bytes, measure_cost, weights_bytes, working_bytes
+from ..models.execution import DTYPES, ExecutionMode, Executor
 from ..models.known_memory import rough_cost
 from ..models.precision import fast_precisions
 from ..models.result_check import checked
@@ -43,12 +44,22 @@ class ForwardCost:
     """What a forward takes in memory: at most `bound`, which is at hand, if one is known; how much exactly takes a
     while to find out, once. A bound that forwards were compared with is as good as that."""
 
-    def __init__(self, bound: MemoryCost | None, measure: Callable[[], MemoryCost]) -> None:
-        self._bound, self._measure = bound, measure
+    def __init__(
+        self,
+        bound: MemoryCost | None,
+        measure: Callable[[], MemoryCost],
+        measure_on_engine: Callable[[], MemoryCost] | None = None,
+    ) -> None:
+        self._bound, self._measure, self._measure_on_engine = bound, measure, measure_on_engine
 
     @functools.cached_property
     def exact(self) -> MemoryCost:
         return self._measure()
+
+    @functools.cached_property
+    def on_engine(self) -> MemoryCost:
+        """The same where an engine computes it in memory of its own, where nothing was seen of any."""
+        return self._measure_on_engine() if self._measure_on_engine else replace(self.exact, seen=())
 
     def enough_for(self, pixels: int, free_bytes: int, level: Level, device: torch.device) -> MemoryCost:
         """What is at hand, where a forward of so many pixels fits `level`'s share of what is free by that, or where it
@@ -116,24 +127,33 @@ class StepMaker:
         # a CPU that is slow at a half type computes in fp32, beside what it is given and gives
         widened = device.type == "cpu" and mode.precision not in fast_precisions(device)
         dtype = torch.float32 if widened else mode.memory_dtype
+        measure, on_engine = functools.partial(self._measure, mode, dtype), None
+        if self._context.switches.engine:
+            on_engine = functools.partial(self._cost_on_engine, mode)
+        return ForwardCost(self._bound(mode, dtype), measure, on_engine)
+
+    def _measure(self, mode: ExecutionMode, dtype: torch.dtype) -> MemoryCost:
         place, profile = (
             f"{dtype}{', attention unfused' * (mode.kernels == 'plain')}",
             self._shared.profile(self._model, self._context),
         )
+        known = profile.known.costs.get(place)
+        if known is None:
+            self._context.say("measuring how much memory the model takes")
+            call = checked(call_of(self._model, mode), self._info)
+            cost = measure_cost(self._model.model, call, self._info, dtype)
+            self._context.say("")
+            profile.keep(costs={place: (cost.weights, cost.per_pixel, cost.per_pixel_squared)})
+            return replace(cost, seen=self._seen(mode, rough=False))
+        weights, linear, square = known
+        return MemoryCost(int(weights), linear, square, self._seen(mode, rough=False))
 
-        def measure() -> MemoryCost:
-            known = profile.known.costs.get(place)
-            if known is None:
-                self._context.say("measuring how much memory the model takes")
-                call = checked(call_of(self._model, mode), self._info)
-                cost = measure_cost(self._model.model, call, self._info, dtype)
-                self._context.say("")
-                profile.keep(costs={place: (cost.weights, cost.per_pixel, cost.per_pixel_squared)})
-                return replace(cost, seen=self._seen(mode, rough=False))
-            weights, linear, square = known
-            return MemoryCost(int(weights), linear, square, self._seen(mode, rough=False))
-
-        return ForwardCost(self._bound(mode, dtype), measure)
+    def _cost_on_engine(self, mode: ExecutionMode) -> MemoryCost:
+        """As the engine of the context computes it: by plain modules, in the type of the weights that it takes."""
+        weights = weights_in(self._context.switches.engine, mode.precision)
+        dtype, plain = DTYPES[weights], replace(mode, kernels="plain")
+        cost = rough_cost(self._model, plain.kernels, dtype) or self._measure(plain, dtype)
+        return replace(cost, weights=weights_bytes(self._model.model) * dtype.itemsize // 4, seen=())
 
     def _bound(self, mode: ExecutionMode, dtype: torch.dtype) -> MemoryCost | None:
         """What it costs at most, if that is known without measuring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from ..memory import allowed_bytes, pixels_within, weights_bytes, working_bytes
 from ..storage.heap import trim_heap
 from ..storage.heap_reserve import HeapReserve
 from ..storage.memory_limits import has_own_limits
+from .engine_memory import EngineMemory
 from .fallback import ForwardCost
 from .scheduler import Limits
 from .session_cache import MemoryLimit, SessionCache
@@ -46,14 +48,23 @@ class Room:
                 raise
             raise self.does_not_fit(what) from error
 
-    def does_not_fit(self, what: str, needed: int | None = None) -> OutOfMemoryError:
-        """The error for a device that cannot hold even `what`, which takes `needed` bytes if that is known."""
-        numbers = ""
+    def check_engine(self, memory: EngineMemory, pixels: int) -> None:
+        """Raise `OutOfMemoryError` where the `memory` that an engine's device has does not suffice for a tile of so
+        many input `pixels`."""
+        lacks = memory.lacks(pixels)
+        if lacks:
+            side = math.isqrt(pixels)
+            raise self.does_not_fit(f"one tile of {side}x{side}", *lacks)
+
+    def does_not_fit(self, what: str, needed: int | None = None, free_on_engine: int | None = None) -> OutOfMemoryError:
+        """The error for a device that cannot hold even `what`, which takes `needed` bytes if that is known; for an
+        engine's, where so many are free on that."""
+        numbers, device = "", self._context.device if free_on_engine is None else self._place
         if needed is not None:
-            free = self._context.free_bytes() / 2**20
+            free = (self._context.free_bytes() if free_on_engine is None else free_on_engine) / 2**20
             numbers = f": about {needed / 2**20:.0f} MiB are needed and {free:.0f} are free"
         return OutOfMemoryError(
-            f"{self._context.device} has too little memory even for {what} with {self._name}{numbers}; free memory "
+            f"{device} has too little memory even for {what} with {self._name}{numbers}; free memory "
             "(unload other models), use a smaller model, set precision to fp16 or bf16, or lower overlap or "
             "batch_size if you set it"
         )

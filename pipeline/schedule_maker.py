@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..api.context import RunContext
@@ -14,6 +15,7 @@ from ..devices.backends import has_own_memory
 from ..memory import MemoryCost, affordable_pixels, allowed_forward_bytes, free_for, with_results, working_bytes
 from ..models.runner import ModelRunner
 from ..tiling.pad import WrapPadding
+from .engine_memory import engine_memory
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
 from .memory_use import Setting, memory_use
@@ -269,6 +271,8 @@ class ScheduleMaker:
         """For so many `free` bytes, of which more than enough are as good as enough; mostly that of the run before."""
         (runner, costs, compiled), known, device = self._chain.now, self._known, self._context.device
         held = known.bytes_of_frame(workload.size, workload.channels).held + workload.held_bytes
+        memory = engine_memory(self._chain.now, self._context.switches.engine)
+        tile_pixels = memory.tile_pixels(self._options.level) if memory else None
         throughput, padding, rough = known.throughput(runner.mode), known.padding(), costs.at_hand(device)
         size, level = padding.padded_size(workload.size), self._options.level
         pictures = min(self._options.batch_size, workload.frames) * workload.channels.pictures_per_frame
@@ -286,13 +290,13 @@ class ScheduleMaker:
             exact_or_rough = costs.enough_for(pixels, available - held, level, device)
             # the results of batches that are computed ahead, and of those before them, which are on their way out
             cost = with_results(exact_or_rough, known.info, 2 * self.batches_ahead)
-            budget = self._budget(workload, cost, padding, available)
+            budget = replace(self._budget(workload, cost, padding, available), tile_pixels=tile_pixels)
             most = affordable_pixels(cost, budget.free_bytes, level, device)
             scheduler = Scheduler(size, pictures, known.info, self._options, budget, throughput)
             return _Plan(scheduler, cost, min(pixels, most))
 
         way = runner.mode, device, self._streams, compiled is not None
-        depends_on = workload, self._options, known.info, throughput, rough, held, padding, way
+        depends_on = workload, self._options, known.info, throughput, rough, held, padding, way, tile_pixels
         available = min(free, known.record.while_the_same("enough memory", depends_on, enough))
         return known.record.while_the_same("plan", (available, depends_on), plan)
 

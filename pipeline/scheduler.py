@@ -104,13 +104,14 @@ class Limits:
 class Budget:
     """What a forward costs on `device`, and the bytes that are free there beside the weights and what the run holds,
     with `frames_on_device` what it takes to make frames there, too, with `keeps_tiles` what it takes to keep those of a
-    frame."""
+    frame. `tile_pixels`: the most input pixels of a tile, where it is computed in other memory than that."""
 
     cost: MemoryCost
     free_bytes: int
     device: torch.device
     frames_on_device: bool = False
     keeps_tiles: bool = False
+    tile_pixels: int | None = None
 
 
 class _CostedPlan(NamedTuple):
@@ -159,6 +160,8 @@ class Scheduler:
         self._throughput = throughput if throughput.settled else UNKNOWN_THROUGHPUT
         affordable = affordable_pixels(budget.cost, budget.free_bytes, self._share(), budget.device)
         self._affordable = max(least_pixels(info), affordable)
+        most = budget.tile_pixels
+        self._most_of_tile = self._affordable if most is None else max(least_pixels(info), min(most, affordable))
         self._last: tuple[tuple[Compiled, Limits], Schedule] | None = None  # mostly it is asked the same again
 
     @property
@@ -166,7 +169,8 @@ class Scheduler:
         """Whether more memory might have made another schedule."""
         pixels = self._pictures * math.prod(round_up(side, self._info.alignment) for side in self._size)
         side = self._max_side()
-        return self._affordable < (min(pixels, self._pictures * side * side) if side else pixels)
+        wanted = min(pixels, self._pictures * side * side) if side else pixels
+        return self._affordable < wanted or self._most_of_tile < wanted // self._pictures
 
     def schedule(self, compiled: Compiled, limits: Limits) -> Schedule:
         """The cheapest schedule there is within the limits, with what is `compiled` by now."""
@@ -230,6 +234,10 @@ class Scheduler:
         """The most input pixels of a forward."""
         return min(self._affordable, limits.max_pixels or self._affordable)
 
+    def _room_of_tile(self, limits: Limits) -> int:
+        """The most input pixels of a tile."""
+        return min(self._most_of_tile, self._room(limits))
+
     def _share(self) -> Level:
         """A model that looks at the whole picture gets all the room there is, unless memory is to be saved."""
         level = self._options.level
@@ -272,11 +280,11 @@ class Scheduler:
     def _plan(self, max_side: int | None, info: ModelInfo, limits: Limits) -> TilePlan:
         """Within what is affordable; the whole picture in one where that fits."""
         overlap = self._options.overlap or None
-        return plan_tiles(*self._size, info, max_pixels=self._room(limits), max_side=max_side, overlap=overlap)
+        return plan_tiles(*self._size, info, max_pixels=self._room_of_tile(limits), max_side=max_side, overlap=overlap)
 
     def _plan_around(self, moving: Around, limits: Limits) -> TilePlan | None:
         plan = plan_around(*self._size, self._info, moving)
-        return plan if plan and plan.tile_pixels <= self._room(limits) else None
+        return plan if plan and plan.tile_pixels <= self._room_of_tile(limits) else None
 
     def _plan_in(self, shapes: TileShapes, limits: Limits) -> TilePlan | None:
         """The plan in tiles of these shapes; None where limits or memory do not allow it."""
@@ -284,7 +292,7 @@ class Scheduler:
         if shapes.fixed:
             height, width = shapes.most
             too_long = max_side and max(height, width) > round_up(max_side, self._info.alignment)
-            if height * width > self._room(limits) or too_long:
+            if height * width > self._room_of_tile(limits) or too_long:
                 return None
             if min(height, width) <= overlap + self._info.alignment:
                 return None

@@ -20,6 +20,7 @@ from ..models.study import Study
 from ..storage.fingerprint import describe_environment
 from ..storage.profiles import Account
 from .achieved import ACHIEVED
+from .engine_memory import engine_memory
 from .fallback import Execution, FallbackChain, StepMaker
 from .known_model import KnownModel
 from .learned_peaks import PeakLearning
@@ -28,7 +29,7 @@ from .parted import PartOfRun
 from .revisions import Revisions
 from .room import Room
 from .schedule_maker import Reschedule, ScheduleMaker
-from .scheduler import Limits, Schedule
+from .scheduler import Limits, Schedule, least_pixels
 from .session_cache import SessionCache
 from .streams import stream_device
 from .studies import StudyRunner
@@ -124,6 +125,9 @@ class Session:
             self.room.check_copy(self._model.model)
             choice = self._part.modes.first(self._kind, self._modes.choose(pixels, piece))
             chain = self._first_chain(self._chosen(choice))
+            memory = engine_memory(chain.now, self.context.switches.engine)
+            if memory and not self.options.fallback:  # before it compiles for a minute
+                self.room.check_engine(memory, min(pixels, least_pixels(self.known.info)))
         self.revisions = Revisions(chain, self._modes, self._profile)
         streams = self.streams is not None
         self.schedules = ScheduleMaker(chain, self.known, self.revisions, self.options, self.context, streams)

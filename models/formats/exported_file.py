@@ -1,7 +1,7 @@
 """Exported models: programs for XLA that compute a model on tiles of one size, and its weights.
 
 cudaspeed StableHLO model 1
-{"jax": "0.10.2", "platforms": ["cpu", "tpu"], "tile": [256, 256], "programs": {"fp32": {"1": 15240}, "half": ...},
+{"jax": "0.10.2", "platforms": ["cpu", "tpu"], "tile": [256, 256], "programs": {"fp32": {"1": 15240}, "bf16": ...},
  "arguments": {"module.body.0.weight": "body.0.weight"}, "beside": []}
 <program><program>...<tensors: safetensors>
 
@@ -32,9 +32,9 @@ _MOST_PLATFORMS, _LONGEST_WORD, _MOST_TOGETHER, _LONGEST_SIDE = 8, 80, 64, 1 << 
 @dataclass(frozen=True)
 class ExportInfo:
     """What an exported file says of itself: by which version of JAX it was written, for which platforms as JAX calls
-    them, for tiles of which (height, width); its programs' bytes by precision ("fp32", or "half" for products that are
-    not of float32) and by tiles at once, of which 1 is among; the tensors that they take, by their own names; and the
-    tensors that are none of the model's."""
+    them, for tiles of which (height, width); its programs' bytes by precision ("fp32", or "bf16", which take tensors of
+    floating types as bfloat16) and by tiles at once, of which 1 is among; the tensors that they take, by their own
+    names; and the tensors that are none of the model's."""
 
     jax: str
     platforms: tuple[str, ...]

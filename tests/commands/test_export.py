@@ -119,6 +119,18 @@ def test_its_program_computes_its_tiles_where_there_is_no_torchax(exported: tupl
 
 
 @needs_xla
+def test_in_bf16_the_program_for_that_computes_them(exported: tuple[Path, Ended]) -> None:
+    folder, _ = exported
+    common = ("upscale", "in.png", "--model", "m.stablehlo", "--json")
+    eager = cudaspeed(folder, *common, "-o", "a.png", "--device", "cpu", "--no-compile", "--precision", "fp32")
+    done = cudaspeed(folder, *common, "-o", "b.png", "--device", "xla:cpu", "--precision", "bf16", without="torchax")
+    assert (eager.code, done.code) == (0, 0), (eager.err, done.err)
+    assert (done.record["compiling"], done.record["precision"]) == ("compiled by xla:cpu", "bf16")
+    pictures = [np.asarray(Image.open(folder / name)).astype(int) for name in ("a.png", "b.png")]
+    assert 0 < abs(pictures[0] - pictures[1]).max() <= 3
+
+
+@needs_xla
 def test_a_program_is_no_other_models_of_the_same_weights(exported: tuple[Path, Ended]) -> None:
     folder, _ = exported
     upscaled(folder, "b.png", "--model", "m.stablehlo", "--device", "xla:cpu", without="torchax")

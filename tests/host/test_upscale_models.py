@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hostile_models as made
@@ -79,6 +81,23 @@ def test_one_that_was_deleted_after_it_was_listed_is_named(folder: Path) -> None
     assert upscale_models.upscale_model_stamp("here.safetensors") == ""
     with pytest.raises(BadModelError, match=r"^here\.safetensors: does not exist"):
         upscale_models.load_upscale_model("here.safetensors")
+
+
+def test_in_comfyui_our_loaders_list_exported_models_which_its_own_cannot_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.safetensors", "b.stablehlo", "c.txt"):
+        (tmp_path / name).write_bytes(WHOLE)
+    folder_paths = SimpleNamespace(
+        get_filename_list=lambda kind: ["a.safetensors"],
+        get_folder_paths=lambda kind: [str(tmp_path), str(tmp_path / "missing")],
+        get_full_path=lambda kind, name: str(tmp_path / name),
+    )
+    monkeypatch.setitem(sys.modules, "folder_paths", folder_paths)
+    monkeypatch.setattr(upscale_models, "inside_comfyui", lambda: True)
+    assert upscale_models.upscale_model_names() == ["a.safetensors", "b.stablehlo"]
+    assert upscale_models.upscale_model_stamp("b.stablehlo")
+    assert upscale_models.check_upscale_model("b.stablehlo") == ""
 
 
 def test_one_that_was_mended_is_good_again(folder: Path) -> None:

@@ -17,7 +17,7 @@ from cudaspeed.models.exported import exported_of, programs_in
 from cudaspeed.models.formats.exported_file import ExportInfo
 from cudaspeed.models.loader import find_models, load_model
 
-PROGRAMS = {"fp32": {1: b"for one", 4: b"for four"}, "half": {1: b"by half"}}
+PROGRAMS = {"fp32": {1: b"for one", 4: b"for four"}, "bf16": {1: b"by half"}}
 
 
 def write(path: Path, **changes: Any) -> dict[str, torch.Tensor]:
