@@ -36,7 +36,7 @@ $(PLAYWRIGHT_DIR)/node_modules/playwright-core:
 xla-env: .venv-xla/ready  ## JAX and torchax, with a torch that they fit, in an environment of their own
 
 xla-tests: .venv-xla/ready  ## the tests of what XLA computes, on a processor that looks like several devices
-	.venv-xla/bin/python -m pytest tests/backends/test_xla.py
+	.venv-xla/bin/python -m pytest -rs tests/backends/test_xla.py tests/commands/test_export.py
 
 .venv-xla/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-xla
@@ -70,4 +70,4 @@ model: .venv/ready  ## train the x2 model anew into out/ (hours on a CPU); PHOTO
 	@touch $@
 
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv .venv-xla out build *.egg-info

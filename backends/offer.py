@@ -76,8 +76,10 @@ def weights_in(name: str, precision: Precision) -> Precision:
 
 def automatic_precisions(name: str) -> tuple[Precision, ...] | None:
     """What "auto" chooses from for an engine's device of that name, best first, where that is not what suits a
-    processor: a TPU multiplies in bfloat16 by itself."""
-    return ("bf16", "fp32") if is_xla(name) and devices_of(name)[0].platform == "tpu" else None
+    processor: bfloat16 is a TPU's own type, and on a processor XLA makes float32 of it and back."""
+    if not is_xla(name):
+        return None
+    return ("bf16", "fp32") if devices_of(name)[0].platform == "tpu" else ("fp32",)
 
 
 def devices_at_once(name: str) -> int:

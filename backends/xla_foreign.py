@@ -29,7 +29,7 @@ def check_programs(programs: XlaPrograms, info: ModelInfo, tile: tuple[int, int]
         raise CompileError(f"was exported for {made_for}, and {device} is {platform} here; export it for that, too")
     for tiles, program in programs.programs.items():
         try:
-            exported = jax_library("jax.export").deserialize(bytearray(program))
+            exported = _read(program)
             calls, fits = _CALL in exported.mlir_module(), _fits(exported, programs, info, (tiles, *tile))
         except Exception as error:  # whatever its readers raise on what they do not know
             reason = f"{type(error).__name__}: {first_line(error):.200}"
@@ -43,6 +43,16 @@ def check_programs(programs: XlaPrograms, info: ModelInfo, tile: tuple[int, int]
             raise CompileError("has a program that calls functions outside of it, which is refused")
         if not fits:
             raise CompileError("has a program for something else than its tiles or its weights; export it again")
+
+
+def _read(program: bytes) -> Any:
+    """Raises whatever JAX raises, `ValueError` for one of a newer JAX: it would be misread without a word."""
+    library = jax_library("jax.export")
+    exported = library.deserialize(bytearray(program))
+    found, most = exported.calling_convention_version, library.maximum_supported_calling_convention_version
+    if found > most:
+        raise ValueError(f"its calling convention is {found}, and at most {most} is known")
+    return exported
 
 
 def _fits(exported: Any, programs: XlaPrograms, info: ModelInfo, tiles: tuple[int, int, int]) -> bool:

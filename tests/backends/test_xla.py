@@ -230,6 +230,31 @@ def test_what_is_let_go_of_leaves_nothing_on_the_devices(tmp_path: Path, monkeyp
     assert after == before
 
 
+CACHE = """
+from cudaspeed.cli import main
+
+warm = ["cudaspeed-compact-x2", "--size", "64x48", "--device", "xla"]
+for name, more in (("warm", warm), ("list", []), ("clear", []), ("list", [])):
+    code = main(["cache", name, "--json", *more])
+    tell(code=code)
+"""
+
+
+@needs_xla
+def test_the_cache_is_warmed_listed_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDASPEED_CACHE_DIR", str(tmp_path))
+    told = run(CACHE, devices=1)
+    assert [one["code"] for one in told if "code" in one] == [0, 0, 0, 0]
+    (warmed,) = [one for one in told if "status" in one]
+    assert (warmed["size"], warmed["status"]) == ([64, 48], "compiled by xla")
+    (entry,) = [one for one in told if one.get("engine") == "xla" and "what" in one]
+    assert (entry["state"], entry["what"]["shapes"]) == ("ready", "tiles of 64x48, 8 at once")
+    (kept,) = [one for one in told if one.get("engine") == "xla" and "files" in one]
+    assert kept["files"] >= 1, "gone after it was cleared"
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith("-cache")]
+    assert next(one["freed_bytes"] for one in told if "freed_bytes" in one) >= entry["bytes"] + kept["bytes"]
+
+
 SETTINGS = """
 import jax
 from cudaspeed.backends.xla_cache import kept_in
@@ -360,6 +385,15 @@ def test_what_is_compiled_is_known_by_the_devices_and_by_the_versions_that_made_
         monkeypatch.setattr(place, "installed_version", lambda name: installed.get(name, ""))
     monkeypatch.setattr(xla_library, "devices_of", lambda name: (SimpleNamespace(device_kind="TPU v5e"),) * 4)
     assert offer.full_name("tpu") == "tpu (4 x TPU v5e, JAX 0.10.2, torchax 0.0.13)"
+
+
+@pytest.mark.parametrize(("platform", "precisions"), [("tpu", ("bf16", "fp32")), ("cpu", ("fp32",))])
+def test_bfloat16_is_what_tpus_compute_in_by_themselves(
+    platform: str, precisions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offer, "devices_of", lambda name: (SimpleNamespace(platform=platform),))
+    assert offer.automatic_precisions("xla") == precisions
+    assert offer.automatic_precisions("openvino:GPU") is None
 
 
 def test_it_is_never_chosen_by_itself() -> None:

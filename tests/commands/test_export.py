@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -184,9 +185,12 @@ def calling(weights, x):
 
 allowed = [export.DisabledSafetyCheck.custom_call("xla_ffi_python_cpu_callback")]
 info = model_info(zoo.compact())
-for function in (repeated, calling):
+known = export.maximum_supported_calling_convention_version
+for function, most in ((repeated, known), (calling, known), (repeated, known - 1)):
+    export.maximum_supported_calling_convention_version = known
     given = {}, jax.ShapeDtypeStruct((1, 3, 8, 8), "float32")
     made = export.export(jax.jit(function), platforms=("cpu",), disabled_checks=allowed)(*given)
+    export.maximum_supported_calling_convention_version = most  # as an older JAX knows it
     try:
         check_programs(XlaPrograms("0", ("cpu",), {1: bytes(made.serialize())}, {}), info, (8, 8), "xla:cpu")
         print("taken")
@@ -196,12 +200,19 @@ for function in (repeated, calling):
 
 
 @needs_xla
-def test_a_program_that_calls_out_is_refused(tmp_path: Path) -> None:
+def test_a_program_that_calls_out_is_refused_and_so_is_one_of_a_newer_jax(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CALLS, str(Path(zoo.__file__).parent)]
     told = {**os.environ, "JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(command, env=told, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines() == ["taken", "has a program that calls functions outside of it, which is refused"]
+    taken, calling, newer = ended.stdout.splitlines()
+    assert taken == "taken"
+    assert calling == "has a program that calls functions outside of it, which is refused"
+    assert re.fullmatch(
+        r"was exported by JAX 0, which JAX \S+ here cannot read "
+        r"\(ValueError: its calling convention is \d+, and at most \d+ is known\); export it by this one",
+        newer,
+    )
 
 
 @needs_xla

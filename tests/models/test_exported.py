@@ -16,6 +16,7 @@ from cudaspeed.api.errors import BadModelError
 from cudaspeed.models.exported import exported_of, programs_in
 from cudaspeed.models.formats.exported_file import ExportInfo
 from cudaspeed.models.loader import find_models, load_model
+from cudaspeed.scaleout.shipping import ShippedModel
 
 PROGRAMS = {"fp32": {1: b"for one", 4: b"for four"}, "bf16": {1: b"by half"}}
 
@@ -59,6 +60,16 @@ def test_its_programs_are_known_with_the_weights_that_they_take(tmp_path: Path) 
         assert found.programs == programs
         assert torch.equal(found.tensors["module.first"], next(iter(state.values())))
         assert found.tensors["module.folded"].tolist() == [0, 1, 2]
+
+
+def test_they_go_with_it_to_other_machines(tmp_path: Path) -> None:
+    write(tmp_path / "a.stablehlo")
+    (tmp_path / "there").mkdir()
+    shipped = ShippedModel.read(tmp_path / "a.stablehlo").write(tmp_path / "there")
+    module = load_model(shipped).model
+    exported = exported_of(module)
+    assert exported is not None
+    assert programs_in(exported, module, "bf16").programs == PROGRAMS["bf16"]
 
 
 def test_of_other_models_none_are(tmp_path: Path) -> None:
