@@ -158,8 +158,9 @@ class CompiledForwards:
             executor(x)
         return executor is not None and executor.mode.backend == "compiled"
 
-    def possible(self, tile: tuple[int, int]) -> dict[TileShapes, float]:
-        """What could be compiled for tiles of (height, width), and what a pixel may be expected to cost then.
+    def possible(self, tile: tuple[int, int], overlap: int) -> dict[TileShapes, float]:
+        """What could be compiled for tiles of (height, width) that share so many pixels (`overlap`), and what a pixel
+        may be expected to cost then.
 
         None where this machine lacks something for compiling, where the model failed at it, or where as much as is good
         for one model is there. What fails for its shapes alone leaves others their chance; what is there does not: a
@@ -169,7 +170,7 @@ class CompiledForwards:
         in_use = sum(entry.state in ("ready", "failed") and is_fresh(entry) for entry in entries.values())
         if in_use >= _MOST_SHAPES or self._refused or self._lacks or self._known.failure(entries):
             return {}
-        for shapes in self._compilable(tile, last=in_use == _MOST_SHAPES - 1):
+        for shapes in self._compilable(tile, overlap if in_use == _MOST_SHAPES - 1 else None):
             known = entries.get(shapes)
             if not self._known.has_failed(known) and self._known.id_of(shapes) not in self._cache.gave_up:
                 there = known is not None and known.state in ("compiling", "ready")
@@ -345,13 +346,13 @@ class CompiledForwards:
         engines = {executor.engine for executor in self._loaded.values()} - {""}
         return f"compiled by {' and '.join(sorted(engines))}" if engines else "compiled"
 
-    def _compilable(self, tile: tuple[int, int], last: bool) -> Iterator[TileShapes]:
-        """What to compile for, best first. Where an engine takes one size only, the `last` of the shapes that a model
-        has is one that all pictures can be cut into, but very small ones."""
+    def _compilable(self, tile: tuple[int, int], overlap_of_last: int | None) -> Iterator[TileShapes]:
+        """What to compile for, best first. Where an engine takes one size only, the last of the shapes that a model
+        has, whose tiles share so many pixels, is one that all pictures can be cut into, but very small ones."""
         name = self._known.engine
         one_size_only = takes_one_size(name)
-        if one_size_only and last and self.info.convolutional:
-            side = side_for_any(self.info, tile)
+        if one_size_only and overlap_of_last is not None and self.info.convolutional:
+            side = side_for_any(self.info, tile, overlap_of_last)
             if not side:
                 return
             tile = side, side

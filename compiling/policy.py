@@ -10,7 +10,7 @@ from statistics import median
 from ..api.model_info import ModelInfo
 from ..backends.shapes import TileShapes
 from ..storage.artifacts import Entry
-from ..tiling.plan import automatic_overlap, round_up
+from ..tiling.plan import round_up
 
 # Until there is anything to learn from. CPU: measured (docs/compiling.md), two cores, fp32. CUDA: guesses.
 _COMPILE_SECONDS = 60.0
@@ -101,8 +101,9 @@ def compilable_shapes(info: ModelInfo, tile: tuple[int, int], one_size_only: boo
     return (TileShapes(batch=_MOST_TILES, least=(least, least), most=(most, most), step=info.alignment), one_size)
 
 
-def side_for_any(info: ModelInfo, tile: tuple[int, int]) -> int:
-    """The side of square tiles that this picture, whose tiles would be of (height, width), and nearly all others can be
-    cut into, as small as they may be without being mostly overlap; 0 where the picture is smaller."""
-    side = next((some for some in _SIDES_FOR_ANY if some >= 3 * automatic_overlap(info)), _SIDES_FOR_ANY[-1])
-    return side if side <= min(tile) else 0
+def side_for_any(info: ModelInfo, tile: tuple[int, int], overlap: int) -> int:
+    """The side of square tiles, sharing so many pixels (`overlap`), that this picture, whose tiles would be of (height,
+    width), and nearly all others can be cut into: as small as they may be without being mostly overlap, or, in a
+    smaller picture, as large as they may be; 0 where it has room for none."""
+    possible = [some for some in _SIDES_FOR_ANY if overlap + info.alignment < some <= min(tile)]
+    return next((some for some in possible if some >= 3 * overlap), max(possible, default=0))

@@ -15,6 +15,7 @@ from ..devices.backends import has_own_memory
 from ..memory import MemoryCost, affordable_pixels, allowed_forward_bytes, free_for, with_results, working_bytes
 from ..models.runner import ModelRunner
 from ..tiling.pad import WrapPadding
+from ..tiling.plan import automatic_overlap
 from .engine_memory import engine_memory
 from .fallback import FallbackChain, Step
 from .known_model import KnownModel
@@ -183,7 +184,8 @@ class ScheduleMaker:
     def start_compile(self, compiled: CompiledForwards, schedule: Schedule, limits: Limits) -> None:
         """In the background, for what would make the run cheapest, if anything would."""
         assert self._scheduler is not None
-        possible = compiled.possible(self._scheduler.tile_to_compile(limits, compiled.at_once))
+        tile = self._scheduler.tile_to_compile(limits, compiled.at_once)
+        possible = compiled.possible(tile, self._overlap)
         shapes = self._scheduler.worth_compiling(schedule, possible, self._ready, limits)
         if shapes and compiled.start(shapes):
             self._context.say(f"compiling for {shapes} in the background, eager meanwhile")
@@ -196,7 +198,7 @@ class ScheduleMaker:
         for _ in range(_WAYS_TO_COMPILE):
             self._look_for_compiled()
             schedule = scheduler.schedule(self._ready, self._limits)
-            possible = compiled.possible(scheduler.tile_to_compile(self._limits, compiled.at_once))
+            possible = compiled.possible(scheduler.tile_to_compile(self._limits, compiled.at_once), self._overlap)
             shapes = scheduler.worth_compiling(schedule, possible, self._ready, self._limits)
             if shapes:
                 compiled.start(shapes)
@@ -221,6 +223,11 @@ class ScheduleMaker:
                     "take cpu, or on the command line --fallback"
                 )
             self.engine_warning = f"device is {name}, which cannot compute {model}: {why}; torch computed it on the CPU"
+
+    @property
+    def _overlap(self) -> int:
+        """Pixels that tiles share."""
+        return self._options.overlap or automatic_overlap(self._known.info)
 
     def _look_for_compiled(self) -> None:
         compiled = self._chain.now.compiled

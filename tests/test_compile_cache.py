@@ -576,6 +576,7 @@ def with_xla(monkeypatch: pytest.MonkeyPatch, devices: int = 1, platform: str = 
     for check in ("check_device", "check_compiler"):
         monkeypatch.setattr(session, check, lambda name: None)
     monkeypatch.setattr(offer, "devices_of", lambda name: (SimpleNamespace(platform=platform),) * devices)
+    monkeypatch.setattr(offer, "free_on_xla", lambda name: None)
 
 
 @pytest.mark.parametrize("seed", range(3))

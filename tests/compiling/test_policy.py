@@ -9,7 +9,7 @@ import pytest
 import torch
 import zoo
 
-from cudaspeed.compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect
+from cudaspeed.compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect, side_for_any
 from cudaspeed.models.info import model_info
 from cudaspeed.storage.artifacts import Entry
 
@@ -78,3 +78,21 @@ def test_an_engine_that_takes_one_size_is_given_one(make: Callable[[], Any]) -> 
     (shapes,) = compilable_shapes(model_info(make()), (100, 76), one_size_only=True)
     assert shapes.fixed
     assert min(shapes.most) >= 76
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "side"),
+    [
+        ((200, 300), 16, 64),
+        ((200, 300), 30, 96),
+        ((300, 300), 76, 256),
+        ((199, 201), 76, 192),  # mostly overlap, but none of the picture is left to torch
+        ((96, 250), 76, 96),
+        ((90, 250), 76, 0),
+        ((60, 250), 16, 0),
+    ],
+)
+def test_the_last_shape_of_an_engine_suits_as_many_pictures_as_can_be(
+    tile: tuple[int, int], overlap: int, side: int
+) -> None:
+    assert side_for_any(model_info(zoo.compact()), tile, overlap) == side
