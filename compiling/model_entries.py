@@ -50,7 +50,9 @@ class ModelEntries:
         self, store: ArtifactStore, subject: Subject, mode: ExecutionMode, device: torch.device, engine: str
     ) -> None:
         kernels: Kernels = "plain" if subject.info.convolutional or mode.kernels == "plain" else "attention"
-        self.mode, self.engine = replace(mode, kernels=kernels), engine
+        # an engine chooses its own layout: what it made stays good where eager comes to have another
+        channels_last = mode.channels_last and not engine
+        self.mode, self.engine = replace(mode, kernels=kernels, channels_last=channels_last), engine
         self._store, self._subject, self._device = store, subject, device
         surroundings = describe_environment(device)
         self.environment = _digest(surroundings)
@@ -59,7 +61,7 @@ class ModelEntries:
             "architecture": subject.architecture,
             "weights": subject.content,
             "precision": f"{mode.precision}{' autocast' if mode.autocast else ''}",
-            "layout": "channels last" if mode.channels_last else "contiguous",
+            "layout": "channels last" if channels_last else "contiguous",
             **({} if kernels == "plain" else {"kernels": kernels}),
             **({"engine": full_name(engine)} if engine else {}),
             **{name: value for name, value in surroundings.items() if name not in _ONLY_FOR_COMPILING},

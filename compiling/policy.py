@@ -106,4 +106,4 @@ def side_for_any(info: ModelInfo, tile: tuple[int, int], overlap: int) -> int:
     width), and nearly all others can be cut into: as small as they may be without being mostly overlap, or, in a
     smaller picture, as large as they may be; 0 where it has room for none."""
     possible = [some for some in _SIDES_FOR_ANY if overlap + info.alignment < some <= min(tile)]
-    return next((some for some in possible if some >= 3 * overlap), max(possible, default=0))
+    return next((some for some in possible if some >= 2 * overlap), max(possible, default=0))

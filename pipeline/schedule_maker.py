@@ -10,6 +10,7 @@ from ..api.context import RunContext
 from ..api.errors import BadOptionError, OutOfMemoryError
 from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
+from ..backends.offer import takes_one_size
 from ..compile_cache import CompiledForwards
 from ..devices.backends import has_own_memory
 from ..memory import MemoryCost, affordable_pixels, allowed_forward_bytes, free_for, with_results, working_bytes
@@ -241,6 +242,8 @@ class ScheduleMaker:
         scheduler, known = self._scheduler_for(workload), self._known
         self._look_for_compiled()
         seams = known.padding() or scheduler.schedule(self._ready, self._limits).plan.count > 1
+        # what is compiled for one picture in one piece may cut it, and others, into tiles
+        seams = seams or takes_one_size(self._context.switches.engine)
         if self._options.overlap or not seams or known.info.receptive_field is not None:
             return scheduler
         self._look_at_seams()

@@ -29,8 +29,11 @@ from cudaspeed.backends import offer, openvino_library
 from cudaspeed.backends.errors import DeviceFullError
 from cudaspeed.compile_cache import CompileCache
 from cudaspeed.compiling import model_entries
+from cudaspeed.compiling.model_entries import ModelEntries, Subject
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.kernels.timing import Clock
+from cudaspeed.models.execution import ExecutionMode
+from cudaspeed.models.info import model_info
 from cudaspeed.models.precision import usual_mode
 from cudaspeed.pipeline import session
 from cudaspeed.pipeline.session_cache import SessionCache
@@ -593,6 +596,15 @@ def test_for_a_folder_of_odd_sizes_an_engine_of_one_size_compiles_four_times_at_
         result = upscale(image, model, AUTO, StandaloneContext("xla"), sessions)
         assert result.report.compiled, image.shape
     assert 2 <= len(compilers.jobs) <= 4
+
+
+def test_what_an_engine_made_is_taken_whatever_layout_eager_has(tmp_path: Path) -> None:
+    model = zoo.compact()
+    subject = Subject(weakref.ref(model.model), model_info(model), "architecture", "content")
+    for engine, ids in (("xla", 1), ("", 2)):
+        modes = (ExecutionMode("fp32", autocast=False, channels_last=some) for some in (True, False))
+        store = ArtifactStore(tmp_path)
+        assert len({ModelEntries(store, subject, mode, torch.device("cpu"), engine).id for mode in modes}) == ids
 
 
 def test_where_an_engines_device_has_no_room_its_tiles_become_smaller(
