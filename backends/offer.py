@@ -8,6 +8,7 @@ import torch
 
 from ..api.options import Precision
 from ..devices.engine_names import is_xla
+from ..devices.tpu import bytes_left
 from ..storage.engines_own import folder_of_xla
 from .errors import CompileError
 from .interface import Engine
@@ -17,7 +18,6 @@ from .openvino_library import full_name as name_of_openvino
 from .tensorrt import TensorRt
 from .xla import Xla, tiles_together
 from .xla_library import check_xla_compiler, check_xla_device, devices_of
-from .xla_library import free_bytes as free_on_xla
 from .xla_library import full_name as name_of_xla
 
 ENGINES: tuple[Engine, ...] = (TensorRt(for_rtx=True), TensorRt(), OpenVino())
@@ -89,8 +89,10 @@ def devices_at_once(name: str) -> int:
 
 def free_bytes(name: str) -> int | None:
     """Of memory of their own that each of the devices which an engine's name means can still give; None where that is
-    not told."""
-    return free_on_xla(name) if is_xla(name) else None
+    not told of all of them."""
+    left = [bytes_left(device) for device in devices_of(name)] if is_xla(name) else []
+    told = [some for some in left if some is not None]
+    return min(told) if told and len(told) == len(left) else None
 
 
 def tiles_at_once(name: str, size: tuple[int, int]) -> int:

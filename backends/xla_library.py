@@ -14,7 +14,6 @@ from typing import Any
 from ..api.errors import BadOptionError, first_line
 from ..api.installed import installed_version
 from ..devices.engine_names import XLA_PREFIX
-from ..devices.tpu import bytes_left
 from .packages import XLA
 
 _PLATFORMS = "JAX_PLATFORMS"
@@ -56,13 +55,6 @@ def check_xla_compiler(name: str) -> None:
 def devices_of(name: str) -> tuple[Any, ...]:
     """JAX's devices in this process that `name` means. Raises `RuntimeError` where there are none."""
     return tuple(jax_library().local_devices(backend=platform_of(name)))
-
-
-def free_bytes(name: str) -> int | None:
-    """Of memory of their own that each of the devices which `name` means can still give; None where that is not told of
-    all of them."""
-    left = [bytes_left(device) for device in devices_of(name)]
-    return min((some for some in left if some is not None), default=None) if None not in left else None
 
 
 def full_name(name: str) -> str:

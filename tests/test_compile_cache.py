@@ -578,8 +578,9 @@ def with_xla(monkeypatch: pytest.MonkeyPatch, devices: int = 1, platform: str = 
     """As if XLA were installed, and had so many."""
     for check in ("check_device", "check_compiler"):
         monkeypatch.setattr(session, check, lambda name: None)
-    monkeypatch.setattr(offer, "devices_of", lambda name: (SimpleNamespace(platform=platform),) * devices)
-    monkeypatch.setattr(offer, "free_on_xla", lambda name: None)
+    monkeypatch.setattr(
+        offer, "devices_of", lambda name: (SimpleNamespace(platform=platform, memory_stats=lambda: None),) * devices
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

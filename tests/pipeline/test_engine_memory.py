@@ -12,7 +12,7 @@ import zoo
 
 from cudaspeed.api.errors import OutOfMemoryError
 from cudaspeed.api.options import UpscaleOptions
-from cudaspeed.backends import xla_library
+from cudaspeed.backends import offer
 from cudaspeed.host.standalone import StandaloneContext
 from cudaspeed.memory import MemoryCost
 from cudaspeed.models.execution import ExecutionMode
@@ -44,8 +44,8 @@ def chip(used: Any, limit: Any) -> Any:
 def test_the_fullest_of_the_devices_counts(
     devices: list[Any], free: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xla_library, "devices_of", lambda name: tuple(devices))
-    assert xla_library.free_bytes("tpu") == free
+    monkeypatch.setattr(offer, "devices_of", lambda name: tuple(devices))
+    assert offer.free_bytes("tpu") == free
 
 
 @pytest.mark.parametrize("free", [400 << 20, 1 << 30, 16 << 30])
