@@ -197,12 +197,9 @@ def twice_as_large(picture: Tensor) -> Tensor:
     return torch.from_numpy(np.array(larger)).to(picture).permute(2, 0, 1)[None] / 127.5 - 1
 
 
-_WORK = {"node": node, "batch": batch, "load": load}
-
-
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=["node", "batch", "load", "memory"])
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=[part for part in _PARTS if part != "way"])
     parser.add_argument("--models", nargs="+", default=[*MADE], metavar="NAME", help=f"of {', '.join(MADE)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--vae", type=Path, help="of `way`: folder of an autoencoder as diffusers saves it")
@@ -216,7 +213,8 @@ def main() -> None:
     results = Results(context.device, args.json)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["CUDASPEED_CACHE_DIR"] = scratch
-        works = {**_WORK, "memory": partial(memory, side=args.side), "way": partial(way, vae=args.vae)}
+        works = {"node": node, "batch": batch, "load": load}
+        works |= {"memory": partial(memory, side=args.side), "way": partial(way, vae=args.vae)}
         for name in args.models:
             for part in args.parts:
                 row = works[part](name, Path(scratch), context, args.rounds)

@@ -74,7 +74,7 @@ def of_groups(make: Callable[[int], Network], groups: Sequence[object]) -> Netwo
     network: Any = make(min(_KINDS, len(groups)) if alike else len(groups))
     for place in range(len(network.layers), len(groups)):
         network.layers.append(copy_module(network.layers[place % _KINDS], lambda weight: weight))
-    with_shared_masks(network)
+    with_shared_masks(network)  # copies came with their own
     with_shared_places(network)
     return network
 

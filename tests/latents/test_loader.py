@@ -79,6 +79,14 @@ def test_a_network_of_many_groups_computes_what_spandrels_does(depths: list[int]
         torch.testing.assert_close(model(latents), network(latents), rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_that_asks_for_many_more_groups_than_it_has_weights_for_is_refused(tmp_path: Path) -> None:
+    weights = load_file(latent_zoo.file_of("DRCT_sdxl", tmp_path))
+    path = tmp_path / "many_sdxl.safetensors"
+    save_file({**weights, **{f"layers.{group}.z": torch.zeros(1) for group in range(2, 900)}}, path)
+    with pytest.raises(BadModelError, match="far more layers than they have weights for"):
+        load_latent_model(path)
+
+
 def test_a_renamed_file_without_a_scale_asks_for_it_and_does_not_guess(tmp_path: Path) -> None:
     path = latent_zoo.file_of("latent-upscaler-v2.1_SDxl-x1.5", tmp_path, "mine")
     with pytest.raises(BadOptionError, match=r"scale is not set, and neither .* set it to .*: 1.25, 1.5, 2"):
