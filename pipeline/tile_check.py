@@ -48,7 +48,7 @@ def as_pictures(batch: Tensor, output: Tensor, samples: Samples) -> tuple[Tensor
     pictures as they are, latents by the mean and the deviation that the channels of each input tile have."""
     if samples.limits:
         return batch, output
-    deviation, mean = torch.std_mean(batch.float(), dim=(2, 3), keepdim=True)
+    deviation, mean = torch.std_mean(batch.float(), dim=(2, 3), correction=0, keepdim=True)  # a pixel has one, too
     deviation = deviation.clamp(min=_FLAT * samples.deviation)
     return samples.as_picture(batch, mean, deviation), samples.as_picture(output, mean, deviation)
 

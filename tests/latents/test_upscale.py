@@ -173,6 +173,13 @@ def test_tiny_latents_are_filled_for_a_network_that_mirrors_edges(
     assert bool(torch.isfinite(made["samples"]).all())
 
 
+def test_a_latent_of_one_pixel_is_judged_though_it_has_nothing_to_deviate_from(convolutions: LatentModel) -> None:
+    alone = samples(1, 4, 1, 1)
+    made, report = enlarged({"samples": alone}, convolutions)
+    assert not report.warnings
+    torch.testing.assert_close(made["samples"], convolutions.model(alone), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("how", ["area", "bislerp"])
 def test_another_size_is_reached_by_resampling_where_that_is_asked_for(how: Any, convolutions: LatentModel) -> None:
     made, _ = enlarged({"samples": samples(1, 4, 8, 12)}, convolutions, LatentSize(1.5, how))
