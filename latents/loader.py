@@ -48,6 +48,7 @@ class _Kind:
     traits: LatentTraits
 
 
+_MOST_TOLD = 200  # characters of what does not fit: the names of weights are long, and the shapes come after them
 _CITY96: Family = "SD-Latent-Upscaler"
 _WITHOUT_CANVAS = 2.0  # of city96's scales, the one that is a whole number
 _FIRST, _CITY96_FIRST = "conv_first.weight", "sequential.0.weight"
@@ -142,7 +143,7 @@ def _made_of(weights: dict[str, Tensor], path: Path, scale: float | None) -> Lat
         if is_out_of_memory(error):
             raise MemoryError(f"{path}: there is no memory for the model; close other programs") from error
         raise BadModelError(
-            f"{path}: {kind.traits.family} weights do not fit together: {shown(first_line(error))}"
+            f"{path}: {kind.traits.family} weights do not fit together: {shown(first_line(error), most=_MOST_TOLD)}"
         ) from error
     if isinstance(whole := getattr(network, "upscale", None), int):  # spandrel's; the weights told it
         scales = whole, whole

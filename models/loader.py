@@ -127,7 +127,7 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
             raise MemoryError(f"{path}: there is no memory for the model; close other programs") from error
         raise BadModelError(
             f"{path}: its weights do not fit together; the file may be incomplete or a mixture "
-            f"({shown(first_line(error), most=200)})"
+            f"({shown(_misfit(error), most=300)})"
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise BadModelError(f"{path}: {_not_single_image(descriptor)}")
@@ -168,6 +168,12 @@ def _is_file(path: Path) -> bool:
     except OSError as error:  # what it links to lies where this user may not look
         logger.warning("cannot look at the model %s: %s", path, error.strerror or error)
         return False
+
+
+def _misfit(error: Exception) -> str:
+    """What does not fit, by what an architecture raised: torch says so a line below whose weights they are."""
+    line, *more = str(error).splitlines() or [first_line(error)]
+    return more[0].strip() if more and line.endswith(":") else line
 
 
 def not_an_upscaler(names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from cudaspeed.api.errors import BadModelError, BadOptionError
 from cudaspeed.latents.architectures import craft, swinfir
 from cudaspeed.latents.loader import load_copied, load_latent_model
 from cudaspeed.latents.names import base_of, scale_of
+from cudaspeed.models.weights import read_weights
 from cudaspeed.storage.fingerprint import content_of
 
 SMALL_DAT = {"embed_dim": 24, "split_size": [8, 12], "depth": [2], "num_heads": [2], "expansion_factor": 2}
@@ -142,6 +143,20 @@ def test_a_weight_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -
     save_file(weights | {key: torch.zeros(3, 3, 1, 1)}, path)
     with pytest.raises(BadModelError, match=rf"{key}: expected .* found \[3, 3, 1, 1\]"):
         load_latent_model(path)
+
+
+@pytest.mark.parametrize("name", [name for name in latent_zoo.NAMES if "x3" not in name])
+def test_both_shapes_are_told_where_names_are_long(name: str, tmp_path: Path) -> None:
+    path = latent_zoo.file_of(name, tmp_path)
+    weights = read_weights(path)
+    key = max((key for key, weight in weights.items() if weight.ndim == 4), key=len)
+    expected = [*weights[key].shape]
+    save_file({name: weight.contiguous() for name, weight in weights.items()} | {key: torch.zeros(1, *expected)}, path)
+    with pytest.raises(BadModelError) as caught:
+        load_latent_model(path, scale=2.0)
+    told = str(caught.value)
+    assert key in told
+    assert told.endswith(f"found {[1, *expected]}")
 
 
 class _Evil:

@@ -265,3 +265,13 @@ def test_a_model_is_meant_by_path_file_name_or_name(packs: Path, tmp_path: Path)
     assert resolve_model(str(elsewhere)) == elsewhere
     with pytest.raises(BadModelError, match=r"^nets: .*there are: net\.v2\.safetensors$"):
         resolve_model("nets")
+
+
+def test_what_is_missing_or_of_another_shape_is_told_by_its_name(tmp_path: Path) -> None:
+    path, state, key = tmp_path / "mixture.safetensors", tiny_state(), "body.2.weight"
+    save_file({name: weight for name, weight in state.items() if name != key}, path)
+    with pytest.raises(BadModelError, match=rf"Missing key.*{key}"):
+        load_model(path)
+    save_file({**state, key: torch.zeros(3, 3, 1, 1)}, path)
+    with pytest.raises(BadModelError, match=rf"{key}.*\[3, 3, 1, 1\].*\[8, 8, 3, 3\]"):
+        load_model(path)
