@@ -29,4 +29,4 @@ def apart(sides: tuple[int, int], window: tuple[int, int], shift: tuple[int, int
     (height, width), (down, right) = sides, shift
     came = 2.0 * (torch.arange(height) >= height - down)[:, None] + (torch.arange(width) >= width - right)
     parts = in_windows(came[None, ..., None], window)
-    return torch.where(parts == parts.mT, 0.0, _APART)[:, None]
+    return (_APART * (parts != parts.mT))[:, None]  # not by `where`: of two numbers torchax has none

@@ -51,6 +51,8 @@ class Masks:
         mask = self._kept.get(key)
         if mask is None:
             mask = _made(wanted, device)
+            if type(mask) is not Tensor:  # torchax traces
+                return mask
             if len(self._kept) >= _KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = mask
