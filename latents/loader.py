@@ -18,6 +18,7 @@ from ..api.errors import BadModelError, BadOptionError, first_line
 from ..memory import is_out_of_memory
 from ..models.construction import BoundedConstruction, WithoutStartingWeights
 from ..models.formats.errors import shown
+from ..models.latent_upscalers import FIRST_CONVOLUTIONS, LATENT_CHANNELS
 from ..models.loader import not_an_upscaler, resolve_model
 from ..models.meshgrid import ExplicitMeshgrid
 from ..models.weights import read_weights
@@ -30,20 +31,18 @@ from .names import base_of, scale_of
 
 Weights = Mapping[str, Tensor]
 
-LATENT_CHANNELS = (4, 16, 32)  # of what there are autoencoders for; fewer are grey, RGB and RGBA pictures
 _NNLATENT_FACTOR = 0.13025  # SDXL's scaling factor, which its models of SD 1.5 were trained with, too
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A family: `told_by` a name that no other family's weights have; `first` is the name of its first convolution's.
+    """A family: `told_by` a name of those in `FIRST_CONVOLUTIONS`.
 
     `network` is made of the weights, and of the scale where these do not tell it. Of the `traits`, channels, base and
     scales are read off the file.
     """
 
     told_by: str
-    first: str
     network: Callable[..., nn.Module]
     traits: LatentTraits
 
@@ -51,55 +50,46 @@ class _Kind:
 _MOST_TOLD = 200  # characters of what does not fit: the names of weights are long, and the shapes come after them
 _CITY96: Family = "SD-Latent-Upscaler"
 _WITHOUT_CANVAS = 2.0  # of city96's scales, the one that is a whole number
-_FIRST, _CITY96_FIRST = "conv_first.weight", "sequential.0.weight"
 _WINDOWS = 24  # DAT and DRCT look one and a half of their windows far (models/known_fields.py)
 _KINDS = (
     _Kind(
         "layers.0.conv.F.fu.conv_layer.weight",
-        _FIRST,
         swinfir.network_for,
         LatentTraits("SwinFIR", divisor=8, whole=True),
     ),
     _Kind(
         "conv_after_body.F.fu.conv_layer.weight",
-        _FIRST,
         drct.network_for,
         LatentTraits("DRCTFIR", divisor=16, whole=True),
     ),
-    _Kind("layers.0.swin1.norm1.weight", _FIRST, drct.network_for, LatentTraits("DRCT", divisor=16, looks=_WINDOWS)),
+    _Kind("layers.0.swin1.norm1.weight", drct.network_for, LatentTraits("DRCT", divisor=16, looks=_WINDOWS)),
     _Kind(
         "layers.0.blocks.0.attn.attns.0.rpe_biases",
-        _FIRST,
         dat.network_for,
         LatentTraits("DAT", divisor=16, looks=_WINDOWS),
     ),
     _Kind(
         "layers.0.residual_group.hf_blocks.0.attn.temperature",
-        _FIRST,
         craft.network_for,
         LatentTraits("CRAFT", divisor=16, whole=True),
     ),
     _Kind(
         "sequential.36.weight",
-        _CITY96_FIRST,
         convolutions.network_for,
         LatentTraits(_CITY96, looks=1, looks_enlarged=17),
     ),
     _Kind(
         "sequential.10.weight",
-        _CITY96_FIRST,
         convolutions.network_for,
         LatentTraits(_CITY96, looks=2, looks_enlarged=11),
     ),
     _Kind(
         "in_blocks.1.q.weight",
-        "conv_in.weight",
         resizer.network_for,
         LatentTraits("NNLatentUpscale", scales=(1, 2), whole=True, sized=True, factor=_NNLATENT_FACTOR),
     ),
     _Kind(
         "upsample.ps_expand.weight",
-        "skip_conv.weight",
         sesqui.network_for,
         # it mirrors two pixels at its edges, of a result that may be half as large
         LatentTraits("SesquiLSR", scales=(1, 2), minimum=6, whole=True, sized=True),
@@ -176,11 +166,12 @@ def check_latent_model(model: object) -> LatentModel:
 
 def _channels_of(path: Path, kind: _Kind, weights: Weights) -> int:
     """Of the latents that it takes. Raises `BadModelError` where these are pictures, or nothing tells."""
-    first = weights.get(kind.first)
+    name = FIRST_CONVOLUTIONS[kind.told_by]
+    first = weights.get(name)
     if first is None or first.ndim != 4:
         found = "is missing" if first is None else f"has the shape {[*first.shape]}"
         raise BadModelError(
-            f"{path}: {kind.traits.family} weights need {kind.first} of the shape [features, channels, rows, columns]; "
+            f"{path}: {kind.traits.family} weights need {name} of the shape [features, channels, rows, columns]; "
             f"it {found}"
         )
     channels = first.shape[1]

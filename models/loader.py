@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..api.errors import BadModelError, first_line
 from .formats.errors import shown
 from .header import MODEL_ENDINGS, opened_model
+from .latent_upscalers import USE_ITS_OWN_LOADER, is_of_latents, is_read_as_pictures
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor, ModelBase
@@ -117,6 +118,8 @@ def load_model(model: str | os.PathLike[str]) -> ImageModelDescriptor:
 
     path = resolve_model(model) if isinstance(model, str) else Path(model)
     weights = read_weights(path)
+    if is_of_latents(weights):
+        raise BadModelError(f"{path}: {USE_ITS_OWN_LOADER}")
     try:
         with ExplicitMeshgrid(), BoundedConstruction(weights):
             descriptor = ModelLoader().load_from_state_dict(weights)
@@ -143,6 +146,8 @@ def check_model(model: object) -> ImageModelDescriptor:
     from spandrel import ImageModelDescriptor, ModelBase
 
     if isinstance(model, ImageModelDescriptor):
+        if is_read_as_pictures(model):
+            raise BadModelError(f"the model ({model.architecture.name}) {USE_ITS_OWN_LOADER}")
         return model
     if isinstance(model, ModelBase):
         raise BadModelError(f"the model {_not_single_image(model)}")

@@ -26,8 +26,9 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from cudaspeed.api.errors import BadModelError
-from cudaspeed.latents.loader import LATENT_CHANNELS, load_latent_model
+from cudaspeed.latents.loader import load_latent_model
 from cudaspeed.latents.names import base_of, scale_of
+from cudaspeed.models.latent_upscalers import LATENT_CHANNELS
 from cudaspeed.models.precision import fast_precisions
 
 _WINDOWS = {"swinfir": 8, "convolutions": 1}  # of the others 16

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import latent_zoo
 import pytest
+import spandrel
 import torch
 import zoo
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from cudaspeed.api.errors import BadModelError, BadOptionError
 from cudaspeed.latents.architectures import craft, swinfir
 from cudaspeed.latents.loader import load_copied, load_latent_model
 from cudaspeed.latents.names import base_of, scale_of
+from cudaspeed.models.loader import check_model, load_model
 from cudaspeed.models.weights import read_weights
 from cudaspeed.storage.fingerprint import content_of
 
@@ -95,6 +97,18 @@ def test_a_renamed_file_without_a_scale_asks_for_it_and_does_not_guess(tmp_path:
     with pytest.raises(BadOptionError, match=r"scale is 1\.7"):
         load_latent_model(path, 1.7)
     assert load_latent_model(path, 1.25).traits.scales == (1.25, 1.25)
+
+
+@pytest.mark.parametrize("name", latent_zoo.NAMES)
+def test_the_loader_of_models_for_pictures_names_the_one_for_latents(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadModelError, match="latents, not pictures; load it by LatentUpscaleModelLoaderCUDAspeed"):
+        load_model(latent_zoo.file_of(name, tmp_path))
+
+
+def test_so_does_a_node_that_core_loaded_one_for(tmp_path: Path) -> None:
+    as_core_loads_it = spandrel.ModelLoader().load_from_file(latent_zoo.file_of("DAT2x2_1.5", tmp_path))
+    with pytest.raises(BadModelError, match=r"the model \(DAT\) upscales latents"):
+        check_model(as_core_loads_it)
 
 
 def test_a_model_for_pictures_is_sent_to_its_loader(tmp_path: Path) -> None:
