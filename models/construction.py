@@ -53,7 +53,9 @@ class BoundedConstruction(TorchDispatchMode):
         return result
 
     def _charge(self, result: object) -> None:
-        self._bytes -= sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        # a search takes longer than most operations
+        leaves = (result,) if isinstance(result, Tensor) else tree_leaves(result)
+        self._bytes -= sum(leaf.untyped_storage().nbytes() for leaf in leaves if isinstance(leaf, Tensor))
         if self._bytes < 0:
             raise OversizedNetworkError("the network that they describe takes far more memory than they do")
 

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -167,6 +168,7 @@ def _check_names(names: Iterable[object]) -> None:
                 )
 
 
+@lru_cache(maxsize=4096)  # a word comes many times, and what is no number takes ten times as long to tell
 def _number(text: str) -> int | None:
     try:
         return int(text)  # as those who count layers do: it takes more than the ten digits

@@ -79,12 +79,13 @@ class PickleReader:
 
     def _run(self) -> None:
         read, steps = self.file.read, _INSTRUCTIONS
-        while self.instructions:
-            self.instructions -= 1
+        for left in range(self.instructions - 1, -1, -1):
             code = read(1)
-            if code in steps:
-                steps[code](self)
+            step = steps.get(code)
+            if step:
+                step(self)
             elif code == _STOP:
+                self.instructions = left
                 return
             elif code and code in _OF_OLD_PROTOCOLS:
                 raise RefusedError("has a pickle of protocol 0 or 1, which is not read; save it again with protocol 2")

@@ -44,14 +44,17 @@ class TensorRecord:
 
     def __post_init__(self) -> None:
         """Raises `DamagedError` unless all of it lies in the storage. It may have an element more than once."""
-        numbers = (self.offset, *self.shape, *self.strides)
-        if not all(type(number) is int and 0 <= number < MOST_ELEMENTS for number in numbers):
-            raise DamagedError("a tensor has a shape that is none")
+        for number in (self.offset, *self.shape, *self.strides):  # loops: there are thousands of tensors
+            if type(number) is not int or not 0 <= number < MOST_ELEMENTS:
+                raise DamagedError("a tensor has a shape that is none")
         if len(self.shape) != len(self.strides) or len(self.shape) > _MOST_DIMENSIONS:
             raise DamagedError(f"a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides")
-        if math.prod(max(side, 1) for side in self.shape) >= MOST_ELEMENTS:
+        elements, reach = 1, 0
+        for side, stride in zip(self.shape, self.strides, strict=True):
+            elements *= side or 1
+            reach += (side - 1) * stride
+        if elements >= MOST_ELEMENTS:
             raise DamagedError("a tensor has a shape larger than memory can be")
-        reach = sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         if self.size and self.storage.first + self.offset + reach >= self.storage.count:
             raise DamagedError(f"a tensor of shape {self.shape} does not fit its {self.storage.count} elements")
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from .errors import DamagedError, RefusedError, shown
 
@@ -35,8 +34,7 @@ _ZIP64 = 0x0001  # the extra field of sizes beyond 32 bits
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # "look into the record for 64 bits"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file in the archive: `size` bytes from `start` of it. `crc` is their CRC-32, 0 where the writer left it out
     (torch can be told to). `packed` means compressed, which torch's programs are and its weights are not."""
 
@@ -177,7 +175,7 @@ def _located(file: BinaryIO, entry: Entry, limit: int) -> Entry:
     start = entry.start + len(header) + extra_length
     if name_length != len(name) or start + entry.size > limit:
         raise DamagedError(f"{shown(entry.name)} is cut short")
-    return replace(entry, start=start)
+    return entry._replace(start=start)
 
 
 def _check_apart(entries: dict[str, Entry]) -> None:
