@@ -33,6 +33,12 @@ def architecture_call(descriptor: ImageModelDescriptor) -> Callable[[nn.Module, 
     return descriptor._call_fn
 
 
+def give_network(descriptor: ImageModelDescriptor, network: nn.Module) -> None:
+    """Make `network`, which has its weights, that of `descriptor`, made with another: spandrel loads a state dict into
+    the one that it is given, and there is no other way. That takes some times as long as reading one."""
+    descriptor._model = network
+
+
 def own_tensors(module: nn.Module) -> tuple[dict[str, nn.Parameter | None], dict[str, Tensor | None]]:
     """The parameters and buffers of `module` itself, by name: the very dictionaries, which show what replaced them.
 
@@ -59,24 +65,52 @@ def version_of(tensor: Tensor) -> int:
 
 def copy_module(module: nn.Module, copied: Callable[[Tensor], Tensor]) -> nn.Module:
     """A deep copy of `module` whose parameters and buffers are what `copied` makes of each, once: what is tied stays
-    tied. Those of types of their own are copied in their own way.
+    tied. Those of types of their own are copied in their own way, and so are modules that say how.
 
-    `copy.deepcopy` alone would take some times as long for deep models: every module has a dozen empty dictionaries,
-    for hooks, which it takes apart one by one.
+    `copy.deepcopy` alone would take some times as long for deep models: it asks every module how it is to be copied,
+    and takes apart a dozen of its dictionaries, which are empty.
     """
-    memo: dict[int, object] = {}
-    for part in module.modules():
-        for value in vars(part).values():
-            if type(value) in _EMPTIES and not value:
-                memo[id(value)] = type(value)()
+    memo: dict[int, Any] = {}
+    parts = list(module.modules())
+    for part in parts:
         for tensor in chain.from_iterable(held.values() for held in own_tensors(part)):
             if tensor is not None and type(tensor) in (Tensor, nn.Parameter) and id(tensor) not in memo:
                 ours = copied(tensor.detach())
                 memo[id(tensor)] = nn.Parameter(ours, tensor.requires_grad) if type(tensor) is nn.Parameter else ours
+    usual = {kind for kind in map(type, parts) if _is_copied_as_usual(kind)}
+    parts = [part for part in parts if type(part) in usual and "__deepcopy__" not in vars(part)]
+    for part in parts:  # before what they hold, which may lead back to them
+        memo[id(part)] = type(part).__new__(type(part))
+    for part in reversed(parts):  # the inner ones first
+        memo[id(part)].__setstate__(_copied_attributes(part, memo))
     return copy.deepcopy(module, memo)
 
 
+_HOW_TO_COPY = (
+    "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__new__",
+    "__slots__",
+)  # fmt: skip
 _EMPTIES = (dict, OrderedDict, set)
+_UNCHANGING = (int, float, bool, str, type(None))
+
+
+def _is_copied_as_usual(kind: type[nn.Module]) -> bool:
+    """Whether a deep copy of such a module is one with copies of its attributes: its class says nothing else."""
+    return all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _HOW_TO_COPY)
+
+
+def _copied_attributes(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
+    """By name, as `copy.deepcopy` makes them with `memo`; what is usual in modules takes no call of it."""
+    attributes = dict(vars(module))
+    for name, value in attributes.items():
+        kind = type(value)
+        if kind in _UNCHANGING:
+            continue
+        if kind in _EMPTIES and not value:
+            attributes[name] = memo.setdefault(id(value), kind())
+        else:
+            attributes[name] = copy.deepcopy(value, memo)
+    return attributes
 
 
 def has_hooks(module: nn.Module) -> bool:

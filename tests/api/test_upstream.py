@@ -52,6 +52,53 @@ def test_the_architectures_own_call() -> None:
         expect(upstream.architecture_call(model)(model.model, given) is given, "what it calls can be replaced in tests")
 
 
+def test_a_descriptors_network() -> None:
+    with changed("ModelBase._model", "spandrel"):
+        model, other = zoo.toy(2, lambda x: 2 * x), nn.Identity()
+        upstream.give_network(model, other)
+        expect(model.model is other, "it has the one that it was given")
+
+
+class Tied(nn.Module):
+    """Of what copying can get wrong: a weight twice, a child twice, a way back, plain values, and an own way."""
+
+    class OfItsOwnWay(nn.Module):
+        def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+            return nn.Tanh()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.own = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), Tied.OfItsOwnWay()
+        self.second.weight = self.first.weight
+        self.again, self.hidden = self.first, [self.second]
+        self.parents = [self]
+        self.of_child = {"parent": self.first.weight}
+        self.register_buffer("table", torch.arange(3.0), persistent=False)
+        self.first.register_forward_hook(_nothing)
+
+
+def _nothing(*told: object) -> None:
+    pass
+
+
+def test_a_copied_module_is_a_deep_copy_of_it() -> None:
+    module = Tied().eval()
+    copied = upstream.copy_module(module, lambda weight: weight + 1)
+    assert copied.first is not module.first
+    assert copied.first is copied.again
+    assert copied.hidden[0] is copied.second
+    assert copied.parents[0] is copied
+    assert copied.second.weight is copied.first.weight is copied.of_child["parent"]
+    assert torch.equal(copied.first.weight, module.first.weight + 1)
+    assert torch.equal(copied.table, module.table + 1)
+    assert list(copied.state_dict()) == list(module.state_dict())  # what is no part of it still is not
+    assert isinstance(copied.own, nn.Tanh)
+    assert not copied.training
+    assert upstream.has_hooks(copied.first)
+    copied.second.register_forward_hook(_nothing)
+    assert not upstream.has_hooks(module.second)
+
+
 def test_a_modules_own_children() -> None:
     with changed("Module._modules"):
         module = nn.Sequential(nn.ReLU())
