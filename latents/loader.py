@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..api.errors import BadModelError, BadOptionError, first_line
 from ..memory import is_out_of_memory
-from ..models.construction import BoundedConstruction, WithoutStartingWeights
+from ..models.construction import BoundedConstruction
 from ..models.formats.errors import shown
 from ..models.latent_upscalers import FIRST_CONVOLUTIONS, LATENT_CHANNELS
 from ..models.loader import not_an_upscaler, resolve_model
@@ -26,6 +26,7 @@ from .any_scale import NETWORK_PREFIX, SCALE_BUFFER
 from .architectures import convolutions, craft, dat, drct, resizer, sesqui, swinfir
 from .architectures.convolutions import SCALES
 from .architectures.loading import filled
+from .architectures.masks import is_constant
 from .model import Family, LatentModel, LatentTraits
 from .names import base_of, scale_of
 
@@ -106,7 +107,7 @@ def load_latent_model(model: str | os.PathLike[str], scale: float | None = None)
     `BadOptionError` where `scale` is missing or is not what the file enlarges by.
     """
     path = resolve_model(model) if isinstance(model, str) else Path(model)
-    return _made_of(read_weights(path), path, scale)
+    return _made_of(read_weights(path, needed=lambda name: not is_constant(name)), path, scale)
 
 
 def load_copied(path: Path) -> LatentModel:
@@ -122,11 +123,11 @@ def load_copied(path: Path) -> LatentModel:
 def _made_of(weights: dict[str, Tensor], path: Path, scale: float | None) -> LatentModel:
     kind = next((kind for kind in _KINDS if kind.told_by in weights), None)
     if kind is None:
-        raise BadModelError(f"{path}: {_what_else(weights)}")
+        raise BadModelError(f"{path}: {_what_else(read_weights(path))}")  # with what other models have
     channels = _channels_of(path, kind, weights)
     scales = _scales_of(path, kind, scale)
     try:
-        with WithoutStartingWeights(), ExplicitMeshgrid(), BoundedConstruction(weights):
+        with BoundedConstruction(weights):
             network = _network_for(kind, weights, scales[1])
         filled(network, weights)
     except Exception as error:  # architectures raise all sorts on weights that do not fit together

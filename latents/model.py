@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..api.errors import BadModelError
 from ..api.samples import Samples
+from ..api.upstream import give_network
 from ..models.receptive_field import ReceptiveField
 from .any_scale import Canvas, OnCanvas, squares_of
 
@@ -66,8 +67,8 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
     def __init__(self, network: nn.Module, traits: LatentTraits, scale: int | None = None) -> None:
         scale = scale or (int(traits.scales[1]) if float(traits.scales[1]).is_integer() else 2)
         super().__init__(
-            network,
-            network.state_dict(),  # which it is given back: the weights are there already
+            nn.Identity(),  # until the network is, which has its weights already
+            {},
             _Named(traits.family),
             "SR",
             [],
@@ -80,6 +81,7 @@ class LatentModel(ImageModelDescriptor[nn.Module]):
             tiling=ModelTiling.DISCOURAGED if traits.whole else ModelTiling.SUPPORTED,
             call_fn=_call_of(traits, scale),
         )
+        give_network(self, network)
         self.traits = traits
         self.samples = Samples(limits=None, deviation=_DEVIATIONS[traits.channels])
         self._at_scale: dict[tuple[float, Canvas | None], LatentModel] = {}

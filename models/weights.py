@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,12 +14,15 @@ from .formats.tensors import tensors_of
 from .header import opened_model
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names -> tensors on the CPU. Raises `BadModelError` for what `opened_model` refuses, and for more than the memory
-    that is free; `MemoryError` where there is none for the weights."""
+def read_weights(path: Path, needed: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """Names -> tensors on the CPU, of those names that are `needed`; the content of others is not read.
+
+    Raises `BadModelError` for what `opened_model` refuses, and for more than the memory that is free; `MemoryError`
+    where there is none for the weights.
+    """
     with opened_model(path) as header:
         check_room(header.stored_bytes)
-        weights = tensors_of(header.tensors, header.read)
+        weights = tensors_of({name: header.tensors[name] for name in header.tensors if needed(name)}, header.read)
         return weights | {name: torch.zeros(1) for name in header.flags}  # whatever their values were
 
 

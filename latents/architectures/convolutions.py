@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .loading import sides_of
+from .loading import sides_of, unfilled
 
 
 class Layer(NamedTuple):
@@ -47,7 +47,7 @@ class LatentConvolutions(nn.Module):
 
 def network_for(weights: Mapping[str, Tensor], scale: float) -> nn.Module:
     """As large as the one that a state dict is of; either version, told apart by its kernels."""
-    return LatentConvolutions(scale, layers_of(weights))
+    return unfilled(lambda: LatentConvolutions(scale, layers_of(weights)))
 
 
 def layers_of(weights: Mapping[str, Tensor]) -> list[Layer]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from ...api.upstream import copy_module
+from ...models.construction import WithoutStartingWeights
+from ...models.meshgrid import ExplicitMeshgrid
 from .masks import is_constant, with_shared_masks, with_shared_places
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -53,16 +55,24 @@ def scale_of(weights: Mapping[str, Tensor]) -> int:
 
 
 def filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    """`network` with all `weights`, to be evaluated. What follows from its sizes, which files have too, is left out."""
-    own = network.state_dict()
-    weights = {key: tensor for key, tensor in weights.items() if key in own or not is_constant(key)}
+    """`network`, which was `unfilled`, with all `weights`. What follows from its sizes, which files have too, is left
+    out."""
+    own = network.state_dict(keep_vars=True)
     for key, tensor in own.items():
         sides_of(weights, key, tensor.shape)
     for key in weights:
-        if key not in own:
+        if key not in own and not is_constant(key):
             raise ValueError(f"{key}: expected none, found {_written(weights[key].shape)}")
-    # not copied: the tensors of a file, which are read for this
-    network.load_state_dict({key: weights[key].to(tensor.dtype) for key, tensor in own.items()}, assign=True)
+    for key, tensor in own.items():  # a third of what `load_state_dict` takes
+        tensor.data = weights[key].to(tensor.dtype)  # not copied: the tensors of a file, which are read for this
+    return network
+
+
+def unfilled(make: Callable[[], Network]) -> Network:
+    """The network of `make`, to be `filled` and then evaluated: until then its weights are whatever their memory
+    held."""
+    with WithoutStartingWeights(), ExplicitMeshgrid():
+        network = make()
     return network.eval().requires_grad_(False)
 
 
@@ -71,7 +81,7 @@ def of_groups(make: Callable[[int], Network], groups: Sequence[object]) -> Netwo
     allows it, `make(2)` makes two of them, and the others are their copies, in turn (DAT shifts other windows in every
     second one): that takes a tenth of the time. The weights of copies are the first ones' until they are filled."""
     alike = all(group == groups[place % _KINDS] for place, group in enumerate(groups))
-    network: Any = make(min(_KINDS, len(groups)) if alike else len(groups))
+    network: Any = unfilled(lambda: make(min(_KINDS, len(groups)) if alike else len(groups)))
     for place in range(len(network.layers), len(groups)):
         network.layers.append(copy_module(network.layers[place % _KINDS], lambda weight: weight))
     with_shared_masks(network)  # copies came with their own

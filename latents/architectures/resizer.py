@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .loading import count_of, sides_of
+from .loading import count_of, sides_of, unfilled
 
 _GROUPS = 32
 
@@ -106,7 +106,7 @@ class Resizer(nn.Module):
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
     """As large as the one that a state dict is of."""
-    return Resizer(sizes_of(weights))
+    return unfilled(lambda: Resizer(sizes_of(weights)))
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .loading import count_of, sides_of
+from .loading import count_of, sides_of, unfilled
 
 _FIRST_TAP = -1  # a filter's first value lies one pixel before the place that it computes
 _LEAST_SHARE = 0.01  # of the enlarged latent's side in the target's, as the network is told it
@@ -194,7 +194,7 @@ class Sesqui(nn.Module):
 
 def network_for(weights: Mapping[str, Tensor]) -> nn.Module:
     """As large as the one that a state dict is of."""
-    return Sesqui(sizes_of(weights))
+    return unfilled(lambda: Sesqui(sizes_of(weights)))
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:

@@ -232,3 +232,14 @@ def test_old_pickles_are_told_as_such(tmp_path: Path, form: str) -> None:
     torch.save(tiny_state(), tmp_path / "m.pth", pickle_protocol=1, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(BadModelError, match="protocol 0 or 1"):
         read_weights(tmp_path / "m.pth")
+
+
+def test_the_content_of_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"weight": torch.ones(3), "mask": torch.full((500,), 3.0)}, path)
+    content = path.read_bytes()
+    place = content.index(torch.full((500,), 3.0).numpy().tobytes())
+    path.write_bytes(content[:place] + bytes(4) + content[place + 4 :])
+    with pytest.raises(BadModelError, match="checksum"):
+        read_weights(path)
+    assert list(read_weights(path, needed=lambda name: name != "mask")) == ["weight"]
