@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +33,12 @@ from .compiling.executor import CompiledExecutor
 from .compiling.exported import take_exported
 from .compiling.job import CompileJob
 from .compiling.model_entries import ModelEntries, Subject, is_fresh
-from .compiling.policy import BestTime, breaks_even, compilable_shapes, side_for_any
+from .compiling.policy import MOST_SHAPES, BestTime, breaks_even, compilable_shapes, longest_side
 from .compiling.request import Request
 from .models.execution import Executor
 from .models.exported import exported_of
 from .models.runner import ModelRunner, architecture_of
-from .storage.artifacts import ArtifactStore, Usage
+from .storage.artifacts import ArtifactStore, Entry, Usage
 from .storage.fingerprint import content_of
 from .storage.ownership import NotOwnError
 from .storage.scratch import scratch_folder
@@ -48,7 +48,6 @@ logger = logging.getLogger("cudaspeed")
 _LEAST_LIMIT = 1800.0  # seconds that a compile may take: at low priority beside other work they pass quickly
 _NOTED_AGAIN = 10.0  # seconds after which what runs have seen is written down again
 _ASKED_AGAIN = 0.2  # seconds between two looks at a compile that is waited for
-_MOST_SHAPES = 4  # compiled for one model, and used within a week
 
 StartJob = Callable[[ArtifactStore, Request, nn.Module, Path], CompileJob]
 
@@ -158,19 +157,23 @@ class CompiledForwards:
             executor(x)
         return executor is not None and executor.mode.backend == "compiled"
 
-    def possible(self, tile: tuple[int, int], overlap: int) -> dict[TileShapes, float]:
-        """What could be compiled for tiles of (height, width) that share so many pixels (`overlap`), and what a pixel
-        may be expected to cost then.
+    def longest_side(self, overlap: int) -> int | None:
+        """Of tiles to compile for, that share so many pixels (`overlap`); None: as long as suits the picture."""
+        if not takes_one_size(self._known.engine):
+            return None
+        return longest_side(_in_use(self._known.by_shapes()), self.info, overlap)
+
+    def possible(self, tile: tuple[int, int]) -> dict[TileShapes, float]:
+        """What could be compiled for tiles of (height, width), and what a pixel may be expected to cost then.
 
         None where this machine lacks something for compiling, where the model failed at it, or where as much as is good
         for one model is there. What fails for its shapes alone leaves others their chance; what is there does not: a
         forward for any size that gained little here would gain no more for one.
         """
         entries = self._known.by_shapes()
-        in_use = sum(entry.state in ("ready", "failed") and is_fresh(entry) for entry in entries.values())
-        if in_use >= _MOST_SHAPES or self._refused or self._lacks or self._known.failure(entries):
+        if _in_use(entries) >= MOST_SHAPES or self._refused or self._lacks or self._known.failure(entries):
             return {}
-        for shapes in self._compilable(tile, overlap if in_use == _MOST_SHAPES - 1 else None):
+        for shapes in self._compilable(tile):
             known = entries.get(shapes)
             if not self._known.has_failed(known) and self._known.id_of(shapes) not in self._cache.gave_up:
                 there = known is not None and known.state in ("compiling", "ready")
@@ -346,16 +349,10 @@ class CompiledForwards:
         engines = {executor.engine for executor in self._loaded.values()} - {""}
         return f"compiled by {' and '.join(sorted(engines))}" if engines else "compiled"
 
-    def _compilable(self, tile: tuple[int, int], overlap_of_last: int | None) -> Iterator[TileShapes]:
-        """What to compile for, best first. Where an engine takes one size only, the last of the shapes that a model
-        has, whose tiles share so many pixels, is one that all pictures can be cut into, but very small ones."""
+    def _compilable(self, tile: tuple[int, int]) -> Iterator[TileShapes]:
+        """What to compile for, best first."""
         name = self._known.engine
         one_size_only = takes_one_size(name)
-        if one_size_only and overlap_of_last is not None and self.info.convolutional:
-            side = side_for_any(self.info, tile, overlap_of_last)
-            if not side:
-                return
-            tile = side, side
         for shapes in compilable_shapes(self.info, tile, one_size_only):
             yield replace(shapes, batch=tiles_at_once(name, shapes.most)) if one_size_only else shapes
 
@@ -423,3 +420,8 @@ class CompiledForwards:
         doing = "looking for faster code of" if again else "compiling"
         logger.info("%s %s for %s in the background", doing, self._known.what["model"], shapes)
         return True
+
+
+def _in_use(entries: Mapping[TileShapes, Entry]) -> int:
+    """Of how many shapes there is something, or was tried, that was used of late."""
+    return sum(entry.state in ("ready", "failed") and is_fresh(entry) for entry in entries.values())

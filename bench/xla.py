@@ -3,7 +3,8 @@
 
 Each in processes of its own, by itself on JAX's CPU backend, whose processor is made to look like one device or
 several; a first run waits until the model is compiled, and so does the first after a restart, by what is kept on the
-disk. A folder of pictures of odd sizes tells how often it compiles, and how much of what it computes lies beyond them.
+disk. A folder of pictures of odd sizes tells how often it compiles, how much of what it computes lies beyond them, and
+how much it computes in all.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def main() -> None:
             "second : first": cold["seconds"][1] / cold["seconds"][0],
             "compiled for a folder": odd["compiled"],
             "padding": odd["padding"],
+            "computed : pictures": odd["computed"],
             "left to torch": odd["left"],
             "restarted : cold": restarted["seconds"][0] / cold["seconds"][0],
             "XLA : torch, 4 tiles": one["xla"] / one["torch"],
@@ -124,22 +126,29 @@ def _runs(name: str, device: str) -> dict[str, Any]:
 
 
 def _odd(name: str, device: str) -> dict[str, Any]:
-    """How many shapes of tiles were compiled for pictures of odd sizes, one after the other, and the share of what was
-    computed that lies beyond them; and how many torch computed, as none of the shapes fits them."""
+    """How many shapes of tiles were compiled for pictures of odd sizes, one after the other; which share of what these
+    were filled up to lies beyond them; how many times their pixels all tiles have; and how many torch computed, as none
+    of the shapes fits them."""
     from cudaspeed.api.options import UpscaleOptions
     from cudaspeed.host.standalone import StandaloneContext
     from cudaspeed.upscale_engine import upscale
 
-    model, computed, within, compiled, left = build(name), 0, 0, 0, 0
+    model, canvases, computed, within, compiled, left = build(name), 0, 0, 0, 0, 0
     for size in _ODD:
         report = upscale(photograph(*size), model, UpscaleOptions(), StandaloneContext(device)).report
         left += not report.compiled
         if not report.compiled:
             continue
         within += math.prod(size)
-        computed += math.prod(map(max, size, report.tile))
+        canvases += math.prod(map(max, size, report.tile))
+        computed += report.tiles * math.prod(report.tile)
         compiled = report.compiled_shapes
-    return {"compiled": compiled, "padding": 1 - within / computed, "left": left}
+    return {
+        "compiled": compiled,
+        "padding": 1 - within / canvases,
+        "computed": computed / within,
+        "left": left,
+    }
 
 
 def _forwards(name: str, folder: Path, device: str, batch: int, beside_torch: bool = True) -> dict[str, float]:

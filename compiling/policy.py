@@ -10,7 +10,7 @@ from statistics import median
 from ..api.model_info import ModelInfo
 from ..backends.shapes import TileShapes
 from ..storage.artifacts import Entry
-from ..tiling.plan import round_up
+from ..tiling.plan import round_up, smallest_side
 
 # Until there is anything to learn from. CPU: measured (docs/compiling.md), two cores, fp32. CUDA: guesses.
 _COMPILE_SECONDS = 60.0
@@ -19,7 +19,16 @@ _SHARE_SAVED_ELSEWHERE = 0.3
 
 _LEAST_SIDE, _MOST_SIDE, _MOST_TILES = 32, 2048, 256
 _ROUND = 8
-_SIDES_FOR_ANY = (64, 96, 128, 192, 256)
+# The longest side of the tiles that are compiled for, one after the other, where a program takes one size: a whole
+# picture at first, since often all are of that size, then what pictures of all sizes can be cut into, large ones, usual
+# ones and small ones, in overlaps, which say how small is wasteful. Smaller pictures are filled up to the last, but not
+# with a convolutional model: torch computes those. How these were found: docs/backends.md#which-tiles.
+_LARGER = (math.inf, 12.0, 7.0)
+_LAST = 4.0
+_LAST_OF_CONVOLUTIONS = 2.5
+_LEAST_LONGEST = 64
+MOST_SHAPES = len(_LARGER) + 1
+"""Compiled for one model, and used within a week."""
 _STRETCH = 0.25  # seconds
 _ENOUGH = 3  # stretches: the first warms caches up
 
@@ -87,7 +96,7 @@ def compilable_shapes(info: ModelInfo, tile: tuple[int, int], one_size_only: boo
     rounded up so that its like can use it too. That is also left where a convolutional model cannot be traced so, but
     not rounded: its pictures may not be filled up (pipeline/scheduler.py).
     """
-    step = info.alignment if info.convolutional else math.lcm(info.alignment, _ROUND)
+    step = 1 if info.convolutional else math.lcm(info.alignment, _ROUND)
     height, width = (round_up(side, step) for side in tile)
     if info.square:
         height = width = max(height, width)
@@ -101,9 +110,11 @@ def compilable_shapes(info: ModelInfo, tile: tuple[int, int], one_size_only: boo
     return (TileShapes(batch=_MOST_TILES, least=(least, least), most=(most, most), step=info.alignment), one_size)
 
 
-def side_for_any(info: ModelInfo, tile: tuple[int, int], overlap: int) -> int:
-    """The side of square tiles, sharing so many pixels (`overlap`), that this picture, whose tiles would be of (height,
-    width), and nearly all others can be cut into: as small as they may be without being mostly overlap, or, in a
-    smaller picture, as large as they may be; 0 where it has room for none."""
-    possible = [some for some in _SIDES_FOR_ANY if overlap + info.alignment < some <= min(tile)]
-    return next((some for some in possible if some >= 2 * overlap), max(possible, default=0))
+def longest_side(shapes: int, info: ModelInfo, overlap: int) -> int | None:
+    """The longest side of the tiles that are compiled for next, where a program takes one size and there are programs
+    for so many `shapes`; neighbours share so many pixels (`overlap`). None: as long as the picture is."""
+    times = (*_LARGER, _LAST_OF_CONVOLUTIONS if info.convolutional else _LAST)[min(shapes, MOST_SHAPES - 1)]
+    if math.isinf(times):
+        return None
+    least = max(_LEAST_LONGEST, 2 * round_up(overlap, info.alignment), smallest_side(info))
+    return max(least, round_up(int(times * overlap), info.alignment))

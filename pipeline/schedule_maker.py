@@ -33,6 +33,9 @@ _SHARE_FOR_FRAMES = 1 / 4
 # What came of a frame's tiles is kept where that takes no more than this share.
 _SHARE_FOR_STILL = 1 / 8
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
+# What a pixel beyond the picture counts besides being computed, where tiles of one size are all that there is: it is
+# lost, while what tiles share makes seams better. So a folder of mixed sizes has few of them (docs/backends.md#xla).
+BEYOND = 3.0
 _UNBOUNDED = 1 << 62  # bytes
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
 
@@ -185,8 +188,7 @@ class ScheduleMaker:
     def start_compile(self, compiled: CompiledForwards, schedule: Schedule, limits: Limits) -> None:
         """In the background, for what would make the run cheapest, if anything would."""
         assert self._scheduler is not None
-        tile = self._scheduler.tile_to_compile(limits, compiled.at_once)
-        possible = compiled.possible(tile, self._overlap)
+        possible = self._possible(self._scheduler, compiled, limits)
         shapes = self._scheduler.worth_compiling(schedule, possible, self._ready, limits)
         if shapes and compiled.start(shapes):
             self._context.say(f"compiling for {shapes} in the background, eager meanwhile")
@@ -199,11 +201,16 @@ class ScheduleMaker:
         for _ in range(_WAYS_TO_COMPILE):
             self._look_for_compiled()
             schedule = scheduler.schedule(self._ready, self._limits)
-            possible = compiled.possible(scheduler.tile_to_compile(self._limits, compiled.at_once), self._overlap)
+            possible = self._possible(scheduler, compiled, self._limits)
             shapes = scheduler.worth_compiling(schedule, possible, self._ready, self._limits)
             if shapes:
                 compiled.start(shapes)
                 compiled.wait(self._context)  # also where another process was quicker to start it
+
+    def _possible(self, scheduler: Scheduler, compiled: CompiledForwards, limits: Limits) -> Compiled:
+        """What could be compiled for the tiles of this run."""
+        longest = compiled.longest_side(self._overlap)
+        return compiled.possible(scheduler.tile_to_compile(limits, compiled.at_once, longest))
 
     def _fits(self, scheduler: Scheduler) -> bool:
         """Whether what is compiled can be used within the limits: its device's memory may have run out."""
@@ -300,12 +307,13 @@ class ScheduleMaker:
             exact_or_rough = costs.enough_for(pixels, available - held, level, device)
             # the results of batches that are computed ahead, and of those before them, which are on their way out
             cost = with_results(exact_or_rough, known.info, 2 * self.batches_ahead)
-            budget = replace(self._budget(workload, cost, padding, available), tile_pixels=tile_pixels)
+            budget = replace(self._budget(workload, cost, padding, available), tile_pixels=tile_pixels, beyond=beyond)
             most = affordable_pixels(cost, budget.free_bytes, level, device)
             scheduler = Scheduler(size, pictures, known.info, self._options, budget, throughput)
             return _Plan(scheduler, cost, min(pixels, most))
 
-        way = runner.mode, device, self._streams, compiled is not None
+        beyond = BEYOND if takes_one_size(self._context.switches.engine) else 0.0
+        way = runner.mode, device, self._streams, compiled is not None, beyond
         depends_on = workload, self._options, known.info, throughput, rough, held, padding, way, tile_pixels
         available = min(free, known.record.while_the_same("enough memory", depends_on, enough))
         return known.record.while_the_same("plan", (available, depends_on), plan)

@@ -104,7 +104,8 @@ class Limits:
 class Budget:
     """What a forward costs on `device`, and the bytes that are free there beside the weights and what the run holds,
     with `frames_on_device` what it takes to make frames there, too, with `keeps_tiles` what it takes to keep those of a
-    frame. `tile_pixels`: the most input pixels of a tile, where it is computed in other memory than that."""
+    frame. `tile_pixels`: the most input pixels of a tile, where it is computed in other memory than that. `beyond`:
+    what a pixel beyond the picture costs besides being computed, in pixels."""
 
     cost: MemoryCost
     free_bytes: int
@@ -112,6 +113,7 @@ class Budget:
     frames_on_device: bool = False
     keeps_tiles: bool = False
     tile_pixels: int | None = None
+    beyond: float = 0.0
 
 
 class _CostedPlan(NamedTuple):
@@ -199,16 +201,21 @@ class Scheduler:
         best, now = self._best(compiled, limits), self._costed(schedule.plan, compiled, limits)
         return best.price < share_left * now.price
 
-    def tile_to_compile(self, limits: Limits, at_once: int = 1) -> tuple[int, int]:
+    def tile_to_compile(self, limits: Limits, at_once: int = 1, longest: int | None = None) -> tuple[int, int]:
         """(height, width) of the tiles this run would have if each were compiled for by itself: not so large that no
-        other picture could use them, and, where so many are computed `at_once`, not so large that there are fewer."""
-        most = min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED)
+        other picture could use them, and, where so many are computed `at_once`, not so large that there are fewer. With
+        `longest`, the longest side there may be, they are for other pictures as well, whatever their sizes."""
+        most = min(self._max_side() or _LARGEST_COMPILED, longest or _LARGEST_COMPILED, _LARGEST_COMPILED)
         plan = self._fastest_plan(most, self._info, limits)
         for side in self._smaller_sides(plan) if at_once > 1 else ():
             if self._pictures * plan.count >= at_once:
                 break
             plan = self._plan(side, self._info, limits)
-        return Schedule(plan, batch=1).tile
+        height, width = Schedule(plan, batch=1).tile
+        if longest and self._info.convolutional:  # a side off the grid is good for pictures of just that size
+            step = self._info.alignment
+            return height // step * step or height, width // step * step or width
+        return height, width
 
     def worth_compiling(
         self, schedule: Schedule, possible: Compiled, compiled: Compiled, limits: Limits
@@ -294,16 +301,21 @@ class Scheduler:
             too_long = max_side and max(height, width) > round_up(max_side, self._info.alignment)
             if height * width > self._room_of_tile(limits) or too_long:
                 return None
-            if min(height, width) <= overlap + self._info.alignment:
-                return None
-            # a convolution has zeros beyond the edges: filled up to the tile, the picture would have other borders
-            if self._info.convolutional and (height > self._size[0] or width > self._size[1]):
+            if not all(self._fits(*axis, overlap) for axis in zip((height, width), self._size, strict=True)):
                 return None
             return plan_fixed(*self._size, self._info, (height, width), overlap)
         on_steps = replace(self._info, multiple_of=shapes.step)  # the whole picture, too
         most = min(shapes.most)
         plan = self._fastest_plan(min(max_side or most, most), on_steps, limits)
         return plan if shapes.fit((1, 1, plan.rows.tile, plan.columns.tile)) else None
+
+    def _fits(self, side: int, size: int, overlap: int) -> bool:
+        """Whether `size` pixels of the picture can be cut into tiles of that side, or filled up to one."""
+        whole = round_up(max(size, self._info.minimum), self._info.multiple_of)
+        if side < whole:
+            return side > overlap + self._info.alignment and side % self._info.alignment == 0
+        # a convolution has zeros beyond the edges: filled up to the tile, the picture would have other borders
+        return side == whole or not self._info.convolutional
 
     def _appetite(self, plan: TilePlan, most: int) -> int:
         """How many of the plan's tiles, of at most so many, the device computes best at once."""
@@ -322,4 +334,4 @@ class Scheduler:
         eager = self._throughput.relative(together * plan.tile_pixels)
         prices = [(eager, None), *((cost, shapes) for shapes, cost in compiled.items() if shapes.fit(shape))]
         cost, shapes = min(prices, key=lambda price: price[0])
-        return _CostedPlan(plan, cost * plan.pixels, shapes)
+        return _CostedPlan(plan, cost * (plan.pixels + self._budget.beyond * plan.beyond), shapes)

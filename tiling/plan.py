@@ -108,6 +108,11 @@ class TilePlan:
         return self.rows.covered(0, self.rows.canvas) * self.columns.covered(0, self.columns.canvas)
 
     @property
+    def beyond(self) -> int:
+        """Pixels that the canvas has beyond the picture."""
+        return self.rows.canvas * self.columns.canvas - self.rows.size * self.columns.size
+
+    @property
     def recomputed(self) -> float:
         """Pixels computed beyond the picture's own, as a share of them."""
         return self.pixels / (self.rows.size * self.columns.size) - 1.0

@@ -139,7 +139,7 @@ DIGESTS = {
     "storage/private_copy.py": "2b321ada",
     "storage/processes.py": "ffcb6128",
     "storage/scratch.py": "b3d8c839",
-    "tiling/plan.py": "5c8b3e6f",
+    "tiling/plan.py": "c2549bd9",
 }
 """Of the code, without comments and docstrings, of all that the compiling process is made of, as of `FORMAT`."""
 

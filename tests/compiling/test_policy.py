@@ -9,9 +9,10 @@ import pytest
 import torch
 import zoo
 
-from cudaspeed.compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect, side_for_any
+from cudaspeed.compiling.policy import BestTime, Expectation, breaks_even, compilable_shapes, expect, longest_side
 from cudaspeed.models.info import model_info
 from cudaspeed.storage.artifacts import Entry
+from cudaspeed.tiling.plan import plan_tiles
 
 
 def entry(architecture: str, device: str = "cpu", seconds: float = 0, rates: tuple[float, float] = (0, 0)) -> Entry:
@@ -66,7 +67,7 @@ def test_candidates_lie_on_the_models_grid_and_take_the_tile() -> None:
     assert not any_size.fixed
     assert any_size.fit((4, 3, 304, 504))
     assert not any_size.fit((4, 3, 301, 504)), "off the grid"
-    assert one.most == (304, 504)
+    assert one.most == (301, 500), "off the grid is the whole picture, which may not be filled up"
     (only,) = compilable_shapes(model_info(zoo.swinir()), (301, 500))
     assert only.fixed
     assert only.fit(torch.Size([1, 3, 304, 504]))
@@ -80,19 +81,20 @@ def test_an_engine_that_takes_one_size_is_given_one(make: Callable[[], Any]) -> 
     assert min(shapes.most) >= 76
 
 
-@pytest.mark.parametrize(
-    ("tile", "overlap", "side"),
-    [
-        ((200, 300), 16, 64),
-        ((200, 300), 38, 96),
-        ((300, 300), 76, 192),
-        ((150, 201), 76, 128),  # mostly overlap, but none of the picture is left to torch
-        ((96, 250), 76, 96),
-        ((90, 250), 76, 0),
-        ((60, 250), 16, 0),
-    ],
-)
-def test_the_last_shape_of_an_engine_suits_as_many_pictures_as_can_be(
-    tile: tuple[int, int], overlap: int, side: int
+def test_of_an_engine_that_takes_one_size_the_first_tile_is_a_whole_picture_and_later_ones_suit_others() -> None:
+    info = model_info(zoo.swinir())
+    first, *later = [longest_side(shapes, info, 32) for shapes in range(4)]
+    assert first is None
+    assert later == sorted(later, reverse=True)
+    assert all(side and side % info.alignment == 0 for side in later)
+
+
+@pytest.mark.parametrize("overlap", [8, 9, 16, 32, 57, 76, 128])
+@pytest.mark.parametrize("make", [zoo.compact, zoo.swinir, zoo.realcugan])
+def test_no_tile_that_is_compiled_for_is_too_small_for_the_model_or_its_overlap(
+    make: Callable[[], Any], overlap: int
 ) -> None:
-    assert side_for_any(model_info(zoo.compact()), tile, overlap) == side
+    info = model_info(make())
+    for shapes in range(6):
+        side = longest_side(shapes, info, overlap)
+        assert side is None or plan_tiles(2000, 1800, info, max_side=side, overlap=overlap).count > 1
