@@ -198,14 +198,18 @@ class ScheduleMaker:
         compiled.wait(self._context)
         if compiled.came_compiled and self._fits(scheduler):
             return
+        self._look_for_compiled()
         for _ in range(_WAYS_TO_COMPILE):
-            self._look_for_compiled()
             schedule = scheduler.schedule(self._ready, self._limits)
             possible = self._possible(scheduler, compiled, self._limits)
             shapes = scheduler.worth_compiling(schedule, possible, self._ready, self._limits)
-            if shapes:
-                compiled.start(shapes)
-                compiled.wait(self._context)  # also where another process was quicker to start it
+            if not shapes:
+                return
+            compiled.start(shapes)
+            compiled.wait(self._context)  # also where another process was quicker to start it
+            self._look_for_compiled()
+            if shapes in self._ready:
+                return
 
     def _possible(self, scheduler: Scheduler, compiled: CompiledForwards, limits: Limits) -> Compiled:
         """What could be compiled for the tiles of this run."""

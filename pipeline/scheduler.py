@@ -205,13 +205,10 @@ class Scheduler:
         """(height, width) of the tiles this run would have if each were compiled for by itself: not so large that no
         other picture could use them, and, where so many are computed `at_once`, not so large that there are fewer. With
         `longest`, the longest side there may be, they are for other pictures as well, whatever their sizes."""
-        most = min(self._max_side() or _LARGEST_COMPILED, longest or _LARGEST_COMPILED, _LARGEST_COMPILED)
-        plan = self._fastest_plan(most, self._info, limits)
-        for side in self._smaller_sides(plan) if at_once > 1 else ():
-            if self._pictures * plan.count >= at_once:
-                break
-            plan = self._plan(side, self._info, limits)
-        height, width = Schedule(plan, batch=1).tile
+        most = min(self._max_side() or _LARGEST_COMPILED, _LARGEST_COMPILED)
+        height, width = self._tile_within(most, limits, at_once)
+        if longest and max(height, width) > longest:
+            height, width = self._tile_within(min(most, longest), limits, at_once)
         if longest and self._info.convolutional:  # a side off the grid is good for pictures of just that size
             step = self._info.alignment
             return height // step * step or height, width // step * step or width
@@ -236,6 +233,15 @@ class Scheduler:
             f"{min(axis.overlap for axis in cut)} pixels where {suits} suit {self._info.name}: seams may show; "
             "allow larger tiles"
         )
+
+    def _tile_within(self, most: int, limits: Limits, at_once: int) -> tuple[int, int]:
+        """(height, width) of tiles with no side longer than `most`, of which there are `at_once` if that can be."""
+        plan = self._fastest_plan(most, self._info, limits)
+        for side in self._smaller_sides(plan) if at_once > 1 else ():
+            if self._pictures * plan.count >= at_once:
+                break
+            plan = self._plan(side, self._info, limits)
+        return plan.rows.tile, plan.columns.tile
 
     def _room(self, limits: Limits) -> int:
         """The most input pixels of a forward."""

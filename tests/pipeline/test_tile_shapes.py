@@ -55,12 +55,13 @@ class Told:
     shapes: int
 
 
-def picture(size: Size, info: ModelInfo, compiled: Compiled) -> tuple[Schedule, Compiled]:
-    """The schedule of one, and what is compiled after it."""
+def picture(size: Size, info: ModelInfo, compiled: Compiled, devices: int = 1) -> tuple[Schedule, Compiled]:
+    """The schedule of one, and what is compiled after it, for so many devices."""
     scheduler = Scheduler(size, 1, info, UpscaleOptions(), BUDGET)
     if len(compiled) < MOST_SHAPES:
         longest = longest_side(len(compiled), info, automatic_overlap(info))
-        (shapes,) = compilable_shapes(info, scheduler.tile_to_compile(Limits(), longest=longest), one_size_only=True)
+        tile = scheduler.tile_to_compile(Limits(), devices, longest)
+        (shapes,) = compilable_shapes(info, tile, one_size_only=True)
         possible = {} if shapes in compiled else {shapes: COMPILED}
         found = scheduler.worth_compiling(scheduler.schedule(compiled, Limits()), possible, compiled, Limits())
         compiled = {**compiled, **({found: COMPILED} if found else {})}
@@ -108,6 +109,17 @@ def test_pictures_of_one_size_are_computed_in_one_piece_by_one_program(info: Mod
     told = folder([(300, 451)] * 3, info)
     assert (told.shapes, told.left) == (1, 0)
     assert told.computed < 1.03
+
+
+@pytest.mark.parametrize("info", [SWINIR, HAT, COMPACT, DEEP, REALCUGAN])
+@pytest.mark.parametrize("devices", [1, 4, 8])
+@pytest.mark.parametrize("size", [(150, 200), (301, 451), (700, 900), (2160, 1440)])
+def test_what_one_picture_was_compiled_for_is_what_the_next_of_its_size_wants(
+    info: ModelInfo, devices: int, size: Size
+) -> None:
+    _, once = picture(size, info, {}, devices)
+    _, twice = picture(size, info, once, devices)
+    assert len(once) == len(twice) == 1
 
 
 @pytest.mark.parametrize("info", [SWINIR, HAT])
