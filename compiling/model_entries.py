@@ -49,7 +49,9 @@ class ModelEntries:
     def __init__(
         self, store: ArtifactStore, subject: Subject, mode: ExecutionMode, device: torch.device, engine: str
     ) -> None:
-        kernels: Kernels = "plain" if subject.info.convolutional or mode.kernels == "plain" else "attention"
+        # with which kernels eager computes is nothing to an engine that is not measured by it
+        plain = subject.info.convolutional or mode.kernels == "plain" or bool(engine and takes_one_size(engine))
+        kernels: Kernels = "plain" if plain else "attention"
         # an engine chooses its own layout: what it made stays good where eager comes to have another
         channels_last = mode.channels_last and not engine
         self.mode, self.engine = replace(mode, kernels=kernels, channels_last=channels_last), engine

@@ -599,11 +599,12 @@ def test_for_a_folder_of_odd_sizes_an_engine_of_one_size_compiles_four_times_at_
     assert 2 <= len(compilers.jobs) <= 4
 
 
-def test_what_an_engine_made_is_taken_whatever_layout_eager_has(tmp_path: Path) -> None:
-    model = zoo.compact()
+def test_what_an_engine_made_is_taken_whatever_layout_and_kernels_eager_has(tmp_path: Path) -> None:
+    model = zoo.swinir()
     subject = Subject(weakref.ref(model.model), model_info(model), "architecture", "content")
-    for engine, ids in (("xla", 1), ("", 2)):
-        modes = (ExecutionMode("fp32", autocast=False, channels_last=some) for some in (True, False))
+    ways = [(last, kernels) for last in (True, False) for kernels in ("plain", "attention")]
+    for engine, ids in (("xla", 1), ("", 4)):
+        modes = (ExecutionMode("fp32", False, last, kernels) for last, kernels in ways)
         store = ArtifactStore(tmp_path)
         assert len({ModelEntries(store, subject, mode, torch.device("cpu"), engine).id for mode in modes}) == ids
 
