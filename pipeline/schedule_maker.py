@@ -95,7 +95,7 @@ class ScheduleMaker:
             if first and self._chain.now.compiled and waits:
                 self._compile_first(scheduler, self._chain.now.compiled)
             if self._scheduler is None and self._context.switches.engine:  # what is finished is never lost to it
-                self._check_engine(self._context.switches.engine)
+                self._check_engine(self._context.switches.engine, scheduler)
             self._scheduler, self._scheduled = scheduler, self._chain.now
         elif self._context.switches.engine and self._chain.now.compiled and not self._fits(scheduler):
             self._compile_first(scheduler, self._chain.now.compiled)
@@ -222,19 +222,26 @@ class ScheduleMaker:
         tile = scheduler.schedule(self._ready, self._limits).tile
         return any(shapes.fit((1, 1, *tile)) for shapes in self._ready)
 
-    def _check_engine(self, name: str) -> None:
+    def _check_engine(self, name: str, scheduler: Scheduler) -> None:
         """Raise `BadOptionError` where the engine that is asked for has compiled nothing: whoever names a device does
-        not mean that torch computes on the CPU in its place, unless that is said, too."""
+        not mean that torch computes on the CPU in its place, unless that is said, too. Where what it has compiled fits
+        no picture of this size, and there may be no more of it, that is told."""
+        model = self._known.info.name
         if not self._ready:
             compiled = self._chain.now.compiled
             why = (compiled and compiled.failure()) or "it could not be compiled"
-            model = self._known.info.name
             if not self._options.fallback:
                 raise BadOptionError(
                     f"device is {name}, which cannot compute {model}: {why}; "
                     "take cpu, or on the command line --fallback"
                 )
             self.engine_warning = f"device is {name}, which cannot compute {model}: {why}; torch computed it on the CPU"
+        elif not self._fits(scheduler):
+            self.engine_warning = (
+                f"device is {name}, and none of the {len(self._ready)} sizes of tiles that {model} is compiled for "
+                "there, which are all that are kept, fits in this picture; torch computed it on the CPU; "
+                "`cudaspeed cache clear` makes room for others"
+            )
 
     @property
     def _overlap(self) -> int:

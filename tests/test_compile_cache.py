@@ -599,6 +599,20 @@ def test_for_a_folder_of_odd_sizes_an_engine_of_one_size_compiles_four_times_at_
     assert 2 <= len(compilers.jobs) <= 4
 
 
+def test_a_picture_that_no_size_compiled_for_an_engine_fits_in_is_told_of(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_xla(monkeypatch)
+    compilers.at_once = Job.succeed
+    sessions, model, reports = process(compilers), zoo.esrgan(), []
+    for sides in ((200, 300), (250, 180), (64, 300), (90, 90), (41, 43)):
+        reports.append(upscale(zoo.photograph(*sides), model, AUTO, StandaloneContext("xla"), sessions).report)
+    assert [report.compiled for report in reports] == [True, True, True, True, False]
+    assert not reports[-2].warnings
+    assert "none of the 4 sizes of tiles" in reports[-1].warnings[0]
+    assert "torch computed it on the CPU" in reports[-1].warnings[0]
+
+
 def test_what_an_engine_made_is_taken_whatever_layout_and_kernels_eager_has(tmp_path: Path) -> None:
     model = zoo.swinir()
     subject = Subject(weakref.ref(model.model), model_info(model), "architecture", "content")
