@@ -102,9 +102,9 @@ def load_latent_model(model: str | os.PathLike[str], scale: float | None = None)
     """Load a latent upscaler (safetensors, or weights by `torch.save`) to the CPU, in evaluation mode.
 
     `model` is a file's path, or the name of one in CUDASPEED_MODELS. `scale` is asked for where neither the weights nor
-    the file's name tell what it enlarges by (city96's files that were renamed): 1.25, 1.5 or 2. Raises `BadModelError`
-    for what `read_weights` refuses, for what is no latent upscaler, and for weights that do not fit together;
-    `BadOptionError` where `scale` is missing or is not what the file enlarges by.
+    the file's name tell what it enlarges by (city96's files that were renamed): 1.25, 1.5 or 2. Where they do, it is
+    not looked at. Raises `BadModelError` for what `read_weights` refuses, for what is no latent upscaler, and for
+    weights that do not fit together; `BadOptionError` where `scale` is missing, or is none of those.
     """
     path = resolve_model(model) if isinstance(model, str) else Path(model)
     return _made_of(read_weights(path, needed=lambda name: not is_constant(name)), path, scale)

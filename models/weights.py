@@ -13,9 +13,12 @@ from .formats.errors import RefusedError
 from .formats.tensors import tensors_of
 from .header import opened_model
 
+_PREFIXES = ("module.", "netG.")  # of training on several devices, and of GANs; spandrel leaves them off, too
+
 
 def read_weights(path: Path, needed: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """Names -> tensors on the CPU, of those names that are `needed`; the content of others is not read.
+    """Names -> tensors on the CPU, of those names that are `needed`; the content of others is not read. A prefix that
+    all of them have because of how they were trained is left off.
 
     Raises `BadModelError` for what `opened_model` refuses, and for more than the memory that is free; `MemoryError`
     where there is none for the weights.
@@ -23,6 +26,9 @@ def read_weights(path: Path, needed: Callable[[str], bool] = lambda name: True) 
     with opened_model(path) as header:
         check_room(header.stored_bytes)
         weights = tensors_of({name: header.tensors[name] for name in header.tensors if needed(name)}, header.read)
+        for prefix in _PREFIXES:
+            if all(name.startswith(prefix) for name in weights):
+                weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
         return weights | {name: torch.zeros(1) for name in header.flags}  # whatever their values were
 
 

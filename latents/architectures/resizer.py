@@ -49,7 +49,8 @@ class Outer(nn.Conv2d):
     is a hundredth of the work."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # its name for it is Python's
-        return F.conv2d(x.float(), self.weight.float(), self.bias.float(), padding=self.padding)
+        bias = None if self.bias is None else self.bias.float()
+        return F.conv2d(x.float(), self.weight.float(), bias, padding=self.padding)
 
 
 class ResidualBlock(nn.Module):

@@ -99,6 +99,18 @@ def test_a_renamed_file_without_a_scale_asks_for_it_and_does_not_guess(tmp_path:
     assert load_latent_model(path, 1.25).traits.scales == (1.25, 1.25)
 
 
+@pytest.mark.parametrize("wrapped", [lambda weights: weights, lambda weights: {"state_dict": weights, "epoch": 3}])
+def test_what_training_on_several_devices_puts_before_names_is_left_off(
+    wrapped: Callable[[dict[str, torch.Tensor]], object], tmp_path: Path
+) -> None:
+    weights = read_weights(latent_zoo.file_of("DRCT_sdxl", tmp_path))
+    path = tmp_path / "trained_sdxl.pth"
+    torch.save(wrapped({f"module.{name}": weight for name, weight in weights.items()}), path)
+    assert load_latent_model(path).traits.family == "DRCT"
+    with pytest.raises(BadModelError, match="latents, not pictures"):
+        load_model(path)
+
+
 @pytest.mark.parametrize("name", latent_zoo.NAMES)
 def test_the_loader_of_models_for_pictures_names_the_one_for_latents(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadModelError, match="latents, not pictures; load it by LatentUpscaleModelLoaderCUDAspeed"):
