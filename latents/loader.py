@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..api.errors import BadModelError, BadOptionError, first_line
 from ..memory import is_out_of_memory
+from ..models import latent_upscalers
 from ..models.construction import BoundedConstruction
 from ..models.formats.errors import shown
-from ..models.latent_upscalers import FIRST_CONVOLUTIONS, LATENT_CHANNELS
 from ..models.loader import not_an_upscaler, resolve_model
 from ..models.meshgrid import ExplicitMeshgrid
 from ..models.weights import read_weights
@@ -53,44 +53,20 @@ _CITY96: Family = "SD-Latent-Upscaler"
 _WITHOUT_CANVAS = 2.0  # of city96's scales, the one that is a whole number
 _WINDOWS = 24  # DAT and DRCT look one and a half of their windows far (models/known_fields.py)
 _KINDS = (
+    _Kind(latent_upscalers.SWINFIR, swinfir.network_for, LatentTraits("SwinFIR", divisor=8, whole=True)),
+    _Kind(latent_upscalers.DRCTFIR, drct.network_for, LatentTraits("DRCTFIR", divisor=16, whole=True)),
+    _Kind(latent_upscalers.DRCT, drct.network_for, LatentTraits("DRCT", divisor=16, looks=_WINDOWS)),
+    _Kind(latent_upscalers.DAT, dat.network_for, LatentTraits("DAT", divisor=16, looks=_WINDOWS)),
+    _Kind(latent_upscalers.CRAFT, craft.network_for, LatentTraits("CRAFT", divisor=16, whole=True)),
+    _Kind(latent_upscalers.CITY96_V2, convolutions.network_for, LatentTraits(_CITY96, looks=1, looks_enlarged=17)),
+    _Kind(latent_upscalers.CITY96_V1, convolutions.network_for, LatentTraits(_CITY96, looks=2, looks_enlarged=11)),
     _Kind(
-        "layers.0.conv.F.fu.conv_layer.weight",
-        swinfir.network_for,
-        LatentTraits("SwinFIR", divisor=8, whole=True),
-    ),
-    _Kind(
-        "conv_after_body.F.fu.conv_layer.weight",
-        drct.network_for,
-        LatentTraits("DRCTFIR", divisor=16, whole=True),
-    ),
-    _Kind("layers.0.swin1.norm1.weight", drct.network_for, LatentTraits("DRCT", divisor=16, looks=_WINDOWS)),
-    _Kind(
-        "layers.0.blocks.0.attn.attns.0.rpe_biases",
-        dat.network_for,
-        LatentTraits("DAT", divisor=16, looks=_WINDOWS),
-    ),
-    _Kind(
-        "layers.0.residual_group.hf_blocks.0.attn.temperature",
-        craft.network_for,
-        LatentTraits("CRAFT", divisor=16, whole=True),
-    ),
-    _Kind(
-        "sequential.36.weight",
-        convolutions.network_for,
-        LatentTraits(_CITY96, looks=1, looks_enlarged=17),
-    ),
-    _Kind(
-        "sequential.10.weight",
-        convolutions.network_for,
-        LatentTraits(_CITY96, looks=2, looks_enlarged=11),
-    ),
-    _Kind(
-        "in_blocks.1.q.weight",
+        latent_upscalers.NNLATENT,
         resizer.network_for,
         LatentTraits("NNLatentUpscale", scales=(1, 2), whole=True, sized=True, factor=_NNLATENT_FACTOR),
     ),
     _Kind(
-        "upsample.ps_expand.weight",
+        latent_upscalers.SESQUI,
         sesqui.network_for,
         # it mirrors two pixels at its edges, of a result that may be half as large
         LatentTraits("SesquiLSR", scales=(1, 2), minimum=6, whole=True, sized=True),
@@ -167,7 +143,7 @@ def check_latent_model(model: object) -> LatentModel:
 
 def _channels_of(path: Path, kind: _Kind, weights: Weights) -> int:
     """Of the latents that it takes. Raises `BadModelError` where these are pictures, or nothing tells."""
-    name = FIRST_CONVOLUTIONS[kind.told_by]
+    name = latent_upscalers.FIRST_CONVOLUTIONS[kind.told_by]
     first = weights.get(name)
     if first is None or first.ndim != 4:
         found = "is missing" if first is None else f"has the shape {[*first.shape]}"
@@ -176,10 +152,11 @@ def _channels_of(path: Path, kind: _Kind, weights: Weights) -> int:
             f"it {found}"
         )
     channels = first.shape[1]
-    if channels not in LATENT_CHANNELS:
+    if channels not in latent_upscalers.LATENT_CHANNELS:
         raise BadModelError(
             f"{path}: is {kind.traits.family} for {channels} channels, which are no latent's "
-            f"({', '.join(map(str, LATENT_CHANNELS))}); a model for pictures is loaded by UpscaleModelLoader"
+            f"({', '.join(map(str, latent_upscalers.LATENT_CHANNELS))}); a model for pictures is loaded by "
+            "UpscaleModelLoader"
         )
     return channels
 

@@ -11,20 +11,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LATENT_CHANNELS = (4, 16, 32)  # of what there are autoencoders for; fewer are grey, RGB and RGBA pictures
-_CONVOLUTION, _CITY96 = "conv_first.weight", "sequential.0.weight"
+
+# Weights' names, each of which only one family has, as far as latents go.
+SWINFIR = "layers.0.conv.F.fu.conv_layer.weight"
+DRCTFIR = "conv_after_body.F.fu.conv_layer.weight"
+DRCT = "layers.0.swin1.norm1.weight"
+DAT = "layers.0.blocks.0.attn.attns.0.rpe_biases"
+CRAFT = "layers.0.residual_group.hf_blocks.0.attn.temperature"
+CITY96_V2 = "sequential.36.weight"
+CITY96_V1 = "sequential.10.weight"
+NNLATENT = "in_blocks.1.q.weight"
+SESQUI = "upsample.ps_expand.weight"
+
+_FIRST, _CITY96_FIRST = "conv_first.weight", "sequential.0.weight"
 FIRST_CONVOLUTIONS = {
-    "layers.0.conv.F.fu.conv_layer.weight": _CONVOLUTION,  # SwinFIR
-    "conv_after_body.F.fu.conv_layer.weight": _CONVOLUTION,  # DRCTFIR
-    "layers.0.swin1.norm1.weight": _CONVOLUTION,  # DRCT
-    "layers.0.blocks.0.attn.attns.0.rpe_biases": _CONVOLUTION,  # DAT
-    "layers.0.residual_group.hf_blocks.0.attn.temperature": _CONVOLUTION,  # CRAFT
-    "sequential.36.weight": _CITY96,  # SD-Latent-Upscaler, version 2
-    "sequential.10.weight": _CITY96,  # version 1
-    "in_blocks.1.q.weight": "conv_in.weight",  # NNLatentUpscale
-    "upsample.ps_expand.weight": "skip_conv.weight",  # SesquiLSR
+    **dict.fromkeys((SWINFIR, DRCTFIR, DRCT, DAT, CRAFT), _FIRST),
+    **dict.fromkeys((CITY96_V2, CITY96_V1), _CITY96_FIRST),
+    NNLATENT: "conv_in.weight",
+    SESQUI: "skip_conv.weight",
 }
-"""By a weight's name that only one family has, as far as latents go: the name of its first convolution's, which tells
-how many channels it takes. DAT, DRCT, CRAFT and SwinFIR enlarge pictures as well, of three channels or one."""
+"""By these, the name of the family's first convolution's, which tells how many channels it takes. DAT, DRCT, CRAFT and
+SwinFIR enlarge pictures as well, of three channels or one."""
 
 _FOR_BOTH = ("DAT", "DRCT", "CRAFT")  # spandrel's ids
 USE_ITS_OWN_LOADER = (
