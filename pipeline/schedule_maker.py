@@ -12,6 +12,7 @@ from ..api.memory_use import MemoryUse
 from ..api.options import UpscaleOptions
 from ..backends.offer import takes_one_size
 from ..compile_cache import CompiledForwards
+from ..compiling.policy import MOST_SHAPES
 from ..devices.backends import has_own_memory
 from ..memory import MemoryCost, affordable_pixels, allowed_forward_bytes, free_for, with_results, working_bytes
 from ..models.runner import ModelRunner
@@ -34,7 +35,7 @@ _SHARE_FOR_FRAMES = 1 / 4
 _SHARE_FOR_STILL = 1 / 8
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
 # What a pixel beyond the picture counts besides being computed, where tiles of one size are all that there is: it is
-# lost, while what tiles share makes seams better. So a folder of mixed sizes has few of them (docs/backends.md#xla).
+# lost, while what tiles share makes seams better. So a folder of mixed sizes has few of them (docs/backends.md#which-tiles).
 BEYOND = 3.0
 _UNBOUNDED = 1 << 62  # bytes
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
@@ -225,7 +226,7 @@ class ScheduleMaker:
     def _check_engine(self, name: str, scheduler: Scheduler) -> None:
         """Raise `BadOptionError` where the engine that is asked for has compiled nothing: whoever names a device does
         not mean that torch computes on the CPU in its place, unless that is said, too. Where what it has compiled fits
-        no picture of this size, and there may be no more of it, that is told."""
+        no picture of this size, that is told."""
         model = self._known.info.name
         if not self._ready:
             compiled = self._chain.now.compiled
@@ -239,7 +240,7 @@ class ScheduleMaker:
         elif not self._fits(scheduler):
             self.engine_warning = (
                 f"device is {name}, and none of the {len(self._ready)} sizes of tiles that {model} is compiled for "
-                "there, which are all that are kept, fits in this picture; torch computed it on the CPU; "
+                f"there (at most {MOST_SHAPES} are kept) fits in this picture; torch computed it on the CPU; "
                 "`cudaspeed cache clear` makes room for others"
             )
 
