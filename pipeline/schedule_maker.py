@@ -35,7 +35,8 @@ _SHARE_FOR_FRAMES = 1 / 4
 _SHARE_FOR_STILL = 1 / 8
 _TO_BLEED = 5  # frames that it takes beside one to spread its colours under what is transparent
 # What a pixel beyond the picture counts besides being computed, where tiles of one size are all that there is: it is
-# lost, while what tiles share makes seams better. So a folder of mixed sizes has few of them (docs/backends.md#which-tiles).
+# lost, while what tiles share makes seams better. So a folder of mixed sizes has few of them
+# (docs/backends.md#which-tiles).
 BEYOND = 3.0
 _UNBOUNDED = 1 << 62  # bytes
 _WAYS_TO_COMPILE = 2  # for any size, and where that fails for one
